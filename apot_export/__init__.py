@@ -1,0 +1,1 @@
+"""apot-export: trained powers-of-two networks to deployable, proven shift-add artifacts."""

@@ -1,0 +1,44 @@
+"""APoT as first published: thresholds `weight_quant.wgt_alpha` and `act_alpha` per convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from apot_export.codebook import Codebook
+from apot_export.dialects import _additive
+from apot_export.dialects._protocol import WeightRule
+from apot_export.quantization import Quantization
+
+_WEIGHT_ALPHA = ".weight_quant.wgt_alpha"
+
+
+class ApotV1:
+    """The CIFAR-10 code, and the ImageNet code before May 2020."""
+
+    name = "apot-v1"
+    bit_widths = (2, 3, 4, 5, 6)
+
+    def recognises(self, keys: Iterable[str]) -> bool:
+        """Tell whether any key is a threshold under `weight_quant`."""
+        return any(key.endswith(_WEIGHT_ALPHA) for key in keys)
+
+    def canonical_key(self, key: str) -> str:
+        """Rename `weight_quant.wgt_alpha` to `weight_alpha`."""
+        if key.endswith(_WEIGHT_ALPHA):
+            return key[: -len(_WEIGHT_ALPHA)] + ".weight_alpha"
+        return key
+
+    def weight_rule(self, quantization: Quantization) -> WeightRule:
+        """Return the projection of weights."""
+        return _additive.weight_rule(quantization)
+
+    def activation_codebook(self, quantization: Quantization) -> Codebook:
+        """Return the levels of activations."""
+        return _additive.activation_codebook(quantization)
+
+    def alpha_line(self, weight_alpha: float, activation_alpha: float) -> str:
+        """Format thresholds as the CIFAR-10 training log does: rounded to three decimals."""
+        return (
+            f"clipping threshold weight alpha: {round(weight_alpha, 3):2f}, "
+            f"activation alpha: {round(activation_alpha, 3):2f}"
+        )

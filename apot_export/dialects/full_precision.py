@@ -1,0 +1,39 @@
+"""Full-precision networks of the same training codes: no thresholds, 8-bit first and last layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from apot_export.codebook import Codebook
+from apot_export.dialects._protocol import WeightRule
+from apot_export.errors import BitWidthError
+from apot_export.quantization import FULL_PRECISION_BITS, Quantization
+
+
+class FullPrecision:
+    """Checkpoints of 32-bit runs."""
+
+    name = "full-precision"
+    bit_widths = (FULL_PRECISION_BITS,)
+
+    def recognises(self, keys: Iterable[str]) -> bool:
+        """Tell whether no key is a clipping threshold."""
+        return not any("alpha" in key for key in keys)
+
+    def canonical_key(self, key: str) -> str:
+        """Keep the key."""
+        return key
+
+    def weight_rule(self, quantization: Quantization) -> WeightRule:
+        """Refuse: inner layers of these networks are not quantized."""
+        raise BitWidthError("A full-precision layer has no codebook.", got=str(quantization))
+
+    def activation_codebook(self, quantization: Quantization) -> Codebook:
+        """Refuse: activations of these networks are not quantized."""
+        raise BitWidthError("A full-precision layer has no codebook.", got=str(quantization))
+
+    def alpha_line(self, weight_alpha: float, activation_alpha: float) -> str:
+        """Refuse: there are no thresholds."""
+        raise BitWidthError(
+            "A full-precision layer has no thresholds.", got=f"{weight_alpha}, {activation_alpha}"
+        )

@@ -1,0 +1,92 @@
+"""Every error that apot-export raises, one sentence each."""
+
+from __future__ import annotations
+
+
+class ApotExportError(Exception):
+    """Something could not be done; says what, where, what was expected, what was found, what to do.
+
+    Attributes:
+        what: One sentence naming the problem.
+        where: File, tensor or layer that has the problem, if there is one.
+        expected: What would have been right.
+        got: What was found instead.
+        fix: What the user can do about it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        expected: str | None = None,
+        got: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.expected = expected
+        self.got = got
+        self.fix = fix
+
+    def details(self) -> list[tuple[str, str]]:
+        """Return the (label, text) pairs that are known beyond `what`, in reading order."""
+        pairs = [
+            ("where", self.where),
+            ("expected", self.expected),
+            ("got", self.got),
+            ("to do", self.fix),
+        ]
+        return [(label, text) for label, text in pairs if text is not None]
+
+    def __str__(self) -> str:
+        return "\n".join([self.what, *(f"  {label}: {text}" for label, text in self.details())])
+
+
+class CheckpointError(ApotExportError):
+    """A checkpoint cannot be read, or is not what it must be."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A checkpoint asks for code to be run on loading; nothing of it was run."""
+
+
+class RecognitionError(CheckpointError):
+    """No known family or architecture explains the keys and shapes of a checkpoint."""
+
+
+class BitWidthError(ApotExportError):
+    """The bit-width is unknown, contradictory or not defined for the family."""
+
+
+class WeightError(CheckpointError):
+    """A weight, threshold or batch-norm tensor has values that cannot be quantized."""
+
+
+class CodebookError(ApotExportError):
+    """A codebook is malformed or was asked for something that it cannot represent."""
+
+
+class CaptureError(ApotExportError):
+    """A network's graph holds something that the intermediate representation cannot say."""
+
+
+class BoundError(ApotExportError):
+    """An accumulator could leave the range in which its arithmetic is exact."""
+
+
+class PackedFileError(ApotExportError):
+    """A packed file is truncated, damaged, or not of a version that this program reads."""
+
+
+class ExportError(ApotExportError):
+    """An export directory cannot be written, found or read."""
+
+
+class DatasetError(ApotExportError):
+    """A dataset is missing, malformed or does not fit the network."""
+
+
+class DeviceError(ApotExportError):
+    """A device or execution provider that was asked for is not there."""

@@ -1,0 +1,7 @@
+"""ONNX: the coded network as a graph of `apot` operators with standard-operator bodies."""
+
+from __future__ import annotations
+
+from apot_export.onnx_export.graph import DOMAIN, OPSET, build_model, serialise
+
+__all__ = ["DOMAIN", "OPSET", "build_model", "serialise"]

@@ -1,0 +1,8 @@
+"""The packed file: a conforming safetensors file that holds a coded network. See FORMAT.md."""
+
+from __future__ import annotations
+
+from apot_export.packfile._container import FORMAT_VERSION
+from apot_export.packfile._network import PackedNetwork, load_packed, packed_file_bytes
+
+__all__ = ["FORMAT_VERSION", "PackedNetwork", "load_packed", "packed_file_bytes"]

@@ -1,0 +1,202 @@
+"""The container of FORMAT.md, section 1: safetensors with aligned tensors and checksums."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apot_export.errors import PackedFileError
+
+FORMAT = "apot-packed"
+FORMAT_VERSION = 1
+ALIGNMENT = 64
+_LENGTH_BYTES = 8
+_MAXIMUM_HEADER_BYTES = 64 << 20
+_HEADER_START = b'{"__metadata__":{"header_crc32":"'
+_CRC_DIGITS = 8
+_UNKNOWN_CRC = b"0" * _CRC_DIGITS
+_PADDING_PREFIX = "_padding."
+_DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4")}
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Container:
+    """Metadata strings and named tensors, in file order."""
+
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, NDArray[Any]]
+
+
+def write(container: Container) -> bytes:
+    """Serialise a container: the same content gives the same bytes.
+
+    Raises:
+        ValueError: A tensor has a type that the container does not store.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    checksums: dict[str, str] = {}
+    chunks: list[bytes] = []
+    position = 0
+    for name, tensor in container.tensors.items():
+        filling = -position % ALIGNMENT
+        if filling:
+            # Safetensors forbids holes, so what aligns the next tensor is a tensor itself.
+            padding = f"{_PADDING_PREFIX}{len(chunks)}"
+            entries[padding] = _entry("U8", (filling,), position, filling)
+            chunks.append(b"\0" * filling)
+            position += filling
+        dtype = tensor.dtype.newbyteorder("<")
+        if dtype not in _DTYPE_NAMES:
+            raise ValueError(f"{name}: {tensor.dtype} is not stored")
+        data = np.ascontiguousarray(tensor, dtype=dtype).tobytes()
+        entries[name] = _entry(_DTYPE_NAMES[dtype], tensor.shape, position, len(data))
+        checksums[name] = f"{zlib.crc32(data):08x}"
+        chunks.append(data)
+        position += len(data)
+    metadata = {
+        "header_crc32": _UNKNOWN_CRC.decode(),
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        **container.metadata,
+        "checksums": _dumps(checksums),
+    }
+    header = _dumps({"__metadata__": metadata, **entries}).encode("ascii")
+    header += b" " * (-(_LENGTH_BYTES + len(header)) % ALIGNMENT)
+    checksum = f"{zlib.crc32(header):08x}".encode()
+    start = len(_HEADER_START)
+    header = header[:start] + checksum + header[start + _CRC_DIGITS :]
+    return b"".join([len(header).to_bytes(_LENGTH_BYTES, "little"), header, *chunks])
+
+
+def read(path: Path) -> Container:
+    """Map a file and check all of it: header, layout and the checksum of every tensor.
+
+    Returns:
+        Metadata, and tensors that are read-only views of the mapped file.
+
+    Raises:
+        PackedFileError: The file is missing, truncated, damaged or of another format.
+    """
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size < _LENGTH_BYTES:
+                raise _damaged(path, "at least 8 bytes", f"{path.stat().st_size} bytes")
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise PackedFileError(
+            "The packed file cannot be opened.", where=str(path), got=str(error)
+        ) from error
+    view = memoryview(mapped)
+    length = int.from_bytes(view[:_LENGTH_BYTES], "little")
+    if length > _MAXIMUM_HEADER_BYTES or _LENGTH_BYTES + length > len(view):
+        raise _damaged(path, f"a header of {length} bytes", f"{len(view)} bytes in all")
+    header = bytes(view[_LENGTH_BYTES : _LENGTH_BYTES + length])
+    entries = _checked_header(path, header)
+    metadata = entries.pop("__metadata__")
+    checksums = json.loads(metadata["checksums"])
+    tensors = _tensors(path, entries, view[_LENGTH_BYTES + length :])
+    if set(checksums) != set(tensors):
+        raise _damaged(path, "a checksum for every tensor", "another set of names")
+    for name, tensor in tensors.items():
+        found = f"{zlib.crc32(tensor):08x}"
+        if found != checksums[name]:
+            raise PackedFileError(
+                "A tensor of the packed file is damaged.",
+                where=f"{path}: {name}",
+                expected=f"CRC-32 {checksums[name]}",
+                got=f"CRC-32 {found}",
+                fix="copy the file again, or convert the checkpoint again",
+            )
+    return Container(metadata=metadata, tensors=tensors)
+
+
+def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
+    start = len(_HEADER_START)
+    if not header.startswith(_HEADER_START):
+        raise PackedFileError(
+            "The file is not a packed network.",
+            where=str(path),
+            expected="a file that apot-export convert wrote (*.apot.safetensors)",
+            got=repr(header[:24]),
+        )
+    stated = header[start : start + _CRC_DIGITS]
+    blank = header[:start] + _UNKNOWN_CRC + header[start + _CRC_DIGITS :]
+    found = f"{zlib.crc32(blank):08x}".encode()
+    if stated != found:
+        raise _damaged(
+            path,
+            f"header CRC-32 {stated.decode('ascii', 'replace')}",
+            f"CRC-32 {found.decode()}",
+        )
+    try:
+        entries = json.loads(header)
+        metadata = entries["__metadata__"]
+        identity = (metadata["format"], metadata["format_version"])
+        well_formed = isinstance(json.loads(metadata["checksums"]), dict)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, "a header as FORMAT.md describes", str(error)) from error
+    if identity != (FORMAT, str(FORMAT_VERSION)):
+        raise PackedFileError(
+            "The packed file has a format or version that this program does not read.",
+            where=str(path),
+            expected=f"{FORMAT} version {FORMAT_VERSION}",
+            got=f"{identity[0]} version {identity[1]}",
+            fix="read it with the apot-export version that wrote it, or convert again",
+        )
+    if not well_formed:
+        raise _damaged(path, "checksums by name", "something else")
+    return dict(entries)
+
+
+def _tensors(path: Path, entries: dict[str, Any], data: memoryview) -> dict[str, NDArray[Any]]:
+    """Check that the entries tile the data exactly, and return those that are not padding."""
+    tensors: dict[str, NDArray[Any]] = {}
+    position = 0
+    try:
+        for name, entry in entries.items():
+            dtype = _DTYPES[entry["dtype"]]
+            shape = tuple(int(extent) for extent in entry["shape"])
+            begin, end = entry["data_offsets"]
+            count = 1
+            for extent in shape:
+                count *= extent
+            fits = min(shape, default=0) >= 0 and end - begin == count * dtype.itemsize
+            if not fits or begin != position or end > len(data):
+                raise _damaged(path, f"{name} at byte {position}", f"{begin} to {end}, {shape}")
+            position = end
+            if not name.startswith(_PADDING_PREFIX):
+                if begin % ALIGNMENT:
+                    raise _damaged(path, f"{name} at a multiple of {ALIGNMENT}", str(begin))
+                tensors[name] = np.frombuffer(data[begin:end], dtype=dtype).reshape(shape)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, "tensor entries as in safetensors", str(error)) from error
+    if position != len(data):
+        raise _damaged(path, f"{position} bytes of tensors", f"{len(data)} bytes")
+    return tensors
+
+
+def _damaged(path: Path, expected: str, got: str) -> PackedFileError:
+    return PackedFileError(
+        "The packed file is truncated or damaged.",
+        where=str(path),
+        expected=expected,
+        got=got,
+        fix="copy the file again, or convert the checkpoint again",
+    )
+
+
+def _entry(dtype: str, shape: tuple[int, ...], position: int, size: int) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + size]}
+
+
+def _dumps(content: object) -> str:
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=True)

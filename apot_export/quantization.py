@@ -1,0 +1,64 @@
+"""What a checkpoint does not say of itself: family, bit-widths and level set."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from apot_export.errors import BitWidthError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FULL_PRECISION_BITS = 32
+"""The bit-width that stands for float weights and activations."""
+
+_BITS_IN_NAME = re.compile(r"(?<!\d)(\d{1,2})[-_]?bit", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """How the quantized layers of one network quantize."""
+
+    family: str
+    """Name of the checkpoint family (dialect)."""
+    weight_bits: int
+    """Nominal bits of a weight, the sign included; 32 for float."""
+    activation_bits: int
+    """Nominal bits of an activation; 32 for float."""
+    method: str = "apot"
+    """Level set of weights and activations: "apot" or "uniform"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitWidth:
+    """A bit-width and where it was learned."""
+
+    bits: int
+    source: str
+    """"option", "file name", "folder name" or "checkpoint" (no clipping thresholds in it)."""
+
+
+def bits_from_name(path: Path) -> BitWidth | None:
+    """Read a bit-width such as `4bit` from a checkpoint's file name, else from its folder's.
+
+    Raises:
+        BitWidthError: One name states two bit-widths.
+
+    >>> from pathlib import Path
+    >>> bits_from_name(Path("res20_3bit/model_best.pth.tar"))
+    BitWidth(bits=3, source='folder name')
+    """
+    for name, source in ((path.name, "file name"), (path.absolute().parent.name, "folder name")):
+        found = {int(number) for number in _BITS_IN_NAME.findall(name)}
+        if len(found) > 1:
+            raise BitWidthError(
+                "A name states more than one bit-width.",
+                where=str(path),
+                got=", ".join(f"{bits} bit" for bits in sorted(found)),
+                fix="say which it is with --bits N",
+            )
+        if found:
+            return BitWidth(bits=found.pop(), source=source)
+    return None
