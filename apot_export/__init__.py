@@ -1,1 +1,48 @@
-"""apot-export: trained powers-of-two networks to deployable, proven shift-add artifacts."""
+"""apot-export: trained powers-of-two networks to deployable, proven shift-add artifacts.
+
+`load_packed` needs numpy alone; `convert` and `verify` import PyTorch and ONNX when first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from apot_export._version import VERSION
+
+if TYPE_CHECKING:
+    from apot_export.conversion import ConversionResult, convert
+    from apot_export.errors import ApotExportError
+    from apot_export.packfile import PackedNetwork, load_packed
+    from apot_export.verification import Report, verify
+
+__version__ = VERSION
+
+_HOMES = {
+    "ApotExportError": "errors",
+    "ConversionResult": "conversion",
+    "PackedNetwork": "packfile",
+    "Report": "verification",
+    "convert": "conversion",
+    "load_packed": "packfile",
+    "verify": "verification",
+}
+"""Module of each public name: heavy libraries are imported by what needs them, when it does."""
+
+__all__ = [
+    "ApotExportError",
+    "ConversionResult",
+    "PackedNetwork",
+    "Report",
+    "__version__",
+    "convert",
+    "load_packed",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -123,9 +123,7 @@ def capture(module: nn.Module, input_shape: tuple[int, int, int]) -> SourceNetwo
         else:
             operation = _function_operation(node)
         alias[node.name] = names[node.name]
-        nodes.append(
-            Node(name=names[node.name], inputs=tuple(arguments), operation=operation)
-        )
+        nodes.append(Node(name=names[node.name], inputs=tuple(arguments), operation=operation))
     return SourceNetwork(
         nodes=tuple(nodes),
         layers=layers,
@@ -281,10 +279,8 @@ _PLAIN_MODULES: dict[type[nn.Module], Callable[[str, Any], Operation]] = {
 }
 
 
-def _pair(value: int | tuple[int, ...] | str) -> Pair:
-    if isinstance(value, int):
-        return (value, value)
-    height, width = value
+def _pair(value: Any) -> Pair:
+    height, width = (value, value) if isinstance(value, int) else value
     return (int(height), int(width))
 
 

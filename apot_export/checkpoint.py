@@ -92,7 +92,7 @@ def _explained(path: Path, is_archive: bool, error: BaseException) -> Checkpoint
             where=str(path),
             expected="tensors, numbers and strings only",
             got=", ".join(wanted),
-            fix="re-save it where you trust it: torch.save({'state_dict': model.state_dict()}, path)",
+            fix="re-save it where you trust it: torch.save({'state_dict': net.state_dict()}, path)",
         )
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return CheckpointError(

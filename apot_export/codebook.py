@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 MAXIMUM_BITS = 16
 """Widest code that the packed format stores."""
 
+MAXIMUM_LEVEL = (1 << 24) - 1
+"""Largest magnitude of a level, so that float32 holds every level exactly."""
+
+MAXIMUM_DENOMINATOR = 1 << 23
+"""Largest denominator, so that float32 holds every index of a half step exactly."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Codebook:
@@ -32,8 +38,8 @@ class Codebook:
 
     Raises:
         CodebookError: A table's length is not a power of two of at least 2, an addend is neither 0
-            nor plus or minus a power of two, the denominator is not positive, or the code is
-            empty or wider than 16 bits.
+            nor plus or minus a power of two, the denominator or a level is out of range, or the
+            code is empty or wider than 16 bits.
 
     >>> book = apot(3, signed=True)
     >>> book.bits, book.tables, book.denominator
@@ -66,14 +72,18 @@ class Codebook:
                         where=f"tables[{position}]",
                         got=str(addend),
                     )
-        if self.denominator < 1:
+        if not 1 <= self.denominator <= MAXIMUM_DENOMINATOR:
             raise CodebookError(
-                "A codebook's denominator must be positive.", got=str(self.denominator)
+                "A codebook's denominator must be positive and at most 2^23.",
+                got=str(self.denominator),
+            )
+        largest = sum(max(map(abs, table)) for table in self.tables)
+        if largest > MAXIMUM_LEVEL:
+            raise CodebookError(
+                "A codebook's levels must stay below 2^24.", got=f"levels up to {largest}"
             )
         if not 1 <= self.bits <= MAXIMUM_BITS:
-            raise CodebookError(
-                "A code must have between 1 and 16 bits.", got=f"{self.bits} bits"
-            )
+            raise CodebookError("A code must have between 1 and 16 bits.", got=f"{self.bits} bits")
 
     @property
     def field_bits(self) -> tuple[int, ...]:
@@ -109,7 +119,7 @@ class Codebook:
         return levels
 
     @property
-    def code_dtype(self) -> type[np.uint8] | type[np.uint16]:
+    def code_dtype(self) -> type[np.uint8 | np.uint16]:
         """Smallest unsigned type that holds a code."""
         return np.uint8 if self.bits <= 8 else np.uint16  # noqa: PLR2004 - bits of a byte
 

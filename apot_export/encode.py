@@ -6,6 +6,7 @@ quantized weights bit for bit, the sign of its zeros included.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -163,10 +164,12 @@ def _encode_thresholded(
                 expected="a positive standard deviation",
                 got=str(float(quantizer.std)),
             )
-        weight = (weight - quantizer.mean) / quantizer.std
+        with np.errstate(over="ignore"):
+            weight = np.asarray((weight - quantizer.mean) / quantizer.std, dtype=np.float32)
     # A negative threshold negates twice: the original's result is exactly that of its magnitude.
     threshold = np.abs(quantizer.alpha)
-    scaled = weight / threshold
+    with np.errstate(over="ignore"):
+        scaled = weight / threshold
     magnitude = np.minimum(np.abs(scaled), np.float32(1))
     codebook = quantizer.codebook
     unit_values = _unit_values(codebook, quantizer.rule)
@@ -205,9 +208,9 @@ def _nearest_codes(
     ascending = np.argsort(np.asarray(quantizer.candidates))
     candidates = unit_values[codes]
     rank = np.zeros(magnitude.shape, dtype=np.uint8)
-    for low, high in zip(ascending[:-1], ascending[1:], strict=True):
+    for low, high in itertools.pairwise(ascending):
         rank += magnitude >= _first_above(candidates, int(low), int(high))
-    return codes[ascending].astype(quantizer.codebook.code_dtype)[rank]
+    return codes[ascending].astype(quantizer.codebook.code_dtype).take(rank)
 
 
 def _first_above(candidates: NDArray[np.float32], low: int, high: int) -> np.float32:

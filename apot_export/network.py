@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Generic, TypeVar, Union
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,18 +99,18 @@ class Flatten:
     """[N, ...] to [N, product]."""
 
 
-Operation = Union[
-    Convolution,
-    Linear,
-    QuantizeActivation,
-    ScaleBias,
-    Add,
-    Relu,
-    MaxPool,
-    AveragePool,
-    GlobalAveragePool,
-    Flatten,
-]
+Operation = (
+    Convolution
+    | Linear
+    | QuantizeActivation
+    | ScaleBias
+    | Add
+    | Relu
+    | MaxPool
+    | AveragePool
+    | GlobalAveragePool
+    | Flatten
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ class WeightQuantizer:
     candidates: tuple[int, ...] = ()
     """Magnitudes in the order in which the original compares them; the first of equals wins."""
     mean: np.float32 | None = None
-    """Subtracted from the weights, as the original computed it; None: weights are not normalised."""
+    """Subtracted from the weights, as the original computed it; None: no normalisation."""
     std: np.float32 | None = None
     """Divides the centred weights (unbiased deviation)."""
 
@@ -247,8 +247,8 @@ class FloatLayer:
         return self.weight
 
 
-Layer = Union[CodedLayer, FloatLayer]
-LayerType = TypeVar("LayerType", bound=Union[SourceLayer, CodedLayer, FloatLayer])
+Layer = CodedLayer | FloatLayer
+LayerType = TypeVar("LayerType", bound=SourceLayer | CodedLayer | FloatLayer)
 
 
 # --- networks -------------------------------------------------------------------------------------

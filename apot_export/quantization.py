@@ -62,3 +62,20 @@ def bits_from_name(path: Path) -> BitWidth | None:
         if found:
             return BitWidth(bits=found.pop(), source=source)
     return None
+
+
+def method_from_name(path: Path) -> tuple[str, str]:
+    """Return the level set that a checkpoint's names state, and which of them did.
+
+    Published runs with uniform levels carry the word in their name; all others are additive.
+
+    >>> from pathlib import Path
+    >>> method_from_name(Path("resnet10_4bit_uniform/model_best.pth.tar"))
+    ('uniform', 'folder name')
+    >>> method_from_name(Path("res20_4bit/model_best.pth.tar"))
+    ('apot', 'default')
+    """
+    for name, source in ((path.name, "file name"), (path.absolute().parent.name, "folder name")):
+        if "uniform" in name.lower():
+            return "uniform", source
+    return "apot", "default"

@@ -188,7 +188,7 @@ class ResNet8(nn.Module):
 
 
 def load_split() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Load the training and test splits: uint8 `[N, 1, 8, 8]`, values 0 to 16, and labels `[N]`."""
+    """Load the training and test splits: images uint8 `[N, 1, 8, 8]` 0..16, labels uint8 `[N]`."""
     digits = load_digits()
     images = torch.from_numpy(digits.images.astype(np.uint8)).unsqueeze(1)
     labels = torch.from_numpy(digits.target.astype(np.uint8))

@@ -10,7 +10,7 @@ from torch import nn
 
 from apot_export.architectures import cifar_resnet, imagenet_resnet
 from apot_export.errors import RecognitionError
-from apot_export.torch_layers import LayerFactory
+from apot_export.torch_layers import LayerFactory, QuantConv2d
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -72,16 +72,14 @@ def build(
     module.load_state_dict(complete, assign=True)
     for submodule in module.modules():
         # Level sets are constants, not state: made again where `meta` left no values.
-        if isinstance(submodule, nn.Module) and hasattr(submodule, "reset_level_sets"):
+        if isinstance(submodule, QuantConv2d):
             submodule.reset_level_sets()
     return module.eval().requires_grad_(requires_grad=False)
 
 
 def _require_equal_keys(name: str, expected: Shapes, got: Shapes) -> None:
     unknown = [key for key in got if key not in expected]
-    missing = [
-        key for key in expected if key not in got and not key.endswith(_OPTIONAL_SUFFIX)
-    ]
+    missing = [key for key in expected if key not in got and not key.endswith(_OPTIONAL_SUFFIX)]
     if unknown or missing:
         raise RecognitionError(
             f"The checkpoint comes closest to {name}, but its keys do not fit.",

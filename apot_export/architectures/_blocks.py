@@ -37,9 +37,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Map float32 [N, in, H, W] to [N, channels, H / stride, W / stride]."""
-        residual = image if self.downsample is None else self.downsample(image)
         features = self.relu(self.bn1(self.conv1(image)))
         features = self.bn2(self.conv2(features))
+        residual = image if self.downsample is None else self.downsample(image)
         result: torch.Tensor = self.relu(features + residual)
         return result
 

@@ -65,8 +65,6 @@ def recognise(
     image = _DIGITS_IMAGE if channels == 1 else _CIFAR_IMAGE
 
     def build(factory: LayerFactory) -> nn.Module:
-        return CifarResNet(
-            factory, blocks=max(blocks), width=width, image=image, classes=last[0]
-        )
+        return CifarResNet(factory, blocks=max(blocks), width=width, image=image, classes=last[0])
 
     return f"ResNet-{6 * max(blocks) + 2} (CIFAR)", image, build

@@ -21,9 +21,7 @@ _FIRST_CONVOLUTION = (64, 3, 7, 7)
 class ImageNetResNet(nn.Module):
     """A 7x7 convolution, a max-pool, four stages and a linear layer."""
 
-    def __init__(
-        self, factory: LayerFactory, *, blocks: tuple[int, ...], classes: int
-    ) -> None:
+    def __init__(self, factory: LayerFactory, *, blocks: tuple[int, ...], classes: int) -> None:
         super().__init__()
         self.conv1 = factory.first_convolution(3, 64, 7, stride=2)
         self.bn1 = nn.BatchNorm2d(64)

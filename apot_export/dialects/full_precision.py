@@ -1,4 +1,4 @@
-"""Full-precision networks of the same training codes: no thresholds, 8-bit first and last layers."""
+"""Full-precision networks of the same training codes: no thresholds, 8-bit first and last layer."""
 
 from __future__ import annotations
 

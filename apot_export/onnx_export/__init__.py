@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from apot_export.onnx_export.graph import DOMAIN, OPSET, build_model, serialise
+from apot_export.onnx_export.functions import DOMAIN
+from apot_export.onnx_export.graph import OPSET, build_model, serialise
 
 __all__ = ["DOMAIN", "OPSET", "build_model", "serialise"]

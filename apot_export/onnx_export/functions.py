@@ -17,7 +17,8 @@ STANDARD_OPSET = 21
 _HEADER = f'<opset_import: ["" : {STANDARD_OPSET}], domain: "{DOMAIN}">'
 
 DECODE_WEIGHTS = """
-DecodeWeights <bits: int, signed: int, denominator: int, digit_tables: ints, digit_table_sizes: ints>
+DecodeWeights
+    <bits: int, signed: int, denominator: int, digit_tables: ints, digit_table_sizes: ints>
     (packed, windows, shifts, mask, levels, shape) => (weights)
 {
     bytes_per_group = Shape <start: int = 0, end: int = 1> (windows)
@@ -69,7 +70,8 @@ level of every half step.
 """
 
 _CONVOLUTION_ATTRIBUTES = (
-    "strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations, group: int = @group"
+    "strides: ints = @strides, pads: ints = @pads, "
+    "dilations: ints = @dilations, group: int = @group"
 )
 
 SHIFT_CONV = f"""

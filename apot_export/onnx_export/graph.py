@@ -257,9 +257,7 @@ class _Graph:
     def _apot(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self.operators.add(operator)
         self.nodes.append(
-            helper.make_node(
-                operator, inputs, [output], name=output, domain=DOMAIN, **attributes
-            )
+            helper.make_node(operator, inputs, [output], name=output, domain=DOMAIN, **attributes)
         )
 
     def _standard(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:

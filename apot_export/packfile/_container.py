@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import math
 import mmap
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from apot_export.errors import PackedFileError
+from apot_export.packfile import _json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 FORMAT = "apot-packed"
 FORMAT_VERSION = 1
@@ -40,7 +44,7 @@ def write(container: Container) -> bytes:
     """Serialise a container: the same content gives the same bytes.
 
     Raises:
-        ValueError: A tensor has a type that the container does not store.
+        ValueError: A tensor has a type, name or size that the container does not store.
     """
     entries: dict[str, dict[str, Any]] = {}
     checksums: dict[str, str] = {}
@@ -55,8 +59,8 @@ def write(container: Container) -> bytes:
             chunks.append(b"\0" * filling)
             position += filling
         dtype = tensor.dtype.newbyteorder("<")
-        if dtype not in _DTYPE_NAMES:
-            raise ValueError(f"{name}: {tensor.dtype} is not stored")
+        if dtype not in _DTYPE_NAMES or not tensor.size or name.startswith(_PADDING_PREFIX):
+            raise ValueError(f"{name}: {tensor.dtype} {list(tensor.shape)} is not stored")
         data = np.ascontiguousarray(tensor, dtype=dtype).tobytes()
         entries[name] = _entry(_DTYPE_NAMES[dtype], tensor.shape, position, len(data))
         checksums[name] = f"{zlib.crc32(data):08x}"
@@ -67,9 +71,9 @@ def write(container: Container) -> bytes:
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         **container.metadata,
-        "checksums": _dumps(checksums),
+        "checksums": _json.dumps(checksums),
     }
-    header = _dumps({"__metadata__": metadata, **entries}).encode("ascii")
+    header = _json.dumps({"__metadata__": metadata, **entries}).encode("ascii")
     header += b" " * (-(_LENGTH_BYTES + len(header)) % ALIGNMENT)
     checksum = f"{zlib.crc32(header):08x}".encode()
     start = len(_HEADER_START)
@@ -96,18 +100,27 @@ def read(path: Path) -> Container:
             "The packed file cannot be opened.", where=str(path), got=str(error)
         ) from error
     view = memoryview(mapped)
+    start = bytes(view[_LENGTH_BYTES : _LENGTH_BYTES + len(_HEADER_START)])
+    if not _HEADER_START.startswith(start):
+        raise PackedFileError(
+            "The file is not a packed network.",
+            where=str(path),
+            expected="a file that apot-export convert wrote (*.apot.safetensors)",
+            got=repr(start[:24]),
+        )
     length = int.from_bytes(view[:_LENGTH_BYTES], "little")
     if length > _MAXIMUM_HEADER_BYTES or _LENGTH_BYTES + length > len(view):
         raise _damaged(path, f"a header of {length} bytes", f"{len(view)} bytes in all")
-    header = bytes(view[_LENGTH_BYTES : _LENGTH_BYTES + length])
-    entries = _checked_header(path, header)
+    if (_LENGTH_BYTES + length) % ALIGNMENT:
+        raise _damaged(path, f"data at a multiple of {ALIGNMENT}", str(_LENGTH_BYTES + length))
+    entries = _checked_header(path, bytes(view[_LENGTH_BYTES : _LENGTH_BYTES + length]))
     metadata = entries.pop("__metadata__")
-    checksums = json.loads(metadata["checksums"])
+    checksums = _checksums(path, metadata)
     tensors = _tensors(path, entries, view[_LENGTH_BYTES + length :])
     if set(checksums) != set(tensors):
         raise _damaged(path, "a checksum for every tensor", "another set of names")
     for name, tensor in tensors.items():
-        found = f"{zlib.crc32(tensor):08x}"
+        found = f"{zlib.crc32(tensor.data):08x}"
         if found != checksums[name]:
             raise PackedFileError(
                 "A tensor of the packed file is damaged.",
@@ -121,13 +134,6 @@ def read(path: Path) -> Container:
 
 def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
     start = len(_HEADER_START)
-    if not header.startswith(_HEADER_START):
-        raise PackedFileError(
-            "The file is not a packed network.",
-            where=str(path),
-            expected="a file that apot-export convert wrote (*.apot.safetensors)",
-            got=repr(header[:24]),
-        )
     stated = header[start : start + _CRC_DIGITS]
     blank = header[:start] + _UNKNOWN_CRC + header[start + _CRC_DIGITS :]
     found = f"{zlib.crc32(blank):08x}".encode()
@@ -138,11 +144,12 @@ def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
             f"CRC-32 {found.decode()}",
         )
     try:
-        entries = json.loads(header)
-        metadata = entries["__metadata__"]
+        entries = _json.mapping("header", _json.loads(header.decode("ascii")))
+        metadata = _json.mapping("__metadata__", entries["__metadata__"])
+        for name, content in metadata.items():
+            _json.text(name, content)
         identity = (metadata["format"], metadata["format_version"])
-        well_formed = isinstance(json.loads(metadata["checksums"]), dict)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise _damaged(path, "a header as FORMAT.md describes", str(error)) from error
     if identity != (FORMAT, str(FORMAT_VERSION)):
         raise PackedFileError(
@@ -152,9 +159,14 @@ def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
             got=f"{identity[0]} version {identity[1]}",
             fix="read it with the apot-export version that wrote it, or convert again",
         )
-    if not well_formed:
-        raise _damaged(path, "checksums by name", "something else")
-    return dict(entries)
+    return entries
+
+
+def _checksums(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        return _json.mapping("checksums", _json.loads(metadata["checksums"]))
+    except (ValueError, KeyError) as error:
+        raise _damaged(path, "checksums by tensor name", str(error)) from error
 
 
 def _tensors(path: Path, entries: dict[str, Any], data: memoryview) -> dict[str, NDArray[Any]]:
@@ -163,21 +175,21 @@ def _tensors(path: Path, entries: dict[str, Any], data: memoryview) -> dict[str,
     position = 0
     try:
         for name, entry in entries.items():
-            dtype = _DTYPES[entry["dtype"]]
-            shape = tuple(int(extent) for extent in entry["shape"])
-            begin, end = entry["data_offsets"]
-            count = 1
-            for extent in shape:
-                count *= extent
-            fits = min(shape, default=0) >= 0 and end - begin == count * dtype.itemsize
-            if not fits or begin != position or end > len(data):
+            kind, extents, offsets = _json.fields(name, entry, "dtype", "shape", "data_offsets")
+            dtype = _DTYPES[_json.text(name, kind)]
+            shape = _json.integers(name, extents, least=1)
+            begin, end = _json.integers(name, offsets, most=len(data))
+            size = math.prod(shape) * dtype.itemsize
+            if begin != position or end - begin != size:
                 raise _damaged(path, f"{name} at byte {position}", f"{begin} to {end}, {shape}")
             position = end
             if not name.startswith(_PADDING_PREFIX):
                 if begin % ALIGNMENT:
                     raise _damaged(path, f"{name} at a multiple of {ALIGNMENT}", str(begin))
                 tensors[name] = np.frombuffer(data[begin:end], dtype=dtype).reshape(shape)
-    except (KeyError, TypeError, ValueError) as error:
+            elif size >= ALIGNMENT or any(data[begin:end]):
+                raise _damaged(path, f"less than {ALIGNMENT} zeros in {name}", f"{size} bytes")
+    except (KeyError, ValueError) as error:
         raise _damaged(path, "tensor entries as in safetensors", str(error)) from error
     if position != len(data):
         raise _damaged(path, f"{position} bytes of tensors", f"{len(data)} bytes")
@@ -196,7 +208,3 @@ def _damaged(path: Path, expected: str, got: str) -> PackedFileError:
 
 def _entry(dtype: str, shape: tuple[int, ...], position: int, size: int) -> dict[str, Any]:
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + size]}
-
-
-def _dumps(content: object) -> str:
-    return json.dumps(content, separators=(",", ":"), ensure_ascii=True)

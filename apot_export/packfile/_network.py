@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apot_export import reference
 from apot_export.bitpack import unpack
-from apot_export.codebook import Codebook
+from apot_export.codebook import MAXIMUM_LEVEL, Codebook, storage_bytes
 from apot_export.errors import ApotExportError, PackedFileError
 from apot_export.network import (
     ActivationQuantizer,
@@ -37,7 +36,14 @@ from apot_export.network import (
     Relu,
     ScaleBias,
 )
+from apot_export.packfile import _json
 from apot_export.packfile._container import Container, read, write
+from apot_export.packfile._wellformed import require_well_formed
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+Tensors = Mapping[str, NDArray[Any]]
 
 _OPERATIONS: tuple[type[Any], ...] = (
     Convolution,
@@ -83,7 +89,11 @@ class PackedNetwork:
 
 
 def packed_file_bytes(network: CodedNetwork, provenance: Mapping[str, Any]) -> bytes:
-    """Serialise a coded network: the same network and provenance give the same bytes."""
+    """Serialise a coded network: the same network and provenance give the same bytes.
+
+    Raises:
+        ValueError: The network or the provenance holds what FORMAT.md cannot store.
+    """
     codebooks: list[Codebook] = []
     tensors: dict[str, NDArray[Any]] = {}
     layers: dict[str, Any] = {}
@@ -132,8 +142,8 @@ def packed_file_bytes(network: CodedNetwork, provenance: Mapping[str, Any]) -> b
         "nodes": nodes,
     }
     metadata = {
-        "network": json.dumps(content, separators=(",", ":")),
-        "provenance": json.dumps(provenance, separators=(",", ":"), sort_keys=True),
+        "network": _json.dumps(content),
+        "provenance": _json.dumps(provenance, sort_keys=True),
     }
     return write(Container(metadata=metadata, tensors=tensors))
 
@@ -159,14 +169,14 @@ def load_packed(path: str | PathLike[str]) -> PackedNetwork:
         file = file / "model.apot.safetensors"
     container = read(file)
     try:
-        content = json.loads(container.metadata["network"])
-        provenance = json.loads(container.metadata["provenance"])
-        network = _network(content, container.tensors)
+        provenance = _json.mapping("provenance", _json.loads(container.metadata["provenance"]))
+        network = _network(_json.loads(container.metadata["network"]), container.tensors)
+        require_well_formed(network, container.tensors)
     except ApotExportError as error:
         raise PackedFileError(
             "The packed file's network is not well formed.", where=str(file), got=str(error)
         ) from error
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, ValueError, ArithmeticError) as error:
         raise PackedFileError(
             "The packed file's network is not well formed.",
             where=str(file),
@@ -176,79 +186,114 @@ def load_packed(path: str | PathLike[str]) -> PackedNetwork:
     return PackedNetwork(network=network, provenance=provenance)
 
 
-def _network(content: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> CodedNetwork:
-    codebooks = [
-        Codebook(
-            tables=tuple(tuple(int(addend) for addend in table) for table in book["tables"]),
-            denominator=int(book["denominator"]),
-            signed=bool(book["signed"]),
-        )
-        for book in content["codebooks"]
-    ]
-    layers = {
-        name: _layer(name, description, codebooks, tensors)
-        for name, description in content["layers"].items()
-    }
-    nodes = tuple(_node(description, tensors) for description in content["nodes"])
-    channels, height, width = (int(extent) for extent in content["input"]["shape"])
+def _network(content: Any, tensors: Tensors) -> CodedNetwork:
+    image, output, books, layers, nodes = _json.fields(
+        "network", content, "input", "output", "codebooks", "layers", "nodes"
+    )
+    name, extents = _json.fields("input", image, "name", "shape")
+    channels, height, width = _json.integers("input", extents, least=1)
+    codebooks = [_codebook(book) for book in _json.array("codebooks", books)]
     return Network[Layer](
-        nodes=nodes,
-        layers=layers,
-        input=str(content["input"]["name"]),
+        layers={
+            layer: _layer(layer, description, codebooks, tensors)
+            for layer, description in _json.mapping("layers", layers).items()
+        },
+        nodes=tuple(_node(description, tensors) for description in _json.array("nodes", nodes)),
+        input=_json.text("input", name),
         input_shape=(channels, height, width),
-        output=str(content["output"]),
+        output=_json.text("output", output),
     )
 
 
-def _layer(
-    name: str,
-    description: dict[str, Any],
-    codebooks: list[Codebook],
-    tensors: Mapping[str, NDArray[Any]],
-) -> Layer:
-    if description["kind"] == "float":
-        return FloatLayer(name=name, weight=tensors[f"{name}.weight"])
-    if description["kind"] != "coded":
-        raise ValueError(f"{name}: unknown kind {description['kind']!r}")
-    codebook = codebooks[description["codebook"]]
-    shape = tuple(int(extent) for extent in description["shape"])
-    packed, values = tensors[f"{name}.codes"], tensors[f"{name}.values"]
-    count = int(np.prod(shape, dtype=np.int64))
-    if packed.shape != ((count * codebook.bits + 7) // 8,) or values.shape != (1 << codebook.bits,):
-        raise ValueError(f"{name}: {packed.shape} codes and {values.shape} values for {shape}")
-    tail = (count - 1) % 8 + 1 if count else 0
+def _codebook(description: Any) -> Codebook:
+    where = "codebooks"
+    tables, denominator, signed = _json.fields(
+        where, description, "tables", "denominator", "signed"
+    )
+    return Codebook(
+        tables=tuple(
+            _json.integers(where, table, least=-MAXIMUM_LEVEL, most=MAXIMUM_LEVEL)
+            for table in _json.array(where, tables)
+        ),
+        denominator=_json.integer(where, denominator),
+        signed=_json.boolean(where, signed),
+    )
+
+
+def _layer(name: str, description: Any, codebooks: list[Codebook], tensors: Tensors) -> Layer:
+    if _json.mapping(name, description).get("kind") == "float":
+        _json.fields(name, description, "kind")
+        return FloatLayer(name=name, weight=_tensor(tensors, f"{name}.weight", "<f4"))
+    kind, extents, book, step, alpha, activation = _json.fields(
+        name, description, "kind", "shape", "codebook", "step", "alpha", "activation"
+    )
+    if kind != "coded":
+        raise ValueError(f"{name}: unknown kind {kind!r}")
+    codebook = _chosen(name, codebooks, book)
+    shape = _json.integers(name, extents, least=1)
+    packed = _tensor(tensors, f"{name}.codes", "u1", storage_bytes(shape, codebook.bits))
+    count = math.prod(shape)
+    tail = (count - 1) % 8 + 1
     unpack(packed[(count - tail) * codebook.bits // 8 :], codebook.bits, tail)  # zero filling bits
-    activation = description["activation"]
     return CodedLayer(
         name=name,
         shape=shape,
         packed=packed,
         codebook=codebook,
-        step=float(description["step"]),
-        values=values,
-        alpha=None if description["alpha"] is None else float(description["alpha"]),
-        activation=None
-        if activation is None
-        else ActivationQuantizer(
-            codebook=codebooks[activation["codebook"]], alpha=np.float32(activation["alpha"])
-        ),
+        step=_json.number(name, step),
+        values=_tensor(tensors, f"{name}.values", "<f4", 1 << codebook.bits),
+        alpha=None if alpha is None else _json.number(name, alpha),
+        activation=None if activation is None else _activation(name, activation, codebooks),
     )
 
 
-def _node(description: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Node:
-    name = str(description["name"])
-    kind = _OPERATION_BY_NAME[description["operation"]]
+def _activation(name: str, description: Any, codebooks: list[Codebook]) -> ActivationQuantizer:
+    book, alpha = _json.fields(name, description, "codebook", "alpha")
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = np.float32(_json.number(name, alpha))
+    return ActivationQuantizer(codebook=_chosen(name, codebooks, book), alpha=rounded)
+
+
+def _chosen(name: str, codebooks: list[Codebook], index: Any) -> Codebook:
+    return codebooks[_json.integer(name, index, most=len(codebooks) - 1)]
+
+
+def _tensor(tensors: Tensors, name: str, dtype: str, size: int | None = None) -> NDArray[Any]:
+    tensor = tensors[name]
+    if tensor.dtype != np.dtype(dtype) or (size is not None and tensor.shape != (size,)):
+        raise ValueError(f"{name}: {tensor.dtype} {list(tensor.shape)} is not what it must be")
+    if tensor.dtype != np.uint8 and not np.isfinite(tensor).all():
+        raise ValueError(f"{name}: values that are not finite")
+    return tensor
+
+
+def _node(description: Any, tensors: Tensors) -> Node:
+    name = _json.text("node", _json.mapping("nodes", description)["name"])
+    kind = _OPERATION_BY_NAME[_json.text(name, description["operation"])]
+    names = [] if kind is ScaleBias else [field.name for field in dataclasses.fields(kind)]
+    _, _, inputs, *attributes = _json.fields(
+        name, description, "name", "operation", "inputs", *names
+    )
     if kind is ScaleBias:
+        scale = _tensor(tensors, f"{name}.scale", "<f4")
         operation: Operation = ScaleBias(
-            scale=tensors[f"{name}.scale"], bias=tensors[f"{name}.bias"]
+            scale=scale, bias=_tensor(tensors, f"{name}.bias", "<f4", scale.size)
         )
     else:
-        fields = [field.name for field in dataclasses.fields(kind)]
-        attributes = {field: description[field] for field in fields}
         operation = kind(
             **{
-                field: tuple(map(int, value)) if isinstance(value, list) else value
-                for field, value in attributes.items()
+                field: _attribute(f"{name}: {field}", field, attribute)
+                for field, attribute in zip(names, attributes, strict=True)
             }
         )
-    return Node(name=name, inputs=tuple(map(str, description["inputs"])), operation=operation)
+    sources = tuple(_json.text(name, source) for source in _json.array(name, inputs))
+    return Node(name=name, inputs=sources, operation=operation)
+
+
+def _attribute(where: str, field: str, attribute: Any) -> str | int | tuple[int, int]:
+    if field == "layer":
+        return _json.text(where, attribute)
+    if field == "groups":
+        return _json.integer(where, attribute, least=1)
+    height, width = _json.integers(where, attribute, least=0 if field == "padding" else 1)
+    return height, width

@@ -1,0 +1,30 @@
+# Every target does its own set-up: on a fresh machine nothing but Python 3.10+ is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint clean
+
+demo: $(INSTALLED)  ## convert, verify and inspect the embedded example
+	rm -rf build/demo && mkdir -p build/demo
+	$(BIN)/apot-export convert examples/digits/res8_4bit/model_best.pth.tar -o build/demo/res8_4bit
+	$(BIN)/apot-export verify build/demo/res8_4bit --dataset digits
+	$(BIN)/apot-export inspect alphas build/demo/res8_4bit
+
+test: $(INSTALLED)  ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(INSTALLED)

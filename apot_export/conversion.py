@@ -1,0 +1,151 @@
+"""From a checkpoint to an export directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from apot_export._version import VERSION
+from apot_export.capture import capture
+from apot_export.encode import encode_network
+from apot_export.errors import ExportError
+from apot_export.export_directory import (
+    ONNX_MODEL,
+    PACKED_MODEL,
+    export_name,
+    require_free,
+    write_export,
+)
+from apot_export.network import CodedLayer
+from apot_export.onnx_export import build_model, serialise
+from apot_export.original import load_original
+from apot_export.packfile import packed_file_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionResult:
+    """What was written, and what the checkpoint was taken for."""
+
+    path: Path
+    """The export directory."""
+    family: str
+    architecture: str
+    bits: int
+    """Nominal bit-width; 32 for full precision."""
+    bits_from: str
+    method: str
+    """Level set: "apot" or "uniform"."""
+    method_from: str
+    files: dict[str, int]
+    """Bytes of every file by name."""
+    weights: int
+    """Number of weights that are stored as codes."""
+    code_bits: int
+    """Bits that these codes take, before each layer is filled to whole bytes."""
+    checkpoint_bytes: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable JSON form."""
+        return {
+            "path": str(self.path),
+            "family": self.family,
+            "architecture": self.architecture,
+            "bits": self.bits,
+            "bits_from": self.bits_from,
+            "method": self.method,
+            "method_from": self.method_from,
+            "files": self.files,
+            "weights": self.weights,
+            "code_bits": self.code_bits,
+            "checkpoint_bytes": self.checkpoint_bytes,
+            "seconds": self.seconds,
+        }
+
+
+def convert(
+    checkpoint: str | PathLike[str],
+    directory: str | PathLike[str] | None = None,
+    *,
+    bits: int | None = None,
+    method: str | None = None,
+    force: bool = False,
+) -> ConversionResult:
+    """Convert a checkpoint.
+
+    Args:
+        checkpoint: The `.pth.tar` file.
+        directory: The export directory; None for one named after the checkpoint, here.
+        bits: Nominal bit-width; None to take it from the checkpoint's name.
+        method: "apot" or "uniform"; None to take it from the name, else "apot".
+        force: Replace an earlier export in `directory`.
+
+    Raises:
+        ApotExportError: With what is wrong with the input; nothing is left half-written.
+    """
+    started = time.perf_counter()
+    path = Path(checkpoint)
+    target = Path(export_name(path) if directory is None else directory)
+    require_free(target, force=force)
+    if target.resolve() == path.resolve():
+        raise ExportError("The export would replace its checkpoint.", where=str(target))
+    original = load_original(path, bits=bits, method=method)
+    source = capture(original.module, original.architecture.input_shape)
+    coded = encode_network(source)
+    options = {
+        "bits": original.quantization.weight_bits,
+        "bits_from": original.bits_from,
+        "method": original.quantization.method,
+        "method_from": original.method_from,
+    }
+    provenance = {
+        "tool": f"apot-export {VERSION}",
+        "checkpoint_sha256": original.checkpoint.sha256,
+        "family": original.dialect.name,
+        "architecture": original.architecture.name,
+        **options,
+    }
+    model = build_model(
+        coded,
+        name=export_name(path),
+        tool=f"apot-export {VERSION}",
+        metadata={"apot_export": json.dumps(provenance, sort_keys=True)},
+    )
+    files = {
+        ONNX_MODEL: serialise(model),
+        PACKED_MODEL: packed_file_bytes(coded, provenance),
+    }
+    manifest = {
+        **provenance,
+        "name": export_name(path),
+        "input_shape": list(original.architecture.input_shape),
+        "checkpoint": {
+            # Relative, so that a folder with checkpoint and export can move as one.
+            "path": os.path.relpath(path.absolute(), target.absolute()),
+            "sha256": original.checkpoint.sha256,
+        },
+    }
+    sizes = write_export(target, files, manifest, force=force)
+    layers = [layer for layer in coded.layers.values() if isinstance(layer, CodedLayer)]
+    counts = [layer.codes.size for layer in layers]
+    return ConversionResult(
+        path=target,
+        family=original.dialect.name,
+        architecture=original.architecture.name,
+        bits=original.quantization.weight_bits,
+        bits_from=original.bits_from,
+        method=original.quantization.method,
+        method_from=original.method_from,
+        files=sizes,
+        weights=sum(counts),
+        code_bits=sum(
+            count * layer.codebook.bits for count, layer in zip(counts, layers, strict=True)
+        ),
+        checkpoint_bytes=path.stat().st_size,
+        seconds=time.perf_counter() - started,
+    )

@@ -1,0 +1,222 @@
+"""Export directories: written whole or not at all, found again, and described by a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from apot_export.errors import ExportError
+
+MANIFEST = "manifest.json"
+ONNX_MODEL = "model.onnx"
+PACKED_MODEL = "model.apot.safetensors"
+_MANIFEST_VERSION = 1
+_GENERIC_NAMES = ("model_best", "checkpoint", "model", "best", "last")
+_CHECKPOINT_SUFFIXES = (".tar", ".pth", ".pt", ".ckpt")
+_SKIPPED_FOLDERS = ("node_modules", "site-packages", "__pycache__")
+
+
+def export_name(checkpoint: Path) -> str:
+    """Return the name of a checkpoint's export: its own, or its folder's where that is generic.
+
+    >>> export_name(Path("res18_4bit.pth.tar")), export_name(Path("res20_3bit/model_best.pth.tar"))
+    ('res18_4bit', 'res20_3bit')
+    """
+    name = checkpoint.name
+    while Path(name).suffix.lower() in _CHECKPOINT_SUFFIXES:
+        name = name[: -len(Path(name).suffix)]
+    folder = checkpoint.absolute().parent.name
+    if name.lower() in _GENERIC_NAMES and folder:
+        return folder
+    return name
+
+
+def require_free(directory: Path, *, force: bool) -> None:
+    """Raise `ExportError` unless an export may be written to a directory.
+
+    With `force`, an earlier export or an empty folder may be replaced; anything else may not.
+    """
+    if not (directory.exists() or directory.is_symlink()):
+        return
+    if not force:
+        raise ExportError(
+            "The output directory exists already.",
+            where=str(directory),
+            expected="a directory that does not exist yet",
+            fix="choose another with -o, or replace this export with --force",
+        )
+    if directory.is_symlink() or not directory.is_dir():
+        raise ExportError(
+            "The output is not a directory, so it will not be replaced.",
+            where=str(directory),
+            fix="choose another with -o",
+        )
+    foreign = sorted({entry.name for entry in directory.iterdir()} - _own_files(directory))
+    if foreign:
+        raise ExportError(
+            "The output directory holds files that are not of an export; it will not be replaced.",
+            where=str(directory),
+            got=", ".join(foreign[:5]),
+            fix="choose another with -o, or move these files away",
+        )
+
+
+def _own_files(directory: Path) -> set[str]:
+    own = {MANIFEST, ONNX_MODEL, PACKED_MODEL}
+    manifest = directory / MANIFEST
+    return own if manifest.is_file() else set()
+
+
+def write_export(
+    directory: Path, files: Mapping[str, bytes], manifest: Mapping[str, Any], *, force: bool
+) -> dict[str, int]:
+    """Write files and their manifest into a new directory that appears complete or not at all.
+
+    Returns:
+        Bytes of every file by name.
+
+    Raises:
+        ExportError: The directory exists (and `force` is off), or the files cannot be written.
+    """
+    require_free(directory, force=force)
+    described = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in files.items()
+    }
+    content = {"manifest_version": _MANIFEST_VERSION, **manifest, "files": described}
+    text = json.dumps(content, indent=2) + "\n"
+    everything = {**files, MANIFEST: text.encode()}
+    try:
+        with _staged(directory) as stage:
+            for name, data in everything.items():
+                with (stage / name).open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+    except OSError as error:
+        raise ExportError(
+            "The export cannot be written; nothing of it was left behind.",
+            where=str(directory),
+            got=error.strerror or str(error),
+            fix="free space or choose another place with -o",
+        ) from error
+    return {name: len(data) for name, data in everything.items()}
+
+
+@contextmanager
+def _staged(directory: Path) -> Iterator[Path]:
+    """Yield a sibling folder that becomes `directory` on success and vanishes on failure."""
+    target = directory.absolute()
+    missing = [parent for parent in target.parents if not parent.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield stage
+            umask = os.umask(0)
+            os.umask(umask)
+            stage.chmod(0o777 & ~umask)
+            if target.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+                target.rename(old / target.name)
+                stage.rename(target)
+                shutil.rmtree(old)
+            else:
+                stage.rename(target)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
+    except BaseException:
+        with suppress(OSError):
+            for parent in missing:
+                parent.rmdir()
+        raise
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Read an export's manifest.
+
+    Raises:
+        ExportError: There is none, or it is damaged or of another version.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise ExportError(
+            "The directory is not an export.",
+            where=str(directory),
+            expected=f"a {MANIFEST} written by apot-export convert",
+            got="no such file" if directory.is_dir() else "no such directory",
+            fix="run apot-export convert CHECKPOINT first, or name the export's directory",
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["manifest_version"]
+        complete = {"checkpoint", "bits", "method", "files"} <= set(manifest)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(
+            "The manifest is damaged.", where=str(path), got=str(error), fix="convert again"
+        ) from error
+    if version != _MANIFEST_VERSION or not complete:
+        raise ExportError(
+            "The manifest has a version that this program does not read.",
+            where=str(path),
+            expected=f"version {_MANIFEST_VERSION}, complete",
+            got=f"version {version}",
+            fix="convert again",
+        )
+    return dict(manifest)
+
+
+def check_files(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Compare an export's files with the digests of its manifest.
+
+    Raises:
+        ExportError: A file is missing or is not the one that was written.
+    """
+    for name, described in manifest["files"].items():
+        path = directory / name
+        if not path.is_file():
+            raise ExportError(
+                "A file of the export is missing.",
+                where=str(path),
+                fix="convert the checkpoint again",
+            )
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != described["sha256"]:
+            raise ExportError(
+                "A file of the export is not the one that was written: truncated or changed.",
+                where=str(path),
+                expected=f"SHA-256 {described['sha256']}, {described['bytes']} bytes",
+                got=f"SHA-256 {found}, {path.stat().st_size} bytes",
+                fix="convert the checkpoint again",
+            )
+
+
+def find_newest(below: Path) -> Path:
+    """Return the newest export in a folder or anywhere below it.
+
+    Raises:
+        ExportError: There is none.
+    """
+    found: list[tuple[int, str]] = []
+    for folder, subfolders, files in os.walk(below):
+        subfolders[:] = sorted(
+            name for name in subfolders if not name.startswith(".") and name not in _SKIPPED_FOLDERS
+        )
+        if MANIFEST in files and PACKED_MODEL in files:
+            found.append(((Path(folder) / MANIFEST).stat().st_mtime_ns, folder))
+    if not found:
+        raise ExportError(
+            "There is no export in the current folder or below it.",
+            where=str(below),
+            expected=f"a directory with {MANIFEST} and {PACKED_MODEL}",
+            fix="run apot-export convert CHECKPOINT first, or name an export's directory",
+        )
+    return Path(max(found)[1])

@@ -1,0 +1,109 @@
+"""JSON as FORMAT.md narrows it: unique names, no NaN, every value exactly of its stated type."""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from typing import Any
+
+LARGEST_INTEGER = (1 << 31) - 1
+"""Largest extent, attribute or index of the format."""
+
+
+def dumps(content: object, *, sort_keys: bool = False) -> str:
+    """Serialise without blanks, in ASCII.
+
+    Raises:
+        ValueError: The content holds NaN or an infinity.
+    """
+    return json.dumps(content, separators=(",", ":"), allow_nan=False, sort_keys=sort_keys)
+
+
+def loads(text: str) -> Any:
+    """Parse strictly.
+
+    Raises:
+        ValueError: The text is no JSON, repeats a name, holds NaN or is nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("JSON is nested too deeply") from error
+
+
+def fields(where: str, content: Any, *names: str) -> list[Any]:
+    """Return the members of an object that has exactly these names, in this order."""
+    if not isinstance(content, dict) or set(content) != set(names):
+        raise _unexpected(where, f"an object of {', '.join(names)}", content)
+    return [content[name] for name in names]
+
+
+def array(where: str, content: Any) -> list[Any]:
+    """Return an array."""
+    if not isinstance(content, list):
+        raise _unexpected(where, "an array", content)
+    return content
+
+
+def mapping(where: str, content: Any) -> dict[str, Any]:
+    """Return an object of any names."""
+    if not isinstance(content, dict):
+        raise _unexpected(where, "an object", content)
+    return content
+
+
+def text(where: str, content: Any) -> str:
+    """Return a string."""
+    if not isinstance(content, str):
+        raise _unexpected(where, "a string", content)
+    return content
+
+
+def boolean(where: str, content: Any) -> bool:
+    """Return a truth value."""
+    if not isinstance(content, bool):
+        raise _unexpected(where, "true or false", content)
+    return content
+
+
+def integer(where: str, content: Any, least: int = 0, most: int = LARGEST_INTEGER) -> int:
+    """Return an integer in [least, most]."""
+    # JSON's true is an int to Python.
+    if not isinstance(content, int) or isinstance(content, bool) or not least <= content <= most:
+        raise _unexpected(where, f"an integer from {least} to {most}", content)
+    return content
+
+
+def integers(
+    where: str, content: Any, least: int = 0, most: int = LARGEST_INTEGER
+) -> tuple[int, ...]:
+    """Return an array of integers in [least, most]."""
+    return tuple(integer(where, element, least, most) for element in array(where, content))
+
+
+def number(where: str, content: Any) -> float:
+    """Return a finite number."""
+    if isinstance(content, (int, float)) and not isinstance(content, bool):
+        try:
+            converted = float(content)
+        except OverflowError:
+            converted = math.inf
+        if math.isfinite(converted):
+            return converted
+    raise _unexpected(where, "a finite number", content)
+
+
+def _unexpected(where: str, expected: str, content: Any) -> ValueError:
+    return ValueError(f"{where}: expected {expected}, got {reprlib.repr(content)}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a JSON object repeats a name")
+    return content
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON number")

@@ -1,0 +1,169 @@
+"""ONNX Runtime: sessions on a chosen provider, and proof of where the nodes really ran."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from apot_export.errors import DeviceError, ExportError
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+_ERRORS_ONLY = 3
+_SMALL_SHAPE_ELEMENTS = 16
+"""A CPU node that makes only int64 tensors of at most this size computes shapes, not values."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Session:
+    """An ONNX Runtime session of a model with one image input."""
+
+    session: Any
+    provider: str
+    options: Mapping[str, str]
+    """Provider options that were set."""
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run a batch: float32 [N, C, H, W] to logits float32 [N, classes]."""
+        name = self.session.get_inputs()[0].name
+        return np.asarray(self.session.run(None, {name: images})[0], dtype=np.float32)
+
+    def run_all(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Run a batch and return every output of the model by name."""
+        name = self.session.get_inputs()[0].name
+        names = [output.name for output in self.session.get_outputs()]
+        return dict(zip(names, self.session.run(names, {name: images}), strict=True))
+
+
+def provider_for(device: str) -> tuple[str, dict[str, str]]:
+    """Return the execution provider of a device ("cpu" or "cuda") and the options it is given.
+
+    Raises:
+        DeviceError: This ONNX Runtime has no such provider.
+    """
+    if device == "cpu":
+        return CPU, {}
+    if CUDA not in onnxruntime.get_available_providers():
+        raise DeviceError(
+            "This ONNX Runtime has no CUDA provider.",
+            expected=CUDA,
+            got=", ".join(onnxruntime.get_available_providers()),
+            fix="install onnxruntime-gpu (and remove onnxruntime), or use --device cpu",
+        )
+    # TF32 would round the float layers; "DEFAULT" never picks Winograd or FFT convolutions, whose
+    # fractions would break exact integers.
+    return CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+
+
+def open_session(model: bytes, device: str, *, threads: int = 0, profile: str = "") -> Session:
+    """Open a session.
+
+    Args:
+        model: A serialised ONNX model.
+        device: "cpu" or "cuda".
+        threads: Intra-operator threads; 0 for ONNX Runtime's choice.
+        profile: Prefix of a profile file to write; empty for none.
+
+    Raises:
+        DeviceError: The provider is missing or did not load.
+        ExportError: ONNX Runtime refuses the model.
+    """
+    provider, provider_options = provider_for(device)
+    onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
+    if provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
+    providers = (
+        [(provider, provider_options)]
+        if provider == CPU
+        else [
+            (provider, provider_options),
+            (CPU, {}),
+        ]
+    )
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=providers)
+    except Exception as error:
+        raise ExportError(
+            "ONNX Runtime does not load the model.",
+            got=str(error).splitlines()[0],
+            fix="convert the checkpoint again",
+        ) from error
+    if provider not in session.get_providers():
+        raise DeviceError(
+            "ONNX Runtime could not load its CUDA provider and fell back silently.",
+            expected=provider,
+            got=", ".join(session.get_providers()),
+            fix="check that CUDA and cuDNN of the versions that onnxruntime-gpu needs are found",
+        )
+    return Session(session=session, provider=provider, options=provider_options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Which provider executed which nodes."""
+
+    nodes: Mapping[str, tuple[str, ...]]
+    """Node names by provider, in order of execution."""
+    shape_nodes: tuple[str, ...]
+    """Nodes on the CPU that only compute shapes."""
+
+    def provider(self) -> str:
+        """Return the provider or providers that computed values."""
+        return " + ".join(sorted(self.nodes)) or CPU
+
+    def strays(self, wanted: str) -> tuple[str, ...]:
+        """Return the nodes that computed values on another provider than the wanted one."""
+        return tuple(
+            name for provider, names in self.nodes.items() if provider != wanted for name in names
+        )
+
+
+def measure_placement(model: bytes, device: str, images: NDArray[np.float32]) -> Placement:
+    """Run a batch under ONNX Runtime's profiler and read off where every node ran."""
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_session(model, device, profile=str(Path(folder) / "profile"))
+        session.run(images)
+        events = json.loads(Path(session.session.end_profiling()).read_text(encoding="utf-8"))
+    return placement_of_events(events)
+
+
+def placement_of_events(events: list[dict[str, Any]]) -> Placement:
+    """Read the placement off the events of an ONNX Runtime profile."""
+    nodes: dict[str, list[str]] = {}
+    shape_nodes = []
+    for event in events:
+        arguments = event.get("args", {})
+        if event.get("cat") != "Node" or not arguments.get("provider"):
+            continue
+        name = f"{event['name'].removesuffix('_kernel_time')} ({arguments.get('op_name', '?')})"
+        if arguments["provider"] == CPU and _computes_shapes(arguments):
+            shape_nodes.append(name)
+        else:
+            nodes.setdefault(arguments["provider"], []).append(name)
+    return Placement(
+        nodes={provider: tuple(names) for provider, names in nodes.items()},
+        shape_nodes=tuple(shape_nodes),
+    )
+
+
+def _computes_shapes(arguments: Mapping[str, Any]) -> bool:
+    outputs = arguments.get("output_type_shape") or []
+    return bool(outputs) and all(
+        kind == "int64" and int(np.prod(shape, dtype=np.int64)) <= _SMALL_SHAPE_ELEMENTS
+        for output in outputs
+        for kind, shape in output.items()
+    )

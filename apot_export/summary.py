@@ -1,0 +1,126 @@
+"""What `inspect` shows: read from an export with numpy alone, from a checkpoint with PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apot_export import dialects
+from apot_export.errors import BitWidthError, ExportError
+from apot_export.export_directory import PACKED_MODEL
+from apot_export.network import CodedLayer
+from apot_export.packfile import load_packed
+from apot_export.quantization import bits_from_name
+
+_PACKED_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerThresholds:
+    """Clipping thresholds of one quantized layer."""
+
+    layer: str
+    weight_alpha: float
+    activation_alpha: float
+    weight_bits: int | None
+    """Nominal bits, the sign included; None where a checkpoint's name does not say."""
+    activation_bits: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable JSON form."""
+        return {
+            "layer": self.layer,
+            "weight_alpha": self.weight_alpha,
+            "activation_alpha": self.activation_alpha,
+            "weight_bits": self.weight_bits,
+            "activation_bits": self.activation_bits,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """The clipping thresholds of a network, in order of computation."""
+
+    source: Path
+    family: str
+    layers: tuple[LayerThresholds, ...]
+
+    def plain_lines(self) -> list[str]:
+        """Return one line a layer, exactly as the family's own training code prints it."""
+        dialect = dialects.by_name(self.family)
+        return [
+            dialect.alpha_line(layer.weight_alpha, layer.activation_alpha) for layer in self.layers
+        ]
+
+
+def thresholds(path: Path, *, bits: int | None = None) -> Thresholds:
+    """Read the thresholds of an export directory, a packed file or a checkpoint.
+
+    Args:
+        path: What to read.
+        bits: A checkpoint's nominal bit-width, where its name does not say it.
+
+    Raises:
+        ApotExportError: The path holds none of these.
+    """
+    if path.is_dir():
+        if not (path / PACKED_MODEL).is_file():
+            raise ExportError(
+                "The directory is not an export.",
+                where=str(path),
+                expected=f"a {PACKED_MODEL} written by apot-export convert",
+                fix="name an export's directory, a packed file or a checkpoint",
+            )
+        return _of_export(path / PACKED_MODEL)
+    if path.suffix == _PACKED_SUFFIX:
+        return _of_export(path)
+    return _of_checkpoint(path, bits)
+
+
+def _of_export(path: Path) -> Thresholds:
+    packed = load_packed(path)
+    layers = [
+        LayerThresholds(
+            layer=layer.name,
+            weight_alpha=layer.alpha,
+            activation_alpha=float(layer.activation.alpha),
+            weight_bits=layer.codebook.bits,
+            activation_bits=layer.activation.codebook.bits,
+        )
+        for layer in packed.layers.values()
+        if isinstance(layer, CodedLayer) and layer.alpha is not None and layer.activation
+    ]
+    family = str(packed.provenance.get("family", "unknown"))
+    return Thresholds(source=path, family=family, layers=tuple(layers))
+
+
+def _of_checkpoint(path: Path, bits: int | None) -> Thresholds:
+    from apot_export.checkpoint import load_checkpoint
+    from apot_export.encode import require_finite
+
+    checkpoint = load_checkpoint(path)
+    dialect = dialects.recognise(checkpoint.state)
+    state = {dialect.canonical_key(key): value for key, value in checkpoint.state.items()}
+    if bits is None:
+        try:
+            named = bits_from_name(path)
+        except BitWidthError:
+            named = None
+        bits = named.bits if named is not None else None
+    layers = []
+    for key, value in state.items():
+        if not key.endswith(".weight_alpha"):
+            continue
+        layer = key.removesuffix(".weight_alpha")
+        require_finite(value.numpy(), key)
+        layers.append(
+            LayerThresholds(
+                layer=layer,
+                weight_alpha=float(value),
+                activation_alpha=float(state[f"{layer}.act_alpha"]),
+                weight_bits=bits,
+                activation_bits=bits,
+            )
+        )
+    return Thresholds(source=path, family=dialect.name, layers=tuple(layers))

@@ -1,0 +1,141 @@
+"""Running both sides over a dataset: accuracy, agreement, logit differences, throughput."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from apot_export.datasets import Dataset
+from apot_export.verification._report import Side
+
+Progress = Callable[[str, int, int], None]
+Executor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+SELF_CHECK_IMAGES = 1000
+"""Images on which the original is compared with itself: the yardstick needs no more."""
+
+
+@dataclass
+class _Tally:
+    """Counts of one executor."""
+
+    top1: int = 0
+    top5: int = 0
+    seconds: float = 0.0
+
+    def add(self, logits: NDArray[np.float32], labels: NDArray[np.int64], seconds: float) -> None:
+        ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+        hits = ranked == labels[:, None]
+        self.top1 += int(hits[:, 0].sum())
+        self.top5 += int(hits.any(axis=1).sum())
+        self.seconds += seconds
+
+    def side(self, images: int) -> Side:
+        return Side(
+            top1=self.top1 / images,
+            top5=self.top5 / images,
+            images_per_second=images / self.seconds if self.seconds else 0.0,
+        )
+
+
+@dataclass
+class Measured:
+    """What one pass over a dataset found."""
+
+    images: int = 0
+    original: _Tally = field(default_factory=_Tally)
+    export: _Tally = field(default_factory=_Tally)
+    agreeing: int = 0
+    self_images: int = 0
+    self_agreeing: int = 0
+    largest_difference: float = 0.0
+    difference_sum: float = 0.0
+    logits: int = 0
+
+    @property
+    def agreement(self) -> float:
+        """Fraction of images for which both sides name the same class."""
+        return self.agreeing / self.images
+
+    @property
+    def self_agreement(self) -> float:
+        """The same between the original and itself with another convolution algorithm."""
+        return self.self_agreeing / self.self_images
+
+
+def measure(
+    dataset: Dataset,
+    batch_size: int,
+    original: Executor,
+    twin: Executor,
+    export: Executor,
+    progress: Progress,
+) -> Measured:
+    """Run the original, its twin (another convolution algorithm) and the export on all images."""
+    measured = Measured()
+    for images, labels in dataset.batches(batch_size):
+        if measured.images == 0:
+            # The first call of an executor allocates and compiles: not part of its speed.
+            original(images[:1])
+            export(images[:1])
+        expected, seconds = _timed(original, images)
+        measured.original.add(expected, labels, seconds)
+        got, seconds = _timed(export, images)
+        measured.export.add(got, labels, seconds)
+        choices = expected.argmax(axis=1)
+        measured.agreeing += int((choices == got.argmax(axis=1)).sum())
+        difference = np.abs(expected.astype(np.float64) - got)
+        measured.largest_difference = max(measured.largest_difference, float(difference.max()))
+        measured.difference_sum += float(difference.sum())
+        measured.logits += difference.size
+        if measured.self_images < SELF_CHECK_IMAGES:
+            measured.self_agreeing += int((choices == twin(images).argmax(axis=1)).sum())
+            measured.self_images += len(labels)
+        measured.images += len(labels)
+        progress("images", measured.images, len(dataset))
+    return measured
+
+
+def _timed(executor: Executor, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    started = time.perf_counter()
+    logits = executor(images)
+    return logits, time.perf_counter() - started
+
+
+def torch_executor(module: nn.Module, device: str) -> Executor:
+    """Return the original as a function of numpy arrays; the copies belong to its time."""
+
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits: torch.Tensor = module(torch.from_numpy(images).to(device))
+            return logits.float().cpu().numpy()
+
+    return run
+
+
+def twin_executor(module: nn.Module, device: str) -> Executor:
+    """Return the original with PyTorch's other convolution algorithm."""
+    run = torch_executor(module, device)
+
+    def run_otherwise(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        with _other_algorithm(device):
+            return run(images)
+
+    return run_otherwise
+
+
+@contextmanager
+def _other_algorithm(device: str) -> Iterator[None]:
+    backend = torch.backends.cudnn if device == "cuda" else torch.backends.mkldnn
+    with warnings.catch_warnings():
+        # Switching oneDNN off also sets its TF32 flag, which builds without Intel GPUs warn about.
+        warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
+        with backend.flags(enabled=False):
+            yield

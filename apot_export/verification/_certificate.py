@@ -1,0 +1,85 @@
+"""The weight certificate: every weight of both artifacts against the original's, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from apot_export.network import CodedLayer, CodedNetwork
+from apot_export.torch_layers import QuantizedLayer
+from apot_export.verification._report import WeightCertificate
+
+_SHOWN = 5
+
+
+def original_weights(module: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """Return the weights that each convolution and linear layer of the original computes with."""
+    found: dict[str, NDArray[np.float32]] = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, QuantizedLayer):
+            found[name] = layer.quantized_weight().detach().cpu().numpy()
+        elif isinstance(layer, (nn.Conv2d, nn.Linear)):
+            found[name] = layer.weight.detach().cpu().numpy()
+    return found
+
+
+def certify_weights(
+    module: nn.Module, packed: CodedNetwork, model_weights: dict[str, NDArray[Any]]
+) -> WeightCertificate:
+    """Compare every weight.
+
+    Args:
+        module: The original.
+        packed: The network of the packed file.
+        model_weights: What the ONNX model decodes by layer: integer levels, or float weights.
+    """
+    expected = original_weights(module)
+    offenders: list[str] = []
+    exact = 0
+    for name, weights in expected.items():
+        finding = _compare_layer(name, weights, packed, model_weights)
+        if finding is None:
+            exact += 1
+        else:
+            offenders.append(finding)
+    extra = [name for name in packed.layers if name not in expected]
+    offenders += [f"{name}: not a layer of the original" for name in extra]
+    return WeightCertificate(
+        layers=len(expected),
+        exact=exact,
+        weights=sum(weights.size for weights in expected.values()),
+        offenders=tuple(offenders[:_SHOWN]),
+    )
+
+
+def _compare_layer(
+    name: str,
+    expected: NDArray[np.float32],
+    packed: CodedNetwork,
+    model_weights: dict[str, NDArray[Any]],
+) -> str | None:
+    layer = packed.layers.get(name)
+    if layer is None or name not in model_weights:
+        return f"{name}: missing from the export"
+    decoded = layer.weights()
+    if decoded.shape != expected.shape or model_weights[name].shape != expected.shape:
+        return f"{name}: shape {decoded.shape} instead of {expected.shape}"
+    differs = decoded.view(np.uint32) != expected.view(np.uint32)
+    if differs.any():
+        return f"{name}: {_first(differs, decoded, expected)} in the packed file"
+    levels = layer.levels() if isinstance(layer, CodedLayer) else expected
+    differs = np.asarray(model_weights[name] != levels)
+    if differs.any():
+        return f"{name}: {_first(differs, model_weights[name], levels)} in the ONNX model"
+    return None
+
+
+def _first(differs: NDArray[np.bool_], got: NDArray[Any], expected: NDArray[Any]) -> str:
+    place = tuple(int(axis[0]) for axis in np.nonzero(differs))
+    return (
+        f"{int(differs.sum())} of {differs.size} weights differ, "
+        f"first at {list(place)}: {got[place]!r} instead of {expected[place]!r}"
+    )

@@ -1,0 +1,87 @@
+"""Looking into an ONNX model: every value of its graph as an output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from apot_export.errors import ExportError
+
+DECODED_SUFFIX = ".levels_of_weights"
+"""What the export calls the value of a layer's decoded weights."""
+
+
+def parse_model(data: bytes) -> onnx.ModelProto:
+    """Parse a model.
+
+    Raises:
+        ExportError: The bytes are no ONNX model.
+    """
+    try:
+        return onnx.load_model_from_string(data)
+    except Exception as error:
+        raise ExportError(
+            "The ONNX model cannot be parsed.", got=str(error), fix="convert again"
+        ) from error
+
+
+def with_outputs(model: onnx.ModelProto, names: Iterable[str] | None = None) -> bytes:
+    """Return the model with values of its graph (all described ones unless named) as outputs."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    present = {output.name for output in copy.graph.output}
+    wanted = None if names is None else set(names)
+    for value in model.graph.value_info:
+        if value.name not in present and (wanted is None or value.name in wanted):
+            copy.graph.output.append(value)
+    return bytes(copy.SerializeToString())
+
+
+def float_weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
+    """Return the weights of layers that the model stores as float32, by layer."""
+    return {
+        tensor.name.removesuffix(".weight"): onnx.numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.name.endswith(".weight")
+    }
+
+
+def decoder_model(model: onnx.ModelProto) -> bytes | None:
+    """Return a model of the weight decoders alone, or None where nothing is decoded.
+
+    Its outputs are the integer weights of every coded layer, named after their values.
+    """
+    decoders = [node for node in model.graph.node if node.op_type == "DecodeWeights"]
+    if not decoders:
+        return None
+    used = {name for node in decoders for name in node.input}
+    tables = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    outputs = [
+        # DecodeWeights looks levels up in its fifth input, so it returns that input's type.
+        helper.make_tensor_value_info(node.output[0], tables[node.input[4]], None)
+        for node in decoders
+    ]
+    graph = helper.make_graph(
+        decoders,
+        "decoders",
+        [],
+        outputs,
+        initializer=[tensor for tensor in model.graph.initializer if tensor.name in used],
+    )
+    reduced = helper.make_model(
+        graph,
+        functions=[function for function in model.functions if function.name == "DecodeWeights"],
+        opset_imports=list(model.opset_import),
+        ir_version=model.ir_version,
+    )
+    return bytes(reduced.SerializeToString())
+
+
+def by_layer(decoded: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Rename the decoders' outputs to their layers."""
+    return {name.removesuffix(DECODED_SUFFIX): array for name, array in decoded.items()}

@@ -1,0 +1,145 @@
+"""What `verify` found, in the words that scripts rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightCertificate:
+    """Comparison of every weight that an export decodes with the original's quantized weight."""
+
+    layers: int
+    """Weighted layers of the original that have quantized or float weights."""
+    exact: int
+    """Layers of which every weight is equal bit for bit."""
+    weights: int
+    offenders: tuple[str, ...]
+    """Layers that differ: name, number of weights, the first with both values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """Accuracy and speed of one executor; rates are fractions in [0, 1]."""
+
+    top1: float
+    top5: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelComparison:
+    """Activation levels of both sides, every layer fed with the same input."""
+
+    images: int
+    compared: int
+    differing: int
+    unexplained: int
+    """Differing levels of which no decision point lies within float rounding."""
+    values_compared: int
+    """Float values (residual stream, logits) that both sides computed from the same input."""
+    values_outside: int
+    """Of these, values further apart than float rounding allows."""
+    largest_ratio: float
+    """Largest difference of a float value in units of its rounding bound."""
+    offenders: tuple[str, ...]
+    """Layers with unexplained differences: name, number, the first with both values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccumulatorComparison:
+    """Integer accumulators of ONNX Runtime and the oracle, given the same levels."""
+
+    images: int
+    compared: int
+    mismatches: int
+    offenders: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that `verify` measured; the verdict is PASS when there are no failures."""
+
+    path: Path
+    dataset: str
+    dataset_root: str
+    images: int
+    original: Side
+    export: Side
+    agreement: float
+    """Fraction of images for which both sides name the same class."""
+    self_agreement: float
+    """The same between the original and itself with another convolution algorithm."""
+    self_agreement_images: int
+    largest_logit_difference: float
+    mean_logit_difference: float
+    weights: WeightCertificate
+    levels: LevelComparison
+    accumulators: AccumulatorComparison
+    provider: str
+    """Execution provider that computed the values."""
+    settings: Mapping[str, Any]
+    failures: tuple[str, ...]
+    """One sentence per criterion that does not hold."""
+
+    @property
+    def verdict(self) -> str:
+        """PASS or FAIL."""
+        return "FAIL" if self.failures else "PASS"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable JSON form."""
+        return {
+            "verdict": self.verdict,
+            "failures": list(self.failures),
+            "path": str(self.path),
+            "dataset": self.dataset,
+            "dataset_root": self.dataset_root,
+            "images": self.images,
+            "original": _side(self.original),
+            "export": _side(self.export),
+            "agreement": self.agreement,
+            "self_agreement": self.self_agreement,
+            "self_agreement_images": self.self_agreement_images,
+            "logit_difference": {
+                "largest": self.largest_logit_difference,
+                "mean": self.mean_logit_difference,
+            },
+            "weights": {
+                "layers": self.weights.layers,
+                "exact": self.weights.exact,
+                "weights": self.weights.weights,
+                "offenders": list(self.weights.offenders),
+            },
+            "levels": {
+                "images": self.levels.images,
+                "compared": self.levels.compared,
+                "differing": self.levels.differing,
+                "unexplained": self.levels.unexplained,
+                "offenders": list(self.levels.offenders),
+            },
+            "values": {
+                "compared": self.levels.values_compared,
+                "outside": self.levels.values_outside,
+                "largest_ratio": self.levels.largest_ratio,
+            },
+            "accumulators": {
+                "images": self.accumulators.images,
+                "compared": self.accumulators.compared,
+                "mismatches": self.accumulators.mismatches,
+                "offenders": list(self.accumulators.offenders),
+            },
+            "provider": self.provider,
+            "settings": dict(self.settings),
+        }
+
+
+def _side(side: Side) -> dict[str, float]:
+    return {
+        "top1": side.top1,
+        "top5": side.top5,
+        "images_per_second": side.images_per_second,
+    }

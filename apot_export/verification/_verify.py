@@ -1,0 +1,323 @@
+"""The verdict: original, ONNX Runtime and oracle on the same images."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from apot_export import reference
+from apot_export._version import VERSION
+from apot_export.datasets import Dataset, kind_by_name, kind_for_network
+from apot_export.errors import DatasetError, DeviceError, ExportError
+from apot_export.export_directory import ONNX_MODEL, PACKED_MODEL, check_files, read_manifest
+from apot_export.network import CodedNetwork, Node, QuantizeActivation
+from apot_export.original import Original, load_original
+from apot_export.packfile import load_packed
+from apot_export.runtime import Placement, measure_placement, open_session
+from apot_export.verification._accuracy import (
+    Measured,
+    Progress,
+    measure,
+    torch_executor,
+    twin_executor,
+)
+from apot_export.verification._certificate import certify_weights
+from apot_export.verification._instrument import (
+    by_layer,
+    decoder_model,
+    float_weights,
+    parse_model,
+    with_outputs,
+)
+from apot_export.verification._levels import compare_levels
+from apot_export.verification._report import (
+    AccumulatorComparison,
+    LevelComparison,
+    Report,
+    WeightCertificate,
+)
+
+_BATCH_PIXELS = 100 * 3 * 32 * 32
+"""Default batch: as many images as have this many input values, at most 100."""
+_LEVEL_PIXELS = 64 * 3 * 32 * 32
+"""Images of the level comparison, likewise; at most 64."""
+_ORACLE_IMAGES = 2
+
+
+def verify(
+    export: str | PathLike[str],
+    *,
+    dataset: str | None = None,
+    data: str | PathLike[str] | None = None,
+    checkpoint: str | PathLike[str] | None = None,
+    device: str = "auto",
+    limit: int | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Verify an export against the PyTorch original.
+
+    Args:
+        export: The export directory.
+        dataset: "cifar10", "imagenet" or "digits"; None for the one that fits the network.
+        data: Folder of the images; None for $APOT_EXPORT_DATA or ./data.
+        checkpoint: The checkpoint; None for where the manifest says it was.
+        device: "auto", "cuda" or "cpu", for both sides.
+        limit: Use this many images, spread evenly over the dataset.
+        batch_size: Images per batch; None for a size that fits the image.
+        progress: Called with (what, done, total).
+
+    Raises:
+        ApotExportError: The verification could not run. A difference is no error: see the report.
+    """
+    directory = Path(export)
+    manifest = read_manifest(directory)
+    check_files(directory, manifest)
+    packed = load_packed(directory / PACKED_MODEL).network
+    model_bytes = (directory / ONNX_MODEL).read_bytes()
+    model = parse_model(model_bytes)
+    original = _original(directory, manifest, checkpoint)
+    images = _dataset(packed, dataset, data).first(limit)
+    chosen = _device(device)
+    pixels = math.prod(packed.input_shape)
+    size = batch_size or max(1, min(100, _BATCH_PIXELS // pixels))
+
+    weights = certify_weights(original.module, packed, _model_weights(model))
+    few = max(1, min(64, _LEVEL_PIXELS // pixels, len(images)))
+    sample, _ = next(images.first(few).batches(few))
+    report = progress or (lambda _what, _done, _total: None)
+    report("levels", 0, 1)
+    exported = open_session(with_outputs(model), chosen).run_all(sample)
+    levels = compare_levels(original.module, sample, exported)
+    accumulators = _compare_accumulators(packed, exported)
+    report("levels", 1, 1)
+
+    placement = measure_placement(model_bytes, chosen, sample[:1])
+    session = open_session(model_bytes, chosen)
+    module = original.module.to(chosen)
+    measured = measure(
+        images,
+        size,
+        torch_executor(module, chosen),
+        twin_executor(module, chosen),
+        session.run,
+        report,
+    )
+    return Report(
+        path=directory,
+        dataset=images.name,
+        dataset_root=images.root,
+        images=measured.images,
+        original=measured.original.side(measured.images),
+        export=measured.export.side(measured.images),
+        agreement=measured.agreement,
+        self_agreement=measured.self_agreement,
+        self_agreement_images=measured.self_images,
+        largest_logit_difference=measured.largest_difference,
+        mean_logit_difference=measured.difference_sum / measured.logits,
+        weights=weights,
+        levels=levels,
+        accumulators=accumulators,
+        provider=placement.provider(),
+        settings=_settings(chosen, size, session.options, original),
+        failures=tuple(
+            _failures(weights, levels, accumulators, placement, session.provider, measured)
+        ),
+    )
+
+
+# --- what is compared -----------------------------------------------------------------------------
+
+
+def _original(
+    directory: Path, manifest: dict[str, Any], given: str | PathLike[str] | None
+) -> Original:
+    if given is not None:
+        path = Path(given)
+    else:
+        # A symbolic link on the way would make ".." mean another folder than when it was written.
+        path = Path(*_normalised(directory.absolute(), manifest["checkpoint"]["path"]))
+        if not path.is_file():
+            raise ExportError(
+                "The checkpoint that the export was made from is no longer there.",
+                where=str(path),
+                fix="say where it is: --checkpoint FILE",
+            )
+    original = load_original(path, bits=int(manifest["bits"]), method=str(manifest["method"]))
+    if original.checkpoint.sha256 != manifest["checkpoint"]["sha256"]:
+        raise ExportError(
+            "The checkpoint is not the one that the export was made from.",
+            where=str(path),
+            expected=f"SHA-256 {manifest['checkpoint']['sha256']}",
+            got=f"SHA-256 {original.checkpoint.sha256}",
+            fix="name the right file with --checkpoint, or convert this one again",
+        )
+    return original
+
+
+def _normalised(base: Path, relative: str) -> Sequence[str]:
+    parts = list(base.parts)
+    for part in Path(relative).parts:
+        if part == "..":
+            parts.pop()
+        elif Path(part).is_absolute():
+            parts = [part]
+        else:
+            parts.append(part)
+    return parts
+
+
+def _dataset(network: CodedNetwork, name: str | None, data: str | PathLike[str] | None) -> Dataset:
+    classes = network.shapes[network.output][0]
+    if name is None:
+        kind = kind_for_network(network.input_shape, classes)
+    else:
+        kind = kind_by_name(name)
+        if (kind.input_shape, kind.classes) != (network.input_shape, classes):
+            raise DatasetError(
+                f"The {kind.name} dataset does not fit the network.",
+                expected=f"images {list(network.input_shape)}, {classes} classes",
+                got=f"images {list(kind.input_shape)}, {kind.classes} classes",
+                fix="name the dataset that the network was trained on with --dataset",
+            )
+    images = kind.open(None if data is None else Path(data))
+    if len(images) == 0:
+        raise DatasetError("The dataset holds no images.", where=images.root)
+    return images
+
+
+def _device(device: str) -> str:
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise DeviceError(
+            "CUDA was asked for, but PyTorch sees no CUDA device.",
+            expected="a GPU and its driver",
+            got="torch.cuda.is_available() is false",
+            fix="run where a GPU is, or use --device cpu",
+        )
+    # TF32 would make both sides' float layers differ far beyond float32 rounding.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    return "cuda"
+
+
+def _model_weights(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """Decode the ONNX model's weights with ONNX Runtime: what the runtime itself will use."""
+    weights: dict[str, NDArray[Any]] = dict(float_weights(model))
+    decoders = decoder_model(model)
+    if decoders is not None:
+        session = open_session(decoders, "cpu").session
+        names = [output.name for output in session.get_outputs()]
+        decoded = dict(zip(names, session.run(names, {}), strict=True))
+        weights |= by_layer(decoded)
+    return weights
+
+
+def _compare_accumulators(
+    packed: CodedNetwork, exported: dict[str, NDArray[Any]]
+) -> AccumulatorComparison:
+    """Give the oracle ONNX Runtime's own levels and compare the integers that come out."""
+    compared = mismatches = 0
+    offenders = []
+    quantizers = {n.name for n in packed.nodes if isinstance(n.operation, QuantizeActivation)}
+    for node in packed.nodes:
+        if not quantizers.intersection(node.inputs):
+            continue
+        expected = _oracle_sums(packed, node, exported[node.inputs[0]][:_ORACLE_IMAGES])
+        got = exported[node.name][:_ORACLE_IMAGES]
+        wrong = int((expected != got).sum())
+        compared += expected.size
+        mismatches += wrong
+        if wrong:
+            offenders.append(f"{node.name}: {wrong} of {expected.size} accumulators differ")
+    return AccumulatorComparison(
+        images=min(_ORACLE_IMAGES, len(exported["logits"])) if quantizers else 0,
+        compared=compared,
+        mismatches=mismatches,
+        offenders=tuple(offenders[:5]),
+    )
+
+
+def _oracle_sums(packed: CodedNetwork, node: Node, levels: NDArray[Any]) -> NDArray[Any]:
+    return reference.compute(packed, node, [levels.astype(np.int64)])
+
+
+# --- the verdict ----------------------------------------------------------------------------------
+
+
+def _failures(
+    weights: WeightCertificate,
+    levels: LevelComparison,
+    accumulators: AccumulatorComparison,
+    placement: Placement,
+    provider: str,
+    measured: Measured,
+) -> list[str]:
+    failures = []
+    if weights.exact != weights.layers or weights.offenders:
+        failures.append(
+            f"{weights.layers - weights.exact} of {weights.layers} layers have other weights "
+            f"than the original: {'; '.join(weights.offenders)}"
+        )
+    if levels.unexplained or levels.values_outside:
+        failures.append(
+            f"{levels.unexplained} levels and {levels.values_outside} values differ by more than "
+            f"float rounding: {'; '.join(levels.offenders)}"
+        )
+    if accumulators.mismatches:
+        failures.append(
+            f"{accumulators.mismatches} integer accumulators differ from the oracle's: "
+            f"{'; '.join(accumulators.offenders)}"
+        )
+    strays = placement.strays(provider)
+    if strays:
+        failures.append(f"{len(strays)} nodes did not run on {provider}: {', '.join(strays[:5])}")
+    shortfall = measured.self_agreement - measured.agreement
+    if shortfall > _sampling_noise(measured):
+        failures.append(
+            f"the export agrees with the original on {measured.agreement:.2%} of the images, the "
+            f"original with itself on {measured.self_agreement:.2%}"
+        )
+    return failures
+
+
+def _sampling_noise(measured: Measured) -> float:
+    """Return how far two agreements may differ by chance: four standard errors and an image."""
+    images = min(measured.images, measured.self_images)
+    rate = (measured.self_agreeing + 1) / (measured.self_images + 2)
+    return 4 * math.sqrt(2 * rate * (1 - rate) / images) + 1 / images
+
+
+def _settings(device: str, batch_size: int, options: Any, original: Original) -> dict[str, Any]:
+    import onnxruntime
+    import torchvision
+
+    settings: dict[str, Any] = {
+        "apot_export": VERSION,
+        "device": device,
+        "batch_size": batch_size,
+        "bits": original.quantization.weight_bits,
+        "method": original.quantization.method,
+        "family": original.dialect.name,
+        "architecture": original.architecture.name,
+        "tf32": False,
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+        "torchvision": torchvision.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "provider_options": dict(options),
+        "python": platform.python_version(),
+    }
+    if device == "cuda":
+        settings["gpu"] = torch.cuda.get_device_name()
+    return settings

@@ -1,0 +1,1 @@
+"""The command line of apot-export: one verb a file, results rendered in `_render`."""

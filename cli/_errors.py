@@ -1,0 +1,57 @@
+"""The one place that maps errors to messages and exit codes."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from apot_export.errors import ApotExportError
+
+COULD_NOT_RUN = 2
+_INTERRUPTED = 130
+
+
+@contextmanager
+def reported(*, debug: bool) -> Iterator[None]:
+    """Turn errors into one clear message on standard error and exit code 2."""
+    try:
+        yield
+    except ApotExportError as error:
+        if debug:
+            traceback.print_exc()
+        _print_error(error.what, error.details())
+        raise typer.Exit(COULD_NOT_RUN) from None
+    except KeyboardInterrupt:
+        _print_error("Interrupted.", [])
+        raise typer.Exit(_INTERRUPTED) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to tell.
+        sys.stderr.close()
+        raise typer.Exit(COULD_NOT_RUN) from None
+    except Exception as error:  # the last resort: an error of apot-export itself
+        if debug:
+            raise
+        _print_error(
+            "apot-export itself failed; this is a bug, not your mistake.",
+            [
+                ("got", f"{type(error).__name__}: {error}"),
+                ("to do", "run again with --debug and report the traceback"),
+            ],
+        )
+        raise typer.Exit(COULD_NOT_RUN) from None
+
+
+def _print_error(what: str, details: list[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(Text.assemble(("Error: ", "bold red"), (what, "bold")))
+    for label, text in details:
+        console.print(Text.assemble((f"  {label:>8}: ", "dim"), text))

@@ -1,0 +1,229 @@
+"""Results as people read them in a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from apot_export.conversion import ConversionResult
+    from apot_export.summary import Thresholds
+    from apot_export.verification import Report
+
+_FULL_PRECISION = 32
+_BAR_WIDTH = 24
+_WITHOUT_A_TERMINAL = 100
+"""Columns where the output is no terminal: nothing is cut because a log has no width."""
+
+
+def _console() -> Console:
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, width=_WITHOUT_A_TERMINAL)
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("MB", 1_000_000), ("kB", 1_000)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
+
+
+# --- convert --------------------------------------------------------------------------------------
+
+
+def print_conversion(result: ConversionResult) -> None:
+    """Show what a checkpoint was taken for and what was written."""
+    console = _console()
+    levels = {"apot": "additive powers of two", "uniform": "uniform"}[result.method]
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row(Text("network", "dim"), f"{result.architecture}, family {result.family}")
+    if result.bits == _FULL_PRECISION:
+        facts.add_row(
+            Text("weights", "dim"),
+            f"float32, first and last layer 8-bit (32 bits: {_source(result.bits_from)})",
+        )
+    else:
+        facts.add_row(
+            Text("levels", "dim"),
+            f"{result.bits} bits ({_source(result.bits_from)}), "
+            f"{levels} ({_source(result.method_from)})",
+        )
+        packed = result.code_bits / 8
+        facts.add_row(
+            Text("codes", "dim"),
+            f"{result.weights:,} weights in {_bytes(round(packed))}: "
+            f"{result.code_bits / result.weights:.2f} bits a weight",
+        )
+    facts.add_row(Text("time", "dim"), f"{result.seconds:.2f} s")
+    console.print(Text.assemble(("Converted ", "bold green"), f"to {result.path}/"), soft_wrap=True)
+    console.print(facts)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("file")
+    table.add_column("size", justify="right")
+    table.add_column("of the checkpoint", justify="right")
+    for name, count in result.files.items():
+        table.add_row(name, _bytes(count), f"{count / result.checkpoint_bytes:.1%}")
+    console.print(table)
+
+
+def _source(source: str) -> str:
+    return {
+        "option": "as given",
+        "file name": "from the file's name",
+        "folder name": "from the folder's name",
+        "checkpoint": "the checkpoint has no thresholds",
+        "default": "nothing said otherwise",
+    }[source]
+
+
+# --- verify ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def image_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function that shows (what, done, total) as a bar; silent without a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _what, _done, _total: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+        tasks = {"": bars.add_task("loading", total=None)}
+
+        def show(what: str, done: int, total: int) -> None:
+            if "" in tasks:
+                bars.remove_task(tasks.pop(""))
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield show
+
+
+def print_report(report: Report) -> None:
+    """Show a verification: both sides, the proofs, the verdict."""
+    console = _console()
+    settings = report.settings
+    console.print(
+        f"{report.path}: {settings['architecture']}, {report.images:,} images of {report.dataset} "
+        f"on {settings['device']}",
+        style="bold",
+        soft_wrap=True,
+    )
+    sides = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    sides.add_column("")
+    for heading in ("top-1", "top-5", "images/s"):
+        sides.add_column(heading, justify="right")
+    for name, side in (
+        (f"PyTorch {settings['torch']}, the original", report.original),
+        (f"ONNX Runtime {settings['onnxruntime']}, the export", report.export),
+    ):
+        sides.add_row(
+            name, f"{side.top1:.2%}", f"{side.top5:.2%}", f"{side.images_per_second:,.0f}"
+        )
+    console.print(sides)
+    checks = Table.grid(padding=(0, 2))
+    for passed, name, text in _checks(report):
+        mark = Text("ok", "green") if passed else Text("FAIL", "bold red")
+        checks.add_row(mark, name, Text(text))
+    console.print(checks)
+    console.print()
+    style = "bold green" if report.verdict == "PASS" else "bold red"
+    console.print(Text(report.verdict, style))
+    for failure in report.failures:
+        console.print(Text(f"  {failure}"), soft_wrap=True)
+
+
+def _checks(report: Report) -> list[tuple[bool, str, str]]:
+    weights, levels, accumulators = report.weights, report.levels, report.accumulators
+    noise = any("the original with itself" in failure for failure in report.failures)
+    strays = any("did not run on" in failure for failure in report.failures)
+    rows = [
+        (
+            weights.exact == weights.layers and not weights.offenders,
+            "weights",
+            f"{weights.exact} of {weights.layers} layers equal bit for bit "
+            f"({weights.weights:,} weights, packed file and ONNX)",
+        )
+    ]
+    if accumulators.compared:
+        rows.append(
+            (
+                accumulators.mismatches == 0,
+                "accumulators",
+                f"{accumulators.mismatches:,} of {accumulators.compared:,} integers differ from "
+                "the oracle",
+            )
+        )
+    if levels.compared:
+        rows.append(
+            (
+                levels.unexplained == 0,
+                "levels",
+                f"{levels.differing:,} of {levels.compared:,} differ, {levels.unexplained:,} "
+                "beyond float rounding",
+            )
+        )
+    rows += [
+        (
+            levels.values_outside == 0,
+            "values",
+            f"{levels.values_outside:,} of {levels.values_compared:,} beyond float rounding "
+            f"(largest difference {levels.largest_ratio:.0%} of its bound)",
+        ),
+        (
+            not noise,
+            "agreement",
+            f"{report.agreement:.2%} in top-1; PyTorch with itself, another convolution "
+            f"algorithm: {report.self_agreement:.2%}",
+        ),
+        (not strays, "provider", report.provider),
+    ]
+    return rows
+
+
+# --- inspect --------------------------------------------------------------------------------------
+
+
+def print_thresholds(found: Thresholds) -> None:
+    """Show clipping thresholds as a table with bars."""
+    console = _console()
+    console.print(f"{found.source}: family {found.family}", style="bold", soft_wrap=True)
+    if not found.layers:
+        console.print("No layer has clipping thresholds: a full-precision network.")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("layer")
+    table.add_column("weight alpha", justify="right")
+    table.add_column("activation alpha", justify="right")
+    table.add_column("bits (w/a)", justify="right")
+    table.add_column("activation alpha, relative")
+    largest = max(abs(layer.activation_alpha) for layer in found.layers)
+    for layer in found.layers:
+        share = abs(layer.activation_alpha) / largest if largest else 0.0
+        table.add_row(
+            layer.layer,
+            f"{layer.weight_alpha:.4f}",
+            f"{layer.activation_alpha:.4f}",
+            f"{layer.weight_bits or '?'}/{layer.activation_bits or '?'}",
+            Text("█" * max(1, round(share * _BAR_WIDTH)), "cyan"),
+        )
+    console.print(table)
+    if any(layer.weight_bits is None for layer in found.layers):
+        console.print("Bits are unknown: a checkpoint does not hold them; say --bits N.")

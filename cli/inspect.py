@@ -1,0 +1,58 @@
+"""`apot-export inspect`: what an export or a checkpoint holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ._errors import reported
+from ._options import Debug, Json
+
+app = typer.Typer(no_args_is_help=True, help="Show what an export or a checkpoint holds.")
+
+
+@app.callback()
+def inspect() -> None:
+    """Show what an export or a checkpoint holds."""
+
+
+@app.command("alphas")
+def alphas(
+    path: Annotated[
+        Optional[Path],  # noqa: UP045 - typer evaluates this on Python 3.10
+        typer.Argument(
+            help="Export directory, packed file or checkpoint; "
+            "default: the newest export in or below this folder."
+        ),
+    ] = None,
+    bits: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Bit-width of a checkpoint whose name does not say it."),
+    ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Print the lines of the family's own training log.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show the clipping thresholds of every quantized layer."""
+    with reported(debug=debug):
+        from apot_export.export_directory import find_newest
+        from apot_export.summary import thresholds
+
+        if path is None:
+            path = find_newest(Path())
+            typer.echo(f"Inspecting {path} (the newest export here)", err=as_json or plain)
+        found = thresholds(path, bits=bits)
+        if as_json:
+            typer.echo(json.dumps([layer.to_json() for layer in found.layers], indent=2))
+        elif plain:
+            for line in found.plain_lines():
+                typer.echo(line)
+        else:
+            from ._render import print_thresholds
+
+            print_thresholds(found)

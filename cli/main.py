@@ -1,0 +1,51 @@
+"""`apot-export`: convert, verify, inspect."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import convert, inspect, verify
+
+app = typer.Typer(
+    name="apot-export",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("convert")(convert.convert)
+app.command("verify")(verify.verify)
+app.add_typer(inspect.app, name="inspect")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from apot_export._version import VERSION
+
+        typer.echo(f"apot-export {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Turn trained powers-of-two networks into shift-add artifacts, and prove them.
+
+    Exit codes: 0 done or PASS, 1 verification FAIL, 2 could not run.
+    """
+
+
+def run() -> None:
+    """Run the command line (the installed script calls this)."""
+    app()
+
+
+if __name__ == "__main__":
+    run()

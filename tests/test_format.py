@@ -1,0 +1,269 @@
+"""FORMAT.md is executed: each vector by the product, the complete file also by a reader of its own.
+
+The functions whose names begin with `mini_` follow the text of FORMAT.md and use nothing of
+apot_export.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load as load_safetensors
+
+from apot_export.bitpack import pack, unpack
+from apot_export.codebook import Codebook, apot
+from apot_export.network import (
+    ActivationQuantizer,
+    CodedLayer,
+    Convolution,
+    Flatten,
+    Layer,
+    Network,
+    Node,
+    QuantizeActivation,
+    ScaleBias,
+)
+from apot_export.packfile import FORMAT_VERSION, load_packed, packed_file_bytes
+from apot_export.reference import quantize_activation, run, shift_add_product
+
+Vector = dict[str, list[str]]
+SPECIFICATION = (Path(__file__).parent.parent / "FORMAT.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```vector (\w+)\n(.*?)^```$", SPECIFICATION, re.MULTILINE | re.DOTALL)
+
+
+def vectors(kind: str) -> list[Vector]:
+    """Return the blocks of one kind, each as values by keyword."""
+    lines = [body.splitlines() for found, body in BLOCKS if found == kind]
+    return [{line.split()[0]: line.split()[1:] for line in block} for block in lines]
+
+
+def integers(words: list[str]) -> list[int]:
+    return [int(word) for word in words]
+
+
+def floats(words: list[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Read F32 numbers written as 32-bit hexadecimal numbers."""
+    return np.frombuffer(bytes.fromhex("".join(words)), dtype=">f4").astype(np.float32)
+
+
+def codebook(vector: Vector) -> Codebook:
+    return Codebook(
+        tables=tuple(map(tuple, json.loads(vector["tables"][0]))),
+        denominator=int(vector["denominator"][0]),
+        signed=vector.get("signed") == ["true"],
+    )
+
+
+def file_bytes() -> bytes:
+    (body,) = (body for kind, body in BLOCKS if kind == "file")
+    content = bytearray()
+    for line in body.splitlines():
+        offset, octets, text = re.fullmatch(r"(\w+): ([\da-f ]+?) +\|(.*)\|", line).groups()  # type: ignore[union-attr]
+        row = bytes.fromhex(octets)
+        assert int(offset, 16) == len(content)
+        assert text == "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
+        content += row
+    return bytes(content)
+
+
+# --- every kind of vector -------------------------------------------------------------------------
+
+
+def test_every_vector_of_the_specification_is_executed() -> None:
+    counts = {kind: sum(kind == found for found, _ in BLOCKS) for kind, _ in BLOCKS}
+    assert counts == {
+        "crc32": 1, "pack": 8, "codebook": 5, "quantizer": 2, "file": 1, "layer": 1, "run": 1,
+    }  # fmt: skip
+    assert f"format version {FORMAT_VERSION}" in SPECIFICATION
+    assert [int(vector["bits"][0]) for vector in vectors("pack")] == [1, 2, 3, 4, 5, 8, 9, 16]
+
+
+def test_checksum() -> None:
+    (vector,) = vectors("crc32")
+    assert f"{zlib.crc32(vector['text'][0].encode()):08x}" == vector["crc32"][0]
+
+
+@pytest.mark.parametrize("vector", vectors("pack"), ids=lambda vector: vector["bits"][0])
+def test_pack(vector: Vector) -> None:
+    bits, codes = int(vector["bits"][0]), integers(vector["codes"])
+    packed = bytes.fromhex("".join(vector["bytes"]))
+    array = np.array(codes, dtype=np.uint8 if bits <= 8 else np.uint16)
+    assert pack(array, bits).tobytes() == packed
+    assert unpack(np.frombuffer(packed, dtype=np.uint8), bits, len(codes)).tolist() == codes
+    assert mini_codes(packed, bits, len(codes)) == codes
+
+
+@pytest.mark.parametrize("vector", vectors("codebook"), ids=lambda vector: vector["tables"][0])
+def test_codebook(vector: Vector) -> None:
+    book, levels = codebook(vector), integers(vector["levels"])
+    assert book.bits == int(vector["bits"][0])
+    assert book.levels.tolist() == levels
+    codes = np.arange(1 << book.bits, dtype=np.uint8).reshape(-1, 1)
+    products = shift_add_product(np.array([[1], [5]], dtype=np.int64), codes, book)
+    assert products.tolist() == [levels, [5 * level for level in levels]]
+    description = {"tables": book.tables, "signed": book.signed}
+    assert [mini_level(description, code) for code in range(1 << book.bits)] == levels
+
+
+@pytest.mark.parametrize("vector", vectors("quantizer"), ids=lambda vector: vector["tables"][0])
+def test_quantizer(vector: Vector) -> None:
+    quantizer = ActivationQuantizer(codebook=codebook(vector), alpha=floats(vector["alpha"])[0])
+    assert quantizer.index_scale == floats(vector["scale"])[0]
+    assert quantizer.table.tolist() == integers(vector["table"])
+    levels = quantize_activation(floats(vector["inputs"]), quantizer)
+    assert levels.tolist() == integers(vector["levels"])
+
+
+# --- the complete file ----------------------------------------------------------------------------
+
+
+def tiny_network() -> Network[Layer]:
+    """Build the network that section 7.4 describes."""
+    magnitudes = np.array([0, 1, 0.5, 0.125, 0.25, 1.25, 0.75, 0.375], dtype=np.float32)
+    layer = CodedLayer(
+        name="conv",
+        shape=(2, 2, 1, 1),
+        packed=np.array([0xD7, 0x68], dtype=np.uint8),
+        codebook=apot(3, signed=True),
+        step=0.125,
+        values=np.concatenate([magnitudes, -magnitudes]),
+        alpha=1.25,
+        activation=ActivationQuantizer(codebook=apot(2, signed=False), alpha=np.float32(2)),
+    )
+    scale = ScaleBias(
+        scale=np.array([0.0625, 0.125], dtype=np.float32),
+        bias=np.array([0.25, -1], dtype=np.float32),
+    )
+    quantize = QuantizeActivation(layer="conv")
+    return Network[Layer](
+        nodes=(
+            Node(name="conv.levels", inputs=("image",), operation=quantize),
+            Node(name="conv.sums", inputs=("conv.levels",), operation=Convolution(layer="conv")),
+            Node(name="conv", inputs=("conv.sums",), operation=scale),
+            Node(name="logits", inputs=("conv",), operation=Flatten()),
+        ),
+        layers={"conv": layer},
+        input="image",
+        input_shape=(2, 1, 1),
+        output="logits",
+    )
+
+
+def test_writer_produces_the_file() -> None:
+    assert packed_file_bytes(tiny_network(), {"tool": "example"}) == file_bytes()
+
+
+def test_reader_reads_the_file_and_computes_every_value(tmp_path: Path) -> None:
+    path = tmp_path / "model.apot.safetensors"
+    path.write_bytes(file_bytes())
+    loaded = load_packed(path)
+    layer = loaded.network.layers["conv"]
+    assert isinstance(layer, CodedLayer)
+    (expected,) = vectors("layer")
+    assert layer.codes.reshape(-1).tolist() == integers(expected["codes"])
+    assert layer.levels().reshape(-1).tolist() == integers(expected["levels"])
+    assert layer.weights().reshape(-1).tobytes() == floats(expected["values"]).tobytes()
+    (lines,) = vectors("run")
+    image = floats(lines.pop("input")).reshape(1, 2, 1, 1)
+    seen: dict[str, np.ndarray[Any, Any]] = {}
+    run(loaded.network, image, observe=seen.__setitem__)
+    assert list(seen) == list(lines)
+    for name, words in lines.items():
+        exact = integers(words) if seen[name].dtype == np.int64 else floats(words).tolist()
+        assert seen[name].reshape(-1).tolist() == exact, name
+
+
+def test_the_annotation_of_the_file_covers_every_byte() -> None:
+    rows = re.findall(r"^\| 0x(\w+) to 0x(\w+) \| (.*) \|$", SPECIFICATION, re.MULTILINE)
+    ends = [int(last, 16) + 1 for _, last, _ in rows]
+    assert [int(first, 16) for first, _, _ in rows] == [0, *ends[:-1]]
+    assert ends[-1] == len(file_bytes())
+    texts = [file_bytes()[int(first, 16) : int(last, 16) + 1] for first, last, _ in rows]
+    assert rows[0][2] == f"`L` = {int.from_bytes(texts[0], 'little')} = 0x5b8"
+    assert rows[1][2] == f"`{texts[1].decode()}`"
+    assert rows[2][2] == f"checksum of the header, `{texts[2].decode()}`"
+    assert texts[3].endswith(b"}}")
+    assert rows[4][2] == f"{texts[4].count(b' ')} blanks"
+    names = [re.findall(r"`(.*?)`", note)[0] for _, _, note in rows[5:]]
+    assert dict(zip(names, map(len, texts[5:]), strict=True)) == {
+        name: tensor.nbytes for name, tensor in load_safetensors(file_bytes()).items()
+    }
+
+
+def test_the_safetensors_library_reads_the_file() -> None:
+    tensors = load_safetensors(file_bytes())
+    (expected,) = vectors("layer")
+    assert tensors["conv.codes"].tolist() == [0xD7, 0x68]
+    codes = integers(expected["codes"])
+    assert tensors["conv.values"][codes].tobytes() == floats(expected["values"]).tobytes()
+
+
+def mini_codes(packed: bytes, bits: int, count: int) -> list[int]:
+    """Read codes as section 3.1 says."""
+    padded = packed + bytes(3)
+    codes = []
+    for number in range(count):
+        place, shift = number * bits // 8, number * bits % 8
+        window = padded[place] + 256 * padded[place + 1] + 65536 * padded[place + 2]
+        codes.append((window >> shift) % 2**bits)
+    return codes
+
+
+def mini_level(book: dict[str, Any], code: int) -> int:
+    """Decode a code as sections 3.2 and 3.3 say."""
+    magnitude = 0
+    for table in book["tables"]:
+        magnitude += table[code % len(table)]
+        code //= len(table)
+    return -magnitude if book["signed"] and code else magnitude
+
+
+def mini_read(content: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Read a container as section 1 says: the network, and the bytes of every tensor."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header, data = content[8 : 8 + length], content[8 + length :]
+    assert (8 + length) % 64 == 0
+    assert header[:33] == b'{"__metadata__":{"header_crc32":"'
+    digits = header[33:41]
+    assert int(digits, 16) == zlib.crc32(header.replace(digits, b"00000000", 1))
+    entries = json.loads(header)
+    metadata = entries.pop("__metadata__")
+    assert (metadata["format"], metadata["format_version"]) == ("apot-packed", "1")
+    checksums = json.loads(metadata["checksums"])
+    tensors, position = {}, 0
+    for name, entry in entries.items():
+        begin, end = entry["data_offsets"]
+        assert begin == position
+        assert end - begin == math.prod(entry["shape"]) * {"U8": 1, "F32": 4}[entry["dtype"]]
+        position = end
+        if name.startswith("_padding."):
+            assert data[begin:end] == bytes(end - begin)
+        else:
+            assert begin % 64 == 0
+            assert int(checksums[name], 16) == zlib.crc32(data[begin:end])
+            tensors[name] = data[begin:end]
+    assert position == len(data)
+    assert set(checksums) == set(tensors)
+    return json.loads(metadata["network"]), tensors
+
+
+def test_a_reader_written_from_the_text_alone_decodes_the_file() -> None:
+    network, tensors = mini_read(file_bytes())
+    layer = network["layers"]["conv"]
+    book = network["codebooks"][layer["codebook"]]
+    bits = sum(int(math.log2(len(table))) for table in book["tables"]) + book["signed"]
+    codes = mini_codes(tensors["conv.codes"], bits, math.prod(layer["shape"]))
+    values = struct.unpack(f"<{2**bits}f", tensors["conv.values"])
+    (expected,) = vectors("layer")
+    assert codes == integers(expected["codes"])
+    assert [mini_level(book, code) for code in codes] == integers(expected["levels"])
+    decoded = struct.pack(">4f", *(values[code] for code in codes))
+    assert decoded.hex() == "".join(expected["values"])

@@ -1,0 +1,153 @@
+"""The floors of the house, read off the imports."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOMS = (
+    # floor 0
+    "errors",
+    "_version",
+    "codebook",
+    "bitpack",
+    "quantization",
+    "network",
+    # floor 1
+    "bounds",
+    "encode",
+    "reference",
+    "packfile",
+    "export_directory",
+    # floor 2
+    "dialects",
+    "checkpoint",
+    "torch_layers",
+    "architectures",
+    "original",
+    "capture",
+    "onnx_export",
+    "runtime",
+    "datasets",
+    # floor 3
+    "conversion",
+    "verification",
+    "summary",
+)
+"""Every room may import those before it, and itself."""
+
+FOREIGN = {
+    "torch": {"checkpoint", "torch_layers", "architectures", "original", "capture", "verification"},
+    "torchvision": {"datasets", "verification"},
+    "PIL": {"datasets"},
+    "onnx": {"onnx_export", "verification"},
+    "onnxruntime": {"runtime", "verification"},
+    "typer": set[str](),
+    "rich": set[str](),
+}
+"""Foreign libraries and the rooms of apot_export that may import them."""
+
+PACKAGE = Path(__file__).resolve().parent.parent / "apot_export"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> list[str]:
+    modules: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            if module == "apot_export":
+                modules += [f"apot_export.{alias.name}" for alias in node.names]
+            else:
+                modules.append(module)
+    return modules
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_only(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        return  # the public names, imported when used
+    for module in imported_modules(path):
+        if module.startswith("apot_export."):
+            imported = module.split(".")[1]
+            assert imported != "__init__"
+            assert ROOMS.index(imported) <= ROOMS.index(room), f"{room} imports {imported}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_foreign_libraries_stay_in_their_rooms(path: Path) -> None:
+    for module in imported_modules(path):
+        library = module.split(".")[0]
+        if library in FOREIGN:
+            assert room_of(path) in FOREIGN[library], f"{path} imports {library}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_library_never_prints_prompts_or_exits(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in {"print", "input", "exit", "quit"}, path
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) != ("sys", "exit"), path
+
+
+def test_verification_never_imports_encoding() -> None:
+    for path in (PACKAGE / "verification").glob("*.py"):
+        assert "apot_export.encode" not in imported_modules(path)
+
+
+def test_dialects_never_import_each_other() -> None:
+    folder = PACKAGE / "dialects"
+    families = {path.stem for path in folder.glob("[a-z]*.py")}
+    for family in families:
+        for module in imported_modules(folder / f"{family}.py"):
+            assert module.removeprefix("apot_export.dialects.") not in families - {family}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_module_is_longer_than_400_lines(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def run_without(modules: list[str], script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a fresh interpreter in which some modules cannot be imported."""
+    barrier = f"import sys\nfor name in {modules!r}:\n    sys.modules[name] = None\n"
+    return subprocess.run(
+        [sys.executable, "-c", barrier + script], capture_output=True, text=True, check=False
+    )
+
+
+def test_reading_a_packed_file_needs_numpy_only() -> None:
+    heavy = ["torch", "torchvision", "onnx", "onnxruntime", "typer", "rich", "safetensors", "PIL"]
+    result = run_without(heavy, "import apot_export; apot_export.load_packed")
+    assert result.returncode == 0, result.stderr
+
+
+def test_inspect_needs_no_torch() -> None:
+    result = run_without(
+        ["torch", "torchvision", "onnx", "onnxruntime"],
+        "import apot_export.summary, apot_export_cli.main, apot_export_cli.inspect",
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, apot_export_cli.main\n"
+        "heavy = {'torch', 'torchvision', 'onnx', 'onnxruntime', 'numpy', 'safetensors'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    result = run_without([], script)
+    assert result.returncode == 0, result.stderr
