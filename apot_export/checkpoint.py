@@ -6,7 +6,11 @@ import hashlib
 import io
 import pickle
 import pickletools
+import re
+import struct
+import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +22,18 @@ from apot_export.errors import CheckpointError, UnsafeCheckpointError
 
 _STATE_DICT_KEYS = ("state_dict", "model", "net_state_dict")
 _DATA_PARALLEL_PREFIX = "module."
-_HARMLESS_MODULES = ("torch", "collections", "_codecs")
-"""Top-level modules whose globals the safe loader resolves itself."""
+_READ_BYTES = 1 << 20
+_SHOWN_BYTES = 8
+_TENSOR_GLOBALS = re.compile(
+    r"(__builtin__|builtins)\.(bytearray|complex|set)"
+    r"|_codecs\.encode|collections\.(Counter|OrderedDict|defaultdict)"
+    r"|torch\.(Size|Tensor|device|bool|(storage\.)?\w+Storage|(b?float|complex|q?u?int)\d+\w*)"
+    r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2"
+    r"|torch\.nn\.parameter\.Parameter|torch\.serialization\._get_layout"
+)
+"""Globals that the safe loader resolves itself."""
+_NO_PICKLE = (LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, struct.error)
+"""What the safe unpickler and the legacy reader raise on bytes that only look like a pickle."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,21 +81,40 @@ def _load_safely(path: Path) -> object:
             "The checkpoint cannot be opened.", where=str(path), got=str(error)
         ) from error
     is_archive = head == b"PK"
-    if is_archive and not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            "The checkpoint is truncated: it begins like a zip archive but has no directory.",
-            where=str(path),
-            got=f"{path.stat().st_size} bytes",
-            fix="copy or download the file again",
-        )
+    # Mapped, not read: the optimizer's state, often twice the weights, never becomes memory.
+    mapped = is_archive and _check_archive(path)
     try:
-        # Mapped, not read: the optimizer's state, often twice the weights, never becomes memory.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols and tensors that are refused here
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
         raise _explained(path, is_archive, error) from error
-    except (KeyError, IndexError, TypeError, AttributeError, AssertionError, MemoryError) as error:
-        # What the safe unpickler and the legacy reader raise on bytes that only look like a pickle.
+    except (*_NO_PICKLE, MemoryError) as error:
         raise _explained(path, is_archive, error) from error
+
+
+def _check_archive(path: Path) -> bool:
+    """Compare a zip archive with its checksums, which PyTorch ignores; tell whether it is plain.
+
+    Raises:
+        CheckpointError: It is truncated or damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if entry.CRC:  # torch.save can be told to write none
+                    with archive.open(entry) as file:
+                        while file.read(_READ_BYTES):
+                            pass
+            return all(e.compress_type == zipfile.ZIP_STORED for e in archive.infolist())
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            "The checkpoint is truncated or damaged: it begins like a zip archive, but is not one.",
+            where=str(path),
+            expected="a complete archive that fits its checksums",
+            got=f"{path.stat().st_size} bytes; {error}",
+            fix="copy or download the file again",
+        ) from error
 
 
 def _explained(path: Path, is_archive: bool, error: BaseException) -> CheckpointError:
@@ -94,12 +127,16 @@ def _explained(path: Path, is_archive: bool, error: BaseException) -> Checkpoint
             got=", ".join(wanted),
             fix="re-save it where you trust it: torch.save({'state_dict': net.state_dict()}, path)",
         )
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    with path.open("rb") as file:
+        head = file.read(_SHOWN_BYTES)
+    reason = ""
+    if isinstance(error, (RuntimeError, OSError)):  # others speak of opcodes, or advise to trust it
+        reason = f"; {str(error).strip().splitlines()[0]}" if str(error).strip() else ""
     return CheckpointError(
         "The file is not a readable PyTorch checkpoint.",
         where=str(path),
         expected="a file written by torch.save, complete",
-        got=first_line,
+        got=f"{path.stat().st_size} bytes that begin with {head!r}{reason}",
         fix="check that the file is a checkpoint and was copied whole",
     )
 
@@ -113,12 +150,12 @@ def _foreign_globals(path: Path, is_archive: bool) -> list[str]:
                 streams = [archive.read(name) for name in names]
         else:
             streams = [path.read_bytes()]
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError):
         return []
     found: dict[str, None] = {}
     for stream in streams:
         for name in _globals_of_pickles(stream):
-            if name.split(".")[0] not in _HARMLESS_MODULES:
+            if not _TENSOR_GLOBALS.fullmatch(name):
                 found[name] = None
     return list(found)
 
@@ -129,12 +166,19 @@ def _globals_of_pickles(stream: bytes) -> list[str]:
     buffer = io.BytesIO(stream)
     try:
         while buffer.tell() < len(stream):
-            strings: list[str] = []
+            strings = [""]
+            memo: dict[object, str] = {}
             for opcode, argument, _ in pickletools.genops(buffer):
                 if opcode.name in ("GLOBAL", "INST"):
                     names.append(str(argument).replace(" ", "."))
                 elif opcode.name == "STACK_GLOBAL":
                     names.append(".".join(strings[-2:]))
+                elif opcode.name == "MEMOIZE":
+                    memo[len(memo)] = strings[-1]
+                elif opcode.name.endswith("PUT"):
+                    memo[argument] = strings[-1]
+                elif opcode.name.endswith("GET"):
+                    strings.append(memo.get(argument, ""))
                 elif isinstance(argument, str):
                     strings.append(argument)
     except (ValueError, EOFError, IndexError, UnicodeDecodeError):

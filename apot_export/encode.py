@@ -210,7 +210,8 @@ def _nearest_codes(
     rank = np.zeros(magnitude.shape, dtype=np.uint8)
     for low, high in itertools.pairwise(ascending):
         rank += magnitude >= _first_above(candidates, int(low), int(high))
-    return codes[ascending].astype(quantizer.codebook.code_dtype).take(rank)
+    in_order = codes[ascending].astype(quantizer.codebook.code_dtype)
+    return np.asarray(in_order[rank], dtype=in_order.dtype)
 
 
 def _first_above(candidates: NDArray[np.float32], low: int, high: int) -> np.float32:

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from apot_export.bitpack import Codes, pack, unpack
 from apot_export.codebook import storage_bytes
 
-settings.register_profile("bitpack", derandomize=True, deadline=None, max_examples=150)
-PROFILE = settings.get_profile("bitpack")
+PROPERTY = settings(derandomize=True, deadline=None, max_examples=150)
 
 
 def array(codes: list[int], bits: int) -> Codes:
@@ -58,7 +57,7 @@ def test_bytes_by_hand(bits: int, codes: list[int], packed: str) -> None:
     assert unpacked.tolist() == codes
 
 
-@settings(PROFILE)
+@PROPERTY
 @given(widths_and_codes())
 def test_round_trip_against_one_big_integer(case: tuple[int, list[int]]) -> None:
     bits, codes = case
