@@ -100,6 +100,8 @@ def capture(module: nn.Module, input_shape: tuple[int, int, int]) -> SourceNetwo
     nodes: list[Node] = []
     alias: dict[str, str] = {}
     """fx nodes that compute nothing in evaluation mode, and the value that they pass on."""
+    overwritten: set[str] = set()
+    """Values that an operation in place has replaced: the graph cannot say what a reader gets."""
     network_input = output = ""
     for node in traced.graph.nodes:
         if node.op == "placeholder":
@@ -107,9 +109,9 @@ def capture(module: nn.Module, input_shape: tuple[int, int, int]) -> SourceNetwo
                 raise CaptureError("The network has more than one input.", where=node.name)
             network_input = alias[node.name] = names[node.name]
             continue
-        arguments = [
-            alias[argument.name] for argument in node.args if isinstance(argument, fx.Node)
-        ]
+        arguments = _arguments(node, alias, overwritten)
+        if _is_in_place(traced, node):
+            overwritten.update(arguments[:1])
         if node.op == "output":
             if len(arguments) != 1:
                 raise CaptureError("The network must return one tensor.", where=str(node.args))
@@ -131,6 +133,23 @@ def capture(module: nn.Module, input_shape: tuple[int, int, int]) -> SourceNetwo
         input_shape=input_shape,
         output=output,
     )
+
+
+def _arguments(node: fx.Node, alias: dict[str, str], overwritten: set[str]) -> list[str]:
+    """Return the names of the values that a node reads."""
+    if any(isinstance(argument, fx.Node) for argument in node.kwargs.values()):
+        raise CaptureError(
+            "A tensor is passed by keyword.", where=str(node.name), fix="pass it by position"
+        )
+    arguments = [alias[argument.name] for argument in node.args if isinstance(argument, fx.Node)]
+    for value in overwritten.intersection(arguments):
+        raise CaptureError(
+            "A value is read again after an operation has overwritten it in place.",
+            where=str(node.name),
+            expected="operations that are not in place where their input is still needed",
+            got=value,
+        )
+    return arguments
 
 
 # --- modules --------------------------------------------------------------------------------------
@@ -291,6 +310,17 @@ def _array(tensor: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
 # --- functions ------------------------------------------------------------------------------------
 
 
+def _is_in_place(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether an operation leaves its result in its first argument, too."""
+    if node.op == "call_module":
+        module = traced.get_submodule(str(node.target))
+        return isinstance(module, nn.ReLU) and module.inplace
+    if node.target is functional.relu:
+        return True in node.args or node.kwargs.get("inplace") is True
+    return node.target in _IN_PLACE
+
+
+_IN_PLACE = (operator.iadd, "add_", "relu_")
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _RELUS = (torch.relu, functional.relu, "relu", "relu_")
 _FLATTENS = (torch.flatten, "flatten")
@@ -298,12 +328,15 @@ _FLATTENS = (torch.flatten, "flatten")
 
 def _function_operation(node: fx.Node) -> Operation:
     tensors = [argument for argument in node.args if isinstance(argument, fx.Node)]
-    if node.target in _ADDITIONS and len(tensors) == len(node.args) == 2:  # noqa: PLR2004 - a + b
+    options = dict(node.kwargs)
+    if node.target in _ADDITIONS and len(tensors) == len(node.args) == 2 and not options:  # noqa: PLR2004 - a + b
         return Add()
     if node.target in _RELUS:
         return Relu()
-    if node.target in _FLATTENS and (node.args[1:] == (1,) or node.kwargs == {"start_dim": 1}):
-        return Flatten()
+    if node.target in _FLATTENS:
+        options |= zip(("start_dim", "end_dim"), node.args[1:], strict=False)
+        if options in ({"start_dim": 1}, {"start_dim": 1, "end_dim": -1}):
+            return Flatten()
     raise CaptureError(
         "The network does something that the exporter does not know.",
         where=str(node.name),

@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
-from apot_export.errors import CheckpointError, UnsafeCheckpointError
+from apot_export.errors import CheckpointError, UnsafeCheckpointError, WeightError
 
 _STATE_DICT_KEYS = ("state_dict", "model", "net_state_dict")
 _DATA_PARALLEL_PREFIX = "module."
+_COUNTER_SUFFIX = "num_batches_tracked"
 _READ_BYTES = 1 << 20
 _SHOWN_BYTES = 8
 _TENSOR_GLOBALS = re.compile(
@@ -46,13 +47,8 @@ class Checkpoint:
     """State dict on the CPU, without the DataParallel prefix, in file order."""
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Load a checkpoint's state dict on the CPU, safely.
-
-    Raises:
-        UnsafeCheckpointError: The pickle wants globals other than tensors' own; nothing was run.
-        CheckpointError: The file is missing, no checkpoint, damaged, or holds no state dict.
-    """
+def require_checkpoint_file(path: Path) -> None:
+    """Raise `CheckpointError` unless a path is that of a file."""
     if not path.exists():
         raise CheckpointError(
             "The checkpoint does not exist.", where=str(path), fix="check the path"
@@ -64,6 +60,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
             expected="a .pth.tar file",
             fix="name the checkpoint file inside the folder",
         )
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Load a checkpoint's state dict on the CPU, safely.
+
+    Raises:
+        UnsafeCheckpointError: The pickle wants globals other than tensors' own; nothing was run.
+        CheckpointError: The file is missing, no checkpoint, damaged, or holds no state dict.
+    """
+    require_checkpoint_file(path)
     state = _state_dict(_load_safely(path), path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
@@ -109,7 +115,7 @@ def _check_archive(path: Path) -> bool:
             return all(e.compress_type == zipfile.ZIP_STORED for e in archive.infolist())
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            "The checkpoint is truncated or damaged: it begins like a zip archive, but is not one.",
+            "The checkpoint is a truncated or damaged zip archive.",
             where=str(path),
             expected="a complete archive that fits its checksums",
             got=f"{path.stat().st_size} bytes; {error}",
@@ -211,14 +217,35 @@ def _state_dict(content: object, path: Path) -> dict[str, torch.Tensor]:
     if all(key.startswith(_DATA_PARALLEL_PREFIX) for key in tensors):
         tensors = {key[len(_DATA_PARALLEL_PREFIX) :]: value for key, value in tensors.items()}
     for key, tensor in tensors.items():
-        if tensor.is_sparse or tensor.is_quantized or tensor.dtype not in _ALLOWED_TYPES:
-            raise CheckpointError(
-                "A tensor of the checkpoint has a type that the family does not use.",
-                where=key,
-                expected="dense float32 (or an integer counter)",
-                got=str(tensor.dtype),
-            )
+        _check_type(key, tensor)
     return {key: tensor.detach() for key, tensor in tensors.items()}
 
 
-_ALLOWED_TYPES = (torch.float32, torch.int64)
+def _check_type(key: str, tensor: torch.Tensor) -> None:
+    is_counter = key.endswith(_COUNTER_SUFFIX) and tensor.dtype == torch.int64
+    if tensor.layout != torch.strided or not (tensor.dtype == torch.float32 or is_counter):
+        raise CheckpointError(
+            "A tensor of the checkpoint has a type that the family does not use.",
+            where=key,
+            expected="dense float32",
+            got=f"{tensor.dtype}, {tensor.layout}",
+            fix="convert a checkpoint that was saved in the precision of its training",
+        )
+    if tensor.numel() == 0:
+        raise CheckpointError(
+            "A tensor of the checkpoint is empty.", where=key, got=f"shape {list(tensor.shape)}"
+        )
+
+
+def require_finite(state: Mapping[str, torch.Tensor]) -> None:
+    """Raise `WeightError` unless every value of every tensor is finite."""
+    for key, tensor in state.items():
+        finite = torch.isfinite(tensor)
+        if not finite.all():
+            raise WeightError(
+                "A tensor holds values that are not finite.",
+                where=key,
+                expected="finite float32 values",
+                got=f"{int((~finite).sum())} NaN or infinite of {tensor.numel()}",
+                fix="convert a checkpoint of an epoch in which training had not diverged",
+            )

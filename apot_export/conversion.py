@@ -12,6 +12,7 @@ from typing import Any
 
 from apot_export._version import VERSION
 from apot_export.capture import capture
+from apot_export.checkpoint import require_checkpoint_file
 from apot_export.encode import encode_network
 from apot_export.errors import ExportError
 from apot_export.export_directory import (
@@ -90,6 +91,7 @@ def convert(
     """
     started = time.perf_counter()
     path = Path(checkpoint)
+    require_checkpoint_file(path)
     target = Path(export_name(path) if directory is None else directory)
     require_free(target, force=force)
     if target.resolve() == path.resolve():

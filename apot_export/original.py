@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from apot_export import architectures, dialects
 from apot_export.architectures import Architecture
-from apot_export.checkpoint import Checkpoint, load_checkpoint
+from apot_export.checkpoint import Checkpoint, load_checkpoint, require_finite
 from apot_export.dialects import Dialect
-from apot_export.errors import BitWidthError
+from apot_export.errors import BitWidthError, RecognitionError
 from apot_export.quantization import (
     FULL_PRECISION_BITS,
     BitWidth,
     Quantization,
     bits_from_name,
     method_from_name,
+    require_method,
+    require_offered,
 )
 from apot_export.torch_layers import LayerFactory
 
@@ -51,7 +54,7 @@ def load_original(path: Path, *, bits: int | None = None, method: str | None = N
     """
     checkpoint = load_checkpoint(path)
     dialect = dialects.recognise(checkpoint.state)
-    state = {dialect.canonical_key(key): value for key, value in checkpoint.state.items()}
+    state = canonical_state(checkpoint, dialect)
     architecture = architectures.recognise({key: tuple(t.shape) for key, t in state.items()})
     width = _bit_width(path, dialect, bits)
     level_set, method_from = _method(path, method)
@@ -61,6 +64,7 @@ def load_original(path: Path, *, bits: int | None = None, method: str | None = N
         activation_bits=width.bits,
         method=level_set,
     )
+    require_finite(checkpoint.state)
     module = architectures.build(architecture, LayerFactory(quantization=quantization), state)
     return Original(
         checkpoint=checkpoint,
@@ -71,6 +75,23 @@ def load_original(path: Path, *, bits: int | None = None, method: str | None = N
         method_from=method_from,
         module=module,
     )
+
+
+def canonical_state(checkpoint: Checkpoint, dialect: Dialect) -> dict[str, torch.Tensor]:
+    """Return a checkpoint's tensors under the names that `torch_layers` uses.
+
+    Raises:
+        RecognitionError: Two tensors claim one name.
+    """
+    state: dict[str, torch.Tensor] = {}
+    for key, value in checkpoint.state.items():
+        name = dialect.canonical_key(key)
+        if name in state:
+            raise RecognitionError(
+                "Two tensors of the checkpoint mean the same threshold.", where=f"{key} and {name}"
+            )
+        state[name] = value
+    return state
 
 
 def _bit_width(path: Path, dialect: Dialect, option: int | None) -> BitWidth:
@@ -87,20 +108,12 @@ def _bit_width(path: Path, dialect: Dialect, option: int | None) -> BitWidth:
             expected="a name such as res20_4bit/model_best.pth.tar or res18_4bit.pth.tar",
             fix="say it: --bits N",
         )
-    if width.bits not in dialect.bit_widths:
-        offered = ", ".join(map(str, dialect.bit_widths))
-        raise BitWidthError(
-            f"The {width.source} says {width.bits} bits, which does not fit the checkpoint.",
-            where=str(path),
-            expected=f"{offered} bits (family {dialect.name}: "
-            + ("no clipping thresholds)" if dialect.bit_widths == (32,) else "it has thresholds)"),
-            got=f"{width.bits} bits from the {width.source}",
-            fix="say the bit-width that the network was trained with: --bits N",
-        )
+    require_offered(width, dialect.name, dialect.bit_widths, path)
     return width
 
 
 def _method(path: Path, option: str | None) -> tuple[str, str]:
     if option is not None:
+        require_method(option)
         return option, "option"
     return method_from_name(path)

@@ -6,13 +6,17 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apot_export.errors import BitWidthError
+from apot_export.errors import BitWidthError, CodebookError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 FULL_PRECISION_BITS = 32
 """The bit-width that stands for float weights and activations."""
+
+METHODS = ("apot", "uniform")
+"""Level sets."""
 
 _BITS_IN_NAME = re.compile(r"(?<!\d)(\d{1,2})[-_]?bit", re.IGNORECASE)
 
@@ -62,6 +66,30 @@ def bits_from_name(path: Path) -> BitWidth | None:
         if found:
             return BitWidth(bits=found.pop(), source=source)
     return None
+
+
+def require_offered(width: BitWidth, family: str, offered: Sequence[int], where: Path) -> None:
+    """Raise `BitWidthError` unless a bit-width is one that a family's training code offers."""
+    if width.bits not in offered:
+        has = "no clipping thresholds" if offered == (FULL_PRECISION_BITS,) else "it has thresholds"
+        raise BitWidthError(
+            f"The {width.source} says {width.bits} bits, which does not fit the checkpoint.",
+            where=str(where),
+            expected=f"{', '.join(map(str, offered))} bits (family {family}: {has})",
+            got=f"{width.bits} bits from the {width.source}",
+            fix="say the bit-width that the network was trained with: --bits N",
+        )
+
+
+def require_method(method: str) -> None:
+    """Raise `CodebookError` unless there is a level set of this name."""
+    if method not in METHODS:
+        raise CodebookError(
+            "There is no such level set.",
+            expected=" or ".join(METHODS),
+            got=method,
+            fix="name one of these with --method, or leave it out",
+        )
 
 
 def method_from_name(path: Path) -> tuple[str, str]:

@@ -100,7 +100,8 @@ def quantize_activation(
     values: NDArray[np.float32], quantizer: ActivationQuantizer
 ) -> NDArray[np.int64]:
     """Project float32 values onto integer levels, int64 of the same shape."""
-    halves = np.clip(values * quantizer.index_scale, 0, 2 * quantizer.codebook.denominator)
+    with np.errstate(over="ignore"):  # an infinite index is clipped like any large one
+        halves = np.clip(values * quantizer.index_scale, 0, 2 * quantizer.codebook.denominator)
     return quantizer.table.astype(np.int64)[halves.astype(np.int64)]
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from apot_export import dialects
-from apot_export.errors import BitWidthError, ExportError
+from apot_export.dialects import Dialect
+from apot_export.errors import BitWidthError, ExportError, RecognitionError
 from apot_export.export_directory import PACKED_MODEL
 from apot_export.network import CodedLayer
 from apot_export.packfile import load_packed
-from apot_export.quantization import bits_from_name
+from apot_export.quantization import BitWidth, bits_from_name, require_offered
 
 _PACKED_SUFFIX = ".safetensors"
+_WEIGHT_ALPHA = ".weight_alpha"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,31 +98,49 @@ def _of_export(path: Path) -> Thresholds:
 
 
 def _of_checkpoint(path: Path, bits: int | None) -> Thresholds:
-    from apot_export.checkpoint import load_checkpoint
-    from apot_export.encode import require_finite
+    from apot_export.checkpoint import load_checkpoint, require_finite
+    from apot_export.original import canonical_state
 
     checkpoint = load_checkpoint(path)
     dialect = dialects.recognise(checkpoint.state)
-    state = {dialect.canonical_key(key): value for key, value in checkpoint.state.items()}
-    if bits is None:
-        try:
-            named = bits_from_name(path)
-        except BitWidthError:
-            named = None
-        bits = named.bits if named is not None else None
+    state = canonical_state(checkpoint, dialect)
+    width = _bit_width(path, dialect, bits)
     layers = []
-    for key, value in state.items():
-        if not key.endswith(".weight_alpha"):
+    for key in state:
+        if not key.endswith(_WEIGHT_ALPHA):
             continue
-        layer = key.removesuffix(".weight_alpha")
-        require_finite(value.numpy(), key)
+        layer = key.removesuffix(_WEIGHT_ALPHA)
+        pair = {name: state.get(name) for name in (key, f"{layer}.act_alpha")}
+        alphas = {name: alpha for name, alpha in pair.items() if alpha is not None}
+        if [alpha.numel() for alpha in alphas.values()] != [1, 1]:
+            raise RecognitionError(
+                "A layer of the checkpoint does not have its two thresholds.",
+                where=layer,
+                expected=", ".join(f"{name} (one number)" for name in pair),
+                got=", ".join(f"{name} {list(alpha.shape)}" for name, alpha in alphas.items()),
+            )
+        require_finite(alphas)
+        weight_alpha, activation_alpha = map(float, alphas.values())
         layers.append(
             LayerThresholds(
                 layer=layer,
-                weight_alpha=float(value),
-                activation_alpha=float(state[f"{layer}.act_alpha"]),
-                weight_bits=bits,
-                activation_bits=bits,
+                weight_alpha=weight_alpha,
+                activation_alpha=activation_alpha,
+                weight_bits=width,
+                activation_bits=width,
             )
         )
     return Thresholds(source=path, family=dialect.name, layers=tuple(layers))
+
+
+def _bit_width(path: Path, dialect: Dialect, option: int | None) -> int | None:
+    """Return the option, or what the name says where that makes sense: alphas show without it."""
+    if option is not None:
+        width = BitWidth(bits=option, source="option")
+        require_offered(width, dialect.name, dialect.bit_widths, path)
+        return option
+    try:
+        named = bits_from_name(path)
+    except BitWidthError:
+        return None
+    return named.bits if named is not None and named.bits in dialect.bit_widths else None

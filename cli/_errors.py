@@ -52,6 +52,12 @@ def _print_error(what: str, details: list[tuple[str, str]]) -> None:
     from rich.text import Text
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(Text.assemble(("Error: ", "bold red"), (what, "bold")))
+    console.print(Text.assemble(("Error: ", "bold red"), (_one_line(what), "bold")))
     for label, text in details:
-        console.print(Text.assemble((f"  {label:>8}: ", "dim"), text))
+        console.print(Text.assemble((f"  {label:>8}: ", "dim"), _one_line(text)))
+
+
+def _one_line(text: str) -> str:
+    """Join the lines of a nested error, and escape what a damaged file's names may do."""
+    joined = "; ".join(line.strip() for line in text.split("\n  "))
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in joined)
