@@ -199,18 +199,21 @@ def _source_layer(path: str, module: nn.Conv2d | nn.Linear) -> SourceLayer:
         quantization = module.quantization
         dialect = dialects.by_name(quantization.family)
         rule = dialect.weight_rule(quantization)
+        normalized = quantization.normalize_weights
         quantizer = WeightQuantizer(
             codebook=rule.codebook,
             rule=rule.rule,
             candidates=rule.candidates,
             alpha=np.float32(module.weight_alpha.item()),
             # With PyTorch's own reductions: an ulp in either could move a weight over a boundary.
-            mean=np.float32(module.weight.mean().item()),
-            std=np.float32(module.weight.std().item()),
+            mean=np.float32(module.weight.mean().item()) if normalized else None,
+            std=np.float32(module.weight.std().item()) if normalized else None,
         )
+        activation_rule = dialect.activation_rule(quantization)
         activation = ActivationQuantizer(
-            codebook=dialect.activation_codebook(quantization),
+            codebook=activation_rule.codebook,
             alpha=np.float32(module.act_alpha.item()),
+            input_denominator=activation_rule.input_denominator,
         )
         return SourceLayer(
             name=path, weight=weight, quantizer=quantizer, bias=bias, activation=activation

@@ -72,8 +72,7 @@ def encode_layer(layer: SourceLayer) -> Layer:
         codes, codebook, values, step = _encode_eight_bit(layer)
         alpha = None
     else:
-        codes, values = _encode_thresholded(layer, layer.quantizer)
-        codebook = layer.quantizer.codebook
+        codes, codebook, values = _encode_thresholded(layer, layer.quantizer)
         step = abs(float(layer.quantizer.alpha)) / codebook.denominator
         alpha = float(layer.quantizer.alpha)
     return CodedLayer(
@@ -153,7 +152,7 @@ def _encode_eight_bit(
 
 def _encode_thresholded(
     layer: SourceLayer, quantizer: WeightQuantizer
-) -> tuple[Codes, NDArray[np.float32]]:
+) -> tuple[Codes, Codebook, NDArray[np.float32]]:
     _require_threshold(quantizer.alpha, f"{layer.name}.weight_alpha")
     weight = layer.weight
     if quantizer.mean is not None and quantizer.std is not None:
@@ -181,8 +180,33 @@ def _encode_thresholded(
     # The original multiplies by sign(t), which is 0 at 0, and then by the signed threshold.
     negative = np.where(scaled == 0, np.signbit(quantizer.alpha), np.signbit(scaled))
     codes |= np.where(negative, codebook.sign_mask, 0).astype(codes.dtype)
+    if codebook.level_zero is None and (scaled == 0).any():
+        codebook, unit_values, codes = _with_zero(codebook, unit_values, codes, scaled == 0)
     values = unit_values * threshold
-    return codes, np.concatenate([values, -values])
+    return codes, codebook, np.concatenate([values, -values])
+
+
+def _with_zero(
+    codebook: Codebook,
+    unit_values: NDArray[np.float32],
+    codes: Codes,
+    zeros: NDArray[np.bool_],
+) -> tuple[Codebook, NDArray[np.float32], Codes]:
+    """Widen a grid without zero for a layer that has weights of exactly 0.
+
+    The original multiplies by sign(0) = 0, which takes such a weight off its grid.
+    """
+    (table,) = codebook.tables
+    widened = Codebook(
+        tables=((*table, *[0] * len(table)),),
+        denominator=codebook.denominator,
+        signed=codebook.signed,
+    )
+    magnitudes = codes & (codebook.sign_mask - 1)
+    magnitudes[zeros] = len(table)
+    signs = np.where(codes & codebook.sign_mask, widened.sign_mask, 0)
+    wide_codes = (magnitudes | signs).astype(widened.code_dtype)
+    return widened, np.concatenate([unit_values, np.zeros_like(unit_values)]), wide_codes
 
 
 def _unit_values(codebook: Codebook, rule: str) -> NDArray[np.float32]:
@@ -190,6 +214,8 @@ def _unit_values(codebook: Codebook, rule: str) -> NDArray[np.float32]:
     magnitudes = codebook.levels[: codebook.sign_mask]
     if rule == "round":
         return magnitudes.astype(np.float32) / np.float32(codebook.denominator)
+    if rule == "nearest-undivided":
+        return (magnitudes / codebook.denominator).astype(np.float32)
     # The original lists its levels as dyadic fractions and multiplies by float32(1 / largest).
     unit = 1 << (codebook.denominator - 1).bit_length()
     fractions = (magnitudes / unit).astype(np.float32)

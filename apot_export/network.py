@@ -130,7 +130,8 @@ class WeightQuantizer:
     """How a latent weight tensor becomes levels: normalise, divide by alpha, clamp, project.
 
     `rule` names the projection: "nearest" takes the first nearest of `candidates` to the magnitude
-    (in that order), "round" rounds the magnitude times the codebook's denominator half to even.
+    (in that order), whose values the original divided by the largest; "nearest-undivided" takes
+    them as they are; "round" rounds the magnitude times the codebook's denominator half to even.
     """
 
     codebook: Codebook
@@ -155,6 +156,12 @@ class ActivationQuantizer:
 
     codebook: Codebook
     alpha: np.float32
+    input_denominator: int
+    """Levels between 0 and alpha on the input side.
+
+    The codebook's denominator, but where a training code divided what it had rounded by another
+    number: then the quantized values reach beyond alpha.
+    """
 
     @property
     def step(self) -> float:
@@ -163,19 +170,24 @@ class ActivationQuantizer:
 
     @property
     def index_scale(self) -> np.float32:
-        """What turns an input into an index of `table`: float32(2 * denominator / alpha)."""
-        return np.float32(2 * self.codebook.denominator) / self.alpha
+        """What turns an input into an index of `table`: float32(2 * input_denominator / alpha)."""
+        return np.float32(2 * self.input_denominator) / self.alpha
+
+    @property
+    def last_index(self) -> int:
+        """Index of `table` that alpha and everything above it has."""
+        return 2 * self.input_denominator
 
     @cached_property
     def table(self) -> NDArray[np.int32]:
-        """Level of every half step, int32 [2 * denominator + 1].
+        """Level of every half step, int32 [last_index + 1].
 
         Decision points lie between neighbouring integer levels, so at multiples of half a step:
-        level = table[floor(clip(x * 2 * denominator / alpha, 0, 2 * denominator))].
+        level = table[floor(clip(x * index_scale, 0, last_index))].
         """
         levels = distinct_levels(self.codebook)
         decision_points = levels[1:] + levels[:-1]
-        halves = np.arange(2 * self.codebook.denominator + 1)
+        halves = np.arange(self.last_index + 1)
         return levels[np.searchsorted(decision_points, halves, side="right")]
 
 

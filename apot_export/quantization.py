@@ -1,29 +1,29 @@
-"""What a checkpoint does not say of itself: family, bit-widths and level set."""
+"""What a checkpoint does not say of itself: bit-widths, level set and grid, for every layer."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
 
 from apot_export.errors import BitWidthError, CodebookError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 FULL_PRECISION_BITS = 32
 """The bit-width that stands for float weights and activations."""
 
-METHODS = ("apot", "uniform")
-"""Level sets."""
-
 _BITS_IN_NAME = re.compile(r"(?<!\d)(\d{1,2})[-_]?bit", re.IGNORECASE)
+
+METHODS = ("apot", "pot", "uniform")
+GRIDS = ("zero", "nonzero")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """How the quantized layers of one network quantize."""
+    """How a quantized layer quantizes."""
 
     family: str
     """Name of the checkpoint family (dialect)."""
@@ -32,7 +32,109 @@ class Quantization:
     activation_bits: int
     """Nominal bits of an activation; 32 for float."""
     method: str = "apot"
-    """Level set of weights and activations: "apot" or "uniform"."""
+    """Level set: "apot" (sums of powers of two), "pot" (single powers) or "uniform"."""
+    grid: str = "zero"
+    """Levels of 2-bit weights of the non-zero family: "zero" {0, 1} or "nonzero" {2 ** -z, 1}."""
+    z: int = 2
+    """Exponent of the non-zero grid's lower level."""
+    legacy_divisor: bool = False
+    """Uniform activations divided by 2 ** (bits - 1) - 1, as code before 2021-03-20 did."""
+    normalize_weights: bool = True
+    """Weights are centred and divided by their standard deviation first; some forks do not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerBits:
+    """Bit-widths of the layers whose names match a pattern."""
+
+    pattern: str
+    """Shell-style pattern of dotted layer names."""
+    weight_bits: int
+    activation_bits: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The quantization of every layer: a default, and exceptions by name."""
+
+    default: Quantization
+    exceptions: tuple[LayerBits, ...] = ()
+    """Later ones win."""
+
+    def for_layers(self, names: Iterable[str]) -> dict[str, Quantization]:
+        """Return the quantization of each named layer.
+
+        Raises:
+            BitWidthError: An exception's pattern matches none of the layers.
+        """
+        found = dict.fromkeys(names, self.default)
+        for exception in self.exceptions:
+            matching = [name for name in found if fnmatchcase(name, exception.pattern)]
+            if not matching:
+                raise BitWidthError(
+                    "A pattern of layer bit-widths matches no quantized layer.",
+                    where=exception.pattern,
+                    expected="one of " + ", ".join(list(found)[:4]) + ", ...",
+                    fix="correct the pattern; * stands for any characters",
+                )
+            for name in matching:
+                found[name] = dataclasses.replace(
+                    found[name],
+                    weight_bits=exception.weight_bits,
+                    activation_bits=exception.activation_bits,
+                )
+        return found
+
+
+def parse_layer_bits(text: str) -> LayerBits:
+    """Parse `PATTERN=BITS` or `PATTERN=WEIGHT_BITS/ACTIVATION_BITS`.
+
+    Raises:
+        BitWidthError: The text is of neither form.
+
+    >>> parse_layer_bits("layer1.*=4/2")
+    LayerBits(pattern='layer1.*', weight_bits=4, activation_bits=2)
+    """
+    match = re.fullmatch(r"([^=]+)=(\d{1,2})(?:/(\d{1,2}))?", text.strip())
+    if match is None:
+        raise BitWidthError(
+            "A layer's bit-width cannot be read.",
+            expected="PATTERN=BITS or PATTERN=WEIGHT_BITS/ACTIVATION_BITS, e.g. 'layer1.*=3'",
+            got=text,
+        )
+    weight_bits = int(match[2])
+    return LayerBits(
+        pattern=match[1].strip(),
+        weight_bits=weight_bits,
+        activation_bits=int(match[3]) if match[3] else weight_bits,
+    )
+
+
+def layer_bits_of_table(table: Mapping[str, Any], where: str) -> tuple[LayerBits, ...]:
+    """Read a TOML document `[layers]`: pattern = bits, or { weights = w, activations = a }.
+
+    Raises:
+        BitWidthError: The document has another form.
+    """
+    layers = table.get("layers")
+    if not isinstance(layers, Mapping) or set(table) != {"layers"}:
+        raise BitWidthError(
+            "A bit-width file must hold one table [layers].", where=where, got=", ".join(table)
+        )
+    found = []
+    for pattern, bits in layers.items():
+        pair = (bits, bits)
+        if isinstance(bits, Mapping) and set(bits) == {"weights", "activations"}:
+            pair = (bits["weights"], bits["activations"])
+        if not all(isinstance(b, int) and not isinstance(b, bool) for b in pair):
+            raise BitWidthError(
+                "A layer's bit-width cannot be read.",
+                where=f"{where}: {pattern}",
+                expected="a number, or { weights = 4, activations = 2 }",
+                got=str(bits),
+            )
+        found.append(LayerBits(pattern=pattern, weight_bits=pair[0], activation_bits=pair[1]))
+    return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)

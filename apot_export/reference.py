@@ -101,7 +101,7 @@ def quantize_activation(
 ) -> NDArray[np.int64]:
     """Project float32 values onto integer levels, int64 of the same shape."""
     with np.errstate(over="ignore"):  # an infinite index is clipped like any large one
-        halves = np.clip(values * quantizer.index_scale, 0, 2 * quantizer.codebook.denominator)
+        halves = np.clip(values * quantizer.index_scale, 0, quantizer.last_index)
     return quantizer.table.astype(np.int64)[halves.astype(np.int64)]
 
 

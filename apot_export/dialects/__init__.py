@@ -8,10 +8,11 @@ from apot_export.dialects._protocol import Dialect
 from apot_export.dialects.apot_v1 import ApotV1
 from apot_export.dialects.apot_v2 import ApotV2
 from apot_export.dialects.full_precision import FullPrecision
+from apot_export.dialects.nonzero import NonZero
 from apot_export.errors import RecognitionError
 
-DIALECTS: tuple[Dialect, ...] = (ApotV1(), ApotV2(), FullPrecision())
-"""Tried in this order; the last accepts any state dict without clipping thresholds."""
+DIALECTS: tuple[Dialect, ...] = (NonZero(), ApotV1(), ApotV2(), FullPrecision())
+"""Tried in this order: the first has what the second has and more; the last has no thresholds."""
 
 
 def recognise(keys: Iterable[str]) -> Dialect:

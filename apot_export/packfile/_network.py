@@ -113,6 +113,7 @@ def packed_file_bytes(network: CodedNetwork, provenance: Mapping[str, Any]) -> b
             else {
                 "codebook": _index(codebooks, layer.activation.codebook),
                 "alpha": float(layer.activation.alpha),
+                "input_denominator": layer.activation.input_denominator,
             },
         }
         tensors[f"{name}.codes"] = layer.packed
@@ -248,10 +249,16 @@ def _layer(name: str, description: Any, codebooks: list[Codebook], tensors: Tens
 
 
 def _activation(name: str, description: Any, codebooks: list[Codebook]) -> ActivationQuantizer:
-    book, alpha = _json.fields(name, description, "codebook", "alpha")
+    book, alpha, steps = _json.fields(
+        name, description, "codebook", "alpha", "input_denominator"
+    )
     with np.errstate(over="ignore", under="ignore"):
         rounded = np.float32(_json.number(name, alpha))
-    return ActivationQuantizer(codebook=_chosen(name, codebooks, book), alpha=rounded)
+    return ActivationQuantizer(
+        codebook=_chosen(name, codebooks, book),
+        alpha=rounded,
+        input_denominator=_json.integer(name, steps, least=1, most=MAXIMUM_LEVEL),
+    )
 
 
 def _chosen(name: str, codebooks: list[Codebook], index: Any) -> Codebook:
