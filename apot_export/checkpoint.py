@@ -7,6 +7,7 @@ import io
 import pickle
 import pickletools
 import re
+import reprlib
 import struct
 import warnings
 import zipfile
@@ -25,6 +26,7 @@ _DATA_PARALLEL_PREFIX = "module."
 _COUNTER_SUFFIX = "num_batches_tracked"
 _READ_BYTES = 1 << 20
 _SHOWN_BYTES = 8
+_SHOWN_KEYS = 8
 _TENSOR_GLOBALS = re.compile(
     r"(__builtin__|builtins)\.(bytearray|complex|set)"
     r"|_codecs\.encode|collections\.(Counter|OrderedDict|defaultdict)"
@@ -207,7 +209,7 @@ def _state_dict(content: object, path: Path) -> dict[str, torch.Tensor]:
             break
     tensors = {key: value for key, value in found.items() if isinstance(value, torch.Tensor)}
     if not tensors or len(tensors) != len(found) or not all(isinstance(key, str) for key in found):
-        keys = ", ".join(str(key) for key in list(found)[:8]) or "nothing"
+        keys = ", ".join(map(_shown, list(found)[:_SHOWN_KEYS])) or "nothing"
         raise CheckpointError(
             "The checkpoint holds no state dict.",
             where=str(path),
@@ -221,14 +223,19 @@ def _state_dict(content: object, path: Path) -> dict[str, torch.Tensor]:
     return {key: tensor.detach() for key, tensor in tensors.items()}
 
 
+def _shown(key: object) -> str:
+    return key if isinstance(key, str) else reprlib.repr(key)
+
+
 def _check_type(key: str, tensor: torch.Tensor) -> None:
     is_counter = key.endswith(_COUNTER_SUFFIX) and tensor.dtype == torch.int64
-    if tensor.layout != torch.strided or not (tensor.dtype == torch.float32 or is_counter):
+    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if not (is_plain and (tensor.dtype == torch.float32 or is_counter)):
         raise CheckpointError(
             "A tensor of the checkpoint has a type that the family does not use.",
             where=key,
             expected="dense float32",
-            got=f"{tensor.dtype}, {tensor.layout}",
+            got=f"{tensor.dtype}, {tensor.layout}, {tensor.device}",
             fix="convert a checkpoint that was saved in the precision of its training",
         )
     if tensor.numel() == 0:

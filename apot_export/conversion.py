@@ -14,7 +14,6 @@ from apot_export._version import VERSION
 from apot_export.capture import capture
 from apot_export.checkpoint import require_checkpoint_file
 from apot_export.encode import encode_network
-from apot_export.errors import ExportError
 from apot_export.export_directory import (
     ONNX_MODEL,
     PACKED_MODEL,
@@ -94,8 +93,6 @@ def convert(
     require_checkpoint_file(path)
     target = Path(export_name(path) if directory is None else directory)
     require_free(target, force=force)
-    if target.resolve() == path.resolve():
-        raise ExportError("The export would replace its checkpoint.", where=str(target))
     original = load_original(path, bits=bits, method=method)
     source = capture(original.module, original.architecture.input_shape)
     coded = encode_network(source)

@@ -43,7 +43,14 @@ def require_free(directory: Path, *, force: bool) -> None:
 
     With `force`, an earlier export or an empty folder may be replaced; anything else may not.
     """
-    if not (directory.exists() or directory.is_symlink()):
+    for parent in directory.absolute().parents:
+        if os.path.lexists(parent) and not parent.is_dir():
+            raise ExportError(
+                "The output directory cannot be made: a parent of it is no directory.",
+                where=str(parent),
+                fix="choose another with -o",
+            )
+    if not os.path.lexists(directory):
         return
     if not force:
         raise ExportError(
@@ -58,7 +65,8 @@ def require_free(directory: Path, *, force: bool) -> None:
             where=str(directory),
             fix="choose another with -o",
         )
-    foreign = sorted({entry.name for entry in directory.iterdir()} - _own_files(directory))
+    own = _own_files(directory)
+    foreign = sorted(entry.name for entry in directory.iterdir() if entry not in own)
     if foreign:
         raise ExportError(
             "The output directory holds files that are not of an export; it will not be replaced.",
@@ -68,10 +76,11 @@ def require_free(directory: Path, *, force: bool) -> None:
         )
 
 
-def _own_files(directory: Path) -> set[str]:
-    own = {MANIFEST, ONNX_MODEL, PACKED_MODEL}
-    manifest = directory / MANIFEST
-    return own if manifest.is_file() else set()
+def _own_files(directory: Path) -> set[Path]:
+    """Return the files of an earlier export; none unless its two unmistakable ones are there."""
+    own = {directory / name for name in (MANIFEST, ONNX_MODEL, PACKED_MODEL)}
+    files = {path for path in own if path.is_file() and not path.is_symlink()}
+    return files if {directory / MANIFEST, directory / PACKED_MODEL} <= files else set()
 
 
 def write_export(
@@ -113,10 +122,10 @@ def write_export(
 @contextmanager
 def _staged(directory: Path) -> Iterator[Path]:
     """Yield a sibling folder that becomes `directory` on success and vanishes on failure."""
-    target = directory.absolute()
+    target = Path(os.path.realpath(directory))
     missing = [parent for parent in target.parents if not parent.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             yield stage
@@ -124,10 +133,7 @@ def _staged(directory: Path) -> Iterator[Path]:
             os.umask(umask)
             stage.chmod(0o777 & ~umask)
             if target.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-                target.rename(old / target.name)
-                stage.rename(target)
-                shutil.rmtree(old)
+                _replace(target, stage)
             else:
                 stage.rename(target)
         except BaseException:
@@ -138,6 +144,20 @@ def _staged(directory: Path) -> Iterator[Path]:
             for parent in missing:
                 parent.rmdir()
         raise
+
+
+def _replace(target: Path, stage: Path) -> None:
+    """Put a complete folder in the place of an earlier one, or leave the earlier one there."""
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        target.rename(old / target.name)
+        stage.rename(target)
+    except BaseException:
+        if not target.exists():
+            (old / target.name).rename(target)
+        old.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def require_method(method: str) -> None:
         raise CodebookError(
             "There is no such level set.",
             expected=" or ".join(METHODS),
-            got=method,
+            got=repr(method),
             fix="name one of these with --method, or leave it out",
         )
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from apot_export.network import CodedLayer, CodedNetwork
+from apot_export.network import CodedLayer, CodedNetwork, Layer
 from apot_export.torch_layers import QuantizedLayer
 from apot_export.verification._report import WeightCertificate
 
 _SHOWN = 5
+_VALUE_ROUNDINGS = 4 * 2.0**-24
+"""How far a value, rounded three times by the original, may be from level times step."""
 
 
 def original_weights(module: nn.Module) -> dict[str, NDArray[np.float32]]:
@@ -40,7 +43,8 @@ def certify_weights(
     offenders: list[str] = []
     exact = 0
     for name, weights in expected.items():
-        finding = _compare_layer(name, weights, packed, model_weights)
+        threshold = getattr(module.get_submodule(name), "act_alpha", None)
+        finding = _compare_layer(name, weights, threshold, packed, model_weights)
         if finding is None:
             exact += 1
         else:
@@ -58,6 +62,7 @@ def certify_weights(
 def _compare_layer(
     name: str,
     expected: NDArray[np.float32],
+    threshold: torch.Tensor | None,
     packed: CodedNetwork,
     model_weights: dict[str, NDArray[Any]],
 ) -> str | None:
@@ -74,6 +79,21 @@ def _compare_layer(
     differs = np.asarray(model_weights[name] != levels)
     if differs.any():
         return f"{name}: {_first(differs, model_weights[name], levels)} in the ONNX model"
+    return _compare_constants(layer, threshold)
+
+
+def _compare_constants(layer: Layer, threshold: torch.Tensor | None) -> str | None:
+    """Compare what a layer of the packed file says beside its weights."""
+    quantizer = None
+    if isinstance(layer, CodedLayer):
+        quantizer = layer.activation
+        products = layer.codebook.levels * layer.step
+        if not np.allclose(products, layer.values, rtol=_VALUE_ROUNDINGS, atol=0):
+            return f"{layer.name}: step {layer.step}, which its values are no multiples of"
+    expected = None if threshold is None else float(threshold)
+    got = None if quantizer is None else float(quantizer.alpha)
+    if got != expected:
+        return f"{layer.name}: activation threshold {got} instead of {expected}"
     return None
 
 

@@ -90,21 +90,20 @@ class _TeacherForced(fx.Interpreter):
         self.result = results[0]
 
     def run_node(self, n: fx.Node) -> Any:
-        if n.op == "placeholder":
-            image = super().run_node(n)
-            return _Bounded(image, torch.zeros_like(image))
         computed = super().run_node(n)
         if n.op == "output":
             return computed
+        if n.op == "placeholder":
+            computed = _Bounded(computed, torch.zeros_like(computed))
         name = "logits" if n is self.result else self.names[n.name]
-        if name not in self.exported:
-            return computed
+        known = name in self.exported and n.op != "placeholder"
         # From here on both sides hold the export's value, which is exact by definition.
-        forced = torch.from_numpy(self.exported[name])
-        self._compare_values(name, computed, forced)
+        forced = torch.from_numpy(self.exported[name]) if known else computed.value
+        if known:
+            self._compare_values(name, computed, forced)
         for user in n.users:
             self._compare_levels(user, computed, forced)
-        return _Bounded(forced, torch.zeros_like(forced))
+        return _Bounded(forced, torch.zeros_like(forced)) if known else computed
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002 - layers take one tensor
         module = self.fetch_attr(target)

@@ -51,12 +51,17 @@ class LevelComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class AccumulatorComparison:
-    """Integer accumulators of ONNX Runtime and the oracle, given the same levels."""
+    """What ONNX Runtime and the oracle compute, node by node, from the same inputs."""
 
     images: int
     compared: int
+    """Integers: levels and accumulators."""
     mismatches: int
     offenders: tuple[str, ...]
+    values_compared: int = 0
+    """Float values of the other nodes."""
+    values_outside: int = 0
+    """Of these, values further apart than float rounding allows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +135,8 @@ class Report:
                 "images": self.accumulators.images,
                 "compared": self.accumulators.compared,
                 "mismatches": self.accumulators.mismatches,
+                "values_compared": self.accumulators.values_compared,
+                "values_outside": self.accumulators.values_outside,
                 "offenders": list(self.accumulators.offenders),
             },
             "provider": self.provider,

@@ -9,17 +9,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 
-from apot_export import reference
 from apot_export._version import VERSION
 from apot_export.datasets import Dataset, kind_by_name, kind_for_network
 from apot_export.errors import DatasetError, DeviceError, ExportError
 from apot_export.export_directory import ONNX_MODEL, PACKED_MODEL, check_files, read_manifest
-from apot_export.network import CodedNetwork, Node, QuantizeActivation
+from apot_export.network import CodedNetwork
 from apot_export.original import Original, load_original
 from apot_export.packfile import load_packed
 from apot_export.runtime import Placement, measure_placement, open_session
@@ -39,6 +37,7 @@ from apot_export.verification._instrument import (
     with_outputs,
 )
 from apot_export.verification._levels import compare_levels
+from apot_export.verification._oracle import compare_oracle
 from apot_export.verification._report import (
     AccumulatorComparison,
     LevelComparison,
@@ -98,7 +97,7 @@ def verify(
     report("levels", 0, 1)
     exported = open_session(with_outputs(model), chosen).run_all(sample)
     levels = compare_levels(original.module, sample, exported)
-    accumulators = _compare_accumulators(packed, exported)
+    accumulators = compare_oracle(packed, sample[:_ORACLE_IMAGES], exported)
     report("levels", 1, 1)
 
     placement = measure_placement(model_bytes, chosen, sample[:1])
@@ -223,35 +222,6 @@ def _model_weights(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     return weights
 
 
-def _compare_accumulators(
-    packed: CodedNetwork, exported: dict[str, NDArray[Any]]
-) -> AccumulatorComparison:
-    """Give the oracle ONNX Runtime's own levels and compare the integers that come out."""
-    compared = mismatches = 0
-    offenders = []
-    quantizers = {n.name for n in packed.nodes if isinstance(n.operation, QuantizeActivation)}
-    for node in packed.nodes:
-        if not quantizers.intersection(node.inputs):
-            continue
-        expected = _oracle_sums(packed, node, exported[node.inputs[0]][:_ORACLE_IMAGES])
-        got = exported[node.name][:_ORACLE_IMAGES]
-        wrong = int((expected != got).sum())
-        compared += expected.size
-        mismatches += wrong
-        if wrong:
-            offenders.append(f"{node.name}: {wrong} of {expected.size} accumulators differ")
-    return AccumulatorComparison(
-        images=min(_ORACLE_IMAGES, len(exported["logits"])) if quantizers else 0,
-        compared=compared,
-        mismatches=mismatches,
-        offenders=tuple(offenders[:5]),
-    )
-
-
-def _oracle_sums(packed: CodedNetwork, node: Node, levels: NDArray[Any]) -> NDArray[Any]:
-    return reference.compute(packed, node, [levels.astype(np.int64)])
-
-
 # --- the verdict ----------------------------------------------------------------------------------
 
 
@@ -274,10 +244,10 @@ def _failures(
             f"{levels.unexplained} levels and {levels.values_outside} values differ by more than "
             f"float rounding: {'; '.join(levels.offenders)}"
         )
-    if accumulators.mismatches:
+    if accumulators.mismatches or accumulators.values_outside:
         failures.append(
-            f"{accumulators.mismatches} integer accumulators differ from the oracle's: "
-            f"{'; '.join(accumulators.offenders)}"
+            f"{accumulators.mismatches} integers and {accumulators.values_outside} values differ "
+            f"from the oracle's: {'; '.join(accumulators.offenders)}"
         )
     strays = placement.strays(provider)
     if strays:
