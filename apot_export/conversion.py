@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -23,8 +24,9 @@ from apot_export.export_directory import (
 )
 from apot_export.network import CodedLayer
 from apot_export.onnx_export import build_model, serialise
-from apot_export.original import load_original
+from apot_export.original import Original, load_original
 from apot_export.packfile import packed_file_bytes
+from apot_export.quantization import Choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,9 @@ class ConversionResult:
     method: str
     """Level set: "apot" or "uniform"."""
     method_from: str
+    grid: str
+    """Grid of 2-bit weights: "zero" or "nonzero"."""
+    grid_from: str
     files: dict[str, int]
     """Bytes of every file by name."""
     weights: int
@@ -60,6 +65,8 @@ class ConversionResult:
             "bits_from": self.bits_from,
             "method": self.method,
             "method_from": self.method_from,
+            "grid": self.grid,
+            "grid_from": self.grid_from,
             "files": self.files,
             "weights": self.weights,
             "code_bits": self.code_bits,
@@ -72,18 +79,18 @@ def convert(
     checkpoint: str | PathLike[str],
     directory: str | PathLike[str] | None = None,
     *,
-    bits: int | None = None,
-    method: str | None = None,
+    choices: Choices | None = None,
     force: bool = False,
+    **said: Any,
 ) -> ConversionResult:
     """Convert a checkpoint.
 
     Args:
         checkpoint: The `.pth.tar` file.
         directory: The export directory; None for one named after the checkpoint, here.
-        bits: Nominal bit-width; None to take it from the checkpoint's name.
-        method: "apot" or "uniform"; None to take it from the name, else "apot".
+        choices: What is known of the checkpoint beyond its name.
         force: Replace an earlier export in `directory`.
+        **said: Fields of `Choices`, in place of one: `bits=4`, `method="uniform"`, ...
 
     Raises:
         ApotExportError: With what is wrong with the input; nothing is left half-written.
@@ -93,7 +100,8 @@ def convert(
     require_checkpoint_file(path)
     target = Path(export_name(path) if directory is None else directory)
     require_free(target, force=force)
-    original = load_original(path, bits=bits, method=method)
+    chosen = choices or Choices(**said)
+    original = load_original(path, chosen)
     source = capture(original.module, original.architecture.input_shape)
     coded = encode_network(source)
     options = {
@@ -101,6 +109,9 @@ def convert(
         "bits_from": original.bits_from,
         "method": original.quantization.method,
         "method_from": original.method_from,
+        "grid": original.quantization.grid,
+        "grid_from": original.grid_from,
+        "choices": _complete(chosen, original).to_json(),
     }
     provenance = {
         "tool": f"apot-export {VERSION}",
@@ -140,6 +151,8 @@ def convert(
         bits_from=original.bits_from,
         method=original.quantization.method,
         method_from=original.method_from,
+        grid=original.quantization.grid,
+        grid_from=original.grid_from,
         files=sizes,
         weights=sum(counts),
         code_bits=sum(
@@ -147,4 +160,17 @@ def convert(
         ),
         checkpoint_bytes=path.stat().st_size,
         seconds=time.perf_counter() - started,
+    )
+
+
+def _complete(choices: Choices, original: Original) -> Choices:
+    """Return choices that leave nothing to a name, so that the original can be built again."""
+    quantization = original.quantization
+    return dataclasses.replace(
+        choices,
+        bits=quantization.weight_bits,
+        activation_bits=quantization.activation_bits,
+        method=quantization.method,
+        grid=quantization.grid,
+        z=quantization.z if quantization.grid == "nonzero" else None,
     )

@@ -178,7 +178,10 @@ def _encode_thresholded(
     else:
         codes = _nearest_codes(magnitude, quantizer, unit_values)
     # The original multiplies by sign(t), which is 0 at 0, and then by the signed threshold.
-    negative = np.where(scaled == 0, np.signbit(quantizer.alpha), np.signbit(scaled))
+    unsigned = scaled == 0
+    if not quantizer.signed_zeros:
+        unsigned |= codebook.levels[codes] == 0
+    negative = np.where(unsigned, np.signbit(quantizer.alpha), np.signbit(scaled))
     codes |= np.where(negative, codebook.sign_mask, 0).astype(codes.dtype)
     if codebook.level_zero is None and (scaled == 0).any():
         codebook, unit_values, codes = _with_zero(codebook, unit_values, codes, scaled == 0)

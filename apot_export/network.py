@@ -139,6 +139,8 @@ class WeightQuantizer:
     rule: str
     candidates: tuple[int, ...] = ()
     """Magnitudes in the order in which the original compares them; the first of equals wins."""
+    signed_zeros: bool = True
+    """Whether a negative weight of level 0 stays negative: some codes lose that sign."""
     mean: np.float32 | None = None
     """Subtracted from the weights, as the original computed it; None: no normalisation."""
     std: np.float32 | None = None

@@ -12,17 +12,19 @@ from apot_export import architectures, dialects
 from apot_export.architectures import Architecture
 from apot_export.checkpoint import Checkpoint, load_checkpoint, require_finite
 from apot_export.dialects import Dialect
-from apot_export.errors import BitWidthError, RecognitionError
-from apot_export.quantization import (
-    FULL_PRECISION_BITS,
+from apot_export.errors import BitWidthError, CodebookError, RecognitionError
+from apot_export.naming import (
     BitWidth,
-    Quantization,
     bits_from_name,
+    grid_from_name,
     method_from_name,
     require_method,
     require_offered,
 )
-from apot_export.torch_layers import LayerFactory
+from apot_export.quantization import FULL_PRECISION_BITS, GRIDS, Choices, Plan, Quantization
+
+_ACTIVATION_ALPHA = ".act_alpha"
+_WEIGHT_ALPHA = ".weight_alpha"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,49 +34,79 @@ class Original:
     checkpoint: Checkpoint
     dialect: Dialect
     architecture: Architecture
-    quantization: Quantization
+    plan: Plan
     bits_from: str
     """Where the bit-width was learned: "option", "file name", "folder name" or "checkpoint"."""
     method_from: str
     """Where the level set was learned: "option", "file name", "folder name" or "default"."""
+    grid_from: str
+    """Where the grid was learned: "option", "folder name" or "default"."""
     module: nn.Module
 
+    @property
+    def quantization(self) -> Quantization:
+        """The quantization of layers without a bit-width of their own."""
+        return self.plan.default
 
-def load_original(path: Path, *, bits: int | None = None, method: str | None = None) -> Original:
+
+def load_original(path: Path, choices: Choices) -> Original:
     """Load a checkpoint and rebuild its network.
-
-    Args:
-        path: The checkpoint file.
-        bits: Nominal bit-width of weights and activations; None to take it from the name.
-        method: "apot" or "uniform"; None to take it from the name, else "apot".
 
     Raises:
         CheckpointError: The file cannot be loaded safely or is not of a known network.
         BitWidthError: The bit-width is not given, or contradicts the file.
+        CodebookError: The level set or grid is none that the family has.
     """
     checkpoint = load_checkpoint(path)
     dialect = dialects.recognise(checkpoint.state)
     state = canonical_state(checkpoint, dialect)
     architecture = architectures.recognise({key: tuple(t.shape) for key, t in state.items()})
-    width = _bit_width(path, dialect, bits)
-    level_set, method_from = _method(path, method)
-    quantization = Quantization(
-        family=dialect.name,
-        weight_bits=width.bits,
-        activation_bits=width.bits,
-        method=level_set,
+    method, method_from = _method(path, choices.method, dialect)
+    width = _bit_width(path, dialect, choices.bits, method)
+    activation_bits = width.bits
+    if choices.activation_bits is not None:
+        given = BitWidth(bits=choices.activation_bits, source="option")
+        require_offered(given, dialect.name, dialect.bit_widths(method), path)
+        activation_bits = given.bits
+    grid, z, grid_from = _grid(path, choices, dialect, width.bits)
+    plan = Plan(
+        default=Quantization(
+            family=dialect.name,
+            weight_bits=width.bits,
+            activation_bits=activation_bits,
+            method=method,
+            grid=grid,
+            z=z,
+            legacy_divisor=choices.legacy_divisor,
+            normalize_weights=choices.normalize_weights,
+        ),
+        exceptions=choices.layer_bits,
     )
     require_finite(checkpoint.state)
-    module = architectures.build(architecture, LayerFactory(quantization=quantization), state)
+    quantized = plan.for_layers(quantized_layers(state))
+    for name, quantization in quantized.items():
+        for bits in (quantization.weight_bits, quantization.activation_bits):
+            layer_width = BitWidth(bits=bits, source=f"bit-width of {name}")
+            require_offered(layer_width, dialect.name, dialect.bit_widths(method), path)
+    eight_bit = [architecture.first, architecture.last] if dialect.has_eight_bit_layers else []
+    module = architectures.build(architecture, state, quantized, eight_bit)
     return Original(
         checkpoint=checkpoint,
         dialect=dialect,
         architecture=architecture,
-        quantization=quantization,
+        plan=plan,
         bits_from=width.source,
         method_from=method_from,
+        grid_from=grid_from,
         module=module,
     )
+
+
+def quantized_layers(state: dict[str, torch.Tensor]) -> list[str]:
+    """Return the names of the layers that have a weight threshold, in file order."""
+    return [
+        key.removesuffix(_WEIGHT_ALPHA) for key in state if key.endswith(_WEIGHT_ALPHA)
+    ]
 
 
 def canonical_state(checkpoint: Checkpoint, dialect: Dialect) -> dict[str, torch.Tensor]:
@@ -86,6 +118,8 @@ def canonical_state(checkpoint: Checkpoint, dialect: Dialect) -> dict[str, torch
     state: dict[str, torch.Tensor] = {}
     for key, value in checkpoint.state.items():
         name = dialect.canonical_key(key)
+        if name is None:
+            continue
         if name in state:
             raise RecognitionError(
                 "Two tensors of the checkpoint mean the same threshold.", where=f"{key} and {name}"
@@ -94,12 +128,13 @@ def canonical_state(checkpoint: Checkpoint, dialect: Dialect) -> dict[str, torch
     return state
 
 
-def _bit_width(path: Path, dialect: Dialect, option: int | None) -> BitWidth:
+def _bit_width(path: Path, dialect: Dialect, option: int | None, method: str) -> BitWidth:
+    offered = dialect.bit_widths(method)
     if option is not None:
         width: BitWidth | None = BitWidth(bits=option, source="option")
     else:
         width = bits_from_name(path)
-    if width is None and FULL_PRECISION_BITS in dialect.bit_widths:
+    if width is None and FULL_PRECISION_BITS in offered:
         return BitWidth(bits=FULL_PRECISION_BITS, source="checkpoint")
     if width is None:
         raise BitWidthError(
@@ -108,12 +143,51 @@ def _bit_width(path: Path, dialect: Dialect, option: int | None) -> BitWidth:
             expected="a name such as res20_4bit/model_best.pth.tar or res18_4bit.pth.tar",
             fix="say it: --bits N",
         )
-    require_offered(width, dialect.name, dialect.bit_widths, path)
+    require_offered(width, dialect.name, offered, path)
     return width
 
 
-def _method(path: Path, option: str | None) -> tuple[str, str]:
+def _method(path: Path, option: str | None, dialect: Dialect) -> tuple[str, str]:
     if option is not None:
         require_method(option)
-        return option, "option"
-    return method_from_name(path)
+    method, source = (option, "option") if option is not None else method_from_name(path)
+    if method not in dialect.methods:
+        raise CodebookError(
+            f"The family {dialect.name} has no such level set.",
+            where=str(path),
+            expected=" or ".join(dialect.methods),
+            got=f"{method} from the {source}",
+            fix="name the level set that the network was trained with: --method NAME",
+        )
+    return method, source
+
+
+def _grid(path: Path, choices: Choices, dialect: Dialect, bits: int) -> tuple[str, int, str]:
+    """Return the grid of 2-bit weights, its Z, and where they were learned."""
+    has_grids = dialect.name == "nonzero" and bits == 2  # noqa: PLR2004 - 2-bit weights alone have it
+    named = grid_from_name(path) if has_grids else None
+    grid = choices.grid or named or "zero"
+    source = "option" if choices.grid else ("folder name" if named else "default")
+    if grid not in GRIDS or (grid == "nonzero" and not has_grids):
+        raise CodebookError(
+            "The network cannot have this grid.",
+            where=str(path),
+            expected="zero or nonzero; nonzero only for 2-bit weights of the family nonzero",
+            got=f"{grid}, {bits} bits, family {dialect.name}",
+            fix="leave out --grid",
+        )
+    if grid == "nonzero" and choices.z is None:
+        raise BitWidthError(
+            "The exponent Z of the non-zero grid is not known: a checkpoint does not hold it.",
+            where=str(path),
+            expected="the Z that the network was trained with",
+            fix="say it: --z N",
+        )
+    if grid == "zero" and choices.z is not None:
+        raise BitWidthError(
+            "A grid with zero has no exponent Z.",
+            where=str(path),
+            got=f"--z {choices.z}",
+            fix="add --grid nonzero, or leave out --z",
+        )
+    return grid, choices.z or 2, source

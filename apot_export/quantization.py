@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from apot_export.errors import BitWidthError, CodebookError
+from apot_export.errors import BitWidthError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 FULL_PRECISION_BITS = 32
 """The bit-width that stands for float weights and activations."""
-
-_BITS_IN_NAME = re.compile(r"(?<!\d)(\d{1,2})[-_]?bit", re.IGNORECASE)
 
 METHODS = ("apot", "pot", "uniform")
 GRIDS = ("zero", "nonzero")
@@ -110,6 +114,23 @@ def parse_layer_bits(text: str) -> LayerBits:
     )
 
 
+def read_layer_bits(path: Path) -> tuple[LayerBits, ...]:
+    """Read a TOML file of layer bit-widths.
+
+    Raises:
+        BitWidthError: The file cannot be read or is none.
+    """
+    try:
+        return layer_bits_of_table(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BitWidthError(
+            "The file of layer bit-widths cannot be read.",
+            where=str(path),
+            expected="a TOML file with a table [layers]",
+            got=str(error),
+        ) from error
+
+
 def layer_bits_of_table(table: Mapping[str, Any], where: str) -> tuple[LayerBits, ...]:
     """Read a TOML document `[layers]`: pattern = bits, or { weights = w, activations = a }.
 
@@ -138,74 +159,29 @@ def layer_bits_of_table(table: Mapping[str, Any], where: str) -> tuple[LayerBits
 
 
 @dataclass(frozen=True, kw_only=True)
-class BitWidth:
-    """A bit-width and where it was learned."""
+class Choices:
+    """What a user says of a checkpoint; None where its name shall say it."""
 
-    bits: int
-    source: str
-    """"option", "file name", "folder name" or "checkpoint" (no clipping thresholds in it)."""
+    bits: int | None = None
+    """Nominal bits of weights, and of activations unless they are given."""
+    activation_bits: int | None = None
+    method: str | None = None
+    grid: str | None = None
+    z: int | None = None
+    legacy_divisor: bool = False
+    normalize_weights: bool = True
+    layer_bits: tuple[LayerBits, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that manifests store."""
+        return dataclasses.asdict(self)
 
-def bits_from_name(path: Path) -> BitWidth | None:
-    """Read a bit-width such as `4bit` from a checkpoint's file name, else from its folder's.
+    @staticmethod
+    def of_json(content: Mapping[str, Any]) -> Choices:
+        """Read what `to_json` returned.
 
-    Raises:
-        BitWidthError: One name states two bit-widths.
-
-    >>> from pathlib import Path
-    >>> bits_from_name(Path("res20_3bit/model_best.pth.tar"))
-    BitWidth(bits=3, source='folder name')
-    """
-    for name, source in ((path.name, "file name"), (path.absolute().parent.name, "folder name")):
-        found = {int(number) for number in _BITS_IN_NAME.findall(name)}
-        if len(found) > 1:
-            raise BitWidthError(
-                "A name states more than one bit-width.",
-                where=str(path),
-                got=", ".join(f"{bits} bit" for bits in sorted(found)),
-                fix="say which it is with --bits N",
-            )
-        if found:
-            return BitWidth(bits=found.pop(), source=source)
-    return None
-
-
-def require_offered(width: BitWidth, family: str, offered: Sequence[int], where: Path) -> None:
-    """Raise `BitWidthError` unless a bit-width is one that a family's training code offers."""
-    if width.bits not in offered:
-        has = "no clipping thresholds" if offered == (FULL_PRECISION_BITS,) else "it has thresholds"
-        raise BitWidthError(
-            f"The {width.source} says {width.bits} bits, which does not fit the checkpoint.",
-            where=str(where),
-            expected=f"{', '.join(map(str, offered))} bits (family {family}: {has})",
-            got=f"{width.bits} bits from the {width.source}",
-            fix="say the bit-width that the network was trained with: --bits N",
-        )
-
-
-def require_method(method: str) -> None:
-    """Raise `CodebookError` unless there is a level set of this name."""
-    if method not in METHODS:
-        raise CodebookError(
-            "There is no such level set.",
-            expected=" or ".join(METHODS),
-            got=repr(method),
-            fix="name one of these with --method, or leave it out",
-        )
-
-
-def method_from_name(path: Path) -> tuple[str, str]:
-    """Return the level set that a checkpoint's names state, and which of them did.
-
-    Published runs with uniform levels carry the word in their name; all others are additive.
-
-    >>> from pathlib import Path
-    >>> method_from_name(Path("resnet10_4bit_uniform/model_best.pth.tar"))
-    ('uniform', 'folder name')
-    >>> method_from_name(Path("res20_4bit/model_best.pth.tar"))
-    ('apot', 'default')
-    """
-    for name, source in ((path.name, "file name"), (path.absolute().parent.name, "folder name")):
-        if "uniform" in name.lower():
-            return "uniform", source
-    return "apot", "default"
+        Raises:
+            TypeError: It is something else.
+        """
+        layer_bits = tuple(LayerBits(**entry) for entry in content["layer_bits"])
+        return Choices(**{**content, "layer_bits": layer_bits})

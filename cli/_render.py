@@ -42,7 +42,9 @@ def _bytes(count: int) -> str:
 def print_conversion(result: ConversionResult) -> None:
     """Show what a checkpoint was taken for and what was written."""
     console = _console()
-    levels = {"apot": "additive powers of two", "uniform": "uniform"}[result.method]
+    levels = {"apot": "additive powers of two", "pot": "powers of two", "uniform": "uniform"}[
+        result.method
+    ]
     facts = Table.grid(padding=(0, 2))
     facts.add_row(Text("network", "dim"), f"{result.architecture}, family {result.family}")
     if result.bits == _FULL_PRECISION:
@@ -56,6 +58,8 @@ def print_conversion(result: ConversionResult) -> None:
             f"{result.bits} bits ({_source(result.bits_from)}), "
             f"{levels} ({_source(result.method_from)})",
         )
+        if result.grid_from != "default":
+            facts.add_row(Text("grid", "dim"), f"{result.grid} ({_source(result.grid_from)})")
         packed = result.code_bits / 8
         facts.add_row(
             Text("codes", "dim"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 from apot_export.dialects import _level_sets
@@ -34,7 +35,10 @@ class ApotV2:
 
     def weight_rule(self, quantization: Quantization) -> WeightRule:
         """Return the projection of weights."""
-        return _level_sets.weight_rule(quantization)
+        rule = _level_sets.weight_rule(quantization)
+        # Its straight-through form (q - t) + t turns -0 into +0; 2-bit weights are rounded directly.
+        signed_zeros = quantization.weight_bits == _level_sets.TERNARY_BITS
+        return dataclasses.replace(rule, signed_zeros=signed_zeros)
 
     def activation_rule(self, quantization: Quantization) -> ActivationRule:
         """Return the projection of activations."""

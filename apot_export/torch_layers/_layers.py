@@ -12,6 +12,7 @@ from torch.nn import functional
 from apot_export.errors import RecognitionError
 from apot_export.quantization import Quantization
 from apot_export.torch_layers._level_sets import (
+    TERNARY_BITS,
     activation_level_set,
     nearest_level,
     weight_level_set,
@@ -63,6 +64,9 @@ class QuantConv2d(nn.Conv2d):
                 levels = scaled.abs().mul(steps).round().div(steps).mul(scaled.sign())
             else:
                 levels = scaled.mul(steps).round().div(steps)
+        if self.quantization.family == "apot-v2" and self.quantization.weight_bits > TERNARY_BITS:
+            # That code computes (q - t) + t for its gradient, which turns -0 into +0.
+            levels = levels + 0.0
         return levels.mul(self.weight_alpha)
 
     def quantized_input(self, image: torch.Tensor) -> torch.Tensor:
@@ -84,6 +88,12 @@ class QuantConv2d(nn.Conv2d):
             return round(1 / float(positive.min()))
         # Code older than 2021-03-20 divided by the weights' number of steps.
         return int(2 ** (bits - 1) - 1 if self.quantization.legacy_divisor else 2**bits - 1)
+
+    def input_denominator(self) -> int:
+        """Return the number of input steps between 0 and the activation's threshold."""
+        if self.activation_levels is not None:
+            return self.activation_denominator()
+        return int(2**self.quantization.activation_bits - 1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Convolve the quantized input with the quantized weights: float32 N C H W to N C H W."""

@@ -128,7 +128,7 @@ class _TeacherForced(fx.Interpreter):
     def _exported_input(self, target: str, module: QuantConv2d) -> torch.Tensor:
         """Return the float input that the original's quantizer maps onto the export's levels."""
         levels = torch.from_numpy(self.exported[f"{target}.levels"].astype(np.float32))
-        return levels * (module.act_alpha / _denominator(module))
+        return levels * (module.act_alpha / module.input_denominator())
 
     def _compare_values(self, name: str, computed: _Bounded, forced: torch.Tensor) -> None:
         difference = (computed.value - forced).abs().double()
@@ -153,8 +153,7 @@ class _TeacherForced(fx.Interpreter):
         module = self.fetch_attr(str(user.target))
         if not isinstance(module, QuantConv2d):
             return
-        denominator = _denominator(module)
-        step = float(module.act_alpha) / denominator
+        step = float(module.act_alpha) / module.activation_denominator()
         levels = (module.quantized_input(computed.value).double() / step).round()
         exported = torch.from_numpy(self.exported[f"{user.target}.levels"].astype(np.float64))
         differing = levels != exported
@@ -174,22 +173,15 @@ class _TeacherForced(fx.Interpreter):
             )
 
 
-def _denominator(module: QuantConv2d) -> int:
-    """Return the number of steps of a layer's activation threshold, from its own level set."""
-    if module.quantization.method == "apot":
-        positive = module.activation_levels[module.activation_levels > 0]
-        return round(1 / float(positive.min()))
-    return int(2**module.quantization.activation_bits - 1)
-
-
 def _decision_between(
     module: QuantConv2d, first: torch.Tensor, second: torch.Tensor, slack: torch.Tensor
 ) -> torch.Tensor:
     """Tell where a decision point of the quantizer lies between two values, `slack` around them."""
-    if module.quantization.method == "apot":
+    if module.activation_levels is not None:
         levels = module.activation_levels.double().sort().values
     else:
-        levels = torch.arange(_denominator(module) + 1).double() / _denominator(module)
+        steps = module.input_denominator()
+        levels = torch.arange(steps + 1).double() / steps
     points = (levels[1:] + levels[:-1]) / 2 * float(module.act_alpha)
     low = torch.minimum(first, second) - slack
     high = torch.maximum(first, second) + slack

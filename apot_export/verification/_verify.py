@@ -20,6 +20,7 @@ from apot_export.export_directory import ONNX_MODEL, PACKED_MODEL, check_files, 
 from apot_export.network import CodedNetwork
 from apot_export.original import Original, load_original
 from apot_export.packfile import load_packed
+from apot_export.quantization import Choices
 from apot_export.runtime import Placement, measure_placement, open_session
 from apot_export.verification._accuracy import (
     Measured,
@@ -151,7 +152,7 @@ def _original(
                 where=str(path),
                 fix="say where it is: --checkpoint FILE",
             )
-    original = load_original(path, bits=int(manifest["bits"]), method=str(manifest["method"]))
+    original = load_original(path, _choices(manifest, directory))
     if original.checkpoint.sha256 != manifest["checkpoint"]["sha256"]:
         raise ExportError(
             "The checkpoint is not the one that the export was made from.",
@@ -161,6 +162,15 @@ def _original(
             fix="name the right file with --checkpoint, or convert this one again",
         )
     return original
+
+
+def _choices(manifest: dict[str, Any], directory: Path) -> Choices:
+    try:
+        return Choices.of_json(manifest["choices"])
+    except (KeyError, TypeError) as error:
+        raise ExportError(
+            "The manifest is damaged.", where=str(directory), got=str(error), fix="convert again"
+        ) from error
 
 
 def _normalised(base: Path, relative: str) -> Sequence[str]:
