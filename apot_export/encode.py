@@ -13,6 +13,7 @@ import numpy as np
 
 from apot_export.bitpack import Codes, pack
 from apot_export.codebook import Codebook, uniform
+from apot_export.encode_planes import encode_planes
 from apot_export.errors import CodebookError, WeightError
 from apot_export.network import (
     CodedLayer,
@@ -22,8 +23,10 @@ from apot_export.network import (
     FloatLayer,
     Layer,
     Linear,
+    MultiBitWeights,
     Network,
     Node,
+    PlaneLayer,
     QuantizeActivation,
     ScaleBias,
     SourceLayer,
@@ -68,6 +71,10 @@ def encode_layer(layer: SourceLayer) -> Layer:
             )
     if layer.quantizer is None:
         return FloatLayer(name=layer.name, weight=layer.weight)
+    if isinstance(layer.quantizer, MultiBitWeights):
+        return PlaneLayer(
+            name=layer.name, planes=encode_planes(layer.name, layer.weight.shape, layer.quantizer)
+        )
     if isinstance(layer.quantizer, EightBitWeights):
         codes, codebook, values, step = _encode_eight_bit(layer)
         alpha = None
@@ -338,4 +345,9 @@ def _as_float32(name: str, operation: ScaleBias) -> ScaleBias:
         bias = operation.bias.astype(np.float32)
     require_finite(scale, f"{name}: scale")
     require_finite(bias, f"{name}: bias")
-    return ScaleBias(scale=scale, bias=bias)
+    return ScaleBias(scale=_shortest(scale), bias=_shortest(bias))
+
+
+def _shortest(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return one value where all are the same: a bare step needs no channel axis."""
+    return values[:1] if (values.view(np.uint32) == values.view(np.uint32)[0]).all() else values

@@ -104,9 +104,7 @@ def load_original(path: Path, choices: Choices) -> Original:
 
 def quantized_layers(state: dict[str, torch.Tensor]) -> list[str]:
     """Return the names of the layers that have a weight threshold, in file order."""
-    return [
-        key.removesuffix(_WEIGHT_ALPHA) for key in state if key.endswith(_WEIGHT_ALPHA)
-    ]
+    return [key.removesuffix(_WEIGHT_ALPHA) for key in state if key.endswith(_WEIGHT_ALPHA)]
 
 
 def canonical_state(checkpoint: Checkpoint, dialect: Dialect) -> dict[str, torch.Tensor]:

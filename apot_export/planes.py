@@ -35,10 +35,10 @@ class Planes:
     """Bases of every group, uint8 [groups]."""
     packed: NDArray[np.uint8]
     """Signs of all bases one after the other, one bit a weight, 1 for +1 (see `bitpack`)."""
-    terms: NDArray[np.uint8] | None = None
-    """Coordinates as sums of powers of two: uint8 [bases, K], see `term_values`; None: floats."""
     coordinates: NDArray[np.float32]
     """Scale of every basis, float32 [bases]."""
+    terms: NDArray[np.uint8] | None = None
+    """The same as sums of powers of two: uint8 [bases, K], see `term_values`; None: floats only."""
 
     @cached_property
     def signs(self) -> NDArray[np.int8]:

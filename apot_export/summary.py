@@ -10,9 +10,9 @@ from apot_export import dialects
 from apot_export.dialects import Dialect
 from apot_export.errors import BitWidthError, ExportError, RecognitionError
 from apot_export.export_directory import PACKED_MODEL
+from apot_export.naming import BitWidth, bits_from_name, method_from_name, require_offered
 from apot_export.network import CodedLayer
 from apot_export.packfile import load_packed
-from apot_export.naming import BitWidth, bits_from_name, method_from_name, require_offered
 
 _PACKED_SUFFIX = ".safetensors"
 _WEIGHT_ALPHA = ".weight_alpha"

@@ -27,9 +27,7 @@ _EXPANSION = 4
 
 
 def _convolution(in_channels: int, channels: int, kernel: int, *, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(
-        in_channels, channels, kernel, stride=stride, padding=kernel // 2, bias=False
-    )
+    return nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
 class BasicBlock(nn.Module):
@@ -181,9 +179,7 @@ def recognise(shapes: Shapes) -> Architecture | None:
         name = f"ResNet-{depths[blocks]} ({'MNIST' if channels == 1 else 'ImageNet'})"
     else:
         return None
-    design = Design(
-        blocks=blocks, bottleneck=bottleneck, width=width, image=image, classes=last[0]
-    )
+    design = Design(blocks=blocks, bottleneck=bottleneck, width=width, image=image, classes=last[0])
     return Architecture(
         name=name, input_shape=image, first="conv1", last="fc", build=lambda: ResNet(design)
     )

@@ -249,9 +249,7 @@ def _layer(name: str, description: Any, codebooks: list[Codebook], tensors: Tens
 
 
 def _activation(name: str, description: Any, codebooks: list[Codebook]) -> ActivationQuantizer:
-    book, alpha, steps = _json.fields(
-        name, description, "codebook", "alpha", "input_denominator"
-    )
+    book, alpha, steps = _json.fields(name, description, "codebook", "alpha", "input_denominator")
     with np.errstate(over="ignore", under="ignore"):
         rounded = np.float32(_json.number(name, alpha))
     return ActivationQuantizer(

@@ -159,7 +159,9 @@ def dress(
                 expected="Conv2d",
                 got=type(layer).__name__ if layer is not None else "no such layer",
             )
-        _replace(module, name, QuantConv2d(**_convolution_arguments(layer), quantization=quantization))
+        _replace(
+            module, name, QuantConv2d(**_convolution_arguments(layer), quantization=quantization)
+        )
     for name in eight_bit:
         layer = _submodule(module, name)
         if isinstance(layer, nn.Conv2d):
