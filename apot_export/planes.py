@@ -104,6 +104,11 @@ def term_values(terms: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.where(terms == TERM_ZERO, 0.0, values)
 
 
+def summed_terms(terms: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the sum of every row of terms, rounded to float32: [bases, K] to [bases]."""
+    return term_values(terms).sum(axis=1).astype(np.float32)
+
+
 def as_terms(coordinates: NDArray[np.float32], count: int) -> NDArray[np.uint8]:
     """Write every coordinate as the best sum of at most `count` signed powers of two.
 
