@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ from apot_export.network import (
     ActivationQuantizer,
     Add,
     AveragePool,
+    Clip,
     Convolution,
     EightBitWeights,
     Flatten,
     GlobalAveragePool,
     Linear,
     MaxPool,
+    MultiBitWeights,
     Node,
     Operation,
     Pair,
@@ -30,6 +33,7 @@ from apot_export.network import (
     ScaleBias,
     SourceLayer,
     SourceNetwork,
+    Upsample,
     WeightQuantizer,
 )
 from apot_export.torch_layers import FirstConv2d, LastLinear, QuantConv2d
@@ -84,12 +88,17 @@ def value_names(traced: fx.GraphModule) -> dict[str, str]:
     return names
 
 
-def capture(module: nn.Module, input_shape: tuple[int, int, int]) -> SourceNetwork:
+def capture(
+    module: nn.Module,
+    input_shape: tuple[int, int, int],
+    multi_bit: Mapping[str, MultiBitWeights] | None = None,
+) -> SourceNetwork:
     """Capture a module in evaluation mode.
 
     Args:
         module: A network of the layers in `torch_layers` and plain PyTorch ones.
         input_shape: One image: (channels, height, width).
+        multi_bit: Weights that are sums of scaled sign vectors, by layer.
 
     Raises:
         CaptureError: The graph cannot be traced or holds an unknown operation.
@@ -126,6 +135,8 @@ def capture(module: nn.Module, input_shape: tuple[int, int, int]) -> SourceNetwo
             operation = _function_operation(node)
         alias[node.name] = names[node.name]
         nodes.append(Node(name=names[node.name], inputs=tuple(arguments), operation=operation))
+    for name, weights in (multi_bit or {}).items():
+        layers[name] = dataclasses.replace(layers[name], quantizer=weights)
     return SourceNetwork(
         nodes=tuple(nodes),
         layers=layers,
@@ -225,7 +236,7 @@ def _source_layer(path: str, module: nn.Conv2d | nn.Linear) -> SourceLayer:
     )
 
 
-def _batch_norm(path: str, module: nn.BatchNorm2d) -> ScaleBias:
+def _batch_norm(path: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> ScaleBias:
     if module.running_mean is None or module.running_var is None:
         raise CaptureError("A batch-norm has no running statistics.", where=path)
     mean = _array(module.running_mean).astype(np.float64)
@@ -287,14 +298,35 @@ def _flatten(path: str, module: nn.Flatten) -> Flatten:
     return Flatten()
 
 
+def _relu6(_path: str, _module: nn.ReLU6) -> Clip:
+    return Clip(minimum=0.0, maximum=6.0)
+
+
+def _upsample(path: str, module: nn.Upsample) -> Upsample:
+    scale = module.scale_factor
+    pair = scale if isinstance(scale, tuple) else (scale, scale)
+    whole = [factor is not None and float(factor).is_integer() for factor in pair]
+    if module.mode != "nearest" or not all(whole):
+        raise CaptureError(
+            "An upsampling cannot be said by the graph.",
+            where=path,
+            expected="nearest neighbour by whole factors",
+            got=str(module),
+        )
+    return Upsample(scale=_pair(tuple(int(factor) for factor in pair)))
+
+
 def _relu(_path: str, _module: nn.ReLU) -> Relu:
     return Relu()
 
 
 _LEAVES = (QuantConv2d, FirstConv2d, LastLinear)
 _PLAIN_MODULES: dict[type[nn.Module], Callable[[str, Any], Operation]] = {
+    nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.ReLU: _relu,
+    nn.ReLU6: _relu6,
+    nn.Upsample: _upsample,
     nn.MaxPool2d: _max_pool,
     nn.AvgPool2d: _average_pool,
     nn.AdaptiveAvgPool2d: _adaptive_pool,

@@ -8,6 +8,7 @@ import pickle
 import pickletools
 import re
 import reprlib
+import stat
 import struct
 import warnings
 import zipfile
@@ -20,8 +21,11 @@ from typing import Any
 import torch
 
 from apot_export.errors import CheckpointError, UnsafeCheckpointError, WeightError
+from apot_export.layers import MultiBitWeights
+from apot_export.stand_ins import STAND_INS, multi_bit_weights
 
 _STATE_DICT_KEYS = ("state_dict", "model", "net_state_dict")
+_MULTI_BIT_KEY = "parameters_w_bin"
 _DATA_PARALLEL_PREFIX = "module."
 _COUNTER_SUFFIX = "num_batches_tracked"
 _READ_BYTES = 1 << 20
@@ -32,6 +36,7 @@ _TENSOR_GLOBALS = re.compile(
     r"|_codecs\.encode|collections\.(Counter|OrderedDict|defaultdict)"
     r"|torch\.(Size|Tensor|device|bool|(storage\.)?\w+Storage|(b?float|complex|q?u?int)\d+\w*)"
     r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2"
+    r"|binarynet\.(Conv|FC)Layer_bin"
     r"|torch\.nn\.parameter\.Parameter|torch\.serialization\._get_layout"
 )
 """Globals that the safe loader resolves itself."""
@@ -47,15 +52,27 @@ class Checkpoint:
     sha256: str
     state: dict[str, torch.Tensor]
     """State dict on the CPU, without the DataParallel prefix, in file order."""
+    multi_bit: tuple[MultiBitWeights, ...] = ()
+    """Weights as scaled sign vectors, in the order of the network's layers, where there are any."""
+
+    @property
+    def keys(self) -> list[str]:
+        """Names by which families are recognised."""
+        return [*self.state, *([_MULTI_BIT_KEY] if self.multi_bit else [])]
 
 
 def require_checkpoint_file(path: Path) -> None:
     """Raise `CheckpointError` unless a path is that of a file."""
-    if not path.exists():
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
         raise CheckpointError(
-            "The checkpoint does not exist.", where=str(path), fix="check the path"
-        )
-    if not path.is_file():
+            "The checkpoint is not there.",
+            where=str(path),
+            got=error.strerror,
+            fix="check the path",
+        ) from error
+    if not stat.S_ISREG(mode):
         raise CheckpointError(
             "The checkpoint is not a file.",
             where=str(path),
@@ -72,12 +89,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: The file is missing, no checkpoint, damaged, or holds no state dict.
     """
     require_checkpoint_file(path)
-    state = _state_dict(_load_safely(path), path)
+    content = _load_safely(path)
+    state = _state_dict(content, path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
         if digest is None:  # Python 3.10
             digest = hashlib.sha256(file.read())
-    return Checkpoint(path=path, sha256=digest.hexdigest(), state=state)
+    return Checkpoint(
+        path=path, sha256=digest.hexdigest(), state=state, multi_bit=_multi_bit(content)
+    )
+
+
+def _multi_bit(content: object) -> tuple[MultiBitWeights, ...]:
+    entries = content.get(_MULTI_BIT_KEY) if isinstance(content, Mapping) else None
+    if not isinstance(entries, list):
+        return ()
+    return tuple(
+        multi_bit_weights(entry, f"{_MULTI_BIT_KEY}[{number}]")
+        for number, entry in enumerate(entries)
+    )
 
 
 def _load_safely(path: Path) -> object:
@@ -92,7 +122,7 @@ def _load_safely(path: Path) -> object:
     # Mapped, not read: the optimizer's state, often twice the weights, never becomes memory.
     mapped = is_archive and _check_archive(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(STAND_INS):
             warnings.simplefilter("ignore")  # of pickle protocols and tensors that are refused here
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
@@ -137,14 +167,14 @@ def _explained(path: Path, is_archive: bool, error: BaseException) -> Checkpoint
         )
     with path.open("rb") as file:
         head = file.read(_SHOWN_BYTES)
-    reason = ""
-    if isinstance(error, (RuntimeError, OSError)):  # others speak of opcodes, or advise to trust it
-        reason = f"; {str(error).strip().splitlines()[0]}" if str(error).strip() else ""
+    # PyTorch wraps its reason in advice to trust the file.
+    _, _, reason = str(error).rpartition("WeightsUnpickler error: ")
+    reason = " ".join([f"{type(error).__name__}:", *reason.strip().splitlines()[:1]])
     return CheckpointError(
         "The file is not a readable PyTorch checkpoint.",
         where=str(path),
         expected="a file written by torch.save, complete",
-        got=f"{path.stat().st_size} bytes that begin with {head!r}{reason}",
+        got=f"{path.stat().st_size} bytes that begin with {head!r} ({reason})",
         fix="check that the file is a checkpoint and was copied whole",
     )
 

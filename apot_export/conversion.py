@@ -102,7 +102,7 @@ def convert(
     require_free(target, force=force)
     chosen = choices or Choices(**said)
     original = load_original(path, chosen)
-    source = capture(original.module, original.architecture.input_shape)
+    source = capture(original.module, original.architecture.input_shape, original.multi_bit)
     coded = encode_network(source)
     options = {
         "bits": original.quantization.weight_bits,

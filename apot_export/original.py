@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from apot_export.architectures import Architecture
 from apot_export.checkpoint import Checkpoint, load_checkpoint, require_finite
 from apot_export.dialects import Dialect
 from apot_export.errors import BitWidthError, CodebookError, RecognitionError
+from apot_export.layers import MultiBitWeights
 from apot_export.naming import (
     BitWidth,
     bits_from_name,
@@ -42,6 +44,8 @@ class Original:
     grid_from: str
     """Where the grid was learned: "option", "folder name" or "default"."""
     module: nn.Module
+    multi_bit: Mapping[str, MultiBitWeights]
+    """Weights as scaled sign vectors, by layer."""
 
     @property
     def quantization(self) -> Quantization:
@@ -58,7 +62,7 @@ def load_original(path: Path, choices: Choices) -> Original:
         CodebookError: The level set or grid is none that the family has.
     """
     checkpoint = load_checkpoint(path)
-    dialect = dialects.recognise(checkpoint.state)
+    dialect = dialects.recognise(checkpoint.keys)
     state = canonical_state(checkpoint, dialect)
     architecture = architectures.recognise({key: tuple(t.shape) for key, t in state.items()})
     method, method_from = _method(path, choices.method, dialect)
@@ -90,6 +94,7 @@ def load_original(path: Path, choices: Choices) -> Original:
             require_offered(layer_width, dialect.name, dialect.bit_widths(method), path)
     eight_bit = [architecture.first, architecture.last] if dialect.has_eight_bit_layers else []
     module = architectures.build(architecture, state, quantized, eight_bit)
+    multi_bit = _multi_bit_layers(checkpoint, state)
     return Original(
         checkpoint=checkpoint,
         dialect=dialect,
@@ -99,7 +104,33 @@ def load_original(path: Path, choices: Choices) -> Original:
         method_from=method_from,
         grid_from=grid_from,
         module=module,
+        multi_bit=multi_bit,
     )
+
+
+def _multi_bit_layers(
+    checkpoint: Checkpoint, state: dict[str, torch.Tensor]
+) -> dict[str, MultiBitWeights]:
+    """Match sign vectors with the layers that they belong to: the weights of two or more axes.
+
+    Raises:
+        RecognitionError: There are more or fewer of them than layers.
+    """
+    if not checkpoint.multi_bit:
+        return {}
+    names = [
+        key.removesuffix(".weight")
+        for key, value in state.items()
+        if key.endswith(".weight") and value.ndim > 1
+    ]
+    if len(names) != len(checkpoint.multi_bit):
+        raise RecognitionError(
+            "The checkpoint's bases do not match its layers.",
+            where=str(checkpoint.path),
+            expected=f"{len(names)} layers: {', '.join(names[:4])}, ...",
+            got=f"{len(checkpoint.multi_bit)} sets of bases",
+        )
+    return dict(zip(names, checkpoint.multi_bit, strict=True))
 
 
 def quantized_layers(state: dict[str, torch.Tensor]) -> list[str]:

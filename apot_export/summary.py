@@ -102,7 +102,7 @@ def _of_checkpoint(path: Path, bits: int | None) -> Thresholds:
     from apot_export.original import canonical_state
 
     checkpoint = load_checkpoint(path)
-    dialect = dialects.recognise(checkpoint.state)
+    dialect = dialects.recognise(checkpoint.keys)
     state = canonical_state(checkpoint, dialect)
     width = _bit_width(path, dialect, bits)
     layers = []
