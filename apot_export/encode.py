@@ -40,18 +40,25 @@ if TYPE_CHECKING:
 _EIGHT_BIT_DENOMINATOR = 127
 
 
-def encode_network(source: SourceNetwork) -> CodedNetwork:
+def encode_network(source: SourceNetwork, *, alpha_terms: int = 0) -> CodedNetwork:
     """Encode every layer and make quantization and scaling explicit nodes.
+
+    Args:
+        source: The network as training left it.
+        alpha_terms: Powers of two that each coordinate of multi-bit weights becomes the sum of; 0
+            to keep the coordinates as they are.
 
     Raises:
         WeightError: A layer has weights or thresholds that cannot be quantized.
         CodebookError: A layer's integers do not fit a code.
     """
-    layers = {name: encode_layer(layer) for name, layer in source.layers.items()}
+    layers = {
+        name: encode_layer(layer, alpha_terms=alpha_terms) for name, layer in source.layers.items()
+    }
     return _make_scales_explicit(source, layers)
 
 
-def encode_layer(layer: SourceLayer) -> Layer:
+def encode_layer(layer: SourceLayer, *, alpha_terms: int = 0) -> Layer:
     """Encode one layer's weights.
 
     Raises:
@@ -72,9 +79,9 @@ def encode_layer(layer: SourceLayer) -> Layer:
     if layer.quantizer is None:
         return FloatLayer(name=layer.name, weight=layer.weight)
     if isinstance(layer.quantizer, MultiBitWeights):
-        return PlaneLayer(
-            name=layer.name, planes=encode_planes(layer.name, layer.weight.shape, layer.quantizer)
-        )
+        shape = layer.weight.shape
+        planes = encode_planes(layer.name, shape, layer.quantizer, alpha_terms=alpha_terms)
+        return PlaneLayer(name=layer.name, planes=planes)
     if isinstance(layer.quantizer, EightBitWeights):
         codes, codebook, values, step = _encode_eight_bit(layer)
         alpha = None

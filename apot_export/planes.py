@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,10 +75,13 @@ class Planes:
         return self.coordinates.size / self.counts.size
 
 
+_Float = TypeVar("_Float", bound=np.floating)
+
+
 def ungrouped(
-    groups: NDArray[np.float32], shape: Shape, *, position_major: bool
-) -> NDArray[np.float32]:
-    """Put groups, float32 [groups, group_size], back into a weight tensor."""
+    groups: NDArray[_Float], shape: Shape, *, position_major: bool
+) -> NDArray[_Float]:
+    """Put groups, [groups, group_size], back into a weight tensor."""
     if not position_major:
         return np.ascontiguousarray(groups.reshape(shape))
     out, channels, height, width = shape

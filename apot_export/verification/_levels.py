@@ -232,7 +232,7 @@ def _linear(
 def _bounded_module(module: nn.Module, operand: _Bounded) -> _Bounded:
     value, bound = operand.value, operand.bound
     result = module(value)
-    if isinstance(module, nn.BatchNorm2d):
+    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
         mean, variance = module.running_mean, module.running_var
         if mean is None or variance is None:
             raise TypeError("a captured batch-norm has running statistics")
@@ -241,10 +241,10 @@ def _bounded_module(module: nn.Module, operand: _Bounded) -> _Bounded:
         if module.affine:
             scale = scale * module.weight
             shift = (mean * scale).abs() + module.bias.abs()
-        axes = (1, -1, 1, 1)
+        axes = (1, -1, *[1] * (value.ndim - 2))
         magnitude = value.abs() * scale.abs().reshape(axes) + shift.reshape(axes)
         return _Bounded(result, bound * scale.abs().reshape(axes) + 8 * UNIT_ROUNDOFF * magnitude)
-    if isinstance(module, (nn.ReLU, nn.Dropout, nn.Identity)):
+    if isinstance(module, (nn.ReLU, nn.ReLU6, nn.Dropout, nn.Identity)):
         return _Bounded(result, bound)
     if isinstance(module, nn.Flatten):
         return _Bounded(result, module(bound))

@@ -1,0 +1,105 @@
+"""Every architecture and level set: exact weights, exact integers, explained levels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from apot_export.capture import capture
+from apot_export.encode import encode_network
+from apot_export.network import CodedLayer
+from apot_export.onnx_export import build_model, serialise
+from apot_export.original import load_original
+from apot_export.packfile import load_packed, packed_file_bytes
+from apot_export.quantization import Choices
+from apot_export.runtime import open_session
+from apot_export.verification._certificate import original_weights
+from apot_export.verification._instrument import with_outputs
+from apot_export.verification._levels import compare_levels
+from tests._random_networks import NETWORKS, write_checkpoint
+
+SMALL = ("ResNet-20 (CIFAR)", "ResNet-14 (MNIST)", "MobileNetV2")
+
+
+def check(path: Path, images: np.ndarray[tuple[int, ...], np.dtype[np.float32]], choices: Choices) -> None:
+    original = load_original(path, choices)
+    network = encode_network(
+        capture(original.module, original.architecture.input_shape, original.multi_bit)
+    )
+    packed = path.parent / "model.apot.safetensors"
+    packed.write_bytes(packed_file_bytes(network, {}))
+    layers = load_packed(packed).layers
+    for name, weights in original_weights(original.module).items():
+        assert layers[name].weights().tobytes() == weights.tobytes(), name
+    model = build_model(network, name="network", tool="test 0", metadata={})
+    onnx.checker.check_model(model, full_check=True)
+    exported = open_session(with_outputs(model), "cpu").run_all(images)
+    found = compare_levels(original.module, images, exported)
+    assert found.unexplained == 0, found.offenders
+    assert found.values_outside == 0, found.offenders
+    quantized = [
+        layer
+        for layer in layers.values()
+        if isinstance(layer, CodedLayer) and layer.activation is not None
+    ]
+    assert bool(quantized) == (found.compared > 0)
+    plain = open_session(serialise(model), "cpu").run(images)
+    assert np.isfinite(plain).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_architecture(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "network_4bit.pth.tar"
+    images = write_checkpoint(path, name, "apot-v2", images=1)
+    assert load_original(path, Choices()).architecture.name == name
+    check(path, images.numpy(), Choices())
+
+
+@pytest.mark.parametrize("family", ["apot-v1", "apot-v2"])
+@pytest.mark.parametrize(
+    ("method", "bits"),
+    [
+        *(("apot", bits) for bits in (2, 3, 4, 5, 6)),
+        *(("pot", bits) for bits in (2, 3, 4)),
+        *(("uniform", bits) for bits in (2, 3, 4, 5, 8)),
+    ],
+)
+def test_every_level_set(family: str, method: str, bits: int, tmp_path: Path) -> None:
+    path = tmp_path / "network.pth.tar"
+    images = write_checkpoint(path, "ResNet-14 (MNIST)", family)
+    check(path, images.numpy(), Choices(bits=bits, method=method))
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        Choices(bits=2),
+        Choices(bits=3),
+        Choices(bits=4),
+        Choices(bits=2, grid="nonzero", z=1),
+        Choices(bits=2, grid="nonzero", z=3),
+        Choices(bits=2, activation_bits=4, grid="nonzero", z=2),
+        Choices(bits=4, activation_bits=2),
+        Choices(bits=3, normalize_weights=False),
+    ],
+)
+def test_the_non_zero_family(choices: Choices, tmp_path: Path) -> None:
+    path = tmp_path / "network.pth.tar"
+    images = write_checkpoint(path, "ResNet-20 (CIFAR)", "nonzero", images=1)
+    check(path, images.numpy(), choices)
+
+
+def test_the_legacy_divisor(tmp_path: Path) -> None:
+    path = tmp_path / "network.pth.tar"
+    images = write_checkpoint(path, "ResNet-14 (MNIST)", "apot-v2")
+    check(path, images.numpy(), Choices(bits=4, method="uniform", legacy_divisor=True))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_full_precision(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "network_32bit.pth.tar"
+    images = write_checkpoint(path, name, "full-precision", images=1)
+    check(path, images.numpy(), Choices())
