@@ -8,6 +8,7 @@ import pickle
 import pickletools
 import re
 import reprlib
+import stat
 import struct
 import warnings
 import zipfile
@@ -51,11 +52,16 @@ class Checkpoint:
 
 def require_checkpoint_file(path: Path) -> None:
     """Raise `CheckpointError` unless a path is that of a file."""
-    if not path.exists():
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
         raise CheckpointError(
-            "The checkpoint does not exist.", where=str(path), fix="check the path"
-        )
-    if not path.is_file():
+            "The checkpoint is not there.",
+            where=str(path),
+            got=error.strerror,
+            fix="check the path",
+        ) from error
+    if not stat.S_ISREG(mode):
         raise CheckpointError(
             "The checkpoint is not a file.",
             where=str(path),
@@ -72,7 +78,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: The file is missing, no checkpoint, damaged, or holds no state dict.
     """
     require_checkpoint_file(path)
-    state = _state_dict(_load_safely(path), path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pickles and tensors that are refused below
+        content = _load_safely(path)
+    state = _state_dict(content, path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
         if digest is None:  # Python 3.10
@@ -90,15 +99,25 @@ def _load_safely(path: Path) -> object:
         ) from error
     is_archive = head == b"PK"
     # Mapped, not read: the optimizer's state, often twice the weights, never becomes memory.
-    mapped = is_archive and _check_archive(path)
+    mapped = is_archive and _check_archive(path) and _is_unicode(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols and tensors that are refused here
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        if mapped:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
         raise _explained(path, is_archive, error) from error
     except (*_NO_PICKLE, MemoryError) as error:
         raise _explained(path, is_archive, error) from error
+
+
+def _is_unicode(path: Path) -> bool:
+    """Tell whether PyTorch's own file functions take a path: names may be any bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_archive(path: Path) -> bool:
@@ -137,14 +156,14 @@ def _explained(path: Path, is_archive: bool, error: BaseException) -> Checkpoint
         )
     with path.open("rb") as file:
         head = file.read(_SHOWN_BYTES)
-    reason = ""
-    if isinstance(error, (RuntimeError, OSError)):  # others speak of opcodes, or advise to trust it
-        reason = f"; {str(error).strip().splitlines()[0]}" if str(error).strip() else ""
+    # PyTorch wraps its reason in advice to trust the file.
+    _, _, reason = str(error).rpartition("WeightsUnpickler error: ")
+    reason = " ".join([f"{type(error).__name__}:", *reason.strip().splitlines()[:1]])
     return CheckpointError(
         "The file is not a readable PyTorch checkpoint.",
         where=str(path),
         expected="a file written by torch.save, complete",
-        got=f"{path.stat().st_size} bytes that begin with {head!r}{reason}",
+        got=f"{path.stat().st_size} bytes that begin with {head!r} ({reason})",
         fix="check that the file is a checkpoint and was copied whole",
     )
 

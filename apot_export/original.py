@@ -83,15 +83,14 @@ def canonical_state(checkpoint: Checkpoint, dialect: Dialect) -> dict[str, torch
     Raises:
         RecognitionError: Two tensors claim one name.
     """
-    state: dict[str, torch.Tensor] = {}
-    for key, value in checkpoint.state.items():
-        name = dialect.canonical_key(key)
-        if name in state:
+    origins: dict[str, str] = {}
+    for key in checkpoint.state:
+        first = origins.setdefault(dialect.canonical_key(key), key)
+        if first != key:
             raise RecognitionError(
-                "Two tensors of the checkpoint mean the same threshold.", where=f"{key} and {name}"
+                "Two tensors of the checkpoint mean the same threshold.", where=f"{first}, {key}"
             )
-        state[name] = value
-    return state
+    return {name: checkpoint.state[key] for name, key in origins.items()}
 
 
 def _bit_width(path: Path, dialect: Dialect, option: int | None) -> BitWidth:
