@@ -303,10 +303,9 @@ def _relu6(_path: str, _module: nn.ReLU6) -> Clip:
 
 
 def _upsample(path: str, module: nn.Upsample) -> Upsample:
-    scale = module.scale_factor
+    scale = module.scale_factor or 0.5  # none given: the size is, which no scale can say
     pair = scale if isinstance(scale, tuple) else (scale, scale)
-    whole = [factor is not None and float(factor).is_integer() for factor in pair]
-    if module.mode != "nearest" or not all(whole):
+    if module.mode != "nearest" or not all(float(factor).is_integer() for factor in pair):
         raise CaptureError(
             "An upsampling cannot be said by the graph.",
             where=path,

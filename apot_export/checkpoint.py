@@ -89,7 +89,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: The file is missing, no checkpoint, damaged, or holds no state dict.
     """
     require_checkpoint_file(path)
-    content = _load_safely(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pickles and tensors that are refused below
+        content = _load_safely(path)
     state = _state_dict(content, path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
@@ -120,15 +122,26 @@ def _load_safely(path: Path) -> object:
         ) from error
     is_archive = head == b"PK"
     # Mapped, not read: the optimizer's state, often twice the weights, never becomes memory.
-    mapped = is_archive and _check_archive(path)
+    mapped = is_archive and _check_archive(path) and _is_unicode(path)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(STAND_INS):
-            warnings.simplefilter("ignore")  # of pickle protocols and tensors that are refused here
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with torch.serialization.safe_globals(STAND_INS):
+            if mapped:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            with path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
         raise _explained(path, is_archive, error) from error
     except (*_NO_PICKLE, MemoryError) as error:
         raise _explained(path, is_archive, error) from error
+
+
+def _is_unicode(path: Path) -> bool:
+    """Tell whether PyTorch's own file functions take a path: names may be any bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_archive(path: Path) -> bool:

@@ -120,9 +120,11 @@ def convert(
         "architecture": original.architecture.name,
         **options,
     }
+    # File names may be any bytes; the strings of artifacts are Unicode.
+    name = export_name(path).encode(errors="backslashreplace").decode()
     model = build_model(
         coded,
-        name=export_name(path),
+        name=name,
         tool=f"apot-export {VERSION}",
         metadata={"apot_export": json.dumps(provenance, sort_keys=True)},
     )
@@ -132,7 +134,7 @@ def convert(
     }
     manifest = {
         **provenance,
-        "name": export_name(path),
+        "name": name,
         "input_shape": list(original.architecture.input_shape),
         "checkpoint": {
             # Relative, so that a folder with checkpoint and export can move as one.

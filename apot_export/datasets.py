@@ -57,6 +57,8 @@ class Dataset:
         """Return the dataset, or `limit` images spread evenly over it."""
         if limit is None or limit >= len(self):
             return self
+        if limit < 1:
+            raise DatasetError("At least one image is needed.", got=f"a limit of {limit}")
         chosen = np.linspace(0, len(self) - 1, limit).round().astype(np.int64)
         return Dataset(
             name=self.name,

@@ -222,7 +222,7 @@ def _with_zero(
     magnitudes = codes & (codebook.sign_mask - 1)
     magnitudes[zeros] = len(table)
     signs = np.where(codes & codebook.sign_mask, widened.sign_mask, 0)
-    wide_codes = (magnitudes | signs).astype(widened.code_dtype)
+    wide_codes: Codes = np.asarray(magnitudes | signs, dtype=widened.code_dtype)
     return widened, np.concatenate([unit_values, np.zeros_like(unit_values)]), wide_codes
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from apot_export.errors import ExportError
+from apot_export.packfile import _json
 
 MANIFEST = "manifest.json"
 ONNX_MODEL = "model.onnx"
@@ -52,27 +53,35 @@ def require_free(directory: Path, *, force: bool) -> None:
             )
     if not os.path.lexists(directory):
         return
+    if directory.is_symlink() or not directory.is_dir():
+        raise ExportError(
+            "The output exists already and is not a directory.",
+            where=str(directory),
+            fix="choose another with -o",
+        )
+    try:
+        own = _own_files(directory)
+        foreign = sorted(entry.name for entry in directory.iterdir() if entry not in own)
+    except OSError as error:
+        raise ExportError(
+            "The output directory exists already and cannot be read.",
+            where=str(directory),
+            got=error.strerror,
+            fix="choose another with -o",
+        ) from error
+    if foreign:
+        raise ExportError(
+            "The output directory exists already and holds files that are not of an export.",
+            where=str(directory),
+            got=", ".join(foreign[:5]),
+            fix="choose another with -o",
+        )
     if not force:
         raise ExportError(
             "The output directory exists already.",
             where=str(directory),
             expected="a directory that does not exist yet",
-            fix="choose another with -o, or replace this export with --force",
-        )
-    if directory.is_symlink() or not directory.is_dir():
-        raise ExportError(
-            "The output is not a directory, so it will not be replaced.",
-            where=str(directory),
-            fix="choose another with -o",
-        )
-    own = _own_files(directory)
-    foreign = sorted(entry.name for entry in directory.iterdir() if entry not in own)
-    if foreign:
-        raise ExportError(
-            "The output directory holds files that are not of an export; it will not be replaced.",
-            where=str(directory),
-            got=", ".join(foreign[:5]),
-            fix="choose another with -o, or move these files away",
+            fix="choose another with -o, or replace this one with --force",
         )
 
 
@@ -140,8 +149,8 @@ def _staged(directory: Path) -> Iterator[Path]:
             shutil.rmtree(stage, ignore_errors=True)
             raise
     except BaseException:
-        with suppress(OSError):
-            for parent in missing:
+        for parent in missing:
+            with suppress(OSError):
                 parent.rmdir()
         raise
 
@@ -167,31 +176,53 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         ExportError: There is none, or it is damaged or of another version.
     """
     path = directory / MANIFEST
-    if not path.is_file():
+    try:
+        data = path.read_bytes()
+    except OSError as error:
         raise ExportError(
             "The directory is not an export.",
             where=str(directory),
             expected=f"a {MANIFEST} written by apot-export convert",
-            got="no such file" if directory.is_dir() else "no such directory",
+            got=error.strerror,
             fix="run apot-export convert CHECKPOINT first, or name the export's directory",
-        )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["manifest_version"]
-        complete = {"checkpoint", "bits", "method", "files"} <= set(manifest)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(
-            "The manifest is damaged.", where=str(path), got=str(error), fix="convert again"
         ) from error
-    if version != _MANIFEST_VERSION or not complete:
+    try:
+        manifest = _json.mapping("manifest", _json.loads(data.decode()))
+        version = _json.integer("manifest_version", manifest.get("manifest_version"))
+        if version == _MANIFEST_VERSION:
+            _check_manifest(manifest)
+    except ValueError as error:
+        raise ExportError(
+            "The manifest is damaged.",
+            where=str(path),
+            expected=f"what apot-export convert wrote, version {_MANIFEST_VERSION}",
+            got=str(error),
+            fix="convert again",
+        ) from error
+    if version != _MANIFEST_VERSION:
         raise ExportError(
             "The manifest has a version that this program does not read.",
             where=str(path),
-            expected=f"version {_MANIFEST_VERSION}, complete",
+            expected=f"version {_MANIFEST_VERSION}",
             got=f"version {version}",
             fix="convert again",
         )
-    return dict(manifest)
+    return manifest
+
+
+def _check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless everything that is read later has its type."""
+    _json.integer("bits", manifest.get("bits"))
+    _json.text("method", manifest.get("method"))
+    source, digest = _json.fields("checkpoint", manifest.get("checkpoint"), "path", "sha256")
+    _json.text("checkpoint path", source)
+    _json.text("checkpoint sha256", digest)
+    names = (ONNX_MODEL, PACKED_MODEL)
+    files = _json.fields("files", manifest.get("files"), *names)
+    for name, described in zip(names, files, strict=True):
+        size, digest = _json.fields(name, described, "bytes", "sha256")
+        _json.integer(f"{name} bytes", size)
+        _json.text(f"{name} sha256", digest)
 
 
 def check_files(directory: Path, manifest: Mapping[str, Any]) -> None:

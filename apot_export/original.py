@@ -144,17 +144,17 @@ def canonical_state(checkpoint: Checkpoint, dialect: Dialect) -> dict[str, torch
     Raises:
         RecognitionError: Two tensors claim one name.
     """
-    state: dict[str, torch.Tensor] = {}
-    for key, value in checkpoint.state.items():
+    origins: dict[str, str] = {}
+    for key in checkpoint.state:
         name = dialect.canonical_key(key)
         if name is None:
             continue
-        if name in state:
+        first = origins.setdefault(name, key)
+        if first != key:
             raise RecognitionError(
-                "Two tensors of the checkpoint mean the same threshold.", where=f"{key} and {name}"
+                "Two tensors of the checkpoint mean the same threshold.", where=f"{first}, {key}"
             )
-        state[name] = value
-    return state
+    return {name: checkpoint.state[key] for name, key in origins.items()}
 
 
 def _bit_width(path: Path, dialect: Dialect, option: int | None, method: str) -> BitWidth:

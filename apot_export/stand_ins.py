@@ -60,8 +60,8 @@ def multi_bit_weights(entry: object, where: str) -> MultiBitWeights:
         )
     bases, alpha, mask = (np.asarray(tensor) for tensor in tensors.values())
     column = (*bases.shape[:3], 1)
-    types = (bases.dtype, alpha.dtype, mask.dtype)
-    if types != (np.int8, np.float32, np.bool_) or alpha.shape != column or mask.shape != column:
+    types = [array.dtype.name for array in (bases, alpha, mask)]
+    if types != ["int8", "float32", "bool"] or alpha.shape != column or mask.shape != column:
         raise CheckpointError(
             "A layer's multi-bit weights do not fit each other.",
             where=where,

@@ -66,7 +66,7 @@ def thresholds(path: Path, *, bits: int | None = None) -> Thresholds:
     Raises:
         ApotExportError: The path holds none of these.
     """
-    if path.is_dir():
+    if _is_folder(path):
         if not (path / PACKED_MODEL).is_file():
             raise ExportError(
                 "The directory is not an export.",
@@ -78,6 +78,13 @@ def thresholds(path: Path, *, bits: int | None = None) -> Thresholds:
     if path.suffix == _PACKED_SUFFIX:
         return _of_export(path)
     return _of_checkpoint(path, bits)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _of_export(path: Path) -> Thresholds:

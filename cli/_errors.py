@@ -30,9 +30,16 @@ def reported(*, debug: bool) -> Iterator[None]:
         raise typer.Exit(_INTERRUPTED) from None
     except (typer.Exit, typer.Abort):
         raise
-    except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody left to tell.
+    except (BrokenPipeError, SystemExit):
+        # Whoever read our output has gone (rich then exits with 1, which means FAIL here).
         sys.stderr.close()
+        raise typer.Exit(COULD_NOT_RUN) from None
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        where = [("where", str(error.filename))] if error.filename else []
+        got = error.strerror or str(error)
+        _print_error("A file cannot be read or written.", [*where, ("got", got)])
         raise typer.Exit(COULD_NOT_RUN) from None
     except Exception as error:  # the last resort: an error of apot-export itself
         if debug:

@@ -24,7 +24,7 @@ _WITHOUT_A_TERMINAL = 100
 
 
 def _console() -> Console:
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, width=_WITHOUT_A_TERMINAL)
 
@@ -218,6 +218,7 @@ def print_thresholds(found: Thresholds) -> None:
     table.add_column("activation alpha", justify="right")
     table.add_column("bits (w/a)", justify="right")
     table.add_column("activation alpha, relative")
+    bar = "█" if console.encoding.startswith("utf") else "#"
     largest = max(abs(layer.activation_alpha) for layer in found.layers)
     for layer in found.layers:
         share = abs(layer.activation_alpha) / largest if largest else 0.0
@@ -226,7 +227,7 @@ def print_thresholds(found: Thresholds) -> None:
             f"{layer.weight_alpha:.4f}",
             f"{layer.activation_alpha:.4f}",
             f"{layer.weight_bits or '?'}/{layer.activation_bits or '?'}",
-            Text("█" * max(1, round(share * _BAR_WIDTH)), "cyan"),
+            Text(bar * max(1, round(share * _BAR_WIDTH)), "cyan"),
         )
     console.print(table)
     if any(layer.weight_bits is None for layer in found.layers):

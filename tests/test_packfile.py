@@ -62,7 +62,11 @@ def test_same_network_same_bytes(tmp_path: Path) -> None:
     network.cache_clear()
     packed.cache_clear()
     assert packed() == before
-    assert packed_file_bytes(load(tmp_path, before).network, PROVENANCE) == before
+    reordered = dict(reversed(PROVENANCE.items()))
+    assert packed_file_bytes(load(tmp_path, before).network, reordered) == before
+    content = json.loads(unseal(before)[0]["__metadata__"]["network"])
+    books = [json.dumps(book) for book in content["codebooks"]]
+    assert len(books) == len(set(books))
 
 
 def test_tensors_are_aligned_in_the_file_and_read_only(tmp_path: Path) -> None:
@@ -200,4 +204,8 @@ def test_json_that_python_would_let_pass(tmp_path: Path) -> None:
     repeated = network_text.replace('"output":', '"output":"image","output":')
     for content in (infinite, repeated, "[" * 100_000, '{"input":NaN}', "", "null"):
         header["__metadata__"]["network"] = content
+        assert "well formed" in refusal(tmp_path, seal(header, data))
+    header, data = unseal(packed())
+    for provenance in ("[]", '{"accuracy":NaN}'):
+        header["__metadata__"]["provenance"] = provenance
         assert "well formed" in refusal(tmp_path, seal(header, data))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apot_export.errors import PackedFileError
-from apot_export.network import Convolution, FloatLayer, Network, Node, Operation, Relu, ScaleBias
+from apot_export.network import (
+    Convolution,
+    FloatLayer,
+    Network,
+    Node,
+    Operation,
+    QuantizeActivation,
+    Relu,
+    ScaleBias,
+)
 from apot_export.packfile import PackedNetwork, packed_file_bytes
 from tests._small_networks import Json, load, packed, refusal, seal, unseal
 
@@ -33,60 +43,69 @@ def described() -> Json:
     return dict(json.loads(unseal(packed())[0]["__metadata__"]["network"]))
 
 
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (["codebooks", 0, "denominator"], 0),
-        (["codebooks", 0, "denominator"], math.inf),
-        (["codebooks", 0, "denominator"], "127"),
-        (["codebooks", 0, "signed"], "false"),
-        (["codebooks", 0, "tables", 0], [0, 3]),
-        (["codebooks", 0, "tables", 0], [0, 1 << 40]),
-        (["input", "shape"], [3, 9]),
-        (["input", "shape"], [3, 1 << 31, 1]),
-        (["layers", "first", "codebook"], -1),
-        (["layers", "first", "codebook"], 99),
-        (["layers", "first", "kind"], "sparse"),
-        (["layers", "first", "shape"], [-6, -3, 3, 3]),
-        (["layers", "first", "shape"], [1 << 32, 1 << 32]),
-        (["layers", "first", "step"], 10**400),
-        (["layers", "wide", "activation", "alpha"], 0),
-        (["layers", "wide", "activation", "alpha"], -1.5),
-        (["layers", "wide", "activation", "alpha"], 1e300),
-        (["layers", "wide", "activation", "alpha"], 1e-44),
-        (["layers", "wide", "activation"], None),
-        (["layers", "float", "shape"], [3, 5, 1, 1]),
-        (["nodes", 0, "stride"], [0, 1]),
-        (["nodes", 0, "stride"], [1, 1, 1]),
-        (["nodes", 0, "padding"], [-1, 0]),
-        (["nodes", 0, "dilation"], [1.0, 1]),
-        (["nodes", 0, "groups"], True),
-        (["nodes", 0, "inputs"], ["logits"]),
-        (["nodes", 0, "inputs"], ["image", "image"]),
-        (["nodes", 0, "inputs"], "image"),
-        (["nodes", 0, "layer"], "nowhere"),
-        (["nodes", 0, "operation"], "Softmax"),
-        (["nodes", 0, "ceil_mode"], False),
-        (["nodes", 3, "padding"], [2, 0]),
-        (["nodes", 4, "layer"], "wide"),
-        (["nodes", 5, "inputs"], ["pool"]),
-        (["nodes", 7, "inputs"], ["branch.sums", "pool"]),
-        (["output"], "branch.levels"),
-        (["output"], "nowhere"),
-        (["extra"], {}),
-    ],
-    ids=str,
-)  # fmt: skip
+MALFORMED: list[tuple[str, object, str]] = [
+    ("codebooks 0 denominator", 0, "must be positive"),
+    ("codebooks 0 denominator", 1 << 24, "at most 2^23"),
+    ("codebooks 0 denominator", math.inf, "no JSON number"),
+    ("codebooks 0 denominator", "127", "an integer"),
+    ("codebooks 0 signed", "false", "true or false"),
+    ("codebooks 0 tables 0", [0, 3], "a power of two"),
+    ("codebooks 0 tables 0", [0, 1 << 40], "an integer"),
+    ("input shape", [3, 9], "unpack"),
+    ("input shape", [3, 1 << 31, 1], "an integer"),
+    ("layers first codebook", -1, "an integer"),
+    ("layers first codebook", 99, "an integer"),
+    ("layers first kind", "sparse", "unknown kind"),
+    ("layers first shape", [-6, -3, 3, 3], "an integer"),
+    ("layers first shape", [1 << 32, 1 << 32], "an integer"),
+    ("layers first shape", [6, 3, 3, 4], "first.codes"),
+    ("layers first step", 10**400, "a finite number"),
+    ("layers wide activation alpha", 0, "is not positive"),
+    ("layers wide activation alpha", -1.5, "is not positive"),
+    ("layers wide activation alpha", 1e300, "is not positive"),
+    ("layers wide activation alpha", 1e-44, "is too small"),
+    ("layers wide activation codebook", 1, "must not be negative"),
+    ("layers wide activation", None, "no input quantizer"),
+    ("layers float shape", [3, 5, 1, 1], "an object of kind"),
+    ("nodes 0 stride", [0, 1], "an integer"),
+    ("nodes 0 stride", [1, 1, 1], "unpack"),
+    ("nodes 0 padding", [-1, 0], "an integer"),
+    ("nodes 0 dilation", [1.0, 1], "an integer"),
+    ("nodes 0 dilation", [0, 1], "from 1"),
+    ("nodes 0 groups", True, "an integer"),
+    ("nodes 0 inputs", ["logits"], "no earlier node"),
+    ("nodes 0 inputs", ["image", "image"], "number of inputs"),
+    ("nodes 0 inputs", "image", "an array"),
+    ("nodes 0 layer", "nowhere", "does not exist"),
+    ("nodes 0 operation", "Softmax", "Softmax"),
+    ("nodes 0 ceil_mode", False, "an object of"),
+    ("nodes 3 kernel", [0, 3], "from 1"),
+    ("nodes 3 padding", [2, 0], "in the padding alone"),
+    ("nodes 4 layer", "wide", "levels of wide"),
+    ("nodes 5 inputs", ["pool"], "float32 values"),
+    ("nodes 7 inputs", ["branch.sums", "pool"], "accumulators"),
+    ("nodes -1 operation", "GlobalAveragePool", "without height and width"),
+    ("output", "branch.levels", "levels of grouped"),
+    ("output", "nowhere", "no node"),
+    ("extra", {}, "an object of"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "reason"), MALFORMED, ids=range(len(MALFORMED)))
 def test_a_malformed_network_is_refused(
-    tmp_path: Path, path: list[str | int], value: object
+    tmp_path: Path, path: str, value: object, reason: str
 ) -> None:
     content = described()
+    content["nodes"].append({"name": "again", "operation": "Relu", "inputs": ["flat"]})
     assert load(tmp_path, with_network(content)).layers
+    *keys, last = [int(key) if key.lstrip("-").isdigit() else key for key in path.split()]
     parent: Any = content
-    for key in path[:-1]:
+    for key in keys:
         parent = parent[key]
-    parent[path[-1]] = value
-    assert "well formed" in refusal(tmp_path, with_network(content))
+    parent[last] = value
+    message = refusal(tmp_path, with_network(content))
+    assert "well formed" in message
+    assert reason in message
 
 
 def one_node(operation: Operation, weight: Any, shape: tuple[int, ...] = (2, 1, 1)) -> bytes:
@@ -108,6 +127,9 @@ def test_what_only_the_tensors_or_the_geometry_show(tmp_path: Path) -> None:
     assert "not finite" in refusal(tmp_path, one_node(grouped, ones * math.nan))
     assert "not finite" in refusal(tmp_path, one_node(grouped, ones * math.inf))
     assert "weights of shape [4]" in refusal(tmp_path, one_node(Relu(), ones[:, 0, 0, 0]))
+    unquantized = one_node(QuantizeActivation(layer="layer"), ones)
+    assert "no input quantizer" in refusal(tmp_path, unquantized)
+    assert "too large" in refusal(tmp_path, one_node(Relu(), ones, (2, 1 << 15, 1 << 15)))
     wide = ScaleBias(scale=np.ones(2, dtype=np.float32), bias=np.ones(2, dtype=np.float32))
     header, data = unseal(one_node(wide, ones))
     header["node.scale"].update(dtype="U8", shape=[8])
@@ -117,6 +139,35 @@ def test_what_only_the_tensors_or_the_geometry_show(tmp_path: Path) -> None:
         {**json.loads(header["__metadata__"]["network"]), "layers": {}}
     )
     assert "has the tensor layer.weight" in refusal(tmp_path, seal(header, data))
+
+
+def test_malformed_containers(tmp_path: Path) -> None:
+    pair = ScaleBias(scale=np.ones(2, dtype=np.float32), bias=np.ones(2, dtype=np.float32))
+    content = one_node(pair, np.ones((2, 8)))
+    header, data = unseal(content)
+    assert seal(header, data) == content
+    names = ["layer.weight", "node.scale", "_padding.2", "node.bias"]
+    assert list(header) == ["__metadata__", *names]
+
+    shifted, _ = unseal(content)
+    del shifted["_padding.2"]
+    shifted["node.bias"]["data_offsets"] = [72, 80]
+    assert "multiple of 64" in refusal(tmp_path, seal(shifted, data[:72] + data[128:]))
+
+    empty = {**header, "empty": {"dtype": "U8", "shape": [0], "data_offsets": [136, 136]}}
+    assert "from 1" in refusal(tmp_path, seal(empty, data))
+
+    stated = json.loads(header["__metadata__"]["checksums"])
+    fewer = {name: stated[name] for name in names[:2]}
+    for checksums in (fewer, {**stated, "node.more": "00000000"}):
+        metadata = {**header["__metadata__"], "checksums": json.dumps(checksums)}
+        wrong = seal({**header, "__metadata__": metadata}, data)
+        assert "a checksum for every tensor" in refusal(tmp_path, wrong)
+
+    raw = content[8 : len(content) - len(data)] + b" "
+    raw = raw[:33] + b"%08x" % zlib.crc32(raw[:33] + b"00000000" + raw[41:]) + raw[41:]
+    odd = len(raw).to_bytes(8, "little") + raw + data
+    assert "multiple of 64" in refusal(tmp_path, odd)
 
 
 def places(content: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:

@@ -309,6 +309,8 @@ class _Graph:
         quantizer = layer.activation
         table = quantizer.table
         level_type = np.uint8 if table.max() < 1 << 8 else np.uint16
+        if table.max() >= 1 << 16:
+            level_type = np.int32
         self.types[node.name] = helper.np_dtype_to_tensor_dtype(np.dtype(level_type))
         last = quantizer.last_index
         digest = f"{quantizer.codebook.bits}_{_table_digest(quantizer.codebook):08x}_{last}"

@@ -159,7 +159,8 @@ class _TeacherForced(fx.Interpreter):
         differing = levels != exported
         # The quantizer itself rounds its scaled input a few times.
         slack = 2 * computed.bound.double() + 8 * UNIT_ROUNDOFF * float(module.act_alpha)
-        explained = _decision_between(module, computed.value.double(), forced.double(), slack)
+        ends = [computed.value.double(), forced.double()]
+        explained = _within_rounding(module, exported, ends, slack)
         unexplained = differing & ~explained
         self.findings.compared += differing.numel()
         self.findings.differing += int(differing.sum())
@@ -173,22 +174,18 @@ class _TeacherForced(fx.Interpreter):
             )
 
 
-def _decision_between(
-    module: QuantConv2d, first: torch.Tensor, second: torch.Tensor, slack: torch.Tensor
+def _within_rounding(
+    module: QuantConv2d, exported: torch.Tensor, ends: list[torch.Tensor], slack: torch.Tensor
 ) -> torch.Tensor:
-    """Tell where a decision point of the quantizer lies between two values, `slack` around them."""
-    if module.activation_levels is not None:
-        levels = module.activation_levels.double().sort().values
-    else:
-        steps = module.input_denominator()
-        levels = torch.arange(steps + 1).double() / steps
-    points = (levels[1:] + levels[:-1]) / 2 * float(module.act_alpha)
-    low = torch.minimum(first, second) - slack
-    high = torch.maximum(first, second) + slack
-    nearest_above = torch.searchsorted(points, low.contiguous())
-    reached = points[nearest_above.clamp(max=len(points) - 1)]
-    close = (first - second).abs() <= slack
-    return close & (nearest_above < len(points)) & (reached <= high)
+    """Tell where a level is one that the original gives between two values, `slack` around them."""
+    step = float(module.act_alpha) / module.activation_denominator()
+    low = torch.minimum(*ends) - slack
+    high = torch.maximum(*ends) + slack
+    lowest, highest = (
+        (module.quantized_input(end.float()).double() / step).round() for end in (low, high)
+    )
+    close = (ends[0] - ends[1]).abs() <= slack
+    return close & (lowest <= exported) & (exported <= highest)
 
 
 # --- rounding bounds ------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ _BATCH_PIXELS = 100 * 3 * 32 * 32
 _LEVEL_PIXELS = 64 * 3 * 32 * 32
 """Images of the level comparison, likewise; at most 64."""
 _ORACLE_IMAGES = 2
+_DEVICES = ("auto", "cuda", "cpu")
 
 
 def verify(
@@ -205,6 +206,8 @@ def _dataset(network: CodedNetwork, name: str | None, data: str | PathLike[str] 
 
 
 def _device(device: str) -> str:
+    if device not in _DEVICES:
+        raise DeviceError("There is no such device.", expected=", ".join(_DEVICES), got=device)
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return "cpu"
     if not torch.cuda.is_available():
