@@ -191,11 +191,11 @@ def _encode_thresholded(
         codes = np.rint(magnitude * factor).astype(codebook.code_dtype)
     else:
         codes = _nearest_codes(magnitude, quantizer, unit_values)
-    # The original multiplies by sign(t), which is 0 at 0, and then by the signed threshold.
-    unsigned = scaled == 0
-    if not quantizer.signed_zeros:
-        unsigned |= codebook.levels[codes] == 0
-    negative = np.where(unsigned, np.signbit(quantizer.alpha), np.signbit(scaled))
+    negative = np.signbit(scaled)
+    if quantizer.zeros == "sign":
+        negative = np.where(scaled == 0, np.signbit(quantizer.alpha), negative)
+    elif quantizer.zeros == "added":
+        negative = np.where(codebook.levels[codes] == 0, np.signbit(quantizer.alpha), negative)
     codes |= np.where(negative, codebook.sign_mask, 0).astype(codes.dtype)
     if codebook.level_zero is None and (scaled == 0).any():
         codebook, unit_values, codes = _with_zero(codebook, unit_values, codes, scaled == 0)
@@ -222,8 +222,9 @@ def _with_zero(
     magnitudes = codes & (codebook.sign_mask - 1)
     magnitudes[zeros] = len(table)
     signs = np.where(codes & codebook.sign_mask, widened.sign_mask, 0)
-    wide_codes: Codes = np.asarray(magnitudes | signs, dtype=widened.code_dtype)
-    return widened, np.concatenate([unit_values, np.zeros_like(unit_values)]), wide_codes
+    wide_values = np.concatenate([unit_values, np.zeros_like(unit_values)])
+    # Two bits of selector and a sign at most: a byte holds them.
+    return widened, wide_values, (magnitudes | signs).astype(np.uint8)
 
 
 def _unit_values(codebook: Codebook, rule: str) -> NDArray[np.float32]:

@@ -32,8 +32,12 @@ class WeightQuantizer:
     rule: str
     candidates: tuple[int, ...] = ()
     """Magnitudes in the order in which the original compares them; the first of equals wins."""
-    signed_zeros: bool = True
-    """Whether a negative weight of level 0 stays negative: some codes lose that sign."""
+    zeros: str = "sign"
+    """What decides the sign of a weight of level 0, as the codes' arithmetic has it.
+
+    "sign": the weight, but the threshold for a weight of exactly 0 (times sign(t), then alpha);
+    "round": the weight (rounded as it is); "added": the threshold ((q - t) + t loses the sign).
+    """
     mean: np.float32 | None = None
     """Subtracted from the weights, as the original computed it; None: no normalisation."""
     std: np.float32 | None = None
@@ -65,11 +69,11 @@ class ActivationQuantizer:
 
     codebook: Codebook
     alpha: np.float32
-    input_denominator: int
-    """Levels between 0 and alpha on the input side.
+    input_denominator: int | None = None
+    """Levels between 0 and alpha on the input side; None: the codebook's denominator.
 
-    The codebook's denominator, but where a training code divided what it had rounded by another
-    number: then the quantized values reach beyond alpha.
+    It is another where a training code divided what it had rounded by another number: then the
+    quantized values reach beyond alpha.
     """
 
     @property
@@ -79,13 +83,18 @@ class ActivationQuantizer:
 
     @property
     def index_scale(self) -> np.float32:
-        """What turns an input into an index of `table`: float32(2 * input_denominator / alpha)."""
-        return np.float32(2 * self.input_denominator) / self.alpha
+        """What turns an input into an index of `table`: float32(2 * input_steps / alpha)."""
+        return np.float32(2 * self.input_steps) / self.alpha
+
+    @property
+    def input_steps(self) -> int:
+        """Levels between 0 and alpha on the input side."""
+        return self.input_denominator or self.codebook.denominator
 
     @property
     def last_index(self) -> int:
         """Index of `table` that alpha and everything above it has."""
-        return 2 * self.input_denominator
+        return 2 * self.input_steps
 
     @cached_property
     def table(self) -> NDArray[np.int32]:

@@ -17,7 +17,7 @@ class WeightRule:
     codebook: Codebook
     rule: str
     candidates: tuple[int, ...] = ()
-    signed_zeros: bool = True
+    zeros: str = "sign"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,9 +36,9 @@ class ApotV2:
     def weight_rule(self, quantization: Quantization) -> WeightRule:
         """Return the projection of weights."""
         rule = _level_sets.weight_rule(quantization)
-        # Its straight-through form (q - t) + t turns -0 into +0; 2-bit weights are rounded directly.
-        signed_zeros = quantization.weight_bits == _level_sets.TERNARY_BITS
-        return dataclasses.replace(rule, signed_zeros=signed_zeros)
+        # It rounds 2-bit weights as they are; others take the form (q - t) + t of its gradient.
+        zeros = "round" if quantization.weight_bits == _level_sets.TERNARY_BITS else "added"
+        return dataclasses.replace(rule, zeros=zeros)
 
     def activation_rule(self, quantization: Quantization) -> ActivationRule:
         """Return the projection of activations."""

@@ -44,7 +44,7 @@ def packed_file_bytes(network: CodedNetwork, provenance: Mapping[str, Any]) -> b
             else {
                 "codebook": _index(codebooks, layer.activation.codebook),
                 "alpha": float(layer.activation.alpha),
-                "input_denominator": layer.activation.input_denominator,
+                "input_denominator": layer.activation.input_steps,
             },
         }
         tensors[f"{name}.codes"] = layer.packed
