@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import time
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from apot_export._version import VERSION
 from apot_export.capture import capture
@@ -22,7 +25,13 @@ from apot_export.export_directory import (
     require_free,
     write_export,
 )
-from apot_export.network import CodedLayer
+from apot_export.network import (
+    CodedLayer,
+    CodedNetwork,
+    FloatLayer,
+    Layer,
+    PlaneLayer,
+)
 from apot_export.onnx_export import build_model, serialise
 from apot_export.original import Original, load_original
 from apot_export.packfile import packed_file_bytes
@@ -37,8 +46,8 @@ class ConversionResult:
     """The export directory."""
     family: str
     architecture: str
-    bits: int
-    """Nominal bit-width; 32 for full precision."""
+    bits: float
+    """Nominal bit-width; 32 for full precision, the average of multi-bit weights."""
     bits_from: str
     method: str
     """Level set: "apot" or "uniform"."""
@@ -52,6 +61,8 @@ class ConversionResult:
     """Number of weights that are stored as codes."""
     code_bits: int
     """Bits that these codes take, before each layer is filled to whole bytes."""
+    weight_error: float
+    """Root mean square of what --alpha-terms changed, relative to that of the weights."""
     checkpoint_bytes: int
     seconds: float
 
@@ -70,6 +81,7 @@ class ConversionResult:
             "files": self.files,
             "weights": self.weights,
             "code_bits": self.code_bits,
+            "weight_error": self.weight_error,
             "checkpoint_bytes": self.checkpoint_bytes,
             "seconds": self.seconds,
         }
@@ -103,7 +115,7 @@ def convert(
     chosen = choices or Choices(**said)
     original = load_original(path, chosen)
     source = capture(original.module, original.architecture.input_shape, original.multi_bit)
-    coded = encode_network(source)
+    coded = encode_network(source, alpha_terms=chosen.alpha_terms)
     options = {
         "bits": original.quantization.weight_bits,
         "bits_from": original.bits_from,
@@ -143,26 +155,52 @@ def convert(
         },
     }
     sizes = write_export(target, files, manifest, force=force)
-    layers = [layer for layer in coded.layers.values() if isinstance(layer, CodedLayer)]
-    counts = [layer.codes.size for layer in layers]
     return ConversionResult(
         path=target,
         family=original.dialect.name,
         architecture=original.architecture.name,
-        bits=original.quantization.weight_bits,
+        bits=_bits(coded, original),
         bits_from=original.bits_from,
         method=original.quantization.method,
         method_from=original.method_from,
         grid=original.quantization.grid,
         grid_from=original.grid_from,
         files=sizes,
-        weights=sum(counts),
-        code_bits=sum(
-            count * layer.codebook.bits for count, layer in zip(counts, layers, strict=True)
+        weights=sum(
+            math.prod(layer.shape)
+            for layer in coded.layers.values()
+            if not isinstance(layer, FloatLayer)
         ),
+        code_bits=sum(_code_bits(layer) for layer in coded.layers.values()),
+        weight_error=_weight_error(original, coded) if chosen.alpha_terms else 0.0,
         checkpoint_bytes=path.stat().st_size,
         seconds=time.perf_counter() - started,
     )
+
+
+def _code_bits(layer: Layer) -> int:
+    if isinstance(layer, CodedLayer):
+        return math.prod(layer.shape) * layer.codebook.bits
+    return layer.planes.storage_bits() if isinstance(layer, PlaneLayer) else 0
+
+
+def _bits(coded: CodedNetwork, original: Original) -> float:
+    planes = [layer.planes for layer in coded.layers.values() if isinstance(layer, PlaneLayer)]
+    if not planes:
+        return original.quantization.weight_bits
+    weights = [math.prod(plane.shape) for plane in planes]
+    bits = sum(n * plane.average_bits() for n, plane in zip(weights, planes, strict=True))
+    return bits / sum(weights)
+
+
+def _weight_error(original: Original, coded: CodedNetwork) -> float:
+    changed = total = 0.0
+    for name, layer in coded.layers.items():
+        if isinstance(layer, PlaneLayer):
+            weight = original.checkpoint.state[f"{name}.weight"].numpy().astype(np.float64)
+            changed += float(((layer.weights() - weight) ** 2).sum())
+            total += float((weight**2).sum())
+    return math.sqrt(changed / total) if total else 0.0
 
 
 def _complete(choices: Choices, original: Original) -> Choices:

@@ -61,7 +61,18 @@ def load_original(path: Path, choices: Choices) -> Original:
         BitWidthError: The bit-width is not given, or contradicts the file.
         CodebookError: The level set or grid is none that the family has.
     """
-    checkpoint = load_checkpoint(path)
+    return rebuild(load_checkpoint(path), choices)
+
+
+def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
+    """Rebuild the network of a loaded checkpoint, whose tensors the module shares.
+
+    Raises:
+        CheckpointError: It is not of a known network.
+        BitWidthError: The bit-width is not given, or contradicts the file.
+        CodebookError: The level set or grid is none that the family has.
+    """
+    path = checkpoint.path
     dialect = dialects.recognise(checkpoint.keys)
     state = canonical_state(checkpoint, dialect)
     architecture = architectures.recognise({key: tuple(t.shape) for key, t in state.items()})
@@ -95,6 +106,8 @@ def load_original(path: Path, choices: Choices) -> Original:
     eight_bit = [architecture.first, architecture.last] if dialect.has_eight_bit_layers else []
     module = architectures.build(architecture, state, quantized, eight_bit)
     multi_bit = _multi_bit_layers(checkpoint, state)
+    if choices.alpha_terms:
+        _shorten_coordinates(module, multi_bit, choices.alpha_terms)
     return Original(
         checkpoint=checkpoint,
         dialect=dialect,
@@ -106,6 +119,26 @@ def load_original(path: Path, choices: Choices) -> Original:
         module=module,
         multi_bit=multi_bit,
     )
+
+
+def _shorten_coordinates(
+    module: nn.Module, multi_bit: Mapping[str, MultiBitWeights], terms: int
+) -> None:
+    """Give a module the weights whose coordinates are sums of the nearest powers of two."""
+    for name, weights in multi_bit.items():
+        rest = torch.from_numpy(weights.coordinates).double()
+        rounded = torch.zeros_like(rest)
+        for _ in range(terms):
+            mantissa, exponent = torch.frexp(rest.abs())
+            power = torch.ldexp(torch.ones_like(rest), exponent - (mantissa < 0.75).int())  # noqa: PLR2004 - between a power of two and the next
+            power = torch.where(rest.abs() > 0, power * rest.sign(), 0.0)
+            rounded, rest = rounded + power, rest - power
+        used = rounded.float() * torch.from_numpy(weights.mask).float()
+        groups = (torch.from_numpy(weights.bases).float() * used.unsqueeze(-1)).sum(dim=2)
+        if weights.position_major:
+            groups = groups.transpose(1, 2)
+        layer = module.get_submodule(name)
+        layer.weight = nn.Parameter(groups.reshape(layer.weight.shape), requires_grad=False)  # type: ignore[arg-type, union-attr]
 
 
 def _multi_bit_layers(

@@ -78,9 +78,7 @@ class Planes:
 _Float = TypeVar("_Float", bound=np.floating)
 
 
-def ungrouped(
-    groups: NDArray[_Float], shape: Shape, *, position_major: bool
-) -> NDArray[_Float]:
+def ungrouped(groups: NDArray[_Float], shape: Shape, *, position_major: bool) -> NDArray[_Float]:
     """Put groups, [groups, group_size], back into a weight tensor."""
     if not position_major:
         return np.ascontiguousarray(groups.reshape(shape))

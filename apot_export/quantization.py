@@ -171,6 +171,8 @@ class Choices:
     legacy_divisor: bool = False
     normalize_weights: bool = True
     layer_bits: tuple[LayerBits, ...] = ()
+    alpha_terms: int = 0
+    """Powers of two that each coordinate of multi-bit weights becomes the sum of; 0: floats."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that manifests store."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from apot_export.verification import Report
 
 _FULL_PRECISION = 32
+_MULTI_BIT = "alq"
 _BAR_WIDTH = 24
 _WITHOUT_A_TERMINAL = 100
 """Columns where the output is no terminal: nothing is cut because a log has no width."""
@@ -47,7 +48,18 @@ def print_conversion(result: ConversionResult) -> None:
     ]
     facts = Table.grid(padding=(0, 2))
     facts.add_row(Text("network", "dim"), f"{result.architecture}, family {result.family}")
-    if result.bits == _FULL_PRECISION:
+    if result.family == _MULTI_BIT:
+        packed = _bytes(round(result.code_bits / 8))
+        facts.add_row(
+            Text("weights", "dim"),
+            f"{result.weights:,} in {packed}, {result.bits:.2f} sign vectors a group on average",
+        )
+        if result.weight_error:
+            facts.add_row(
+                Text("coordinates", "dim"),
+                f"sums of powers of two; relative weight error {result.weight_error:.2%}",
+            )
+    elif result.bits == _FULL_PRECISION:
         facts.add_row(
             Text("weights", "dim"),
             f"float32, first and last layer 8-bit (32 bits: {_source(result.bits_from)})",
@@ -55,7 +67,7 @@ def print_conversion(result: ConversionResult) -> None:
     else:
         facts.add_row(
             Text("levels", "dim"),
-            f"{result.bits} bits ({_source(result.bits_from)}), "
+            f"{result.bits:g} bits ({_source(result.bits_from)}), "
             f"{levels} ({_source(result.method_from)})",
         )
         if result.grid_from != "default":
@@ -154,6 +166,12 @@ def print_report(report: Report) -> None:
         console.print(Text(f"  {failure}"), soft_wrap=True)
 
 
+def _exactness(report: Report) -> str:
+    if report.settings["family"] == _MULTI_BIT:
+        return "up to the order of adding their sign vectors"
+    return "bit for bit"
+
+
 def _checks(report: Report) -> list[tuple[bool, str, str]]:
     weights, levels, accumulators = report.weights, report.levels, report.accumulators
     noise = any("the original with itself" in failure for failure in report.failures)
@@ -162,7 +180,7 @@ def _checks(report: Report) -> list[tuple[bool, str, str]]:
         (
             weights.exact == weights.layers and not weights.offenders,
             "weights",
-            f"{weights.exact} of {weights.layers} layers equal bit for bit "
+            f"{weights.exact} of {weights.layers} layers equal {_exactness(report)} "
             f"({weights.weights:,} weights, packed file and ONNX)",
         )
     ]

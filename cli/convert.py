@@ -78,6 +78,15 @@ def convert(
         Optional[Path],  # noqa: UP045 - likewise
         typer.Option(help="TOML file with a table [layers] of such patterns."),
     ] = None,
+    alpha_terms: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=8,
+            help="Write each coordinate of multi-bit weights as a sum of this many powers of two; "
+            "0 keeps them as floats.",
+        ),
+    ] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier export in the output directory.")
     ] = False,
@@ -101,6 +110,7 @@ def convert(
             z=z,
             legacy_divisor=legacy_divisor,
             normalize_weights=not raw_weights,
+            alpha_terms=alpha_terms,
             layer_bits=(*from_file, *map(parse_layer_bits, layer_bits or [])),
         )
         result = convert_checkpoint(checkpoint, output, choices=choices, force=force)

@@ -24,7 +24,9 @@ from tests._random_networks import NETWORKS, write_checkpoint
 SMALL = ("ResNet-20 (CIFAR)", "ResNet-14 (MNIST)", "MobileNetV2")
 
 
-def check(path: Path, images: np.ndarray[tuple[int, ...], np.dtype[np.float32]], choices: Choices) -> None:
+def check(
+    path: Path, images: np.ndarray[tuple[int, ...], np.dtype[np.float32]], choices: Choices
+) -> None:
     original = load_original(path, choices)
     network = encode_network(
         capture(original.module, original.architecture.input_shape, original.multi_bit)

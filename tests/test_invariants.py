@@ -16,15 +16,21 @@ ROOMS = (
     "codebook",
     "bitpack",
     "quantization",
+    "planes",
+    "operations",
+    "layers",
     "network",
     # floor 1
     "bounds",
+    "encode_planes",
     "encode",
     "reference",
     "packfile",
     "export_directory",
     # floor 2
+    "naming",
     "dialects",
+    "stand_ins",
     "checkpoint",
     "torch_layers",
     "architectures",
@@ -37,11 +43,21 @@ ROOMS = (
     "conversion",
     "verification",
     "summary",
+    "identify",
 )
 """Every room may import those before it, and itself."""
 
 FOREIGN = {
-    "torch": {"checkpoint", "torch_layers", "architectures", "original", "capture", "verification"},
+    "torch": {
+        "stand_ins",
+        "checkpoint",
+        "torch_layers",
+        "architectures",
+        "original",
+        "capture",
+        "verification",
+        "identify",
+    },
     "torchvision": {"datasets", "verification"},
     "PIL": {"datasets"},
     "onnx": {"onnx_export", "verification"},

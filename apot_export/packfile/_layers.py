@@ -119,10 +119,12 @@ def _activation(name: str, description: Any, codebooks: list[Codebook]) -> Activ
     book, alpha, steps = _json.fields(name, description, "codebook", "alpha", "input_denominator")
     with np.errstate(over="ignore", under="ignore"):
         rounded = np.float32(_json.number(name, alpha))
+    codebook = _chosen(name, codebooks, book)
+    input_steps = _json.integer(name, steps, least=1, most=MAXIMUM_LEVEL)
     return ActivationQuantizer(
-        codebook=_chosen(name, codebooks, book),
+        codebook=codebook,
         alpha=rounded,
-        input_denominator=_json.integer(name, steps, least=1, most=MAXIMUM_LEVEL),
+        input_denominator=None if input_steps == codebook.denominator else input_steps,
     )
 
 

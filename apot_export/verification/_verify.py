@@ -69,7 +69,8 @@ def verify(
 
     Args:
         export: The export directory.
-        dataset: "cifar10", "imagenet" or "digits"; None for the one that fits the network.
+        dataset: "cifar10", "cifar100", "mnist", "imagenet" or "digits"; None for the one that
+            fits the network.
         data: Folder of the images; None for $APOT_EXPORT_DATA or ./data.
         checkpoint: The checkpoint; None for where the manifest says it was.
         device: "auto", "cuda" or "cpu", for both sides.
@@ -87,7 +88,7 @@ def verify(
     model_bytes = (directory / ONNX_MODEL).read_bytes()
     model = parse_model(model_bytes)
     original = _original(directory, manifest, checkpoint)
-    images = _dataset(packed, dataset, data).first(limit)
+    images = _dataset(packed, _family(manifest, directory), dataset, data).first(limit)
     chosen = _device(device)
     pixels = math.prod(packed.input_shape)
     size = batch_size or max(1, min(100, _BATCH_PIXELS // pixels))
@@ -174,6 +175,19 @@ def _choices(manifest: dict[str, Any], directory: Path) -> Choices:
         ) from error
 
 
+def _family(manifest: dict[str, Any], directory: Path) -> str:
+    family = manifest.get("family")
+    if not isinstance(family, str):
+        raise ExportError(
+            "The manifest is damaged.",
+            where=str(directory),
+            expected="the name of a checkpoint family",
+            got=f"family {family!r}",
+            fix="convert again",
+        )
+    return family
+
+
 def _normalised(base: Path, relative: str) -> Sequence[str]:
     parts = list(base.parts)
     for part in Path(relative).parts:
@@ -186,7 +200,12 @@ def _normalised(base: Path, relative: str) -> Sequence[str]:
     return parts
 
 
-def _dataset(network: CodedNetwork, name: str | None, data: str | PathLike[str] | None) -> Dataset:
+def _dataset(
+    network: CodedNetwork,
+    family: str,
+    name: str | None,
+    data: str | PathLike[str] | None,
+) -> Dataset:
     classes = network.shapes[network.output][0]
     if name is None:
         kind = kind_for_network(network.input_shape, classes)
@@ -199,7 +218,7 @@ def _dataset(network: CodedNetwork, name: str | None, data: str | PathLike[str] 
                 got=f"images {list(kind.input_shape)}, {kind.classes} classes",
                 fix="name the dataset that the network was trained on with --dataset",
             )
-    images = kind.open(None if data is None else Path(data))
+    images = kind.open(None if data is None else Path(data), family)
     if len(images) == 0:
         raise DatasetError("The dataset holds no images.", where=images.root)
     return images
