@@ -46,9 +46,9 @@ def main() -> None:
             for name, command in commands.items():
                 times[name].append(seconds(command))
     medians = {name: statistics.median(values) for name, values in times.items()}
+    baseline = times["import torch, torchvision"]
     beyond = [
-        convert - imports
-        for convert, imports in zip(times["convert"], times["import torch, torchvision"], strict=True)
+        convert - imports for convert, imports in zip(times["convert"], baseline, strict=True)
     ]
     result = {
         "machine": {

@@ -187,10 +187,10 @@ def _checks(report: Report) -> list[tuple[bool, str, str]]:
     if accumulators.compared:
         rows.append(
             (
-                accumulators.mismatches == 0,
-                "accumulators",
-                f"{accumulators.mismatches:,} of {accumulators.compared:,} integers differ from "
-                "the oracle",
+                accumulators.mismatches == 0 and accumulators.values_outside == 0,
+                "oracle",
+                f"{accumulators.mismatches:,} of {accumulators.compared:,} integers and "
+                f"{accumulators.values_outside:,} of {accumulators.values_compared:,} floats differ",
             )
         )
     if levels.compared:
