@@ -7,17 +7,20 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from apot_export._version import VERSION
 from apot_export.capture import capture
 from apot_export.checkpoint import require_checkpoint_file
 from apot_export.encode import encode_network
+from apot_export.errors import ModelError
 from apot_export.export_directory import (
     ONNX_MODEL,
     PACKED_MODEL,
@@ -34,6 +37,12 @@ from apot_export.network import (
 )
 from apot_export.onnx_export import build_model, serialise
 from apot_export.original import Original, load_original
+from apot_export.own_networks import (
+    ModelSpec,
+    input_shape_of,
+    load_own,
+    original_of_module,
+)
 from apot_export.packfile import packed_file_bytes
 from apot_export.quantization import Choices
 
@@ -88,18 +97,25 @@ class ConversionResult:
 
 
 def convert(
-    checkpoint: str | PathLike[str],
+    checkpoint: str | PathLike[str] | nn.Module,
     directory: str | PathLike[str] | None = None,
     *,
+    model: str | None = None,
+    model_arguments: Mapping[str, Any] | None = None,
+    input_shape: Sequence[int] | str | None = None,
     choices: Choices | None = None,
     force: bool = False,
     **said: Any,
 ) -> ConversionResult:
-    """Convert a checkpoint.
+    """Convert a checkpoint, or a network in memory.
 
     Args:
-        checkpoint: The `.pth.tar` file.
+        checkpoint: The `.pth.tar` file, or a module, which stays as it is.
         directory: The export directory; None for one named after the checkpoint, here.
+        model: Factory of a network of the user's own, as `package.module:factory`: it is imported
+            and called, and gets the checkpoint's tensors. None for the known architectures.
+        model_arguments: Keyword arguments of the factory, Python literals.
+        input_shape: One image of a network of the user's own: channels, height, width.
         choices: What is known of the checkpoint beyond its name.
         force: Replace an earlier export in `directory`.
         **said: Fields of `Choices`, in place of one: `bits=4`, `method="uniform"`, ...
@@ -108,12 +124,20 @@ def convert(
         ApotExportError: With what is wrong with the input; nothing is left half-written.
     """
     started = time.perf_counter()
-    path = Path(checkpoint)
-    require_checkpoint_file(path)
-    target = Path(export_name(path) if directory is None else directory)
+    path = None if isinstance(checkpoint, nn.Module) else Path(checkpoint)
+    if path is not None:
+        require_checkpoint_file(path)
+    export = type(checkpoint).__name__ if path is None else export_name(path)
+    target = Path(export if directory is None else directory)
     require_free(target, force=force)
     chosen = choices or Choices(**said)
-    original = load_original(path, chosen)
+    spec = _spec(checkpoint, model, model_arguments, input_shape)
+    if isinstance(checkpoint, nn.Module):
+        original = original_of_module(checkpoint, input_shape_of(input_shape), chosen)
+    elif spec is not None:
+        original = load_own(Path(checkpoint), chosen, spec)
+    else:
+        original = load_original(Path(checkpoint), chosen)
     source = capture(original.module, original.architecture.input_shape, original.multi_bit)
     coded = encode_network(source, alpha_terms=chosen.alpha_terms)
     options = {
@@ -127,13 +151,15 @@ def convert(
     }
     provenance = {
         "tool": f"apot-export {VERSION}",
-        "checkpoint_sha256": original.checkpoint.sha256,
+        "checkpoint_sha256": original.checkpoint.sha256 if original.checkpoint else None,
         "family": original.dialect.name,
         "architecture": original.architecture.name,
         **options,
     }
+    if original.state_sha256 is not None:
+        provenance["state_sha256"] = original.state_sha256
     # File names may be any bytes; the strings of artifacts are Unicode.
-    name = export_name(path).encode(errors="backslashreplace").decode()
+    name = export.encode(errors="backslashreplace").decode()
     model = build_model(
         coded,
         name=name,
@@ -150,10 +176,12 @@ def convert(
         "input_shape": list(original.architecture.input_shape),
         "checkpoint": {
             # Relative, so that a folder with checkpoint and export can move as one.
-            "path": os.path.relpath(path.absolute(), target.absolute()),
-            "sha256": original.checkpoint.sha256,
+            "path": os.path.relpath(path.absolute(), target.absolute()) if path else None,
+            "sha256": provenance["checkpoint_sha256"],
         },
     }
+    if spec is not None:
+        manifest["model"] = spec.to_json()
     sizes = write_export(target, files, manifest, force=force)
     return ConversionResult(
         path=target,
@@ -173,9 +201,47 @@ def convert(
         ),
         code_bits=sum(_code_bits(layer) for layer in coded.layers.values()),
         weight_error=_weight_error(original, coded) if chosen.alpha_terms else 0.0,
-        checkpoint_bytes=path.stat().st_size,
+        checkpoint_bytes=path.stat().st_size if path else _state_bytes(original.module),
         seconds=time.perf_counter() - started,
     )
+
+
+def _spec(
+    checkpoint: object,
+    model: str | None,
+    model_arguments: Mapping[str, Any] | None,
+    input_shape: Sequence[int] | str | None,
+) -> ModelSpec | None:
+    """Return how to build a network of the user's own; None where it is not to be built.
+
+    Raises:
+        ModelError: What is given does not go together.
+    """
+    is_module = isinstance(checkpoint, nn.Module)
+    if model is None and not model_arguments and (is_module or input_shape is None):
+        return None
+    if model is None or is_module:
+        raise ModelError(
+            "A factory, its arguments and an input shape go together.",
+            expected="the input shape alone beside a module"
+            if is_module
+            else "--model PACKAGE.MODULE:FACTORY beside --model-kwarg and --input-shape",
+            got=", ".join(
+                name
+                for name, value in (
+                    ("a factory", model),
+                    ("arguments of a factory", model_arguments),
+                    ("an input shape", input_shape),
+                )
+                if value
+            ),
+        )
+    shape = input_shape_of(input_shape)
+    return ModelSpec(factory=model, arguments=dict(model_arguments or {}), input_shape=shape)
+
+
+def _state_bytes(module: nn.Module) -> int:
+    return sum(value.numel() * value.element_size() for value in module.state_dict().values())
 
 
 def _code_bits(layer: Layer) -> int:
@@ -197,7 +263,7 @@ def _weight_error(original: Original, coded: CodedNetwork) -> float:
     changed = total = 0.0
     for name, layer in coded.layers.items():
         if isinstance(layer, PlaneLayer):
-            weight = original.checkpoint.state[f"{name}.weight"].numpy().astype(np.float64)
+            weight = original.module.get_submodule(name).weight.numpy().astype(np.float64)
             changed += float(((layer.weights() - weight) ** 2).sum())
             total += float((weight**2).sum())
     return math.sqrt(changed / total) if total else 0.0
@@ -205,6 +271,8 @@ def _weight_error(original: Original, coded: CodedNetwork) -> float:
 
 def _complete(choices: Choices, original: Original) -> Choices:
     """Return choices that leave nothing to a name, so that the original can be built again."""
+    if original.own_choices is not None:
+        return original.own_choices
     quantization = original.quantization
     return dataclasses.replace(
         choices,

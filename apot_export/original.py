@@ -33,19 +33,26 @@ _WEIGHT_ALPHA = ".weight_alpha"
 class Original:
     """A checkpoint, what it was recognised as, and its module in evaluation mode on the CPU."""
 
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
+    """None for a network that was given as a module."""
     dialect: Dialect
     architecture: Architecture
     plan: Plan
     bits_from: str
-    """Where the bit-width was learned: "option", "file name", "folder name" or "checkpoint"."""
+    """Where the bit-width was learned: "option", "file name", "folder name", "network" or
+    "checkpoint"."""
     method_from: str
-    """Where the level set was learned: "option", "file name", "folder name" or "default"."""
+    """Where the level set was learned: "option", "file name", "folder name", "network" or
+    "default"."""
     grid_from: str
-    """Where the grid was learned: "option", "folder name" or "default"."""
+    """Where the grid was learned: "option", "folder name", "network" or "default"."""
     module: nn.Module
     multi_bit: Mapping[str, MultiBitWeights]
     """Weights as scaled sign vectors, by layer."""
+    state_sha256: str | None = None
+    """Digest of the state dict of a network of the user's own."""
+    own_choices: Choices | None = None
+    """Choices that need no name to rebuild a network of the user's own."""
 
     @property
     def quantization(self) -> Quantization:
@@ -105,7 +112,7 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
             require_offered(layer_width, dialect.name, dialect.bit_widths(method), path)
     eight_bit = [architecture.first, architecture.last] if dialect.has_eight_bit_layers else []
     module = architectures.build(architecture, state, quantized, eight_bit)
-    multi_bit = _multi_bit_layers(checkpoint, state)
+    multi_bit = multi_bit_layers(checkpoint, state)
     if choices.alpha_terms:
         _shorten_coordinates(module, multi_bit, choices.alpha_terms)
     return Original(
@@ -141,7 +148,7 @@ def _shorten_coordinates(
         layer.weight = nn.Parameter(groups.reshape(layer.weight.shape), requires_grad=False)  # type: ignore[arg-type, union-attr]
 
 
-def _multi_bit_layers(
+def multi_bit_layers(
     checkpoint: Checkpoint, state: dict[str, torch.Tensor]
 ) -> dict[str, MultiBitWeights]:
     """Match sign vectors with the layers that they belong to: the weights of two or more axes.

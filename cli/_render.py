@@ -95,6 +95,7 @@ def _source(source: str) -> str:
         "option": "as given",
         "file name": "from the file's name",
         "folder name": "from the folder's name",
+        "network": "as its layers say",
         "checkpoint": "the checkpoint has no thresholds",
         "default": "nothing said otherwise",
     }[source]

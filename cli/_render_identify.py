@@ -56,7 +56,7 @@ def _print_measurement(console: Console, measurement: Measurement) -> None:
     table.add_column("hypothesis")
     table.add_column("top-1", justify="right")
     table.add_column("loss", justify="right")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     kept = [candidate for candidate in measurement.candidates if not candidate.dropped]
     for number, candidate in enumerate(kept):
         table.add_row(

@@ -87,6 +87,20 @@ def convert(
             "0 keeps them as floats.",
         ),
     ] = 0,
+    model: Annotated[
+        _Text,
+        typer.Option(
+            help="Network of your own, PACKAGE.MODULE:FACTORY; it is imported and called, and gets "
+            "the checkpoint's tensors.",
+        ),
+    ] = None,
+    model_kwarg: Annotated[
+        Optional[list[str]],  # noqa: UP045 - likewise
+        typer.Option(help="Argument of --model's factory, NAME=VALUE; may be repeated."),
+    ] = None,
+    input_shape: Annotated[
+        _Text, typer.Option(help="Image that --model's network takes: C,H,W, e.g. 3,32,32.")
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier export in the output directory.")
     ] = False,
@@ -99,6 +113,7 @@ def convert(
     """
     with reported(debug=debug):
         from apot_export.conversion import convert as convert_checkpoint
+        from apot_export.own_networks import parse_arguments
         from apot_export.quantization import Choices, parse_layer_bits, read_layer_bits
 
         from_file = read_layer_bits(layer_bits_file) if layer_bits_file is not None else ()
@@ -113,7 +128,15 @@ def convert(
             alpha_terms=alpha_terms,
             layer_bits=(*from_file, *map(parse_layer_bits, layer_bits or [])),
         )
-        result = convert_checkpoint(checkpoint, output, choices=choices, force=force)
+        result = convert_checkpoint(
+            checkpoint,
+            output,
+            model=model,
+            model_arguments=parse_arguments(model_kwarg or []),
+            input_shape=input_shape,
+            choices=choices,
+            force=force,
+        )
         if as_json:
             typer.echo(json.dumps(result.to_json(), indent=2))
         else:

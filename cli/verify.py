@@ -40,6 +40,13 @@ def verify(
         Optional[Path],  # noqa: UP045
         typer.Option(help="The original checkpoint; default: where the manifest says it was."),
     ] = None,
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Network of your own, PACKAGE.MODULE:FACTORY, if the export was made with one; "
+            "it is imported and called.",
+        ),
+    ] = None,
     device: Annotated[
         Device, typer.Option(case_sensitive=False, help="For both sides.")
     ] = Device.AUTO,
@@ -74,6 +81,7 @@ def verify(
                 dataset=dataset,
                 data=data,
                 checkpoint=checkpoint,
+                model=model,
                 device=device.value,
                 limit=limit,
                 batch_size=batch_size,

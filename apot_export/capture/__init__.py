@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from apot_export.capture._graph import capture
-from apot_export.capture._trace import trace, value_names
+from apot_export.capture._trace import is_plain, trace, value_names
 
-__all__ = ["capture", "trace", "value_names"]
+__all__ = ["capture", "is_plain", "trace", "value_names"]

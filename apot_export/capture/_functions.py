@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -77,7 +77,10 @@ the module has others."""
 
 
 def function_operations(
-    node: fx.Node, arguments: tuple[Any, ...], options: Mapping[str, Any], image: Shape
+    node: fx.Node,
+    arguments: tuple[Any, ...],
+    options: Mapping[str, Any],
+    image: Callable[[], Shape],
 ) -> list[Operation]:
     """Return what a call does, as operations in turn; none where evaluation mode makes it void.
 
@@ -85,31 +88,30 @@ def function_operations(
         node: The call.
         arguments: Its positional arguments: tensors are still nodes, sizes are numbers.
         options: Its keyword arguments.
-        image: Shape of the first tensor without the batch axis.
+        image: Tells the shape of the first tensor without the batch axis.
 
     Raises:
         CaptureError: The intermediate representation cannot say what the call does.
     """
     target, extra = node.target, arguments[1:]
+    if target in _VOID:
+        return []
+    if target in _MEANS:
+        return _mean(node, image(), **_bound(node, extra, options, ("dim", "keepdim")))
     if target in _MODULES:
         stand_in = _module(node, extra, options)
         operation = module_operation(place(node), stand_in, image, {})
-        return [] if operation is None else [operation]
-    if target in _ADDITIONS and len(arguments) == 2 and not options:  # noqa: PLR2004 - a + b
-        if all(isinstance(argument, fx.Node) for argument in arguments):
-            return [Add()]
+    elif target in _ADDITIONS:
+        operation = _sum(node, arguments, options)
     elif target in _CONCATENATIONS:
-        if _bound(node, extra, options, ("dim",)).get("dim", 0) in (1, -len(image)):
-            return [Concat()]
+        operation = _concatenation(node, image(), **_bound(node, extra, options, ("dim",)))
     elif target in _CLIPS:
-        return [_clip(node, **_bound(node, extra, options, ("min", "max")))]
-    elif target in _MEANS:
-        return _mean(node, image, **_bound(node, extra, options, ("dim", "keepdim")))
-    elif target in _RESHAPES and not options:
-        return [_reshape(node, extra, image)]
-    elif target in _VOID:
-        return []
-    raise unknown(node)
+        operation = _clip(node, **_bound(node, extra, options, ("min", "max")))
+    elif target in _RESHAPES:
+        operation = _reshape(node, extra, options, image())
+    else:
+        raise unknown(node)
+    return [] if operation is None else [operation]
 
 
 def is_in_place_call(node: fx.Node) -> bool:
@@ -153,13 +155,26 @@ def _module(node: fx.Node, extra: tuple[Any, ...], options: Mapping[str, Any]) -
     return module
 
 
+def _sum(node: fx.Node, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Add:
+    tensors = [argument for argument in arguments if isinstance(argument, fx.Node)]
+    if len(tensors) != 2 or len(arguments) != 2 or options:  # noqa: PLR2004 - a + b
+        raise unknown(node)
+    return Add()
+
+
+def _concatenation(node: fx.Node, image: Shape, dim: Any = 0) -> Concat:
+    if dim not in (1, -len(image)):
+        raise unknown(node)
+    return Concat()
+
+
 def _clip(node: fx.Node, min: Any = None, max: Any = None) -> Clip | Relu:  # noqa: A002 - PyTorch's names
     if max is None and min == 0:
         return Relu()
     limits = (-math.inf if min is None else min, math.inf if max is None else max)
-    if any(isinstance(limit, fx.Node) for limit in limits) or not limits[0] <= limits[1]:
-        raise unknown(node)
-    if not all(math.isfinite(limit) for limit in limits):
+    are_numbers = all(isinstance(limit, (int, float)) for limit in limits)
+    # The artifacts have no infinite attributes.
+    if not are_numbers or not -math.inf < limits[0] <= limits[1] < math.inf:
         raise unknown(node)
     return Clip(minimum=float(limits[0]), maximum=float(limits[1]))
 
@@ -176,9 +191,11 @@ def _mean(node: fx.Node, image: Shape, dim: Any = None, keepdim: Any = False) ->
     return [GlobalAveragePool()] if keepdim else [GlobalAveragePool(), Flatten()]
 
 
-def _reshape(node: fx.Node, extra: tuple[Any, ...], image: Shape) -> Flatten:
+def _reshape(
+    node: fx.Node, extra: tuple[Any, ...], options: Mapping[str, Any], image: Shape
+) -> Flatten:
     wanted = extra[0] if len(extra) == 1 and isinstance(extra[0], (tuple, list)) else extra
-    if len(wanted) == _BATCH_AXIS_AND_FEATURES:
+    if len(wanted) == _BATCH_AXIS_AND_FEATURES and not options:
         batch, features = wanted
         known = {math.prod(image)} | ({-1} if batch is Batch.SIZE else set())
         if (batch is Batch.SIZE or batch == -1) and features in known:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +84,8 @@ class _Builder:
     """Values that share memory with another: the first value that had it."""
     overwritten: set[str] = field(default_factory=set)
     """Values that an operation in place has replaced: the graph cannot say what a reader gets."""
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    """Shapes that were asked for so far, without the batch axis."""
     lines: dict[str, str] = field(default_factory=dict)
     """Line of the network's code that each value comes from."""
 
@@ -128,7 +130,7 @@ class _Builder:
         if not values:
             raise unknown(node)
         try:
-            operation = module_operation(path, module, self._shape(values[0]), self.layers)
+            operation = module_operation(path, module, self._image(values), self.layers)
         except CaptureError as error:
             line = source_line(node)
             error.where = f"{error.where}, {line}" if line else error.where
@@ -141,7 +143,7 @@ class _Builder:
         if not values:
             raise unknown(node)
         arguments, options = self._known(node.args), self._known(node.kwargs)
-        operations = function_operations(node, arguments, options, self._shape(values[0]))
+        operations = function_operations(node, arguments, options, self._image(values))
         self._append(node, values, operations, in_place=is_in_place_call(node))
 
     def _append(
@@ -169,7 +171,13 @@ class _Builder:
         return self.memory.get(value, value)
 
     def _shape(self, value: str) -> Shape:
-        return self.network(value).shapes[value]
+        if value not in self.shapes:
+            self.shapes |= self.network(value).shapes
+        return self.shapes[value]
+
+    def _image(self, values: list[str]) -> Callable[[], Shape]:
+        """Return what tells the shape of the first value, which few operations need to know."""
+        return lambda: self._shape(values[0])
 
     def _values(self, node: fx.Node) -> list[str]:
         """Return the names of the values that a node reads."""

@@ -38,14 +38,14 @@ _VOID = (nn.Dropout, nn.Dropout2d, nn.Identity)
 
 
 def module_operation(
-    path: str, module: nn.Module, image: Shape, layers: dict[str, SourceLayer]
+    path: str, module: nn.Module, image: Callable[[], Shape], layers: dict[str, SourceLayer]
 ) -> Operation | None:
     """Return a module's operation, adding its layer; None where evaluation mode makes it void.
 
     Args:
         path: The module's dotted path, or the line of a function that computes the same.
         module: The module.
-        image: Shape of its input without the batch axis.
+        image: Tells the shape of its input without the batch axis.
         layers: Weighted layers by path.
 
     Raises:
@@ -58,7 +58,7 @@ def module_operation(
             raise _unknown(path, module)
         return _weighted(path, module, layers)
     if isinstance(module, nn.Upsample):
-        return _upsample(path, module, image)
+        return _upsample(path, module, image())
     for kind, operation in _PLAIN_MODULES.items():
         if isinstance(module, kind):
             return operation(path, module)

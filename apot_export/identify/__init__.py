@@ -4,9 +4,9 @@ A checkpoint holds neither its bit-width nor its level set. `identify` reads wha
 labelled images tries every quantization that the family's code offers. It is evidence for a person
 who has lost the training command; `convert` never reads it.
 
-**Stages.** All hypotheses see 40 images, those that stay see five times as many, and so on up to the
-limit. One is dropped when its top-1 accuracy is hopeless: the upper end of its Wilson interval lies
-below the lower end of the best one's, both at three standard errors.
+**Stages.** All hypotheses see 40 images, those that stay see five times as many, and so on up to
+the limit. One is dropped when its top-1 accuracy is hopeless: the upper end of its Wilson interval
+lies below the lower end of the best one's, both at three standard errors.
 
 **Told apart.** The best hypothesis and another are told apart by two paired tests on the same
 images, again at three standard errors (two-sided p < 0.0027): an exact sign test on the images that

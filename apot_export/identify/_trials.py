@@ -76,7 +76,7 @@ def run_stages(
 def _show(trial: Trial, module: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> None:
     size = max(1, _BATCH_VALUES // pixels[0].numel())
     with torch.inference_mode(), _weights_quantized_once(module):
-        logits = torch.cat([module(batch) for batch in pixels.split(size)]).double()
+        logits = torch.cat([module(batch) for batch in torch.split(pixels, size)]).double()
         losses = functional.cross_entropy(logits, labels, reduction="none")
         losses = losses.nan_to_num(nan=_LARGEST_LOSS).clamp(max=_LARGEST_LOSS)
         correct = logits.argmax(dim=1) == labels

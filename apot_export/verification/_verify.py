@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,15 @@ from typing import Any
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from apot_export._version import VERSION
 from apot_export.datasets import Dataset, kind_by_name, kind_for_network
 from apot_export.errors import DatasetError, DeviceError, ExportError
 from apot_export.export_directory import ONNX_MODEL, PACKED_MODEL, check_files, read_manifest
 from apot_export.network import CodedNetwork
-from apot_export.original import Original, load_original
+from apot_export.original import Original
 from apot_export.packfile import load_packed
-from apot_export.quantization import Choices
 from apot_export.runtime import Placement, measure_placement, open_session
 from apot_export.verification._accuracy import (
     Measured,
@@ -39,6 +38,7 @@ from apot_export.verification._instrument import (
 )
 from apot_export.verification._levels import compare_levels
 from apot_export.verification._oracle import compare_oracle
+from apot_export.verification._rebuild import rebuild_original
 from apot_export.verification._report import (
     AccumulatorComparison,
     LevelComparison,
@@ -60,6 +60,8 @@ def verify(
     dataset: str | None = None,
     data: str | PathLike[str] | None = None,
     checkpoint: str | PathLike[str] | None = None,
+    model: str | None = None,
+    original: nn.Module | None = None,
     device: str = "auto",
     limit: int | None = None,
     batch_size: int | None = None,
@@ -73,6 +75,9 @@ def verify(
             fits the network.
         data: Folder of the images; None for $APOT_EXPORT_DATA or ./data.
         checkpoint: The checkpoint; None for where the manifest says it was.
+        model: Factory of a network of the user's own, which is imported and called; needed again
+            where the export was made with one, so that no code runs unasked.
+        original: The network itself, where the export was made from one.
         device: "auto", "cuda" or "cpu", for both sides.
         limit: Use this many images, spread evenly over the dataset.
         batch_size: Images per batch; None for a size that fits the image.
@@ -86,26 +91,26 @@ def verify(
     check_files(directory, manifest)
     packed = load_packed(directory / PACKED_MODEL).network
     model_bytes = (directory / ONNX_MODEL).read_bytes()
-    model = parse_model(model_bytes)
-    original = _original(directory, manifest, checkpoint)
+    graph = parse_model(model_bytes)
+    source = rebuild_original(directory, manifest, checkpoint, model, original)
     images = _dataset(packed, _family(manifest, directory), dataset, data).first(limit)
     chosen = _device(device)
     pixels = math.prod(packed.input_shape)
     size = batch_size or max(1, min(100, _BATCH_PIXELS // pixels))
 
-    weights = certify_weights(original.module, packed, _model_weights(model))
+    weights = certify_weights(source.module, packed, _model_weights(graph))
     few = max(1, min(64, _LEVEL_PIXELS // pixels, len(images)))
     sample, _ = next(images.first(few).batches(few))
     report = progress or (lambda _what, _done, _total: None)
     report("levels", 0, 1)
-    exported = open_session(with_outputs(model), chosen).run_all(sample)
-    levels = compare_levels(original.module, sample, exported)
+    exported = open_session(with_outputs(graph), chosen).run_all(sample)
+    levels = compare_levels(source.module, sample, exported)
     accumulators = compare_oracle(packed, sample[:_ORACLE_IMAGES], exported)
     report("levels", 1, 1)
 
     placement = measure_placement(model_bytes, chosen, sample[:1])
     session = open_session(model_bytes, chosen)
-    module = original.module.to(chosen)
+    module = source.module.to(chosen)
     measured = measure(
         images,
         size,
@@ -130,7 +135,7 @@ def verify(
         levels=levels,
         accumulators=accumulators,
         provider=placement.provider(),
-        settings=_settings(chosen, size, session.options, original),
+        settings=_settings(chosen, size, session.options, source),
         failures=tuple(
             _failures(weights, levels, accumulators, placement, session.provider, measured)
         ),
@@ -138,66 +143,6 @@ def verify(
 
 
 # --- what is compared -----------------------------------------------------------------------------
-
-
-def _original(
-    directory: Path, manifest: dict[str, Any], given: str | PathLike[str] | None
-) -> Original:
-    if given is not None:
-        path = Path(given)
-    else:
-        # A symbolic link on the way would make ".." mean another folder than when it was written.
-        path = Path(*_normalised(directory.absolute(), manifest["checkpoint"]["path"]))
-        if not path.is_file():
-            raise ExportError(
-                "The checkpoint that the export was made from is no longer there.",
-                where=str(path),
-                fix="say where it is: --checkpoint FILE",
-            )
-    original = load_original(path, _choices(manifest, directory))
-    if original.checkpoint.sha256 != manifest["checkpoint"]["sha256"]:
-        raise ExportError(
-            "The checkpoint is not the one that the export was made from.",
-            where=str(path),
-            expected=f"SHA-256 {manifest['checkpoint']['sha256']}",
-            got=f"SHA-256 {original.checkpoint.sha256}",
-            fix="name the right file with --checkpoint, or convert this one again",
-        )
-    return original
-
-
-def _choices(manifest: dict[str, Any], directory: Path) -> Choices:
-    try:
-        return Choices.of_json(manifest["choices"])
-    except (KeyError, TypeError) as error:
-        raise ExportError(
-            "The manifest is damaged.", where=str(directory), got=str(error), fix="convert again"
-        ) from error
-
-
-def _family(manifest: dict[str, Any], directory: Path) -> str:
-    family = manifest.get("family")
-    if not isinstance(family, str):
-        raise ExportError(
-            "The manifest is damaged.",
-            where=str(directory),
-            expected="the name of a checkpoint family",
-            got=f"family {family!r}",
-            fix="convert again",
-        )
-    return family
-
-
-def _normalised(base: Path, relative: str) -> Sequence[str]:
-    parts = list(base.parts)
-    for part in Path(relative).parts:
-        if part == "..":
-            parts.pop()
-        elif Path(part).is_absolute():
-            parts = [part]
-        else:
-            parts.append(part)
-    return parts
 
 
 def _dataset(
