@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from apot_export._version import VERSION
@@ -241,7 +242,8 @@ def _spec(
 
 
 def _state_bytes(module: nn.Module) -> int:
-    return sum(value.numel() * value.element_size() for value in module.state_dict().values())
+    tensors: list[torch.Tensor] = list(module.state_dict().values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _code_bits(layer: Layer) -> int:
@@ -261,9 +263,10 @@ def _bits(coded: CodedNetwork, original: Original) -> float:
 
 def _weight_error(original: Original, coded: CodedNetwork) -> float:
     changed = total = 0.0
+    state = original.checkpoint.state if original.checkpoint else {}
     for name, layer in coded.layers.items():
         if isinstance(layer, PlaneLayer):
-            weight = original.module.get_submodule(name).weight.numpy().astype(np.float64)
+            weight = state[f"{name}.weight"].numpy().astype(np.float64)
             changed += float(((layer.weights() - weight) ** 2).sum())
             total += float((weight**2).sum())
     return math.sqrt(changed / total) if total else 0.0

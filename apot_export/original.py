@@ -114,7 +114,7 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
     module = architectures.build(architecture, state, quantized, eight_bit)
     multi_bit = multi_bit_layers(checkpoint, state)
     if choices.alpha_terms:
-        _shorten_coordinates(module, multi_bit, choices.alpha_terms)
+        shorten_coordinates(module, multi_bit, choices.alpha_terms)
     return Original(
         checkpoint=checkpoint,
         dialect=dialect,
@@ -128,7 +128,7 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
     )
 
 
-def _shorten_coordinates(
+def shorten_coordinates(
     module: nn.Module, multi_bit: Mapping[str, MultiBitWeights], terms: int
 ) -> None:
     """Give a module the weights whose coordinates are sums of the nearest powers of two."""
@@ -145,7 +145,7 @@ def _shorten_coordinates(
         if weights.position_major:
             groups = groups.transpose(1, 2)
         layer = module.get_submodule(name)
-        layer.weight = nn.Parameter(groups.reshape(layer.weight.shape), requires_grad=False)  # type: ignore[arg-type, union-attr]
+        layer.weight = nn.Parameter(groups.reshape(layer.weight.shape), requires_grad=False)  # type: ignore[arg-type]
 
 
 def multi_bit_layers(

@@ -11,7 +11,6 @@ import typer
 from ._errors import reported
 from ._options import Debug, Json
 
-
 _Bits = Optional[int]  # noqa: UP045 - typer evaluates annotations on Python 3.10
 _Text = Optional[str]  # noqa: UP045 - likewise
 

@@ -222,7 +222,8 @@ class _Builder:
         ):
             return False
         try:
-            result = node.target(*self._known(node.args))  # type: ignore[operator] - one of the above
+            function: Callable[..., Any] = _ARITHMETIC[_ARITHMETIC.index(node.target)]
+            result = function(*self._known(node.args))
         except (TypeError, IndexError, ZeroDivisionError) as error:
             raise unknown(node) from error
         self.sizes[node.name] = result

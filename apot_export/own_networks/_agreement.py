@@ -47,7 +47,7 @@ def require_agreement(
         ModelError: The network does not run.
         RecognitionError: A layer computes something else than its replacement.
     """
-    names = {layer: name for name, layer in weighted_layers(module)}
+    names: dict[nn.Module, str] = {layer: name for name, layer in weighted_layers(module)}
     used: set[nn.Module] = set()
     findings: list[RecognitionError] = []
 

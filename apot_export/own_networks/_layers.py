@@ -95,7 +95,7 @@ def _is_set(held: torch.Tensor | None, candidate: Quantization, make: Any) -> bo
         return False
     if wanted is None:
         return True
-    first, second = held.unique(), wanted.unique()
+    first, second = (torch.tensor(sorted(set(levels.tolist()))) for levels in (held, wanted))
     return first.shape == second.shape and bool((first - second).abs().max() <= _SAME)
 
 

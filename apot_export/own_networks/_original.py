@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from apot_export.architectures import Architecture
 from apot_export.checkpoint import Checkpoint, load_checkpoint, require_finite
 from apot_export.errors import ModelError, RecognitionError
 from apot_export.layers import MultiBitWeights
-from apot_export.original import Original, multi_bit_layers
+from apot_export.original import Original, multi_bit_layers, shorten_coordinates
 from apot_export.own_networks._agreement import require_agreement
 from apot_export.own_networks._factory import build, load_state
 from apot_export.own_networks._layers import (
@@ -113,6 +114,8 @@ def _original(
     used = require_agreement(module, replacements, input_shape)
     names = [name for name, layer in weighted_layers(module) if layer in used]
     rebuilt = _rebuilt(module, replacements, used)
+    if choices.alpha_terms:
+        shorten_coordinates(rebuilt, multi_bit, choices.alpha_terms)
     default = _default(resolved, multi_bit)
     return Original(
         checkpoint=checkpoint,
@@ -143,12 +146,12 @@ def _rebuilt(
     Layers that the forward pass does not use, such as auxiliary heads of training, are left out.
     """
     # What is in the memo is not copied, but put where the original was, however often it is used.
-    memo: dict[int, nn.Module] = {id(layer): made for layer, made in replacements.items()}
+    memo: dict[int, Any] = {id(layer): made for layer, made in replacements.items()}
     for _, layer in weighted_layers(module):
         if layer not in used:
             memo[id(layer)] = nn.Identity()
     try:
-        rebuilt = copy.deepcopy(module, memo)  # type: ignore[arg-type] - it is told int to Any
+        rebuilt = copy.deepcopy(module, memo)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ModelError(
             "The network cannot be copied.",

@@ -15,7 +15,7 @@ from torch import nn
 
 from apot_export._version import VERSION
 from apot_export.datasets import Dataset, kind_by_name, kind_for_network
-from apot_export.errors import DatasetError, DeviceError, ExportError
+from apot_export.errors import DatasetError, DeviceError
 from apot_export.export_directory import ONNX_MODEL, PACKED_MODEL, check_files, read_manifest
 from apot_export.network import CodedNetwork
 from apot_export.original import Original
@@ -93,7 +93,7 @@ def verify(
     model_bytes = (directory / ONNX_MODEL).read_bytes()
     graph = parse_model(model_bytes)
     source = rebuild_original(directory, manifest, checkpoint, model, original)
-    images = _dataset(packed, _family(manifest, directory), dataset, data).first(limit)
+    images = _dataset(packed, source.dialect.name, dataset, data).first(limit)
     chosen = _device(device)
     pixels = math.prod(packed.input_shape)
     size = batch_size or max(1, min(100, _BATCH_PIXELS // pixels))
