@@ -66,12 +66,12 @@ class QuantConvV2(nn.Conv2d):
 class WeightQuant(nn.Module):
     def __init__(self, grid: torch.Tensor) -> None:
         super().__init__()
-        self.grid = grid
+        self.grids = grid
         self.wgt_alpha = nn.Parameter(torch.tensor(2.61))
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         weight = normalised(weight, self.wgt_alpha)
-        return nearest(weight.abs(), self.grid) * weight.sign() * self.wgt_alpha
+        return nearest(weight.abs(), self.grids) * weight.sign() * self.wgt_alpha
 
 
 class QuantConvV1(nn.Conv2d):

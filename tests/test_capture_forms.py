@@ -73,6 +73,9 @@ FLATTENED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "mean, kept": lambda x: x.mean((2, 3), keepdim=True).flatten(1),
     "global pool": lambda x: functional.adaptive_avg_pool2d(x, 1).flatten(1),
     "average pool": lambda x: functional.avg_pool2d(x, x.size(3)).flatten(1),
+    "adaptive pool to the same size": lambda x: functional.adaptive_avg_pool2d(x, (8, 8)).flatten(
+        1
+    ),
     "dropout": lambda x: functional.dropout(x, 0.5, training=False).flatten(1),
 }
 

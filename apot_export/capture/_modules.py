@@ -59,6 +59,8 @@ def module_operation(
         return _weighted(path, module, layers)
     if isinstance(module, nn.Upsample):
         return _upsample(path, module, image())
+    if isinstance(module, nn.AdaptiveAvgPool2d) and _is_as_large(module, image):
+        return None
     for kind, operation in _PLAIN_MODULES.items():
         if isinstance(module, kind):
             return operation(path, module)
@@ -189,6 +191,13 @@ def _adaptive_pool(path: str, module: nn.AdaptiveAvgPool2d) -> GlobalAveragePool
             got=str(module.output_size),
         )
     return GlobalAveragePool()
+
+
+def _is_as_large(module: nn.AdaptiveAvgPool2d, image: Callable[[], Shape]) -> bool:
+    """Tell whether an adaptive pool leaves the image as it is, being there for larger ones."""
+    wanted: Any = module.output_size
+    pair = (wanted, wanted) if isinstance(wanted, int) else tuple(wanted)
+    return pair != (1, 1) and pair == image()[1:]
 
 
 def _flatten(path: str, module: nn.Flatten) -> Flatten:

@@ -27,7 +27,7 @@ from apot_export.torch_layers import (
 _FIRST_KINDS = ("FConv2d", "LFC")
 """What `layer_type` says of layers with 8-bit weights and float inputs."""
 _FACTORS = ("factorW", "factorA")
-_WEIGHT_SETS = ("proj_set_weight", "grid")
+_WEIGHT_SETS = ("proj_set_weight", "grids", "grid")
 _ACTIVATION_SETS = ("proj_set_act", "act_grid")
 _TERNARY_BITS = 2
 _LARGEST_Z = 14
