@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _EIGHT_BIT_DENOMINATOR = 127
+_SMALLEST_THRESHOLD = 1e-30
+"""No training leaves a smaller one, and float32 holds all scales that are made of it."""
 
 
 def encode_network(source: SourceNetwork) -> CodedNetwork:
@@ -102,11 +104,12 @@ def require_finite(values: NDArray[np.floating], where: str) -> None:
 
 
 def _require_threshold(alpha: np.float32, where: str) -> None:
-    if not np.isfinite(alpha) or alpha == 0:
+    # Below the smallest normal number, and at its reciprocal, float32 no longer holds the scales.
+    if not np.isfinite(alpha) or not _SMALLEST_THRESHOLD <= abs(alpha) <= 1 / _SMALLEST_THRESHOLD:
         raise WeightError(
             "A clipping threshold cannot be used.",
             where=where,
-            expected="a finite number other than 0",
+            expected=f"a magnitude from {_SMALLEST_THRESHOLD:g} to {1 / _SMALLEST_THRESHOLD:g}",
             got=str(float(alpha)),
             fix="convert a checkpoint of an epoch in which training had not diverged",
         )
@@ -119,12 +122,13 @@ def _encode_eight_bit(
     layer: SourceLayer,
 ) -> tuple[Codes, Codebook, NDArray[np.float32], float]:
     maximum = layer.weight.max()
-    if maximum == 0:
+    if not _SMALLEST_THRESHOLD <= abs(maximum) <= 1 / _SMALLEST_THRESHOLD:
         raise WeightError(
-            "The largest weight of an 8-bit layer is 0, so its scale is undefined.",
+            "The largest weight of an 8-bit layer is 0 or no scale for its integers.",
             where=f"{layer.name}.weight",
-            expected="a signed maximum other than 0",
-            got="0.0",
+            expected=f"a signed maximum of magnitude {_SMALLEST_THRESHOLD:g} to "
+            f"{1 / _SMALLEST_THRESHOLD:g}",
+            got=str(float(maximum)),
         )
     # Negative weights may exceed the signed maximum in magnitude: the integers leave int8.
     with np.errstate(over="ignore"):

@@ -95,7 +95,9 @@ def open_session(model: bytes, device: str, *, threads: int = 0, profile: str = 
         ]
     )
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=providers)
+        session = onnxruntime.InferenceSession(
+            model, options, providers=providers, enable_fallback=False
+        )
     except Exception as error:
         raise ExportError(
             "ONNX Runtime does not load the model.",

@@ -168,7 +168,8 @@ def _normalised(base: Path, relative: str) -> Sequence[str]:
     parts = list(base.parts)
     for part in Path(relative).parts:
         if part == "..":
-            parts.pop()
+            # Above the root lies the root.
+            del parts[max(1, len(parts) - 1) :]
         elif Path(part).is_absolute():
             parts = [part]
         else:
