@@ -177,13 +177,15 @@ def _encode_thresholded(
     magnitude = np.minimum(np.abs(scaled), np.float32(1))
     codebook = quantizer.codebook
     unit_values = _unit_values(codebook, quantizer.rule)
-    if quantizer.rule == "round":
+    if quantizer.rule != "nearest":
         factor = np.float32(codebook.denominator)
         codes = np.rint(magnitude * factor).astype(codebook.code_dtype)
     else:
         codes = _nearest_codes(magnitude, quantizer, unit_values)
     # The original multiplies by sign(t), which is 0 at 0, and then by the signed threshold.
-    negative = np.where(scaled == 0, np.signbit(quantizer.alpha), np.signbit(scaled))
+    negative = np.signbit(scaled)
+    if quantizer.rule != "round signed":
+        negative = np.where(scaled == 0, np.signbit(quantizer.alpha), negative)
     codes |= np.where(negative, codebook.sign_mask, 0).astype(codes.dtype)
     values = unit_values * threshold
     return codes, np.concatenate([values, -values])
@@ -192,7 +194,7 @@ def _encode_thresholded(
 def _unit_values(codebook: Codebook, rule: str) -> NDArray[np.float32]:
     """Value of every unsigned code at threshold 1, with the original's roundings."""
     magnitudes = codebook.levels[: codebook.sign_mask]
-    if rule == "round":
+    if rule != "nearest":
         return magnitudes.astype(np.float32) / np.float32(codebook.denominator)
     # The original lists its levels as dyadic fractions and multiplies by float32(1 / largest).
     unit = 1 << (codebook.denominator - 1).bit_length()

@@ -130,7 +130,9 @@ class WeightQuantizer:
     """How a latent weight tensor becomes levels: normalise, divide by alpha, clamp, project.
 
     `rule` names the projection: "nearest" takes the first nearest of `candidates` to the magnitude
-    (in that order), "round" rounds the magnitude times the codebook's denominator half to even.
+    (in that order), "round" rounds the magnitude times the codebook's denominator half to even;
+    both then multiply by sign(t), which makes every zero positive before alpha. "round signed"
+    rounds t itself, so that zeros keep their sign.
     """
 
     codebook: Codebook

@@ -145,23 +145,7 @@ def test_encoding_at_and_around_every_tie(kind: Quantization, alpha: float) -> N
     assert got.tobytes() == expected.tobytes()
 
 
-def rounds_with_sign(kind: Quantization) -> bool:
-    return kind.family == "apot-v2" and (kind.method == "uniform" or kind.weight_bits == 2)
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(
-            kind,
-            marks=pytest.mark.xfail(reason="rule 'round' of apot-v2 loses the sign of zeros")
-            if rounds_with_sign(kind)
-            else (),
-            id=str(kind),
-        )
-        for kind in KINDS
-    ],
-)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("alpha", [3.3, -3.3])
 def test_encoding_zeros(kind: Quantization, alpha: float) -> None:
     """Zeros of either sign, and weights that the threshold takes below the smallest float."""

@@ -13,7 +13,8 @@ def weight_rule(quantization: Quantization) -> WeightRule:
     """Return the projection of weights: a sign and bits - 1 magnitude bits."""
     magnitude_bits = quantization.weight_bits - 1
     if quantization.method == "uniform" or quantization.weight_bits == TERNARY_BITS:
-        return WeightRule(codebook=uniform(magnitude_bits, signed=True), rule="round")
+        rule = "round" if quantization.family == "apot-v1" else "round signed"
+        return WeightRule(codebook=uniform(magnitude_bits, signed=True), rule=rule)
     return WeightRule(
         codebook=apot(magnitude_bits, signed=True),
         rule="nearest",
