@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _EIGHT_BIT_DENOMINATOR = 127
+_SMALLEST_THRESHOLD = 1e-30
+"""No training leaves a smaller one, and float32 holds all scales that are made of it."""
 
 
 def encode_network(source: SourceNetwork, *, alpha_terms: int = 0) -> CodedNetwork:
@@ -115,11 +117,12 @@ def require_finite(values: NDArray[np.floating], where: str) -> None:
 
 
 def _require_threshold(alpha: np.float32, where: str) -> None:
-    if not np.isfinite(alpha) or alpha == 0:
+    # Below the smallest normal number, and at its reciprocal, float32 no longer holds the scales.
+    if not np.isfinite(alpha) or not _SMALLEST_THRESHOLD <= abs(alpha) <= 1 / _SMALLEST_THRESHOLD:
         raise WeightError(
             "A clipping threshold cannot be used.",
             where=where,
-            expected="a finite number other than 0",
+            expected=f"a magnitude from {_SMALLEST_THRESHOLD:g} to {1 / _SMALLEST_THRESHOLD:g}",
             got=str(float(alpha)),
             fix="convert a checkpoint of an epoch in which training had not diverged",
         )
@@ -132,12 +135,13 @@ def _encode_eight_bit(
     layer: SourceLayer,
 ) -> tuple[Codes, Codebook, NDArray[np.float32], float]:
     maximum = layer.weight.max()
-    if maximum == 0:
+    if not _SMALLEST_THRESHOLD <= abs(maximum) <= 1 / _SMALLEST_THRESHOLD:
         raise WeightError(
-            "The largest weight of an 8-bit layer is 0, so its scale is undefined.",
+            "The largest weight of an 8-bit layer is 0 or no scale for its integers.",
             where=f"{layer.name}.weight",
-            expected="a signed maximum other than 0",
-            got="0.0",
+            expected=f"a signed maximum of magnitude {_SMALLEST_THRESHOLD:g} to "
+            f"{1 / _SMALLEST_THRESHOLD:g}",
+            got=str(float(maximum)),
         )
     # Negative weights may exceed the signed maximum in magnitude: the integers leave int8.
     with np.errstate(over="ignore"):
@@ -186,7 +190,7 @@ def _encode_thresholded(
     magnitude = np.minimum(np.abs(scaled), np.float32(1))
     codebook = quantizer.codebook
     unit_values = _unit_values(codebook, quantizer.rule)
-    if quantizer.rule == "round":
+    if quantizer.rule != "nearest":
         factor = np.float32(codebook.denominator)
         codes = np.rint(magnitude * factor).astype(codebook.code_dtype)
     else:
@@ -230,7 +234,7 @@ def _with_zero(
 def _unit_values(codebook: Codebook, rule: str) -> NDArray[np.float32]:
     """Value of every unsigned code at threshold 1, with the original's roundings."""
     magnitudes = codebook.levels[: codebook.sign_mask]
-    if rule == "round":
+    if rule != "nearest":
         return magnitudes.astype(np.float32) / np.float32(codebook.denominator)
     if rule == "nearest-undivided":
         return (magnitudes / codebook.denominator).astype(np.float32)

@@ -191,7 +191,8 @@ def _checks(report: Report) -> list[tuple[bool, str, str]]:
                 accumulators.mismatches == 0 and accumulators.values_outside == 0,
                 "oracle",
                 f"{accumulators.mismatches:,} of {accumulators.compared:,} integers and "
-                f"{accumulators.values_outside:,} of {accumulators.values_compared:,} floats differ",
+                f"{accumulators.values_outside:,} of {accumulators.values_compared:,} floats "
+                "differ",
             )
         )
     if levels.compared:

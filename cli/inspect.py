@@ -45,7 +45,7 @@ def alphas(
 
         if path is None:
             path = find_newest(Path())
-            typer.echo(f"Inspecting {path} (the newest export here)", err=as_json or plain)
+            typer.echo(f"Inspecting {path} (the newest export here)", err=True)
         found = thresholds(path, bits=bits)
         if as_json:
             typer.echo(json.dumps([layer.to_json() for layer in found.layers], indent=2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -13,14 +12,6 @@ from ._errors import reported
 from ._options import Debug, Json
 
 _FAIL = 1
-
-
-class Device(str, Enum):
-    """Where to run."""
-
-    AUTO = "auto"
-    CUDA = "cuda"
-    CPU = "cpu"
 
 
 def verify(
@@ -47,9 +38,7 @@ def verify(
             "it is imported and called.",
         ),
     ] = None,
-    device: Annotated[
-        Device, typer.Option(case_sensitive=False, help="For both sides.")
-    ] = Device.AUTO,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu, for both sides.")] = "auto",
     limit: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Use this many images, spread evenly over the dataset."),
@@ -72,7 +61,7 @@ def verify(
 
         if export is None:
             export = find_newest(Path())
-            typer.echo(f"Verifying {export} (the newest export here)", err=as_json)
+            typer.echo(f"Verifying {export} (the newest export here)", err=True)
         with image_progress() as progress:
             from apot_export.verification import verify as verify_export
 
@@ -82,7 +71,7 @@ def verify(
                 data=data,
                 checkpoint=checkpoint,
                 model=model,
-                device=device.value,
+                device=device,
                 limit=limit,
                 batch_size=batch_size,
                 progress=progress,

@@ -25,6 +25,8 @@ def resnet(
 CIFAR, MNIST, IMAGENET = (3, 32, 32), (1, 28, 28), (3, 224, 224)
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "ResNet-20 (CIFAR)": (resnet((3, 3, 3), CIFAR, 16), CIFAR),
+    "ResNet-32 (CIFAR)": (resnet((5, 5, 5), CIFAR, 16), CIFAR),
+    "ResNet-44 (CIFAR)": (resnet((7, 7, 7), CIFAR, 16), CIFAR),
     "ResNet-56 (CIFAR)": (resnet((9, 9, 9), CIFAR, 16), CIFAR),
     "ResNet-110 (CIFAR)": (resnet((18, 18, 18), CIFAR, 16), CIFAR),
     "ResNet-164 (CIFAR)": (resnet((18, 18, 18), CIFAR, 16, bottleneck=True), CIFAR),

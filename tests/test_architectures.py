@@ -8,8 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
+from apot_export import architectures
 from apot_export.capture import capture
 from apot_export.encode import encode_network
+from apot_export.errors import RecognitionError
 from apot_export.network import CodedLayer
 from apot_export.onnx_export import build_model, serialise
 from apot_export.original import load_original
@@ -105,3 +107,13 @@ def test_full_precision(name: str, tmp_path: Path) -> None:
     path = tmp_path / "network_32bit.pth.tar"
     images = write_checkpoint(path, name, "full-precision", images=1)
     check(path, images.numpy(), Choices())
+
+
+def test_block_numbers_beyond_the_tensors_of_a_file_describe_no_network() -> None:
+    shapes = {
+        "conv1.weight": (16, 3, 3, 3),
+        "fc.weight": (10, 64),
+        **{f"layer{stage}.9999.conv1.weight": (16, 16, 3, 3) for stage in (1, 2, 3)},
+    }
+    with pytest.raises(RecognitionError, match="no known architecture"):
+        architectures.recognise(shapes)

@@ -154,6 +154,8 @@ def stage_blocks(shapes: Shapes) -> tuple[int, ...]:
         if match:
             number, block = int(match[1]), int(match[2])
             last_block[number] = max(last_block.get(number, 0), block)
+    if max(last_block.values(), default=0) >= len(shapes):
+        return ()  # a number that no network of so few tensors can have
     stages = range(1, max(last_block, default=0) + 1)
     return tuple(last_block.get(number, -1) + 1 for number in stages)
 

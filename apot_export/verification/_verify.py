@@ -189,13 +189,17 @@ def _device(device: str) -> str:
 
 def _model_weights(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     """Decode the ONNX model's weights with ONNX Runtime: what the runtime itself will use."""
-    weights: dict[str, NDArray[Any]] = dict(float_weights(model))
-    decoders = decoder_model(model)
+    try:
+        weights: dict[str, NDArray[Any]] = dict(float_weights(model))
+        decoders = decoder_model(model)
+    except (LookupError, TypeError, ValueError) as error:
+        raise ExportError(
+            "The ONNX model does not hold what an export's model holds.",
+            got=f"{type(error).__name__}: {error}",
+            fix="convert the checkpoint again",
+        ) from error
     if decoders is not None:
-        session = open_session(decoders, "cpu").session
-        names = [output.name for output in session.get_outputs()]
-        decoded = dict(zip(names, session.run(names, {}), strict=True))
-        weights |= by_layer(decoded)
+        weights |= by_layer(open_session(decoders, "cpu").run_all())
     return weights
 
 

@@ -1,0 +1,369 @@
+"""The command line as users and scripts rely on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner, Result
+
+from apot_export._version import VERSION
+from apot_export.bitpack import pack
+from apot_export.export_directory import MANIFEST, ONNX_MODEL, PACKED_MODEL, export_name
+from apot_export.network import CodedLayer
+from apot_export.packfile import load_packed, packed_file_bytes
+
+APP: Typer = import_module("apot_export_cli.main").app  # of the folder cli/
+COMMAND = Path(sys.executable).with_name("apot-export")
+CHECKPOINT = "res8_4bit.pth.tar"
+EXPORT = Path("res8_4bit")
+FILES = {ONNX_MODEL, PACKED_MODEL, MANIFEST}
+VERBS = [["convert"], ["verify"], ["inspect"], ["inspect", "alphas"]]
+
+
+def run(*arguments: object, **environment: str) -> Result:
+    return CliRunner(env=environment).invoke(APP, [str(argument) for argument in arguments])
+
+
+def installed(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def document(*arguments: object) -> Any:
+    """Run a verb with --json; return the one document on standard output, nothing elsewhere."""
+    result = run(*arguments, "--json")
+    assert result.exit_code in {0, 1}, result.output
+    assert result.stderr == ""
+    return json.loads(result.stdout)
+
+
+def typed(content: Any, types: dict[str, Any]) -> None:
+    """Check that a JSON object has these fields with these types (bool is no number)."""
+    for key, wanted in types.items():
+        if isinstance(wanted, dict):
+            typed(content[key], wanted)
+        else:
+            assert type(content[key]) in (wanted if isinstance(wanted, tuple) else (wanted,)), key
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
+    """Return a folder with a checkpoint and its export."""
+    folder = tmp_path_factory.mktemp("original")
+    source = project / "examples" / "digits" / "res8_4bit" / "model_best.pth.tar"
+    shutil.copy(source, folder / CHECKPOINT)
+    assert run("convert", folder / CHECKPOINT, "-o", folder / EXPORT).exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the current folder, a copy of the original."""
+    work = tmp_path / "work"
+    shutil.copytree(original, work)
+    monkeypatch.chdir(work)
+    monkeypatch.delenv("APOT_EXPORT_DATA", raising=False)
+    return work
+
+
+here = pytest.mark.usefixtures("folder")
+
+
+# --- the lines that users type --------------------------------------------------------------------
+
+
+def test_the_three_lines_as_users_type_them(folder: Path) -> None:
+    expected = {name: (EXPORT / name).read_bytes() for name in FILES}
+    shutil.rmtree(EXPORT)
+    converted = installed("convert", CHECKPOINT, PYTHONHASHSEED="12345")
+    assert (converted.returncode, converted.stderr) == (0, "")
+    assert converted.stdout.startswith("Converted to res8_4bit/\n")
+    # Another process, another hash seed, the same bytes.
+    assert {path.name: path.read_bytes() for path in EXPORT.iterdir()} == expected
+    verified = installed("verify", "--dataset", "digits")
+    assert verified.returncode == 0
+    assert verified.stderr == "Verifying res8_4bit (the newest export here)\n"
+    assert verified.stdout.startswith("res8_4bit: ResNet-8 (CIFAR), 359 images of digits")
+    assert verified.stdout.endswith("\nPASS\n")
+    inspected = installed("inspect", "alphas")
+    assert inspected.returncode == 0
+    assert inspected.stderr == "Inspecting res8_4bit (the newest export here)\n"
+    assert "layer3.0.downsample.0" in inspected.stdout
+    assert sorted(path.name for path in folder.iterdir()) == [EXPORT.name, CHECKPOINT]
+
+
+def test_an_error_of_the_installed_command() -> None:
+    result = installed("convert", "nowhere.pth.tar")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert "Traceback" not in result.stderr
+
+
+@here
+def test_debug_shows_where_an_error_came_from() -> None:
+    result = run("convert", "nowhere.pth.tar", "--debug")
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr
+    assert "\nError: " in result.stderr
+
+
+@here
+def test_an_error_of_the_program_itself_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("apot_export.summary.thresholds", broken)
+    result = run("inspect", "alphas", EXPORT)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "apot-export itself failed" in result.stderr
+    assert "KeyError: 'surprise'" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert isinstance(run("inspect", "alphas", EXPORT, "--debug").exception, KeyError)
+
+
+@pytest.mark.parametrize("verb", [[], *VERBS], ids=" ".join)
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_of_every_verb(verb: list[str], option: str) -> None:
+    result = run(*verb, option)
+    assert (result.exit_code, result.stderr) == (0, "")
+    text = re.sub(r"\x1b\[[\d;]*m", "", result.stdout)  # typer colours where CI variables are set
+    assert f"Usage: {' '.join(['apot-export', *verb])} " in text
+    assert ("--json" in text and "--debug" in text) == (verb not in ([], ["inspect"]))
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"apot-export {VERSION}\n")
+    assert installed("--version").stdout == result.stdout
+
+
+# --- what scripts rely on -------------------------------------------------------------------------
+
+
+@here
+def test_json_of_convert() -> None:
+    content = document("convert", CHECKPOINT, "-o", "out")
+    texts = dict.fromkeys(["path", "family", "architecture", "bits_from", "method"], str)
+    numbers = dict.fromkeys(["bits", "weights", "code_bits", "checkpoint_bytes"], int)
+    typed(content, {**texts, **numbers, "seconds": float, "files": dict.fromkeys(FILES, int)})
+    assert content["path"] == "out"
+    assert content["family"] == "apot-v1"
+    assert (content["bits"], content["bits_from"]) == (4, "file name")
+    assert content["files"] == {path.name: path.stat().st_size for path in Path("out").iterdir()}
+    assert 4 * content["weights"] < content["code_bits"] < 5 * content["weights"]
+
+
+@here
+def test_json_of_verify() -> None:
+    content = document("verify", EXPORT, "--limit", 20, "--device", "cpu")
+    side = dict.fromkeys(["top1", "top5", "images_per_second"], float)
+    typed(
+        content,
+        {
+            **dict.fromkeys(["verdict", "dataset", "provider"], str),
+            "images": int,
+            "original": side,
+            "export": side,
+            **dict.fromkeys(["agreement", "self_agreement"], float),
+            "weights": dict.fromkeys(["layers", "exact"], int),
+            "levels": dict.fromkeys(["compared", "differing", "unexplained"], int),
+            "settings": dict.fromkeys(["device", "torch", "onnxruntime"], str),
+        },
+    )
+    assert (content["verdict"], content["dataset"], content["images"]) == ("PASS", "digits", 20)
+    rates = [content[who][rate] for who in ("original", "export") for rate in ("top1", "top5")]
+    assert all(0 <= rate <= 1 for rate in [*rates, content["agreement"], content["self_agreement"]])
+    assert content["weights"]["exact"] == content["weights"]["layers"] == 10
+    assert content["provider"] == "CPUExecutionProvider"
+
+
+@here
+@pytest.mark.parametrize("source", [CHECKPOINT, EXPORT, EXPORT / PACKED_MODEL])
+def test_json_of_inspect_alphas(source: Path) -> None:
+    content = document("inspect", "alphas", source)
+    assert len(content) == 8
+    for layer in content:
+        assert list(layer) == [
+            *("layer", "weight_alpha", "activation_alpha", "weight_bits", "activation_bits")
+        ]
+        typed(layer, {"layer": str, "weight_alpha": float, "activation_alpha": float})
+        assert (layer["weight_bits"], layer["activation_bits"]) == (4, 4)
+    assert content == document("inspect", "alphas", EXPORT)
+
+
+@here
+def test_the_bits_of_a_checkpoint_need_not_be_known_to_inspect_it() -> None:
+    shutil.copy(CHECKPOINT, "model.pth.tar")
+    content = document("inspect", "alphas", "model.pth.tar")
+    assert {layer["weight_bits"] for layer in content} == {None}
+    content = document("inspect", "alphas", "model.pth.tar", "--bits", 3)
+    assert {layer["weight_bits"] for layer in content} == {3}
+    assert "say --bits N" in run("inspect", "alphas", "model.pth.tar").stdout
+
+
+@here
+@pytest.mark.parametrize("verb", [["verify", "--limit", "3"], ["inspect", "alphas"]], ids=" ".join)
+def test_json_without_a_path_names_the_export_on_standard_error(verb: list[str]) -> None:
+    result = run(*verb, "--json")
+    assert result.exit_code == 0
+    json.loads(result.stdout)
+    assert "res8_4bit (the newest export here)" in result.stderr
+
+
+@here
+def test_plain_alphas_are_the_lines_of_the_training_log() -> None:
+    lines = run("inspect", "alphas", EXPORT, "--plain").stdout.splitlines()
+    line = r"clipping threshold weight alpha: \d\.\d{3}000, activation alpha: \d\.\d{3}000"
+    assert len(lines) == 8
+    assert all(re.fullmatch(line, text) for text in lines)
+    result = run("inspect", "alphas", "--plain")
+    assert result.stdout.splitlines() == lines
+    assert "newest export" in result.stderr
+
+
+# --- exports --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "name"),
+    [
+        ("res18_4bit.pth.tar", "res18_4bit"),
+        ("runs/res18_4bit.PTH", "res18_4bit"),
+        ("res20_3bit/model_best.pth.tar", "res20_3bit"),
+        ("res20_3bit/checkpoint.pth.tar", "res20_3bit"),
+        ("res20_3bit/Best.pt", "res20_3bit"),
+        ("res20_3bit/last.ckpt", "res20_3bit"),
+        ("v1.2/net.v3_4bit.pth", "net.v3_4bit"),
+        ("best_4bit.pth", "best_4bit"),
+        ("no_suffix_4bit", "no_suffix_4bit"),
+        ("/model.pth", "model"),
+    ],
+)
+def test_names_of_exports(checkpoint: str, name: str) -> None:
+    assert export_name(Path(checkpoint)) == name
+
+
+@here
+def test_an_export_is_named_after_the_checkpoint_and_lies_here(folder: Path) -> None:
+    for name in ("runs/res8_4bit/model_best.pth.tar", "runs/small_4bit.pth.tar"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CHECKPOINT, name)
+    shutil.rmtree(EXPORT)
+    assert document("convert", "runs/res8_4bit/model_best.pth.tar")["bits_from"] == "folder name"
+    assert document("convert", folder / "runs" / "small_4bit.pth.tar")["path"] == "small_4bit"
+    assert {path.name for path in folder.iterdir()} == {
+        *("runs", "small_4bit", CHECKPOINT, EXPORT.name)
+    }
+
+
+@here
+def test_the_same_input_gives_the_same_bytes_elsewhere() -> None:
+    Path("elsewhere").mkdir()
+    shutil.copy(CHECKPOINT, Path("elsewhere", CHECKPOINT))
+    document("convert", f"elsewhere/{CHECKPOINT}", "-o", "elsewhere/res8_4bit")
+    for name in FILES:
+        assert (EXPORT / name).read_bytes() == Path("elsewhere", EXPORT, name).read_bytes()
+
+
+@here
+def test_a_folder_moves_as_one_and_a_checkpoint_alone_is_named() -> None:
+    Path("moved").mkdir()
+    for name in (CHECKPOINT, EXPORT):
+        Path(name).rename(Path("moved", name))
+    assert document("verify", "moved/res8_4bit", "--limit", 3)["verdict"] == "PASS"
+    Path("moved", CHECKPOINT).rename("renamed")
+    content = document("verify", "moved/res8_4bit", "--limit", 3, "--checkpoint", "renamed")
+    assert content["verdict"] == "PASS"
+
+
+@here
+def test_a_file_name_of_any_bytes() -> None:
+    name = os.fsdecode(b"res\xff8_4bit.pth.tar")
+    try:
+        shutil.copy(CHECKPOINT, name)
+    except OSError:
+        pytest.skip("this file system has Unicode names only")
+    result = installed("convert", name)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert r"Converted to res\udcff8_4bit/" in result.stdout
+    assert document("verify", os.fsdecode(b"res\xff8_4bit"), "--limit", 2)["verdict"] == "PASS"
+
+
+# --- FAIL -----------------------------------------------------------------------------------------
+
+
+@here
+def test_one_wrong_weight_fails_with_exit_code_1() -> None:
+    packed = load_packed(EXPORT)
+    layer = packed.layers["layer2.0.conv1"]
+    assert isinstance(layer, CodedLayer)
+    codes = layer.codes.copy()
+    codes.flat[7] ^= 1
+    wrong = dataclasses.replace(layer, packed=pack(codes, layer.codebook.bits))
+    layers = {**packed.layers, wrong.name: wrong}
+    data = packed_file_bytes(dataclasses.replace(packed.network, layers=layers), packed.provenance)
+    (EXPORT / PACKED_MODEL).write_bytes(data)
+    manifest = json.loads((EXPORT / MANIFEST).read_bytes())
+    digest = hashlib.sha256(data).hexdigest()
+    manifest["files"][PACKED_MODEL] = {"bytes": len(data), "sha256": digest}
+    (EXPORT / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+
+    result = run("verify", EXPORT, "--limit", 5)
+    assert result.exit_code == 1
+    assert result.stderr == ""
+    assert "\nFAIL\n" in result.stdout
+    assert "layer2.0.conv1: 1 of 1152 weights differ, first at [0, 0, 2, 1]" in result.stdout
+    result = run("verify", EXPORT, "--limit", 5, "--json")
+    assert result.exit_code == 1
+    content = json.loads(result.stdout)
+    assert content["verdict"] == "FAIL"
+    assert (content["weights"]["exact"], content["weights"]["layers"]) == (9, 10)
+
+
+# --- where the output goes ------------------------------------------------------------------------
+
+
+@here
+def test_output_that_nobody_reads_is_no_verdict() -> None:
+    line = f"{COMMAND} verify {EXPORT} --limit 2 | true; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["/bin/bash", "-c", line], capture_output=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr == b""
+
+
+@here
+@pytest.mark.parametrize("target", ["/dev/full", "&-"])
+def test_output_that_cannot_be_written(target: str) -> None:
+    line = f"{COMMAND} inspect alphas {EXPORT} >{target}"
+    result = subprocess.run(["/bin/bash", "-c", line], capture_output=True, text=True, check=False)
+    assert "Traceback" not in result.stderr
+    assert "itself failed" not in result.stderr
+    if target == "/dev/full":
+        assert result.returncode == 2
+        assert "No space left on device" in result.stderr
+
+
+@here
+def test_a_terminal_without_unicode() -> None:
+    result = installed("inspect", "alphas", str(EXPORT), PYTHONIOENCODING="ascii")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "####" in result.stdout
+    assert result.stdout.isascii()
