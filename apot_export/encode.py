@@ -190,7 +190,7 @@ def _encode_thresholded(
     magnitude = np.minimum(np.abs(scaled), np.float32(1))
     codebook = quantizer.codebook
     unit_values = _unit_values(codebook, quantizer.rule)
-    if quantizer.rule != "nearest":
+    if quantizer.rule == "round":
         factor = np.float32(codebook.denominator)
         codes = np.rint(magnitude * factor).astype(codebook.code_dtype)
     else:
@@ -234,7 +234,7 @@ def _with_zero(
 def _unit_values(codebook: Codebook, rule: str) -> NDArray[np.float32]:
     """Value of every unsigned code at threshold 1, with the original's roundings."""
     magnitudes = codebook.levels[: codebook.sign_mask]
-    if rule != "nearest":
+    if rule == "round":
         return magnitudes.astype(np.float32) / np.float32(codebook.denominator)
     if rule == "nearest-undivided":
         return (magnitudes / codebook.denominator).astype(np.float32)

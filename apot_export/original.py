@@ -174,8 +174,9 @@ def multi_bit_layers(
 
 
 def quantized_layers(state: dict[str, torch.Tensor]) -> list[str]:
-    """Return the names of the layers that have a weight threshold, in file order."""
-    return [key.removesuffix(_WEIGHT_ALPHA) for key in state if key.endswith(_WEIGHT_ALPHA)]
+    """Return the names of the layers that have a threshold, in file order."""
+    suffixes = (_WEIGHT_ALPHA, _ACTIVATION_ALPHA)
+    return list(dict.fromkeys(key.rpartition(".")[0] for key in state if key.endswith(suffixes)))
 
 
 def canonical_state(checkpoint: Checkpoint, dialect: Dialect) -> dict[str, torch.Tensor]:

@@ -257,8 +257,8 @@ CONTRADICTIONS = {
         f"--bits {bits}": (NAME, ["--bits", str(bits)], f"option says {bits} bits")
         for bits in (32, 1, 7, 0, -3, 10**30)
     },
-    "--method": (NAME, ["--method", "log"], "apot or uniform"),
-    "--method nothing": (NAME, ["--method", ""], "apot or uniform"),
+    "--method": (NAME, ["--method", "log"], "apot or pot or uniform"),
+    "--method nothing": (NAME, ["--method", ""], "apot or pot or uniform"),
 }
 
 
@@ -310,7 +310,8 @@ def export(folder: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         (["verify", "nowhere"], "not an export"),
         (["verify", "x" * 300], "not an export"),
         (["verify", NAME], "not an export"),
-        (["verify", "--dataset", "mnist"], "cifar10, imagenet, digits"),
+        (["verify", "--dataset", "svhn"], "cifar10, cifar100, mnist, imagenet, digits"),
+        (["verify", "--dataset", "mnist"], "does not fit the network"),
         (["verify", "--dataset", "cifar10"], "does not fit the network"),
         (["verify", "--dataset", "imagenet"], "does not fit the network"),
         (["verify", "--dataset", "digits", "--data", "."], "leave out --data"),

@@ -265,8 +265,8 @@ def test_manifests_that_are_none(text: bytes) -> None:
     ("change", "shown"),
     [
         (replaced("manifest_version", 2), "version 2"),
-        (replaced("bits", 99), "99 bits"),
-        (replaced("method", "log"), "apot or uniform"),
+        (replaced("choices bits", 99), "99 bits"),
+        (replaced("choices method", "log"), "apot or pot or uniform"),
         (replaced("files /etc/passwd", {"bytes": 1, "sha256": "0"}), "damaged"),
         (replaced("files ../../secret", {"bytes": 1, "sha256": "0"}), "damaged"),
         (replaced("checkpoint path", "/nowhere/else"), "where: /nowhere/else"),

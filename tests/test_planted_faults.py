@@ -19,11 +19,8 @@ from apot_export.codebook import uniform
 from apot_export.conversion import convert
 from apot_export.encode import encode_network
 from apot_export.errors import ApotExportError
-from apot_export.network import (
-    CodedLayer,
-    CodedNetwork,
-    ScaleBias,
-)
+from apot_export.export_directory import read_manifest
+from apot_export.network import CodedLayer, CodedNetwork, ScaleBias
 from apot_export.original import load_original
 from apot_export.quantization import Choices
 from tests._workshop import (
@@ -88,7 +85,10 @@ def affine(name: str, scale: float = 0, bias: float = 0) -> Change:
     """Change channel 3 of a scale by a factor 1 + scale, and of a bias by a summand."""
 
     def change_operation(operation: ScaleBias) -> ScaleBias:
-        scales, biases = operation.scale.copy(), operation.bias.copy()
+        size = max(operation.scale.size, operation.bias.size)
+        scales, biases = (
+            np.broadcast_to(numbers, size).copy() for numbers in (operation.scale, operation.bias)
+        )
         scales[3] *= np.float32(1 + scale)
         biases[3] += np.float32(bias)
         return ScaleBias(scale=scales, bias=biases)
@@ -180,7 +180,8 @@ def test_weights_of_another_bit_width_fail(workshop: Workshop, bits: int) -> Non
     assert report.weights.exact == 2
     assert LAYER in " ".join(report.weights.offenders) or "layer1" in report.weights.offenders[0]
     assert "8 of 10 layers have other weights" in report.failures[0]
-    manifest = workshop.verify(workshop.write(bits=bits))
+    choices = read_manifest(workshop.export)["choices"]
+    manifest = workshop.verify(workshop.write(choices={**choices, "bits": bits}))
     assert manifest.verdict == "FAIL"
 
 

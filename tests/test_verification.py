@@ -134,7 +134,7 @@ def test_a_dataset_that_does_not_fit_is_not_used(workshop: Workshop) -> None:
     with pytest.raises(DatasetError, match="does not fit the network"):
         workshop.verify(workshop.export, dataset="cifar10")
     with pytest.raises(DatasetError, match="no such dataset"):
-        workshop.verify(workshop.export, dataset="mnist")
+        workshop.verify(workshop.export, dataset="svhn")
     with pytest.raises(DatasetError, match="At least one image"):
         workshop.verify(workshop.export, limit=0)
 
@@ -149,7 +149,7 @@ class Small(nn.Module):
         super().__init__()
         self.relu = nn.ReLU() if relu else nn.Identity()
         self.dropout = nn.Dropout()
-        self.conv = QuantConv2d(1, 2, 1, quantization=kind)
+        self.conv = QuantConv2d(1, 2, 1, bias=False, quantization=kind)
         self.conv.act_alpha.data.fill_(1.7)
         self.eval()
 
