@@ -30,12 +30,15 @@ _DATA_PARALLEL_PREFIX = "module."
 _COUNTER_SUFFIX = "num_batches_tracked"
 _READ_BYTES = 1 << 20
 _SHOWN_BYTES = 8
+_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF"
+"""What the first bytes of PyTorch's format before 1.6 hold: its magic number, pickled."""
+_UNSUPPORTED_OPCODE = re.compile(r"Unsupported operand (\d+)")
 _SHOWN_KEYS = 8
 _TENSOR_GLOBALS = re.compile(
     r"(__builtin__|builtins)\.(bytearray|complex|set)"
     r"|_codecs\.encode|collections\.(Counter|OrderedDict|defaultdict)"
     r"|torch\.(Size|Tensor|device|bool|(storage\.)?\w+Storage|(b?float|complex|q?u?int)\d+\w*)"
-    r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2"
+    r"|torch\.cuda\.\w+Storage|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2"
     r"|binarynet\.(Conv|FC)Layer_bin"
     r"|torch\.nn\.parameter\.Parameter|torch\.serialization\._get_layout"
 )
@@ -176,19 +179,41 @@ def _explained(path: Path, is_archive: bool, error: BaseException) -> Checkpoint
             where=str(path),
             expected="tensors, numbers and strings only",
             got=", ".join(wanted),
-            fix="re-save it where you trust it: torch.save({'state_dict': net.state_dict()}, path)",
+            fix=_re_saving(path),
         )
     with path.open("rb") as file:
         head = file.read(_SHOWN_BYTES)
     # PyTorch wraps its reason in advice to trust the file.
     _, _, reason = str(error).rpartition("WeightsUnpickler error: ")
     reason = " ".join([f"{type(error).__name__}:", *reason.strip().splitlines()[:1]])
+    opcode = _UNSUPPORTED_OPCODE.search(reason)
+    if opcode is not None and (is_archive or _LEGACY_MAGIC in head):
+        code = int(opcode[1])
+        named = {ord(known.code): known.name for known in pickletools.opcodes}.get(code, hex(code))
+        return CheckpointError(
+            "The checkpoint's pickle has an opcode that safe loading does not know.",
+            where=str(path),
+            expected="a pickle that a current PyTorch wrote",
+            got=f"opcode {named}",
+            fix=_re_saving(path),
+        )
     return CheckpointError(
         "The file is not a readable PyTorch checkpoint.",
         where=str(path),
         expected="a file written by torch.save, complete",
         got=f"{path.stat().st_size} bytes that begin with {head!r} ({reason})",
         fix="check that the file is a checkpoint and was copied whole",
+    )
+
+
+def _re_saving(path: Path) -> str:
+    """Return how to write a checkpoint anew with nothing but its tensors, in three lines."""
+    return (
+        "where you trust the file, re-save its tensors in Python, with its classes at hand:\n"
+        "import torch\n"
+        f"old = torch.load({path.name!r}, map_location='cpu', weights_only=False, "
+        "encoding='latin1')\n"
+        f"torch.save({{'state_dict': old.get('state_dict', old)}}, {'resaved_' + path.name!r})"
     )
 
 

@@ -141,21 +141,13 @@ def convert(
         original = load_original(Path(checkpoint), chosen)
     source = capture(original.module, original.architecture.input_shape, original.multi_bit)
     coded = encode_network(source, alpha_terms=chosen.alpha_terms)
-    options = {
-        "bits": original.quantization.weight_bits,
-        "bits_from": original.bits_from,
-        "method": original.quantization.method,
-        "method_from": original.method_from,
-        "grid": original.quantization.grid,
-        "grid_from": original.grid_from,
-        "choices": _complete(chosen, original).to_json(),
-    }
+    complete = _complete(chosen, original)
     provenance = {
         "tool": f"apot-export {VERSION}",
         "checkpoint_sha256": original.checkpoint.sha256 if original.checkpoint else None,
         "family": original.dialect.name,
         "architecture": original.architecture.name,
-        **options,
+        "choices": complete.remarkable(),
     }
     if original.state_sha256 is not None:
         provenance["state_sha256"] = original.state_sha256
@@ -173,6 +165,13 @@ def convert(
     }
     manifest = {
         **provenance,
+        "bits": original.quantization.weight_bits,
+        "bits_from": original.bits_from,
+        "method": original.quantization.method,
+        "method_from": original.method_from,
+        "grid": original.quantization.grid,
+        "grid_from": original.grid_from,
+        "choices": complete.to_json(),
         "name": name,
         "input_shape": list(original.architecture.input_shape),
         "checkpoint": {

@@ -160,20 +160,25 @@ def _output_shape(node: Node, inputs: list[Shape], network: Network[LayerType]) 
         for other in inputs[1:]:
             _expect(node, other[1:], first[1:])
         return (sum(shape[0] for shape in inputs), *first[1:])
+    return _resized(node, first)
+
+
+def _resized(node: Node, first: Shape) -> Shape:
+    """Return the output's shape of an operation that keeps the channels, or all of the shape."""
+    operation = node.operation
+    shape = first
     if isinstance(operation, Upsample):
         channels, height, width = first
-        return (channels, height * operation.scale[0], width * operation.scale[1])
-    if isinstance(operation, (MaxPool, AveragePool)):
+        shape = (channels, height * operation.scale[0], width * operation.scale[1])
+    elif isinstance(operation, (MaxPool, AveragePool)):
         padding = operation.padding if isinstance(operation, MaxPool) else (0, 0)
-        return (
-            first[0],
-            *_window_extent(node, first[1:], operation.kernel, operation.stride, padding),
-        )
-    if isinstance(operation, GlobalAveragePool):
-        return (first[0], 1, 1)
-    if isinstance(operation, Flatten):
-        return (int(np.prod(first, dtype=np.int64)),)
-    return first
+        extent = _window_extent(node, first[1:], operation.kernel, operation.stride, padding)
+        shape = (first[0], *extent)
+    elif isinstance(operation, GlobalAveragePool):
+        shape = (first[0], 1, 1)
+    elif isinstance(operation, Flatten):
+        shape = (int(np.prod(first, dtype=np.int64)),)
+    return shape
 
 
 def _require_operands(node: Node, found: int) -> None:

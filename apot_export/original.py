@@ -111,7 +111,7 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
             layer_width = BitWidth(bits=bits, source=f"bit-width of {name}")
             require_offered(layer_width, dialect.name, dialect.bit_widths(method), path)
     eight_bit = [architecture.first, architecture.last] if dialect.has_eight_bit_layers else []
-    module = architectures.build(architecture, state, quantized, eight_bit)
+    module = architectures.build(architecture, state, quantized, eight_bit, dialect.name)
     multi_bit = multi_bit_layers(checkpoint, state)
     if choices.alpha_terms:
         shorten_coordinates(module, multi_bit, choices.alpha_terms)

@@ -70,6 +70,11 @@ class Planes:
         """Bits of bases and coordinates as the literature counts them: 1 a weight, 32 each."""
         return int(self.coordinates.size) * (self.group_size + 32)
 
+    @property
+    def filters(self) -> int:
+        """Bases of all groups."""
+        return int(self.coordinates.size)
+
     def average_bits(self) -> float:
         """Bases per group, which is bits per weight."""
         return self.coordinates.size / self.counts.size

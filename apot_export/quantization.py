@@ -178,6 +178,14 @@ class Choices:
         """Return the form that manifests store."""
         return dataclasses.asdict(self)
 
+    def remarkable(self) -> dict[str, Any]:
+        """Return what differs from a full-precision network's choices."""
+        plain = Choices(
+            bits=FULL_PRECISION_BITS, activation_bits=self.bits, method="apot", grid="zero"
+        )
+        silent = plain.to_json()
+        return {key: value for key, value in self.to_json().items() if value != silent[key]}
+
     @staticmethod
     def of_json(content: Mapping[str, Any]) -> Choices:
         """Read what `to_json` returned.

@@ -178,31 +178,33 @@ def _float_product(rows: Array, weights: NDArray[np.float64]) -> NDArray[np.floa
 
 
 def _plain(operation: object, inputs: list[Array]) -> Array:
+    """Run an operation without weights."""
     first = inputs[0]
-    if isinstance(operation, Add):
-        return np.asarray(first + inputs[1])
-    if isinstance(operation, Relu):
-        return np.maximum(first, np.float32(0))
-    if isinstance(operation, Clip):
-        low, high = np.float32(operation.minimum), np.float32(operation.maximum)
-        return np.minimum(np.maximum(first, low), high)
-    if isinstance(operation, Concat):
-        return np.concatenate(inputs, axis=1)
-    if isinstance(operation, Upsample):
-        return first.repeat(operation.scale[0], axis=2).repeat(operation.scale[1], axis=3)
-    if isinstance(operation, MaxPool):
-        (high, wide), (step_y, step_x) = operation.padding, operation.stride
-        border = ((0, 0), (0, 0), (high, high), (wide, wide))
-        padded = np.pad(first, border, constant_values=-np.inf)
-        windows = sliding_window_view(padded, operation.kernel, axis=(2, 3))
-        return np.asarray(windows[:, :, ::step_y, ::step_x].max(axis=(4, 5)))
-    if isinstance(operation, AveragePool):
-        step_y, step_x = operation.stride
-        windows = sliding_window_view(first, operation.kernel, axis=(2, 3))
-        means = windows[:, :, ::step_y, ::step_x].mean(axis=(4, 5), dtype=np.float64)
-        return means.astype(np.float32)
+    if isinstance(operation, (MaxPool, AveragePool, GlobalAveragePool)):
+        return _pooled(operation, first)
+    results: dict[type[Any], Callable[[Any], Array]] = {
+        Add: lambda _: np.asarray(first + inputs[1]),
+        Relu: lambda _: np.maximum(first, np.float32(0)),
+        Clip: lambda clip: np.minimum(
+            np.maximum(first, np.float32(clip.minimum)), np.float32(clip.maximum)
+        ),
+        Concat: lambda _: np.concatenate(inputs, axis=1),
+        Upsample: lambda up: first.repeat(up.scale[0], axis=2).repeat(up.scale[1], axis=3),
+        Flatten: lambda _: first.reshape(first.shape[0], -1),
+    }
+    return results[type(operation)](operation)
+
+
+def _pooled(operation: MaxPool | AveragePool | GlobalAveragePool, image: Array) -> Array:
     if isinstance(operation, GlobalAveragePool):
-        return first.mean(axis=(2, 3), keepdims=True, dtype=np.float64).astype(np.float32)
-    if isinstance(operation, Flatten):
-        return first.reshape(first.shape[0], -1)
-    raise TypeError(f"the oracle does not know {type(operation).__name__}")
+        return image.mean(axis=(2, 3), keepdims=True, dtype=np.float64).astype(np.float32)
+    padded = image
+    if isinstance(operation, MaxPool):
+        high, wide = operation.padding
+        border = ((0, 0), (0, 0), (high, high), (wide, wide))
+        padded = np.pad(image, border, constant_values=-np.inf)
+    step_y, step_x = operation.stride
+    windows = sliding_window_view(padded, operation.kernel, axis=(2, 3))[:, :, ::step_y, ::step_x]
+    if isinstance(operation, MaxPool):
+        return np.asarray(windows.max(axis=(4, 5)))
+    return windows.mean(axis=(4, 5), dtype=np.float64).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from apot_export.dialects import Dialect
 from apot_export.errors import BitWidthError, ExportError, RecognitionError
 from apot_export.export_directory import PACKED_MODEL
 from apot_export.naming import BitWidth, bits_from_name, method_from_name, require_offered
-from apot_export.network import CodedLayer
+from apot_export.network import CodedLayer, Layer, PlaneLayer
 from apot_export.packfile import load_packed
 
+_FLOAT_BITS = 32
 _PACKED_SUFFIX = ".safetensors"
 _WEIGHT_ALPHA = ".weight_alpha"
 
@@ -66,18 +68,26 @@ def thresholds(path: Path, *, bits: int | None = None) -> Thresholds:
     Raises:
         ApotExportError: The path holds none of these.
     """
-    if _is_folder(path):
-        if not (path / PACKED_MODEL).is_file():
-            raise ExportError(
-                "The directory is not an export.",
-                where=str(path),
-                expected=f"a {PACKED_MODEL} written by apot-export convert",
-                fix="name an export's directory, a packed file or a checkpoint",
-            )
-        return _of_export(path / PACKED_MODEL)
-    if path.suffix == _PACKED_SUFFIX:
-        return _of_export(path)
-    return _of_checkpoint(path, bits)
+    packed = _packed_file(path)
+    return _of_checkpoint(path, bits) if packed is None else _of_export(packed)
+
+
+def _packed_file(path: Path) -> Path | None:
+    """Return the packed file of an export directory, a packed file itself, or None.
+
+    Raises:
+        ExportError: A directory is no export.
+    """
+    if not _is_folder(path):
+        return path if path.suffix == _PACKED_SUFFIX else None
+    if not (path / PACKED_MODEL).is_file():
+        raise ExportError(
+            "The directory is not an export.",
+            where=str(path),
+            expected=f"a {PACKED_MODEL} written by apot-export convert",
+            fix="name an export's directory, a packed file or a checkpoint",
+        )
+    return path / PACKED_MODEL
 
 
 def _is_folder(path: Path) -> bool:
@@ -152,3 +162,93 @@ def _bit_width(path: Path, dialect: Dialect, option: int | None) -> int | None:
     except BitWidthError:
         return None
     return named.bits if named is not None and named.bits in offered else None
+
+
+# --- bits -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerWidth:
+    """How many bits the weights of one layer take."""
+
+    layer: str
+    kind: str
+    """"codes", "sign vectors" or "float"."""
+    weights: int
+    bits: float
+    """Bits of a code, average number of sign vectors of a group, or 32."""
+    filters: int | None
+    """Sign vectors of all groups, "binary filters" to the code that trained them; else None."""
+    stored_bits: int
+    """Bits of codes, or of sign vectors and their coordinates, before filling to whole bytes."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable JSON form."""
+        return {
+            "layer": self.layer,
+            "kind": self.kind,
+            "weights": self.weights,
+            "bits": self.bits,
+            "filters": self.filters,
+            "stored_bits": self.stored_bits,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widths:
+    """The bits of a network's weights, layer by layer in order of computation."""
+
+    source: Path
+    layers: tuple[LayerWidth, ...]
+
+    @property
+    def average(self) -> float:
+        """Bits of a weight, averaged over all weights."""
+        weights = sum(layer.weights for layer in self.layers)
+        return sum(layer.bits * layer.weights for layer in self.layers) / weights
+
+    def plain_lines(self) -> list[str]:
+        """Return what the code that trains multi-bit weights prints, numbers alone."""
+        filters = [str(layer.filters) for layer in self.layers if layer.filters is not None]
+        return [
+            *(["currrent binary filter number per layer: ", *filters] if filters else []),
+            "currrent average bitwidth per layer: ",
+            *(f"{layer.bits:.4f}" for layer in self.layers),
+            f"currrent average bitwidth:  {self.average:.4f}",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable JSON form."""
+        return {"average": self.average, "layers": [layer.to_json() for layer in self.layers]}
+
+
+def layer_bits(path: Path) -> Widths:
+    """Read the bits of every layer's weights of an export directory or a packed file.
+
+    Raises:
+        ApotExportError: The path holds neither.
+    """
+    packed = _packed_file(path)
+    if packed is None:
+        raise ExportError(
+            "Bits are shown of exports.",
+            where=str(path),
+            expected="an export's directory or a packed file (*.safetensors)",
+            fix="convert the checkpoint first",
+        )
+    layers = load_packed(packed).layers.values()
+    return Widths(source=path, layers=tuple(_width(layer) for layer in layers))
+
+
+def _width(layer: Layer) -> LayerWidth:
+    weights = math.prod(layer.shape)
+    kind, bits, filters, stored = "float", float(_FLOAT_BITS), None, weights * _FLOAT_BITS
+    if isinstance(layer, CodedLayer):
+        kind, bits = "codes", float(layer.codebook.bits)
+        stored = weights * layer.codebook.bits
+    elif isinstance(layer, PlaneLayer):
+        kind, bits, filters = "sign vectors", layer.planes.average_bits(), layer.planes.filters
+        stored = layer.planes.storage_bits()
+    return LayerWidth(
+        layer=layer.name, kind=kind, weights=weights, bits=bits, filters=filters, stored_bits=stored
+    )

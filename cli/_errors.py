@@ -61,7 +61,11 @@ def _print_error(what: str, details: list[tuple[str, str]]) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print(Text.assemble(("Error: ", "bold red"), (_one_line(what), "bold")))
     for label, text in details:
-        console.print(Text.assemble((f"  {label:>8}: ", "dim"), _one_line(text)))
+        # A script to run stands on lines of its own.
+        first, *script = text.split("\n") if label == "to do" else [text]
+        console.print(Text.assemble((f"  {label:>8}: ", "dim"), _one_line(first)))
+        for line in script:
+            console.print(Text.assemble(" " * 12, _one_line(line)))
 
 
 def _one_line(text: str) -> str:

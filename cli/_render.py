@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from apot_export.conversion import ConversionResult
-    from apot_export.summary import Thresholds
+    from apot_export.summary import Thresholds, Widths
     from apot_export.verification import Report
 
 _FULL_PRECISION = 32
@@ -49,10 +50,10 @@ def print_conversion(result: ConversionResult) -> None:
     facts = Table.grid(padding=(0, 2))
     facts.add_row(Text("network", "dim"), f"{result.architecture}, family {result.family}")
     if result.family == _MULTI_BIT:
-        packed = _bytes(round(result.code_bits / 8))
+        stored = _bytes(round(result.code_bits / 8))
         facts.add_row(
             Text("weights", "dim"),
-            f"{result.weights:,} in {packed}, {result.bits:.2f} sign vectors a group on average",
+            f"{result.weights:,} in {stored}, {result.bits:.2f} sign vectors a group on average",
         )
         if result.weight_error:
             facts.add_row(
@@ -252,3 +253,38 @@ def print_thresholds(found: Thresholds) -> None:
     console.print(table)
     if any(layer.weight_bits is None for layer in found.layers):
         console.print("Bits are unknown: a checkpoint does not hold them; say --bits N.")
+
+
+def print_bits(found: Widths) -> None:
+    """Show the bits of every layer's weights as a table with bars."""
+    console = _console()
+    console.print(f"{found.source}", style="bold", soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("layer")
+    table.add_column("stored as")
+    table.add_column("weights", justify="right")
+    table.add_column("sign vectors", justify="right")
+    table.add_column("bits a weight", justify="right")
+    table.add_column("bytes", justify="right")
+    table.add_column("share of bytes")
+    bar = "█" if console.encoding.startswith("utf") else "#"
+    total = sum(layer.stored_bits for layer in found.layers)
+    for layer in found.layers:
+        share = layer.stored_bits / total if total else 0.0
+        table.add_row(
+            layer.layer,
+            layer.kind,
+            f"{layer.weights:,}",
+            "" if layer.filters is None else f"{layer.filters:,}",
+            f"{layer.bits:.4g}",
+            f"{math.ceil(layer.stored_bits / 8):,}",
+            Text(bar * round(share * _BAR_WIDTH), "cyan"),
+        )
+    if all(layer.filters is None for layer in found.layers):
+        table.columns.pop(3)
+    console.print(table)
+    weights = sum(layer.weights for layer in found.layers)
+    console.print(
+        f"{weights:,} weights of {found.average:.4g} bits on average, "
+        f"{_bytes(math.ceil(total / 8))} in all"
+    )

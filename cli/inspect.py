@@ -58,6 +58,41 @@ def alphas(
             print_thresholds(found)
 
 
+@app.command("bits")
+def bits(
+    path: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(
+            help="Export directory or packed file; default: the newest export in or below this "
+            "folder."
+        ),
+    ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Print the lines of the multi-bit training log.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show the bits of every layer's weights and the bytes that they take."""
+    with reported(debug=debug):
+        from apot_export.export_directory import find_newest
+        from apot_export.summary import layer_bits
+
+        if path is None:
+            path = find_newest(Path())
+            typer.echo(f"Inspecting {path} (the newest export here)", err=True)
+        found = layer_bits(path)
+        if as_json:
+            typer.echo(json.dumps(found.to_json(), indent=2))
+        elif plain:
+            for line in found.plain_lines():
+                typer.echo(line)
+        else:
+            from ._render import print_bits
+
+            print_bits(found)
+
+
 @app.command("identify")
 def identify(
     checkpoint: Annotated[Path, typer.Argument(help="The trained checkpoint (.pth.tar).")],
@@ -73,8 +108,13 @@ def identify(
         typer.Option(help="Folder of the images; default: $APOT_EXPORT_DATA, else ./data."),
     ] = None,
     limit: Annotated[
-        int, typer.Option(min=1, help="Use at most this many images, spread over the dataset.")
-    ] = 200,
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=1,
+            help="Use at most this many images, spread over the dataset; "
+            "default: 2000 small or 200 large ones.",
+        ),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

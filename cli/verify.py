@@ -21,7 +21,10 @@ def verify(
     ] = None,
     dataset: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="cifar10, imagenet or digits; default: the one that fits the network."),
+        typer.Option(
+            help="cifar10, cifar100, mnist, imagenet or digits; "
+            "default: the one that fits the network."
+        ),
     ] = None,
     data: Annotated[
         Optional[Path],  # noqa: UP045

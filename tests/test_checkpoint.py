@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -91,6 +92,48 @@ def test_both_formats_and_every_protocol_load_alike(
     assert equal(checkpoint.state, state)
     assert checkpoint.sha256 == hashlib.sha256(data).hexdigest()
     assert checkpoint.path == file
+
+
+def as_python_2_wrote(data: bytes) -> bytes:
+    """Rewrite a legacy file's pickles: strings of bytes, storages of a GPU."""
+    stream, written = io.BytesIO(data), b""
+    while True:
+        start = stream.tell()
+        try:
+            operations = list(pickletools.genops(stream))
+        except ValueError:  # here the raw tensor data begins
+            return written + data[start:]
+        places = [place for _, _, place in operations] + [stream.tell()]
+        for (opcode, argument, place), end in zip(operations, places[1:], strict=True):
+            raw = data[place:end]
+            if opcode.name == "BINUNICODE":
+                text = argument.encode().replace(b"cpu", b"cuda:0")
+                size = len(text).to_bytes(1 if len(text) < 256 else 4, "little")
+                raw = (b"U" if len(text) < 256 else b"T") + size + text
+            elif opcode.name == "GLOBAL":
+                raw = raw.replace(b"torch\nFloatStorage", b"torch.cuda\nFloatStorage")
+            written += raw
+
+
+def test_a_python_2_pickle_of_cuda_tensors_loads(state: Tensors, file: Path) -> None:
+    floats = {key: value for key, value in state.items() if value.dtype == torch.float32}
+    data = as_python_2_wrote(saved({"state_dict": floats}, legacy=True))
+    assert b"torch.cuda\nFloatStorage" in data
+    assert b"cuda:0" in data
+    file.write_bytes(data)
+    assert equal(load_checkpoint(file).state, floats)
+
+
+def test_an_opcode_that_stops_safe_loading_is_named(state: Tensors, file: Path) -> None:
+    named = {"x" * 300: next(iter(state.values()))}
+    error = refusal(file, as_python_2_wrote(saved({"state_dict": named}, legacy=True)))
+    assert error.got == "opcode BINSTRING"
+    assert error.fix is not None
+    script = error.fix.splitlines()[1:]
+    assert len(script) == 3
+    for line in script:
+        compile(line, "script", "exec")
+    assert file.name in script[1]
 
 
 @formats

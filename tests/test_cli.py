@@ -29,7 +29,14 @@ COMMAND = Path(sys.executable).with_name("apot-export")
 CHECKPOINT = "res8_4bit.pth.tar"
 EXPORT = Path("res8_4bit")
 FILES = {ONNX_MODEL, PACKED_MODEL, MANIFEST}
-VERBS = [["convert"], ["verify"], ["inspect"], ["inspect", "alphas"]]
+VERBS = [
+    ["convert"],
+    ["verify"],
+    ["inspect"],
+    ["inspect", "alphas"],
+    ["inspect", "bits"],
+    ["inspect", "identify"],
+]
 
 
 def run(*arguments: object, **environment: str) -> Result:
@@ -226,6 +233,25 @@ def test_json_without_a_path_names_the_export_on_standard_error(verb: list[str])
     assert result.exit_code == 0
     json.loads(result.stdout)
     assert "res8_4bit (the newest export here)" in result.stderr
+
+
+@here
+def test_bits_of_every_layer() -> None:
+    content = document("inspect", "bits", EXPORT)
+    assert [layer["bits"] for layer in content["layers"][1:-1]] == [4.0] * 8
+    weights = sum(layer["weights"] for layer in content["layers"])
+    stored = sum(layer["stored_bits"] for layer in content["layers"])
+    assert content["average"] == pytest.approx(stored / weights)
+    assert {layer["kind"] for layer in content["layers"]} == {"codes"}
+    shown = run("inspect", "bits", EXPORT).stdout
+    assert all(layer["layer"] in shown for layer in content["layers"])
+    assert f"{weights:,} weights" in shown
+    lines = run("inspect", "bits", EXPORT, "--plain").stdout.splitlines()
+    assert lines[0] == "currrent average bitwidth per layer: "
+    assert lines[-1] == f"currrent average bitwidth:  {content['average']:.4f}"
+    refused = run("inspect", "bits", CHECKPOINT)
+    assert refused.exit_code == 2
+    assert "convert the checkpoint first" in refused.stderr
 
 
 @here

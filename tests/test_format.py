@@ -231,7 +231,7 @@ def test_the_safetensors_library_reads_the_file() -> None:
     (expected,) = vectors("layer")
     assert tensors["conv.codes"].tolist() == [0xD7, 0x68]
     codes = integers(expected["codes"])
-    assert tensors["conv.values"][codes].tobytes() == floats(expected["values"]).tobytes()
+    assert tensors["parameters"][:16][codes].tobytes() == floats(expected["values"]).tobytes()
 
 
 def mini_codes(packed: bytes, bits: int, count: int) -> list[int]:
@@ -265,7 +265,7 @@ def mini_read(content: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
     entries = json.loads(header)
     metadata = entries.pop("__metadata__")
     assert (metadata["format"], metadata["format_version"]) == ("apot-packed", "1")
-    checksums = json.loads(metadata["checksums"])
+    checksums = metadata["checksums"]
     tensors, position = {}, 0
     for name, entry in entries.items():
         begin, end = entry["data_offsets"]
@@ -275,11 +275,13 @@ def mini_read(content: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
         if name.startswith("_padding."):
             assert data[begin:end] == bytes(end - begin)
         else:
-            assert begin % 64 == 0
-            assert int(checksums[name], 16) == zlib.crc32(data[begin:end])
+            size = end - begin
+            assert begin % (64 if size >= 4096 else {"U8": 1, "F32": 4}[entry["dtype"]]) == 0
+            assert int(checksums[:8], 16) == zlib.crc32(data[begin:end])
+            checksums = checksums[8:]
             tensors[name] = data[begin:end]
     assert position == len(data)
-    assert set(checksums) == set(tensors)
+    assert not checksums
     return json.loads(metadata["network"]), tensors
 
 
@@ -289,7 +291,7 @@ def test_a_reader_written_from_the_text_alone_decodes_the_file() -> None:
     book = network["codebooks"][layer["codebook"]]
     bits = sum(int(math.log2(len(table))) for table in book["tables"]) + book["signed"]
     codes = mini_codes(tensors["conv.codes"], bits, math.prod(layer["shape"]))
-    values = struct.unpack(f"<{2**bits}f", tensors["conv.values"])
+    values = struct.unpack_from(f"<{2**bits}f", tensors["parameters"])
     (expected,) = vectors("layer")
     assert codes == integers(expected["codes"])
     assert [mini_level(book, code) for code in codes] == integers(expected["levels"])

@@ -28,8 +28,8 @@ from apot_export.network import (
 )
 from apot_export.onnx_export import build_model, serialise
 from apot_export.original import Original, load_original
-from apot_export.quantization import Choices
 from apot_export.packfile import PackedNetwork, load_packed
+from apot_export.quantization import Choices
 from apot_export.runtime import open_session
 
 RES20 = ("res20_2bit", "res20_3bit", "res20_4bit", "res20_32bit")
@@ -246,6 +246,7 @@ def test_res18_agrees_on_photographs(cases: dict[str, Case], reference: Path) ->
     assert agreement(single, double) == 31 / 32
     assert agreement(logits, double) == 1
     assert agreement(logits, single) >= agreement(double, single)
+    assert np.abs(logits - single).max() <= 3 * np.abs(single - double).max()
     assert np.abs(logits - double).mean() < np.abs(single - double).mean()
     assert agreement(case.packed.run(images[8:9]), double[8:9]) == 1
     assert agreement(case.original_logits(images[:8], 8), single[:8]) == 1
@@ -311,16 +312,18 @@ def test_both_files_are_small(cases: dict[str, Case], name: str) -> None:
     assert 4 * weights < full < 4.2 * weights
     sizes = cases[name].result.files
     assert sizes["model.onnx"] <= 0.22 * full
-    assert sizes["model.apot.safetensors"] <= 0.22 * full
+    assert sizes["model.apot.safetensors"] <= (0.135 if name == RES18 else 0.19) * full
 
 
 @pytest.mark.parametrize("name", [*RES20, RES18])
 def test_the_safetensors_library_opens_the_packed_file(cases: dict[str, Case], name: str) -> None:
     tensors = load_file(cases[name].result.path / "model.apot.safetensors")
+    parameters = tensors["parameters"]
     for layer in cases[name].packed.layers.values():
         if isinstance(layer, CodedLayer):
             assert tensors[f"{layer.name}.codes"].tobytes() == layer.packed.tobytes()
-            assert tensors[f"{layer.name}.values"].tobytes() == layer.values.tobytes()
+            values, parameters = np.split(parameters, [1 << layer.codebook.bits])
+            assert values.tobytes() == layer.values.tobytes()
         else:
             assert tensors[f"{layer.name}.weight"].tobytes() == layer.weights().tobytes()
 

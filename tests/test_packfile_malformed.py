@@ -132,8 +132,16 @@ def test_what_only_the_tensors_or_the_geometry_show(tmp_path: Path) -> None:
     assert "too large" in refusal(tmp_path, one_node(Relu(), ones, (2, 1 << 15, 1 << 15)))
     wide = ScaleBias(scale=np.ones(2, dtype=np.float32), bias=np.ones(2, dtype=np.float32))
     header, data = unseal(one_node(wide, ones))
-    header["node.scale"].update(dtype="U8", shape=[8])
-    assert "node.scale: uint8" in refusal(tmp_path, seal(header, data))
+    header["parameters"].update(dtype="U8", shape=[16])
+    assert "parameters: uint8" in refusal(tmp_path, seal(header, data))
+    header["parameters"].update(dtype="F32", shape=[2, 2])
+    assert "parameters: [2, 2]" in refusal(tmp_path, seal(header, data))
+    for stated, reason in (([1], "1 that nothing has"), ([3], "more parameters than there are")):
+        header, data = unseal(one_node(wide, ones))
+        content = json.loads(header["__metadata__"]["network"])
+        content["nodes"][0]["bias"] = stated
+        header["__metadata__"]["network"] = json.dumps(content)
+        assert reason in refusal(tmp_path, seal(header, data))
     header, data = unseal(one_node(Relu(), ones))
     header["__metadata__"]["network"] = json.dumps(
         {**json.loads(header["__metadata__"]["network"]), "layers": {}}
@@ -146,21 +154,21 @@ def test_malformed_containers(tmp_path: Path) -> None:
     content = one_node(pair, np.ones((2, 8)))
     header, data = unseal(content)
     assert seal(header, data) == content
-    names = ["layer.weight", "node.scale", "_padding.2", "node.bias"]
-    assert list(header) == ["__metadata__", *names]
+    assert list(header) == ["__metadata__", "parameters", "layer.weight"]
 
-    shifted, _ = unseal(content)
-    del shifted["_padding.2"]
-    shifted["node.bias"]["data_offsets"] = [72, 80]
-    assert "multiple of 64" in refusal(tmp_path, seal(shifted, data[:72] + data[128:]))
+    large, octets = unseal(one_node(pair, np.ones((2, 512))))
+    assert list(large) == ["__metadata__", "parameters", "_padding.1", "layer.weight"]
+    del large["_padding.1"]
+    large["layer.weight"]["data_offsets"] = [16, 16 + 4096]
+    assert "multiple of 64" in refusal(tmp_path, seal(large, octets[:16] + octets[64:]))
 
-    empty = {**header, "empty": {"dtype": "U8", "shape": [0], "data_offsets": [136, 136]}}
+    size = len(data)
+    empty = {**header, "empty": {"dtype": "U8", "shape": [0], "data_offsets": [size, size]}}
     assert "from 1" in refusal(tmp_path, seal(empty, data))
 
-    stated = json.loads(header["__metadata__"]["checksums"])
-    fewer = {name: stated[name] for name in names[:2]}
-    for checksums in (fewer, {**stated, "node.more": "00000000"}):
-        metadata = {**header["__metadata__"], "checksums": json.dumps(checksums)}
+    stated = header["__metadata__"]["checksums"]
+    for checksums in (stated[:-8], stated[:-1], stated + "00000000", ""):
+        metadata = {**header["__metadata__"], "checksums": checksums}
         wrong = seal({**header, "__metadata__": metadata}, data)
         assert "a checksum for every tensor" in refusal(tmp_path, wrong)
 

@@ -48,6 +48,7 @@ def build(
     state: Mapping[str, torch.Tensor],
     quantized: Mapping[str, Quantization],
     eight_bit: Iterable[str],
+    family: str,
 ) -> nn.Module:
     """Build an architecture around a state dict's tensors, in evaluation mode.
 
@@ -56,6 +57,7 @@ def build(
         state: Tensors by canonical key, on the CPU.
         quantized: Quantization of each convolution that has thresholds.
         eight_bit: Names of the layers with 8-bit weights.
+        family: Name of the checkpoint family, for messages.
 
     Raises:
         RecognitionError: Keys are missing, unknown, or of another shape than the architecture's.
@@ -63,7 +65,7 @@ def build(
     with torch.device("meta"):
         module = architecture.build()
         dress(module, quantized, eight_bit)
-    load_state(module, state, architecture.name)
+    load_state(module, state, f"{architecture.name} of the family {family}")
     return module
 
 

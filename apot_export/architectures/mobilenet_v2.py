@@ -1,6 +1,7 @@
 """MobileNetV2 with torchvision's key names.
 
-Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, table 2.
+Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR
+2018, table 2.
 The training code of its APoT form was announced and never released.
 """
 

@@ -18,11 +18,10 @@ not decide between them. Levels so fine that they imitate coarser ones are often
 from __future__ import annotations
 
 from apot_export.identify._hypotheses import EXPONENTS, Hypothesis, hypotheses
-from apot_export.identify._identify import DEFAULT_LIMIT, identify
+from apot_export.identify._identify import identify
 from apot_export.identify._result import Candidate, Identification, Measurement, Named
 
 __all__ = [
-    "DEFAULT_LIMIT",
     "EXPONENTS",
     "Candidate",
     "Hypothesis",

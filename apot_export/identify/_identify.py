@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -18,8 +19,9 @@ from apot_export.naming import bits_from_name, grid_from_name, method_from_name
 from apot_export.original import Original, rebuild
 from apot_export.quantization import FULL_PRECISION_BITS
 
-DEFAULT_LIMIT = 200
-"""Images that hypotheses are tried on unless more are asked for."""
+_SMALL_IMAGES, _LARGE_IMAGES = 2000, 200
+_SMALL_VALUES = 3 * 64 * 64
+"""Images of at most so many values are cheap: hypotheses are tried on more of them by default."""
 
 
 def identify(
@@ -27,7 +29,7 @@ def identify(
     *,
     dataset: str | None = None,
     data: str | PathLike[str] | None = None,
-    limit: int = DEFAULT_LIMIT,
+    limit: int | None = None,
     progress: Progress | None = None,
 ) -> Identification:
     """Say what a checkpoint is; with a dataset, rank the quantizations that it may have.
@@ -37,7 +39,8 @@ def identify(
         dataset: Name of the dataset to try hypotheses on; None for the one that fits the network if
             `data` is given, else for none.
         data: Folder of the images; None for $APOT_EXPORT_DATA or ./data.
-        limit: Use at most this many images, spread evenly over the dataset.
+        limit: Use at most this many images, spread evenly over the dataset; None for 2000 small or
+            200 large ones.
         progress: Called with (what, done, total).
 
     Raises:
@@ -52,7 +55,9 @@ def identify(
     if dataset is not None or data is not None:
         everything = _open(original, dataset, data)
         trials = [Trial(hypotheses=tuple(group)) for group in groups]
-        images = everything.first(limit)
+        values = math.prod(original.architecture.input_shape)
+        default = _SMALL_IMAGES if values <= _SMALL_VALUES else _LARGE_IMAGES
+        images = everything.first(default if limit is None else limit)
         run_stages(trials, loaded, images, progress or (lambda _what, _done, _total: None))
         measurement = Measurement(
             dataset=images.name,

@@ -16,7 +16,6 @@ from onnx import TensorProto, helper, numpy_helper
 from apot_export.bounds import Proof, prove
 from apot_export.codebook import Codebook
 from apot_export.network import (
-    Add,
     AveragePool,
     Clip,
     CodedLayer,
@@ -25,13 +24,12 @@ from apot_export.network import (
     Convolution,
     Flatten,
     FloatLayer,
-    GlobalAveragePool,
     Linear,
     MaxPool,
     Node,
+    Operation,
     PlaneLayer,
     QuantizeActivation,
-    Relu,
     ScaleBias,
     Upsample,
 )
@@ -100,6 +98,28 @@ def serialise(model: onnx.ModelProto) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
+_UPSAMPLING = {
+    "mode": "nearest",
+    "coordinate_transformation_mode": "asymmetric",
+    "nearest_mode": "floor",
+}
+
+
+def _attributes(operation: Operation) -> dict[str, Any]:
+    """Return the attributes of an operation that ONNX has under the same name."""
+    if isinstance(operation, (Flatten, Concat)):
+        return {"axis": 1}
+    attributes = {}
+    if isinstance(operation, (MaxPool, AveragePool)):
+        attributes = {
+            "kernel_shape": list(operation.kernel),
+            "strides": list(operation.stride),
+        }
+    if isinstance(operation, MaxPool):
+        attributes["pads"] = list(operation.padding) * 2
+    return attributes
+
+
 @dataclass
 class _Graph:
     network: CodedNetwork
@@ -125,48 +145,19 @@ class _Graph:
             scale = self._initializer(f"{node.name}.scale", operation.scale.reshape(shape))
             bias = self._initializer(f"{node.name}.bias", operation.bias.reshape(shape))
             self._apot("ScaleBias", [*inputs, scale, bias], output)
-        elif isinstance(operation, (Add, Relu)):
-            self._standard(type(operation).__name__, inputs, output)
-        elif isinstance(operation, Flatten):
-            self._standard("Flatten", inputs, output, axis=1)
-        elif isinstance(operation, GlobalAveragePool):
-            self._standard("GlobalAveragePool", inputs, output)
         elif isinstance(operation, Clip):
             limits = [
                 self._initializer(f"clip_{limit:g}", np.array(limit, dtype=np.float32))
                 for limit in (operation.minimum, operation.maximum)
             ]
             self._standard("Clip", [*inputs, *limits], output)
-        elif isinstance(operation, Concat):
-            self._standard("Concat", inputs, output, axis=1)
         elif isinstance(operation, Upsample):
             scales = np.array([1, 1, *operation.scale], dtype=np.float32)
             name = self._initializer(f"{node.name}.scales", scales)
-            self._standard(
-                "Resize",
-                [*inputs, "", name],
-                output,
-                mode="nearest",
-                coordinate_transformation_mode="asymmetric",
-                nearest_mode="floor",
-            )
-        elif isinstance(operation, MaxPool):
-            self._standard(
-                "MaxPool",
-                inputs,
-                output,
-                kernel_shape=list(operation.kernel),
-                strides=list(operation.stride),
-                pads=list(operation.padding) * 2,
-            )
-        elif isinstance(operation, AveragePool):
-            self._standard(
-                "AveragePool",
-                inputs,
-                output,
-                kernel_shape=list(operation.kernel),
-                strides=list(operation.stride),
-            )
+            self._standard("Resize", [*inputs, "", name], output, **_UPSAMPLING)
+        else:
+            name = type(operation).__name__
+            self._standard(name, inputs, output, **_attributes(operation))
 
     def proto(self, name: str) -> onnx.GraphProto:
         shapes = self.network.shapes
@@ -228,7 +219,7 @@ class _Graph:
             self._apot(f"Shift{kind}", [*inputs, weights], output, overload, **attributes)
 
     def _float_weights(self, layer: PlaneLayer | FloatLayer) -> str:
-        """Add what makes a layer's float weights: an initializer, or the node that decodes planes."""
+        """Add a layer's float weights: an initializer, or the node that decodes planes."""
         if isinstance(layer, FloatLayer):
             return self._initializer(f"{layer.name}.weight", layer.weight)
         weights = f"{layer.name}.decoded_weights"

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FORMAT = "apot-packed"
 FORMAT_VERSION = 1
 ALIGNMENT = 64
+_ALIGNED_BYTES = 4096
+"""Smallest tensor that begins at a multiple of the alignment."""
 _LENGTH_BYTES = 8
 _MAXIMUM_HEADER_BYTES = 64 << 20
 _HEADER_START = b'{"__metadata__":{"header_crc32":"'
@@ -47,11 +49,11 @@ def write(container: Container) -> bytes:
         ValueError: A tensor has a type, name or size that the container does not store.
     """
     entries: dict[str, dict[str, Any]] = {}
-    checksums: dict[str, str] = {}
+    checksums: list[str] = []
     chunks: list[bytes] = []
     position = 0
     for name, tensor in container.tensors.items():
-        filling = -position % ALIGNMENT
+        filling = -position % _alignment(tensor.dtype, tensor.nbytes)
         if filling:
             # Safetensors forbids holes, so what aligns the next tensor is a tensor itself.
             padding = f"{_PADDING_PREFIX}{len(chunks)}"
@@ -63,7 +65,7 @@ def write(container: Container) -> bytes:
             raise ValueError(f"{name}: {tensor.dtype} {list(tensor.shape)} is not stored")
         data = np.ascontiguousarray(tensor, dtype=dtype).tobytes()
         entries[name] = _entry(_DTYPE_NAMES[dtype], tensor.shape, position, len(data))
-        checksums[name] = f"{zlib.crc32(data):08x}"
+        checksums.append(f"{zlib.crc32(data):08x}")
         chunks.append(data)
         position += len(data)
     metadata = {
@@ -71,7 +73,7 @@ def write(container: Container) -> bytes:
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         **container.metadata,
-        "checksums": _json.dumps(checksums),
+        "checksums": "".join(checksums),
     }
     header = _json.dumps({"__metadata__": metadata, **entries}).encode("ascii")
     header += b" " * (-(_LENGTH_BYTES + len(header)) % ALIGNMENT)
@@ -115,17 +117,15 @@ def read(path: Path) -> Container:
         raise _damaged(path, f"data at a multiple of {ALIGNMENT}", str(_LENGTH_BYTES + length))
     entries = _checked_header(path, bytes(view[_LENGTH_BYTES : _LENGTH_BYTES + length]))
     metadata = entries.pop("__metadata__")
-    checksums = _checksums(path, metadata)
     tensors = _tensors(path, entries, view[_LENGTH_BYTES + length :])
-    if set(checksums) != set(tensors):
-        raise _damaged(path, "a checksum for every tensor", "another set of names")
-    for name, tensor in tensors.items():
+    checksums = _checksums(path, metadata, len(tensors))
+    for (name, tensor), stated in zip(tensors.items(), checksums, strict=True):
         found = f"{zlib.crc32(tensor.data):08x}"
-        if found != checksums[name]:
+        if found != stated:
             raise PackedFileError(
                 "A tensor of the packed file is damaged.",
                 where=f"{path}: {name}",
-                expected=f"CRC-32 {checksums[name]}",
+                expected=f"CRC-32 {stated}",
                 got=f"CRC-32 {found}",
                 fix="copy the file again, or convert the checkpoint again",
             )
@@ -162,11 +162,18 @@ def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
     return entries
 
 
-def _checksums(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    try:
-        return _json.mapping("checksums", _json.loads(metadata["checksums"]))
-    except (ValueError, KeyError) as error:
-        raise _damaged(path, "checksums by tensor name", str(error)) from error
+def _checksums(path: Path, metadata: Mapping[str, str], tensors: int) -> list[str]:
+    digits = metadata.get("checksums", "")
+    if len(digits) != tensors * _CRC_DIGITS:
+        raise _damaged(
+            path, f"a checksum for every tensor: {tensors} x 8 digits", f"{len(digits)} digits"
+        )
+    return [digits[start : start + _CRC_DIGITS] for start in range(0, len(digits), _CRC_DIGITS)]
+
+
+def _alignment(dtype: np.dtype[Any], size: int) -> int:
+    """Return what a tensor's position in the data must be a multiple of."""
+    return ALIGNMENT if size >= _ALIGNED_BYTES else dtype.itemsize
 
 
 def _tensors(path: Path, entries: dict[str, Any], data: memoryview) -> dict[str, NDArray[Any]]:
@@ -184,8 +191,9 @@ def _tensors(path: Path, entries: dict[str, Any], data: memoryview) -> dict[str,
                 raise _damaged(path, f"{name} at byte {position}", f"{begin} to {end}, {shape}")
             position = end
             if not name.startswith(_PADDING_PREFIX):
-                if begin % ALIGNMENT:
-                    raise _damaged(path, f"{name} at a multiple of {ALIGNMENT}", str(begin))
+                if begin % _alignment(dtype, size):
+                    multiple = _alignment(dtype, size)
+                    raise _damaged(path, f"{name} at a multiple of {multiple}", str(begin))
                 tensors[name] = np.frombuffer(data[begin:end], dtype=dtype).reshape(shape)
             elif size >= ALIGNMENT or any(data[begin:end]):
                 raise _damaged(path, f"less than {ALIGNMENT} zeros in {name}", f"{size} bytes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import reprlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 LARGEST_INTEGER = (1 << 31) - 1
@@ -37,6 +38,16 @@ def fields(where: str, content: Any, *names: str) -> list[Any]:
     if not isinstance(content, dict) or set(content) != set(names):
         raise _unexpected(where, f"an object of {', '.join(names)}", content)
     return [content[name] for name in names]
+
+
+def members(
+    where: str, content: Any, required: Sequence[str], optional: Mapping[str, Any]
+) -> list[Any]:
+    """Return an object's members: all required ones, then the optional ones or their defaults."""
+    names = {*required, *optional}
+    if not isinstance(content, dict) or not set(required) <= set(content) <= names:
+        raise _unexpected(where, f"an object of {', '.join([*required, *optional])}", content)
+    return [content[name] if name in content else optional[name] for name in (*required, *optional)]
 
 
 def array(where: str, content: Any) -> list[Any]:

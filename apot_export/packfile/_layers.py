@@ -22,6 +22,9 @@ from apot_export.packfile import _json
 from apot_export.planes import Planes, summed_terms
 
 Tensors = Mapping[str, NDArray[Any]]
+PARAMETERS = "parameters"
+NEUTRAL = {"scale": 1.0, "bias": 0.0}
+"""What a `ScaleBias` without the attribute scales or adds."""
 
 
 def read_codebook(description: Any) -> Codebook:
@@ -40,15 +43,50 @@ def read_codebook(description: Any) -> Codebook:
     )
 
 
-def read_layer(name: str, description: Any, codebooks: list[Codebook], tensors: Tensors) -> Layer:
+class Parameters:
+    """Takes numbers from the tensor `parameters`, one run after the other."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self._numbers: NDArray[Any] = np.empty(0, dtype="<f4")
+        if PARAMETERS in tensors:
+            self._numbers = read_tensor(tensors, PARAMETERS, "<f4")
+            if self._numbers.ndim != 1:
+                raise ValueError(
+                    f"{PARAMETERS}: {list(self._numbers.shape)} is not what it must be"
+                )
+        self._taken = 0
+
+    def take(self, where: str, count: int) -> NDArray[Any]:
+        """Return the next `count` numbers."""
+        begin, self._taken = self._taken, self._taken + count
+        if self._taken > self._numbers.size:
+            raise ValueError(f"{where}: needs {count} more parameters than there are")
+        return self._numbers[begin : self._taken]
+
+    def require_end(self) -> None:
+        """Raise `ValueError` unless all numbers were taken."""
+        if self._taken != self._numbers.size:
+            raise ValueError(f"{PARAMETERS}: {self._numbers.size - self._taken} that nothing has")
+
+
+def read_layer(
+    name: str,
+    description: Any,
+    codebooks: list[Codebook],
+    tensors: Tensors,
+    parameters: Parameters,
+) -> Layer:
     """Read a layer."""
     if _json.mapping(name, description).get("kind") == "float":
         _json.fields(name, description, "kind")
         return FloatLayer(name=name, weight=read_tensor(tensors, f"{name}.weight", "<f4"))
     if _json.mapping(name, description).get("kind") == "planes":
-        return PlaneLayer(name=name, planes=_planes(name, description, tensors))
-    kind, extents, book, step, alpha, activation = _json.fields(
-        name, description, "kind", "shape", "codebook", "step", "alpha", "activation"
+        return PlaneLayer(name=name, planes=_planes(name, description, tensors, parameters))
+    kind, extents, book, step, alpha, activation = _json.members(
+        name,
+        description,
+        ("kind", "shape", "codebook", "step"),
+        {"alpha": None, "activation": None},
     )
     if kind != "coded":
         raise ValueError(f"{name}: unknown kind {kind!r}")
@@ -64,46 +102,46 @@ def read_layer(name: str, description: Any, codebooks: list[Codebook], tensors: 
         packed=packed,
         codebook=codebook,
         step=_json.number(name, step),
-        values=read_tensor(tensors, f"{name}.values", "<f4", 1 << codebook.bits),
+        values=parameters.take(name, 1 << codebook.bits),
         alpha=None if alpha is None else _json.number(name, alpha),
         activation=None if activation is None else _activation(name, activation, codebooks),
     )
 
 
-def _planes(name: str, description: Any, tensors: Tensors) -> Planes:
-    _, extents, size, position_major, number, width, summands = _json.fields(
+def _planes(name: str, description: Any, tensors: Tensors, parameters: Parameters) -> Planes:
+    _, extents, size, width, position_major, summands = _json.members(
         name,
         description,
-        "kind",
-        "shape",
-        "group_size",
-        "position_major",
-        "bases",
-        "count_bits",
-        "terms",
+        ("kind", "shape", "group_size", "count_bits"),
+        {"position_major": False, "terms": 0},
     )
     shape = _json.integers(name, extents, least=1)
     group_size = _json.integer(name, size, least=1)
-    bases = _json.integer(name, number, least=0)
     count_bits = _json.integer(name, width, least=1, most=8)
     columns = _json.integer(name, summands, least=0)
     groups, rest = divmod(math.prod(shape), group_size)
     if rest:
         raise ValueError(f"{name}: groups of {group_size} do not divide {list(shape)}")
-    packed_counts = read_tensor(tensors, f"{name}.counts", "u1", (groups * count_bits + 7) // 8)
-    counts = unpack(packed_counts, count_bits, groups).astype(np.uint8)
-    if int(counts.sum(dtype=np.int64)) != bases:
-        raise ValueError(f"{name}: {int(counts.sum(dtype=np.int64))} bases counted, not {bases}")
-    packed = read_tensor(tensors, f"{name}.planes", "u1", (bases * group_size + 7) // 8)
+    content = read_tensor(tensors, f"{name}.planes", "u1")
+    head = (groups * count_bits + 7) // 8
+    if content.ndim != 1 or content.size < head:
+        raise ValueError(f"{name}.planes: {list(content.shape)} is not what it must be")
+    counts = unpack(content[:head], count_bits, groups).astype(np.uint8)
+    bases = int(counts.sum(dtype=np.int64))
+    packed = content[head:]
+    if packed.size != (bases * group_size + 7) // 8:
+        raise ValueError(f"{name}.planes: {packed.size} bytes for {bases} bases")
     unpack(packed[-1:], 1, bases * group_size - (packed.size - 1) * 8 if packed.size else 0)
     terms = None
     if columns:
-        terms = read_tensor(tensors, f"{name}.terms", "u1")
+        terms = np.zeros((0, columns), dtype=np.uint8)
+        if bases:
+            terms = read_tensor(tensors, f"{name}.terms", "u1")
         if terms.shape != (bases, columns):
             raise ValueError(f"{name}: terms {list(terms.shape)}")
         coordinates = summed_terms(terms)
     else:
-        coordinates = read_tensor(tensors, f"{name}.coordinates", "<f4", bases)
+        coordinates = parameters.take(name, bases)
     return Planes(
         shape=shape,
         group_size=group_size,
@@ -116,15 +154,18 @@ def _planes(name: str, description: Any, tensors: Tensors) -> Planes:
 
 
 def _activation(name: str, description: Any, codebooks: list[Codebook]) -> ActivationQuantizer:
-    book, alpha, steps = _json.fields(name, description, "codebook", "alpha", "input_denominator")
+    book, alpha, steps = _json.members(
+        name, description, ("codebook", "alpha"), {"input_denominator": None}
+    )
     with np.errstate(over="ignore", under="ignore"):
         rounded = np.float32(_json.number(name, alpha))
     codebook = _chosen(name, codebooks, book)
-    input_steps = _json.integer(name, steps, least=1, most=MAXIMUM_LEVEL)
+    if steps is not None:
+        steps = _json.integer(name, steps, least=1, most=MAXIMUM_LEVEL)
     return ActivationQuantizer(
         codebook=codebook,
         alpha=rounded,
-        input_denominator=None if input_steps == codebook.denominator else input_steps,
+        input_denominator=None if steps == codebook.denominator else steps,
     )
 
 

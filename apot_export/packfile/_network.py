@@ -35,7 +35,7 @@ from apot_export.network import (
 )
 from apot_export.packfile import _json
 from apot_export.packfile._container import read
-from apot_export.packfile._layers import Tensors, read_codebook, read_layer, read_tensor
+from apot_export.packfile._layers import NEUTRAL, Parameters, Tensors, read_codebook, read_layer
 from apot_export.packfile._wellformed import require_well_formed
 
 if TYPE_CHECKING:
@@ -123,47 +123,72 @@ def _network(content: Any, tensors: Tensors) -> CodedNetwork:
     name, extents = _json.fields("input", image, "name", "shape")
     channels, height, width = _json.integers("input", extents, least=1)
     codebooks = [read_codebook(book) for book in _json.array("codebooks", books)]
+    parameters = Parameters(tensors)
+    coded = {
+        layer: read_layer(layer, description, codebooks, tensors, parameters)
+        for layer, description in _json.mapping("layers", layers).items()
+    }
+    graph: list[Node] = []
+    before = _json.text("input", name)
+    for description in _json.array("nodes", nodes):
+        graph.append(_node(description, before, parameters))
+        before = graph[-1].name
+    parameters.require_end()
     return Network[Layer](
-        layers={
-            layer: read_layer(layer, description, codebooks, tensors)
-            for layer, description in _json.mapping("layers", layers).items()
-        },
-        nodes=tuple(_node(description, tensors) for description in _json.array("nodes", nodes)),
+        layers=coded,
+        nodes=tuple(graph),
         input=_json.text("input", name),
         input_shape=(channels, height, width),
         output=_json.text("output", output),
     )
 
 
-def _node(description: Any, tensors: Tensors) -> Node:
+def _node(description: Any, before: str, parameters: Parameters) -> Node:
     name = _json.text("node", _json.mapping("nodes", description)["name"])
     kind = _OPERATION_BY_NAME[_json.text(name, description["operation"])]
-    names = [] if kind is ScaleBias else [field.name for field in dataclasses.fields(kind)]
-    _, _, inputs, *attributes = _json.fields(
-        name, description, "name", "operation", "inputs", *names
-    )
+    fields = dataclasses.fields(kind)
+    required = [field.name for field in fields if field.default is dataclasses.MISSING]
+    optional = {
+        field.name: field.default for field in fields if field.default is not dataclasses.MISSING
+    }
     if kind is ScaleBias:
-        scale = read_tensor(tensors, f"{name}.scale", "<f4")
-        operation: Operation = ScaleBias(
-            scale=scale, bias=read_tensor(tensors, f"{name}.bias", "<f4")
-        )
-    else:
-        operation = kind(
-            **{
-                field: _attribute(f"{name}: {field}", field, attribute)
-                for field, attribute in zip(names, attributes, strict=True)
-            }
-        )
+        required, optional = [], dict(NEUTRAL)
+    _, _, *attributes, inputs = _json.members(
+        name, description, ("name", "operation", *required), {**optional, "inputs": [before]}
+    )
+    operation: Operation = kind(
+        **{
+            field: _attribute(f"{name}: {field}", kind, field, attribute, parameters)
+            for field, attribute in zip((*required, *optional), attributes, strict=True)
+        }
+    )
     sources = tuple(_json.text(name, source) for source in _json.array(name, inputs))
     return Node(name=name, inputs=sources, operation=operation)
 
 
-def _attribute(where: str, field: str, attribute: Any) -> str | int | float | tuple[int, int]:
+def _attribute(
+    where: str, kind: type[Any], field: str, attribute: Any, parameters: Parameters
+) -> str | int | float | tuple[int, int] | NDArray[Any]:
+    if kind is ScaleBias:
+        return _channels(where, attribute, parameters)
     if field == "layer":
         return _json.text(where, attribute)
     if field in {"minimum", "maximum"}:
         return _json.number(where, attribute)
     if field == "groups":
         return _json.integer(where, attribute, least=1)
-    height, width = _json.integers(where, attribute, least=0 if field == "padding" else 1)
+    pair = list(attribute) if isinstance(attribute, tuple) else attribute
+    height, width = _json.integers(where, pair, least=0 if field == "padding" else 1)
     return height, width
+
+
+def _channels(where: str, attribute: Any, parameters: Parameters) -> NDArray[Any]:
+    """Return one number for all channels, or one a channel."""
+    if isinstance(attribute, list):
+        (count,) = _json.integers(where, attribute, least=1)
+        return parameters.take(where, count)
+    with np.errstate(over="ignore", under="ignore"):
+        value = np.array([_json.number(where, attribute)]).astype(np.float32)
+    if not np.isfinite(value).all():
+        raise ValueError(f"{where}: {attribute} is too large for F32")
+    return value

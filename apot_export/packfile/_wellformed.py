@@ -23,6 +23,7 @@ from apot_export.network import (
     Upsample,
 )
 from apot_export.packfile._json import LARGEST_INTEGER
+from apot_export.packfile._layers import PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,16 +115,13 @@ def _check_geometry(network: CodedNetwork, node: Node) -> None:
 
 
 def _check_names(network: CodedNetwork, tensors: Mapping[str, NDArray[Any]]) -> None:
-    named: set[str] = set()
+    named = {PARAMETERS}
     for name, layer in network.layers.items():
         parts: tuple[str, ...] = ("weight",)
         if isinstance(layer, CodedLayer):
-            parts = ("codes", "values")
+            parts = ("codes",)
         elif isinstance(layer, PlaneLayer):
-            parts = ("planes", "counts", "coordinates" if layer.planes.terms is None else "terms")
+            parts = ("planes",) if layer.planes.terms is None else ("planes", "terms")
         named.update(f"{name}.{part}" for part in parts)
-    for node in network.nodes:
-        if isinstance(node.operation, ScaleBias):
-            named.update((f"{node.name}.scale", f"{node.name}.bias"))
     if left_over := set(tensors) - named:
-        raise ValueError(f"no layer or node has the tensor {min(left_over)}")
+        raise ValueError(f"no layer has the tensor {min(left_over)}")

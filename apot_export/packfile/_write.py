@@ -6,13 +6,24 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.codebook import Codebook
-from apot_export.network import CodedNetwork, FloatLayer, PlaneLayer, ScaleBias
+from apot_export.network import (
+    ActivationQuantizer,
+    CodedLayer,
+    CodedNetwork,
+    FloatLayer,
+    Layer,
+    Node,
+    PlaneLayer,
+    ScaleBias,
+)
 from apot_export.packfile import _json
 from apot_export.packfile._container import Container, write
-from apot_export.planes import Planes, pack_counts
+from apot_export.packfile._layers import NEUTRAL, PARAMETERS
+from apot_export.planes import pack_counts
 
 
 def packed_file_bytes(network: CodedNetwork, provenance: Mapping[str, Any]) -> bytes:
@@ -21,90 +32,128 @@ def packed_file_bytes(network: CodedNetwork, provenance: Mapping[str, Any]) -> b
     Raises:
         ValueError: The network or the provenance holds what FORMAT.md cannot store.
     """
-    codebooks: list[Codebook] = []
-    tensors: dict[str, NDArray[Any]] = {}
-    layers: dict[str, Any] = {}
-    for name, layer in network.layers.items():
-        if isinstance(layer, FloatLayer):
-            layers[name] = {"kind": "float"}
-            tensors[f"{name}.weight"] = layer.weight
-            continue
-        if isinstance(layer, PlaneLayer):
-            layers[name] = _describe_planes(layer.planes)
-            tensors |= _plane_tensors(name, layer.planes)
-            continue
-        layers[name] = {
-            "kind": "coded",
-            "shape": list(layer.shape),
-            "codebook": _index(codebooks, layer.codebook),
-            "step": layer.step,
-            "alpha": layer.alpha,
-            "activation": None
-            if layer.activation is None
-            else {
-                "codebook": _index(codebooks, layer.activation.codebook),
-                "alpha": float(layer.activation.alpha),
-                "input_denominator": layer.activation.input_steps,
-            },
-        }
-        tensors[f"{name}.codes"] = layer.packed
-        tensors[f"{name}.values"] = layer.values
-    nodes = []
-    for node in network.nodes:
-        attributes = {
-            field.name: getattr(node.operation, field.name)
-            for field in dataclasses.fields(node.operation)
-        }
-        if isinstance(node.operation, ScaleBias):
-            for key, value in attributes.items():
-                tensors[f"{node.name}.{key}"] = value
-            attributes = {}
-        operation = type(node.operation).__name__
-        nodes.append(
-            {"name": node.name, "operation": operation, "inputs": list(node.inputs), **attributes}
-        )
+    writer = _Writer()
     content = {
         "input": {"name": network.input, "shape": list(network.input_shape)},
         "output": network.output,
-        "codebooks": [
-            {"tables": book.tables, "denominator": book.denominator, "signed": book.signed}
-            for book in codebooks
-        ],
-        "layers": layers,
-        "nodes": nodes,
+        "codebooks": writer.codebooks,
+        "layers": {name: writer.layer(name, layer) for name, layer in network.layers.items()},
+        "nodes": writer.nodes(network),
     }
     metadata = {
         "network": _json.dumps(content),
         "provenance": _json.dumps(provenance, sort_keys=True),
     }
-    return write(Container(metadata=metadata, tensors=tensors))
+    return write(Container(metadata=metadata, tensors=writer.tensors()))
 
 
-def _describe_planes(planes: Planes) -> dict[str, Any]:
-    return {
-        "kind": "planes",
-        "shape": list(planes.shape),
-        "group_size": planes.group_size,
-        "position_major": planes.position_major,
-        "bases": int(planes.coordinates.size),
-        "count_bits": pack_counts(planes.counts)[1],
-        "terms": 0 if planes.terms is None else planes.terms.shape[1],
-    }
+class _Writer:
+    """Collects tensors and codebooks while it describes layers and nodes."""
 
+    def __init__(self) -> None:
+        self.codebooks: list[dict[str, Any]] = []
+        self._codebooks: list[Codebook] = []
+        self._parameters: list[NDArray[np.float32]] = []
+        self._floats: dict[str, NDArray[Any]] = {}
+        self._octets: dict[str, NDArray[Any]] = {}
 
-def _plane_tensors(name: str, planes: Planes) -> dict[str, NDArray[Any]]:
-    tensors: dict[str, NDArray[Any]] = {
-        f"{name}.planes": planes.packed,
-        f"{name}.counts": pack_counts(planes.counts)[0],
-    }
-    if planes.terms is None:
-        tensors[f"{name}.coordinates"] = planes.coordinates
-    else:
-        tensors[f"{name}.terms"] = planes.terms
-    return tensors
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Return all tensors: F32 first, so that only large ones need padding."""
+        first = {PARAMETERS: np.concatenate(self._parameters)} if self._parameters else {}
+        return {**first, **self._floats, **self._octets}
 
+    def layer(self, name: str, layer: Layer) -> dict[str, Any]:
+        if isinstance(layer, FloatLayer):
+            self._floats[f"{name}.weight"] = layer.weight
+            return {"kind": "float"}
+        if isinstance(layer, PlaneLayer):
+            return self._planes(name, layer)
+        return self._coded(name, layer)
 
-def _index(codebooks: list[Codebook], codebook: Codebook) -> int:
-    if codebook not in codebooks:
-        codebooks.append(codebook)
-    return codebooks.index(codebook)
+    def nodes(self, network: CodedNetwork) -> list[dict[str, Any]]:
+        described = []
+        before = network.input
+        for node in network.nodes:
+            described.append(self._node(node, before))
+            before = node.name
+        return described
+
+    def _coded(self, name: str, layer: CodedLayer) -> dict[str, Any]:
+        self._octets[f"{name}.codes"] = layer.packed
+        self._parameters.append(layer.values)
+        description: dict[str, Any] = {
+            "kind": "coded",
+            "shape": list(layer.shape),
+            "codebook": self._index(layer.codebook),
+            "step": layer.step,
+        }
+        if layer.alpha is not None:
+            description["alpha"] = layer.alpha
+        if layer.activation is not None:
+            description["activation"] = self._activation(layer.activation)
+        return description
+
+    def _activation(self, quantizer: ActivationQuantizer) -> dict[str, Any]:
+        description: dict[str, Any] = {
+            "codebook": self._index(quantizer.codebook),
+            "alpha": float(quantizer.alpha),
+        }
+        if quantizer.input_steps != quantizer.codebook.denominator:
+            description["input_denominator"] = quantizer.input_steps
+        return description
+
+    def _planes(self, name: str, layer: PlaneLayer) -> dict[str, Any]:
+        planes = layer.planes
+        counts, count_bits = pack_counts(planes.counts)
+        self._octets[f"{name}.planes"] = np.concatenate([counts, planes.packed])
+        description: dict[str, Any] = {
+            "kind": "planes",
+            "shape": list(planes.shape),
+            "group_size": planes.group_size,
+            "count_bits": count_bits,
+        }
+        if planes.position_major:
+            description["position_major"] = True
+        if planes.terms is None:
+            self._parameters.append(planes.coordinates)
+        else:
+            description["terms"] = planes.terms.shape[1]
+            if planes.terms.size:
+                self._octets[f"{name}.terms"] = planes.terms
+        return description
+
+    def _node(self, node: Node, before: str) -> dict[str, Any]:
+        description: dict[str, Any] = {
+            "name": node.name,
+            "operation": type(node.operation).__name__,
+        }
+        if node.inputs != (before,):
+            description["inputs"] = list(node.inputs)
+        for field in dataclasses.fields(node.operation):
+            value = getattr(node.operation, field.name)
+            if isinstance(node.operation, ScaleBias):
+                channels = self._channels(value)
+                if channels != NEUTRAL[field.name]:
+                    description[field.name] = channels
+            elif value != field.default:
+                description[field.name] = value
+        return description
+
+    def _channels(self, values: NDArray[np.floating]) -> float | list[int]:
+        """Return one number for all channels, or put one a channel into the parameters."""
+        if values.size == 1:
+            return float(np.float32(values[0]))
+        self._parameters.append(values.astype(np.float32))
+        return [values.size]
+
+    def _index(self, codebook: Codebook) -> int:
+        if codebook not in self._codebooks:
+            self._codebooks.append(codebook)
+            self.codebooks.append(
+                {
+                    "tables": codebook.tables,
+                    "denominator": codebook.denominator,
+                    "signed": codebook.signed,
+                }
+            )
+        return self._codebooks.index(codebook)

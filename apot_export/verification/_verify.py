@@ -15,7 +15,7 @@ from torch import nn
 
 from apot_export._version import VERSION
 from apot_export.datasets import Dataset, kind_by_name, kind_for_network
-from apot_export.errors import DatasetError, DeviceError
+from apot_export.errors import DatasetError, DeviceError, ExportError
 from apot_export.export_directory import ONNX_MODEL, PACKED_MODEL, check_files, read_manifest
 from apot_export.network import CodedNetwork
 from apot_export.original import Original

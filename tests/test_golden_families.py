@@ -1,0 +1,246 @@
+"""Exports of the other families against what their published training codes computed."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from apot_export import verify
+from apot_export.conversion import ConversionResult, convert
+from apot_export.datasets import kind_by_name
+from apot_export.onnx_export import build_model
+from apot_export.original import Original, load_original
+from apot_export.packfile import PackedNetwork, load_packed
+from apot_export.quantization import Choices
+from apot_export.runtime import open_session
+from apot_export.summary import layer_bits
+from apot_export.verification._instrument import with_outputs
+from apot_export.verification._levels import compare_levels
+
+Floats = NDArray[np.float32]
+MNIST = ("mnist_resnet10_3bit", "mnist_resnet10_4bit_uniform", "mnist_resnet10_5bit")
+CIFAR100: dict[str, Choices] = {
+    "cifar100_res32_2bit": Choices(),
+    "cifar100_res32_2bit_ngrid_z2": Choices(grid="nonzero", z=2),
+    "cifar100_res32_2bit_ngrid_z4": Choices(grid="nonzero", z=4),
+}
+NAMES = (*MNIST, *CIFAR100)
+LENET = "checkpoints/ALQ/lenet5_model.pth"
+
+
+@dataclass(kw_only=True)
+class Case:
+    """A published checkpoint, its export and its golden outputs."""
+
+    path: Path
+    choices: Choices
+    result: ConversionResult
+    golden: dict[str, NDArray[Any]]
+    images: Floats
+
+    @cached_property
+    def packed(self) -> PackedNetwork:
+        return load_packed(self.result.path)
+
+    @cached_property
+    def original(self) -> Original:
+        return load_original(self.path, self.choices)
+
+    @cached_property
+    def logits(self) -> Floats:
+        session = open_session((self.result.path / "model.onnx").read_bytes(), "cpu")
+        return np.concatenate([session.run(batch) for batch in np.array_split(self.images, 10)])
+
+
+def arrays(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(path) as content:
+        return dict(content)
+
+
+def scaled(pixels: NDArray[np.uint8], mean: Any, std: Any) -> Floats:
+    axes = (-1, 1, 1)
+    centre = np.array(mean, dtype=np.float32).reshape(axes)
+    spread = np.array(std, dtype=np.float32).reshape(axes)
+    return (pixels.astype(np.float32) / np.float32(255) - centre) / spread
+
+
+def mnist_pixels(reference: Path) -> NDArray[np.uint8]:
+    path = reference / "datasets/MNIST/raw/t10k-images-idx3-ubyte.gz"
+    content = gzip.decompress(path.read_bytes())
+    return np.frombuffer(content, dtype=np.uint8, offset=16).reshape(-1, 1, 28, 28)
+
+
+@pytest.fixture(scope="module")
+def cases(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    folder = tmp_path_factory.mktemp("families")
+    cifar = arrays(reference / "datasets/cifar10_test_head.npz")["images"][:300]
+    inputs = {
+        "mnist": scaled(mnist_pixels(reference)[:1000], 0.131, 0.308),
+        "cifar100": scaled(cifar, (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
+    }
+    published = reference / "checkpoints"
+    res32 = published / "Enhanced-Quantization/result/cifar100/res32_2bit/model_best.pth.tar"
+    paths = {
+        name: published / "MNIST/result" / name.removeprefix("mnist_") / "model_best.pth.tar"
+        for name in MNIST
+    } | dict.fromkeys(CIFAR100, res32)
+    return {
+        name: Case(
+            path=path,
+            choices=CIFAR100.get(name, Choices()),
+            result=convert(path, folder / name, choices=CIFAR100.get(name)),
+            golden=arrays(reference / f"golden/{name}.npz"),
+            images=inputs[name.partition("_")[0]],
+        )
+        for name, path in paths.items()
+    }
+
+
+def agreement(first: NDArray[Any], second: NDArray[Any]) -> float:
+    return float((first.argmax(axis=1) == second.argmax(axis=1)).mean())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_decoded_weights_are_the_originals_bit_for_bit(cases: dict[str, Case], name: str) -> None:
+    case = cases[name]
+    golden = {
+        key.removeprefix("weight_q/"): array
+        for key, array in case.golden.items()
+        if key.startswith("weight_q/")
+    }
+    assert set(golden) == set(case.packed.layers)
+    for layer, expected in golden.items():
+        assert case.packed.layers[layer].weights().tobytes() == expected.tobytes(), layer
+        module: Any = case.original.module.get_submodule(layer)
+        assert module.quantized_weight().numpy().tobytes() == expected.tobytes(), layer
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pytorch_side_computes_what_the_original_did(cases: dict[str, Case], name: str) -> None:
+    case = cases[name]
+    with torch.inference_mode():
+        logits = np.concatenate(
+            [
+                case.original.module(torch.from_numpy(batch)).numpy()
+                for batch in np.split(case.images, range(100, len(case.images), 100))
+            ]
+        )
+    # Equal on the machine that made the golden outputs; elsewhere within PyTorch's own noise.
+    noise = np.abs(case.golden["logits_no_mkldnn"] - case.golden["logits"]).max()
+    assert np.abs(logits - case.golden["logits"]).max() <= noise
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_onnx_runtime_agrees_as_well_as_pytorch_with_itself(
+    cases: dict[str, Case], name: str
+) -> None:
+    case = cases[name]
+    own = agreement(case.golden["logits_no_mkldnn"], case.golden["logits"])
+    found = agreement(case.logits, case.golden["logits"])
+    assert found >= own
+    assert agreement(case.logits, case.golden["logits_f64"]) >= own
+    if name in MNIST:
+        assert found == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_oracle_agrees(cases: dict[str, Case], name: str) -> None:
+    case = cases[name]
+    logits = case.packed.run(case.images[:24])
+    own = agreement(case.golden["logits_no_mkldnn"][:24], case.golden["logits"][:24])
+    assert agreement(logits, case.golden["logits"][:24]) >= own
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_level_that_differs_is_explained(cases: dict[str, Case], name: str) -> None:
+    case = cases[name]
+    model = build_model(case.packed.network, name=name, tool="test 1", metadata={})
+    sample = case.images[:40]
+    exported = open_session(with_outputs(model), "cpu").run_all(sample)
+    found = compare_levels(case.original.module, sample, exported)
+    assert found.compared > 0
+    assert (found.unexplained, found.values_outside) == (0, 0), found.offenders
+
+
+@pytest.mark.parametrize("name", ["mnist_resnet10_4bit_uniform", "cifar100_res32_2bit"])
+def test_negative_thresholds_are_real(cases: dict[str, Case], name: str) -> None:
+    case = cases[name]
+    state = case.original.module.state_dict()
+    assert any(value < 0 for key, value in state.items() if key.endswith("weight_alpha")) == (
+        name == "cifar100_res32_2bit"
+    )
+
+
+# --- multi-bit weights ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lenet(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> ConversionResult:
+    return convert(reference / LENET, tmp_path_factory.mktemp("multi-bit") / "lenet5")
+
+
+def bits_of_formula(reference: Path) -> int:
+    """Bases of one bit a weight, coordinates of 32 bits, and masks: all that was trained."""
+    total = 0
+    for layer in load_original(reference / LENET, Choices()).multi_bit.values():
+        used = int(layer.mask.sum())
+        total += used * (layer.bases.shape[-1] + 32) + layer.mask.size
+    return total
+
+
+def test_multi_bit_logits_are_the_golden_ones(lenet: ConversionResult, reference: Path) -> None:
+    images = scaled(mnist_pixels(reference)[8000:], 0.1307, 0.3081)
+    golden = np.load(reference / "golden/alq_lenet5_logits.npy")
+    session = open_session((lenet.path / "model.onnx").read_bytes(), "cpu")
+    logits = np.concatenate([session.run(batch) for batch in np.array_split(images, 20)])
+    assert np.abs(logits - golden).max() < 1e-4
+    oracle = load_packed(lenet.path).run(images[:50])
+    assert np.abs(oracle - golden[:50]).max() < 1e-4
+
+
+def test_multi_bit_files_are_as_small_as_the_literature_counts(
+    lenet: ConversionResult, reference: Path
+) -> None:
+    # The formula counts neither biases nor the network's description: 4 KB for both.
+    limit = bits_of_formula(reference) / 8 + 4096
+    assert lenet.files["model.apot.safetensors"] <= limit
+
+
+def test_average_bits_are_those_of_the_training_code(
+    lenet: ConversionResult, reference: Path
+) -> None:
+    found = layer_bits(lenet.path)
+    trained = load_original(reference / LENET, Choices()).multi_bit
+    filters = [int(layer.mask.sum()) for layer in trained.values()]
+    groups = [layer.mask.shape[0] * layer.mask.shape[1] for layer in trained.values()]
+    weights = [groups[i] * layer.bases.shape[-1] for i, layer in enumerate(trained.values())]
+    averages = [count / size for count, size in zip(filters, groups, strict=True)]
+    overall = np.average(averages, weights=weights)
+    assert [layer.filters for layer in found.layers] == filters
+    assert found.plain_lines() == [
+        "currrent binary filter number per layer: ",
+        *map(str, filters),
+        "currrent average bitwidth per layer: ",
+        *(f"{average:.4f}" for average in averages),
+        f"currrent average bitwidth:  {overall:.4f}",
+    ]
+
+
+def test_coordinates_as_sums_of_powers_of_two(reference: Path, tmp_path: Path) -> None:
+    errors = [
+        convert(reference / LENET, tmp_path / f"terms{terms}", alpha_terms=terms).weight_error
+        for terms in (1, 2, 3)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert 0 < errors[2] < 0.01
+    report = verify(tmp_path / "terms3", data=reference / "datasets/MNIST", device="cpu", limit=500)
+    assert report.verdict == "PASS", report.failures
+    assert kind_by_name("mnist").classes == 10
