@@ -24,9 +24,9 @@ def accumulator_bound(layer: CodedLayer) -> int:
     """
     if layer.activation is None:
         raise BoundError("Only a layer with a quantized input has accumulators.", where=layer.name)
-    levels = layer.levels().reshape(layer.shape[0], -1).astype(np.int64)
-    positive = np.maximum(levels, 0).sum(axis=1).max(initial=0)
-    negative = np.maximum(-levels, 0).sum(axis=1).max(initial=0)
+    levels = layer.levels().reshape(layer.shape[0], -1)
+    positive = levels.sum(axis=1, where=levels > 0, dtype=np.int64).max(initial=0)
+    negative = -levels.sum(axis=1, where=levels < 0, dtype=np.int64).min(initial=0)
     largest_input = int(np.abs(layer.activation.codebook.levels).max())
     return int(max(positive, negative)) * largest_input
 

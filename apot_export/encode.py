@@ -172,7 +172,8 @@ def _encode_thresholded(
     layer: SourceLayer, quantizer: WeightQuantizer
 ) -> tuple[Codes, Codebook, NDArray[np.float32]]:
     _require_threshold(quantizer.alpha, f"{layer.name}.weight_alpha")
-    weight = layer.weight
+    # In place from the first result on: a layer of the largest networks takes megabytes.
+    scaled = layer.weight
     if quantizer.mean is not None and quantizer.std is not None:
         if not quantizer.std > 0:
             raise WeightError(
@@ -182,27 +183,29 @@ def _encode_thresholded(
                 got=str(float(quantizer.std)),
             )
         with np.errstate(over="ignore"):
-            weight = np.asarray((weight - quantizer.mean) / quantizer.std, dtype=np.float32)
+            scaled = np.asarray(scaled - quantizer.mean, dtype=np.float32)
+            scaled /= quantizer.std
     # A negative threshold negates twice: the original's result is exactly that of its magnitude.
     threshold = np.abs(quantizer.alpha)
     with np.errstate(over="ignore"):
-        scaled = weight / threshold
-    magnitude = np.minimum(np.abs(scaled), np.float32(1))
+        scaled = np.divide(scaled, threshold, out=None if scaled is layer.weight else scaled)
+    negative, zero = np.signbit(scaled), scaled == 0
+    magnitude = np.abs(scaled, out=scaled)
+    np.minimum(magnitude, np.float32(1), out=magnitude)
     codebook = quantizer.codebook
     unit_values = _unit_values(codebook, quantizer.rule)
     if quantizer.rule == "round":
         factor = np.float32(codebook.denominator)
-        codes = np.rint(magnitude * factor).astype(codebook.code_dtype)
+        codes = np.rint(np.multiply(magnitude, factor, out=magnitude)).astype(codebook.code_dtype)
     else:
         codes = _nearest_codes(magnitude, quantizer, unit_values)
-    negative = np.signbit(scaled)
     if quantizer.zeros == "sign":
-        negative = np.where(scaled == 0, np.signbit(quantizer.alpha), negative)
+        negative[zero] = np.signbit(quantizer.alpha)
     elif quantizer.zeros == "added":
-        negative = np.where(codebook.levels[codes] == 0, np.signbit(quantizer.alpha), negative)
-    codes |= np.where(negative, codebook.sign_mask, 0).astype(codes.dtype)
-    if codebook.level_zero is None and (scaled == 0).any():
-        codebook, unit_values, codes = _with_zero(codebook, unit_values, codes, scaled == 0)
+        negative[(codebook.levels == 0)[codes]] = np.signbit(quantizer.alpha)
+    codes |= np.multiply(negative, codebook.sign_mask, dtype=codes.dtype)
+    if codebook.level_zero is None and zero.any():
+        codebook, unit_values, codes = _with_zero(codebook, unit_values, codes, zero)
     values = unit_values * threshold
     return codes, codebook, np.concatenate([values, -values])
 

@@ -107,7 +107,7 @@ def as_python_2_wrote(data: bytes) -> bytes:
         for (opcode, argument, place), end in zip(operations, places[1:], strict=True):
             raw = data[place:end]
             if opcode.name == "BINUNICODE":
-                text = argument.encode().replace(b"cpu", b"cuda:0")
+                text = str(argument).encode().replace(b"cpu", b"cuda:0")
                 size = len(text).to_bytes(1 if len(text) < 256 else 4, "little")
                 raw = (b"U" if len(text) < 256 else b"T") + size + text
             elif opcode.name == "GLOBAL":

@@ -55,7 +55,18 @@ def capture(
     Raises:
         CaptureError: The graph cannot be traced or holds an unknown operation.
     """
-    traced = trace(module)
+    try:
+        return _captured(trace(module), input_shape, multi_bit)
+    except CaptureError:
+        # Once more, so that the error can say which line of the network it was.
+        return _captured(trace(module, with_lines=True), input_shape, multi_bit)
+
+
+def _captured(
+    traced: fx.GraphModule,
+    input_shape: tuple[int, int, int],
+    multi_bit: Mapping[str, MultiBitWeights] | None,
+) -> SourceNetwork:
     builder = _Builder(traced=traced, names=value_names(traced), input_shape=input_shape)
     for node in traced.graph.nodes:
         builder.add(node)

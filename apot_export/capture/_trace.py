@@ -26,9 +26,9 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    def __init__(self) -> None:
+    def __init__(self, *, with_lines: bool) -> None:
         super().__init__()
-        self.record_stack_traces = True
+        self.record_stack_traces = with_lines
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, QuantizedLayer) or is_plain(m):
@@ -43,14 +43,18 @@ class _Tracer(fx.Tracer):
         return super().path_of_module(mod)
 
 
-def trace(module: nn.Module) -> fx.GraphModule:
+def trace(module: nn.Module, *, with_lines: bool = False) -> fx.GraphModule:
     """Trace a module's forward pass down to its layers.
+
+    Args:
+        module: The network.
+        with_lines: Record the source line of every operation; PyTorch takes a second for it.
 
     Raises:
         CaptureError: The forward pass depends on data in a way that no graph can say.
     """
     try:
-        return fx.GraphModule(module, _Tracer().trace(module))
+        return fx.GraphModule(module, _Tracer(with_lines=with_lines).trace(module))
     except Exception as error:
         frames = [
             (frame.filename, frame.lineno or 0, frame.line or "")

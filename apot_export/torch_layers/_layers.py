@@ -39,7 +39,9 @@ class QuantConv2d(nn.Conv2d):
         self.quantization = quantization
         self.weight_alpha = nn.Parameter(torch.tensor(3.0))
         self.act_alpha = nn.Parameter(torch.tensor(8.0))
-        self.reset_level_sets()
+        # On the meta device, where a checkpoint's networks are built, there is nothing to place yet.
+        if not self.weight_alpha.is_meta:
+            self.reset_level_sets()
 
     def reset_level_sets(self) -> None:
         """Make the level sets on the threshold's device; they are constants, not state."""
