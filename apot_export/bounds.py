@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from apot_export.errors import BoundError
@@ -9,6 +11,9 @@ from apot_export.network import CodedLayer, CodedNetwork
 
 FLOAT32_EXACT = 1 << 24
 """Integers of smaller magnitude are exact in float32."""
+
+INT32_LIMIT = 1 << 31
+"""Integers of smaller magnitude fit int32."""
 
 
 def accumulator_bound(layer: CodedLayer) -> int:
@@ -26,22 +31,43 @@ def accumulator_bound(layer: CodedLayer) -> int:
     return int(max(positive, negative)) * largest_input
 
 
-def require_exact_in_float32(network: CodedNetwork) -> dict[str, int]:
-    """Prove every quantized layer's accumulator exact in float32; return the bounds by layer.
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """How a layer's accumulator is computed exactly."""
+
+    bound: int
+    """Largest magnitude of the accumulator."""
+    split: int
+    """Bits of the low part into which the levels are split first; 0 where they are not."""
+
+
+def prove(network: CodedNetwork) -> dict[str, Proof]:
+    """Prove every quantized layer's accumulator exact; return how, by layer.
+
+    An accumulator that float32 does not hold is the sum of two that it does: one of the levels'
+    low bits, one of their high bits, shifted.
 
     Raises:
-        BoundError: A layer's accumulator could reach 2^24.
+        BoundError: An accumulator could reach 2^31, or its parts 2^24.
     """
-    bounds: dict[str, int] = {}
+    proofs: dict[str, Proof] = {}
     for name, layer in network.layers.items():
-        if isinstance(layer, CodedLayer) and layer.activation is not None:
-            bounds[name] = accumulator_bound(layer)
-            if bounds[name] >= FLOAT32_EXACT:
+        if not isinstance(layer, CodedLayer) or layer.activation is None:
+            continue
+        bound = accumulator_bound(layer)
+        split = 0
+        largest = int(layer.activation.codebook.levels.max())
+        if bound >= FLOAT32_EXACT:
+            split = (largest.bit_length() + 1) // 2
+            part = max(largest >> split, (1 << split) - 1)
+            if bound // largest * part >= FLOAT32_EXACT or bound >= INT32_LIMIT:
                 raise BoundError(
-                    "A layer's accumulator could leave the integers that float32 holds exactly.",
+                    "A layer's accumulator could leave the integers that are held exactly.",
                     where=name,
-                    expected=f"a proven bound below 2^24 = {FLOAT32_EXACT}",
-                    got=str(bounds[name]),
-                    fix="narrow the layer or use fewer bits: this layer cannot be exported exactly",
+                    expected=f"a proven bound below 2^31, and below 2^24 = {FLOAT32_EXACT} of the "
+                    "sums of either half of the levels' bits",
+                    got=f"{bound}, and {bound // largest * part} of a half",
+                    fix="use fewer bits or a narrower layer: it cannot be exported exactly",
                 )
-    return bounds
+        proofs[name] = Proof(bound=bound, split=split)
+    return proofs

@@ -21,8 +21,11 @@ from typing import Any
 import torch
 
 from apot_export.errors import CheckpointError, UnsafeCheckpointError, WeightError
+from apot_export.layers import MultiBitWeights
+from apot_export.stand_ins import STAND_INS, multi_bit_weights
 
 _STATE_DICT_KEYS = ("state_dict", "model", "net_state_dict")
+_MULTI_BIT_KEY = "parameters_w_bin"
 _DATA_PARALLEL_PREFIX = "module."
 _COUNTER_SUFFIX = "num_batches_tracked"
 _READ_BYTES = 1 << 20
@@ -33,6 +36,7 @@ _TENSOR_GLOBALS = re.compile(
     r"|_codecs\.encode|collections\.(Counter|OrderedDict|defaultdict)"
     r"|torch\.(Size|Tensor|device|bool|(storage\.)?\w+Storage|(b?float|complex|q?u?int)\d+\w*)"
     r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2"
+    r"|binarynet\.(Conv|FC)Layer_bin"
     r"|torch\.nn\.parameter\.Parameter|torch\.serialization\._get_layout"
 )
 """Globals that the safe loader resolves itself."""
@@ -48,6 +52,13 @@ class Checkpoint:
     sha256: str
     state: dict[str, torch.Tensor]
     """State dict on the CPU, without the DataParallel prefix, in file order."""
+    multi_bit: tuple[MultiBitWeights, ...] = ()
+    """Weights as scaled sign vectors, in the order of the network's layers, where there are any."""
+
+    @property
+    def keys(self) -> list[str]:
+        """Names by which families are recognised."""
+        return [*self.state, *([_MULTI_BIT_KEY] if self.multi_bit else [])]
 
 
 def require_checkpoint_file(path: Path) -> None:
@@ -86,7 +97,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
         digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
         if digest is None:  # Python 3.10
             digest = hashlib.sha256(file.read())
-    return Checkpoint(path=path, sha256=digest.hexdigest(), state=state)
+    return Checkpoint(
+        path=path, sha256=digest.hexdigest(), state=state, multi_bit=_multi_bit(content)
+    )
+
+
+def _multi_bit(content: object) -> tuple[MultiBitWeights, ...]:
+    entries = content.get(_MULTI_BIT_KEY) if isinstance(content, Mapping) else None
+    if not isinstance(entries, list):
+        return ()
+    return tuple(
+        multi_bit_weights(entry, f"{_MULTI_BIT_KEY}[{number}]")
+        for number, entry in enumerate(entries)
+    )
 
 
 def _load_safely(path: Path) -> object:
@@ -101,10 +124,11 @@ def _load_safely(path: Path) -> object:
     # Mapped, not read: the optimizer's state, often twice the weights, never becomes memory.
     mapped = is_archive and _check_archive(path) and _is_unicode(path)
     try:
-        if mapped:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        with path.open("rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(STAND_INS):
+            if mapped:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            with path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
         raise _explained(path, is_archive, error) from error
     except (*_NO_PICKLE, MemoryError) as error:

@@ -119,6 +119,12 @@ class Codebook:
         return levels
 
     @property
+    def level_zero(self) -> int | None:
+        """The smallest code of level 0, or None where no code has it."""
+        codes = np.flatnonzero(self.levels == 0)
+        return int(codes[0]) if codes.size else None
+
+    @property
     def code_dtype(self) -> type[np.uint8 | np.uint16]:
         """Smallest unsigned type that holds a code."""
         return np.uint8 if self.bits <= 8 else np.uint16  # noqa: PLR2004 - bits of a byte
@@ -182,6 +188,40 @@ _APOT_CANDIDATES: dict[int, tuple[int, ...]] = {
     4: (0, 16, 32, 4, 1, 48, 36, 33, 8, 24, 12, 9, 2, 18, 6, 3),
     5: (0, 4, 8, 32, 36, 12, 1, 5, 64, 68, 96, 100, 72, 76, 65, 69,
         14, 3, 7, 34, 38, 10, 48, 20, 16, 52, 24, 28, 17, 21, 2, 6),
+}
+# fmt: on
+
+
+def power_of_two(magnitude_bits: int, *, signed: bool) -> Codebook:
+    """Return the plain powers-of-two codebook of 2 to 4 magnitude bits.
+
+    >>> power_of_two(2, signed=False).tables
+    ((0, 4, 2, 1),)
+
+    Raises:
+        CodebookError: Fewer bits, or so many that no accumulator holds their products.
+    """
+    if magnitude_bits not in _POWER_OF_TWO_CANDIDATES:
+        raise CodebookError(
+            "Plain powers-of-two levels are defined for 2 to 4 magnitude bits.",
+            expected="weights of 3 to 5 bits or activations of 2 to 4 bits",
+            got=f"{magnitude_bits} magnitude bits",
+        )
+    largest = (1 << magnitude_bits) - 2
+    table = (0, *(1 << shift for shift in range(largest, -1, -1)))
+    return Codebook(tables=(table,), denominator=1 << largest, signed=signed)
+
+
+def power_of_two_candidates(magnitude_bits: int) -> tuple[int, ...]:
+    """Return the levels of `power_of_two` in the order in which the original compares them."""
+    return _POWER_OF_TWO_CANDIDATES[magnitude_bits]
+
+
+# fmt: off
+_POWER_OF_TWO_CANDIDATES: dict[int, tuple[int, ...]] = {
+    2: (0, 4, 2, 1),
+    3: (0, 64, 8, 32, 16, 4, 2, 1),
+    4: (0, 16384, 2048, 8192, 4096, 1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1),
 }
 # fmt: on
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import nn
+
 from apot_export._version import VERSION
 from apot_export.capture import capture
 from apot_export.checkpoint import require_checkpoint_file
 from apot_export.encode import encode_network
+from apot_export.errors import ModelError
 from apot_export.export_directory import (
     ONNX_MODEL,
     PACKED_MODEL,
@@ -21,10 +29,23 @@ from apot_export.export_directory import (
     require_free,
     write_export,
 )
-from apot_export.network import CodedLayer
+from apot_export.network import (
+    CodedLayer,
+    CodedNetwork,
+    FloatLayer,
+    Layer,
+    PlaneLayer,
+)
 from apot_export.onnx_export import build_model, serialise
-from apot_export.original import load_original
+from apot_export.original import Original, load_original
+from apot_export.own_networks import (
+    ModelSpec,
+    input_shape_of,
+    load_own,
+    original_of_module,
+)
 from apot_export.packfile import packed_file_bytes
+from apot_export.quantization import Choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +56,23 @@ class ConversionResult:
     """The export directory."""
     family: str
     architecture: str
-    bits: int
-    """Nominal bit-width; 32 for full precision."""
+    bits: float
+    """Nominal bit-width; 32 for full precision, the average of multi-bit weights."""
     bits_from: str
     method: str
     """Level set: "apot" or "uniform"."""
     method_from: str
+    grid: str
+    """Grid of 2-bit weights: "zero" or "nonzero"."""
+    grid_from: str
     files: dict[str, int]
     """Bytes of every file by name."""
     weights: int
     """Number of weights that are stored as codes."""
     code_bits: int
     """Bits that these codes take, before each layer is filled to whole bytes."""
+    weight_error: float
+    """Root mean square of what --alpha-terms changed, relative to that of the weights."""
     checkpoint_bytes: int
     seconds: float
 
@@ -60,57 +86,81 @@ class ConversionResult:
             "bits_from": self.bits_from,
             "method": self.method,
             "method_from": self.method_from,
+            "grid": self.grid,
+            "grid_from": self.grid_from,
             "files": self.files,
             "weights": self.weights,
             "code_bits": self.code_bits,
+            "weight_error": self.weight_error,
             "checkpoint_bytes": self.checkpoint_bytes,
             "seconds": self.seconds,
         }
 
 
 def convert(
-    checkpoint: str | PathLike[str],
+    checkpoint: str | PathLike[str] | nn.Module,
     directory: str | PathLike[str] | None = None,
     *,
-    bits: int | None = None,
-    method: str | None = None,
+    model: str | None = None,
+    model_arguments: Mapping[str, Any] | None = None,
+    input_shape: Sequence[int] | str | None = None,
+    choices: Choices | None = None,
     force: bool = False,
+    **said: Any,
 ) -> ConversionResult:
-    """Convert a checkpoint.
+    """Convert a checkpoint, or a network in memory.
 
     Args:
-        checkpoint: The `.pth.tar` file.
+        checkpoint: The `.pth.tar` file, or a module, which stays as it is.
         directory: The export directory; None for one named after the checkpoint, here.
-        bits: Nominal bit-width; None to take it from the checkpoint's name.
-        method: "apot" or "uniform"; None to take it from the name, else "apot".
+        model: Factory of a network of the user's own, as `package.module:factory`: it is imported
+            and called, and gets the checkpoint's tensors. None for the known architectures.
+        model_arguments: Keyword arguments of the factory, Python literals.
+        input_shape: One image of a network of the user's own: channels, height, width.
+        choices: What is known of the checkpoint beyond its name.
         force: Replace an earlier export in `directory`.
+        **said: Fields of `Choices`, in place of one: `bits=4`, `method="uniform"`, ...
 
     Raises:
         ApotExportError: With what is wrong with the input; nothing is left half-written.
     """
     started = time.perf_counter()
-    path = Path(checkpoint)
-    require_checkpoint_file(path)
-    target = Path(export_name(path) if directory is None else directory)
+    path = None if isinstance(checkpoint, nn.Module) else Path(checkpoint)
+    if path is not None:
+        require_checkpoint_file(path)
+    export = type(checkpoint).__name__ if path is None else export_name(path)
+    target = Path(export if directory is None else directory)
     require_free(target, force=force)
-    original = load_original(path, bits=bits, method=method)
-    source = capture(original.module, original.architecture.input_shape)
-    coded = encode_network(source)
+    chosen = choices or Choices(**said)
+    spec = _spec(checkpoint, model, model_arguments, input_shape)
+    if isinstance(checkpoint, nn.Module):
+        original = original_of_module(checkpoint, input_shape_of(input_shape), chosen)
+    elif spec is not None:
+        original = load_own(Path(checkpoint), chosen, spec)
+    else:
+        original = load_original(Path(checkpoint), chosen)
+    source = capture(original.module, original.architecture.input_shape, original.multi_bit)
+    coded = encode_network(source, alpha_terms=chosen.alpha_terms)
     options = {
         "bits": original.quantization.weight_bits,
         "bits_from": original.bits_from,
         "method": original.quantization.method,
         "method_from": original.method_from,
+        "grid": original.quantization.grid,
+        "grid_from": original.grid_from,
+        "choices": _complete(chosen, original).to_json(),
     }
     provenance = {
         "tool": f"apot-export {VERSION}",
-        "checkpoint_sha256": original.checkpoint.sha256,
+        "checkpoint_sha256": original.checkpoint.sha256 if original.checkpoint else None,
         "family": original.dialect.name,
         "architecture": original.architecture.name,
         **options,
     }
+    if original.state_sha256 is not None:
+        provenance["state_sha256"] = original.state_sha256
     # File names may be any bytes; the strings of artifacts are Unicode.
-    name = export_name(path).encode(errors="backslashreplace").decode()
+    name = export.encode(errors="backslashreplace").decode()
     model = build_model(
         coded,
         name=name,
@@ -127,26 +177,111 @@ def convert(
         "input_shape": list(original.architecture.input_shape),
         "checkpoint": {
             # Relative, so that a folder with checkpoint and export can move as one.
-            "path": os.path.relpath(path.absolute(), target.absolute()),
-            "sha256": original.checkpoint.sha256,
+            "path": os.path.relpath(path.absolute(), target.absolute()) if path else None,
+            "sha256": provenance["checkpoint_sha256"],
         },
     }
+    if spec is not None:
+        manifest["model"] = spec.to_json()
     sizes = write_export(target, files, manifest, force=force)
-    layers = [layer for layer in coded.layers.values() if isinstance(layer, CodedLayer)]
-    counts = [layer.codes.size for layer in layers]
     return ConversionResult(
         path=target,
         family=original.dialect.name,
         architecture=original.architecture.name,
-        bits=original.quantization.weight_bits,
+        bits=_bits(coded, original),
         bits_from=original.bits_from,
         method=original.quantization.method,
         method_from=original.method_from,
+        grid=original.quantization.grid,
+        grid_from=original.grid_from,
         files=sizes,
-        weights=sum(counts),
-        code_bits=sum(
-            count * layer.codebook.bits for count, layer in zip(counts, layers, strict=True)
+        weights=sum(
+            math.prod(layer.shape)
+            for layer in coded.layers.values()
+            if not isinstance(layer, FloatLayer)
         ),
-        checkpoint_bytes=path.stat().st_size,
+        code_bits=sum(_code_bits(layer) for layer in coded.layers.values()),
+        weight_error=_weight_error(original, coded) if chosen.alpha_terms else 0.0,
+        checkpoint_bytes=path.stat().st_size if path else _state_bytes(original.module),
         seconds=time.perf_counter() - started,
+    )
+
+
+def _spec(
+    checkpoint: object,
+    model: str | None,
+    model_arguments: Mapping[str, Any] | None,
+    input_shape: Sequence[int] | str | None,
+) -> ModelSpec | None:
+    """Return how to build a network of the user's own; None where it is not to be built.
+
+    Raises:
+        ModelError: What is given does not go together.
+    """
+    is_module = isinstance(checkpoint, nn.Module)
+    if model is None and not model_arguments and (is_module or input_shape is None):
+        return None
+    if model is None or is_module:
+        raise ModelError(
+            "A factory, its arguments and an input shape go together.",
+            expected="the input shape alone beside a module"
+            if is_module
+            else "--model PACKAGE.MODULE:FACTORY beside --model-kwarg and --input-shape",
+            got=", ".join(
+                name
+                for name, value in (
+                    ("a factory", model),
+                    ("arguments of a factory", model_arguments),
+                    ("an input shape", input_shape),
+                )
+                if value
+            ),
+        )
+    shape = input_shape_of(input_shape)
+    return ModelSpec(factory=model, arguments=dict(model_arguments or {}), input_shape=shape)
+
+
+def _state_bytes(module: nn.Module) -> int:
+    tensors: list[torch.Tensor] = list(module.state_dict().values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _code_bits(layer: Layer) -> int:
+    if isinstance(layer, CodedLayer):
+        return math.prod(layer.shape) * layer.codebook.bits
+    return layer.planes.storage_bits() if isinstance(layer, PlaneLayer) else 0
+
+
+def _bits(coded: CodedNetwork, original: Original) -> float:
+    planes = [layer.planes for layer in coded.layers.values() if isinstance(layer, PlaneLayer)]
+    if not planes:
+        return original.quantization.weight_bits
+    weights = [math.prod(plane.shape) for plane in planes]
+    bits = sum(n * plane.average_bits() for n, plane in zip(weights, planes, strict=True))
+    return bits / sum(weights)
+
+
+def _weight_error(original: Original, coded: CodedNetwork) -> float:
+    changed = total = 0.0
+    state = original.checkpoint.state if original.checkpoint else {}
+    for name, layer in coded.layers.items():
+        if isinstance(layer, PlaneLayer):
+            weight = state[f"{name}.weight"].numpy().astype(np.float64)
+            changed += float(((layer.weights() - weight) ** 2).sum())
+            total += float((weight**2).sum())
+    return math.sqrt(changed / total) if total else 0.0
+
+
+def _complete(choices: Choices, original: Original) -> Choices:
+    """Return choices that leave nothing to a name, so that the original can be built again."""
+    if original.own_choices is not None:
+        return original.own_choices
+    quantization = original.quantization
+    return dataclasses.replace(
+        choices,
+        bits=quantization.weight_bits,
+        activation_bits=quantization.activation_bits,
+        method=quantization.method,
+        grid=quantization.grid,
+        z=quantization.z if quantization.grid == "nonzero" else None,
     )

@@ -13,6 +13,7 @@ import numpy as np
 
 from apot_export.bitpack import Codes, pack
 from apot_export.codebook import Codebook, uniform
+from apot_export.encode_planes import encode_planes
 from apot_export.errors import CodebookError, WeightError
 from apot_export.network import (
     CodedLayer,
@@ -22,8 +23,10 @@ from apot_export.network import (
     FloatLayer,
     Layer,
     Linear,
+    MultiBitWeights,
     Network,
     Node,
+    PlaneLayer,
     QuantizeActivation,
     ScaleBias,
     SourceLayer,
@@ -35,22 +38,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _EIGHT_BIT_DENOMINATOR = 127
-_SMALLEST_THRESHOLD = 1e-30
-"""No training leaves a smaller one, and float32 holds all scales that are made of it."""
 
 
-def encode_network(source: SourceNetwork) -> CodedNetwork:
+def encode_network(source: SourceNetwork, *, alpha_terms: int = 0) -> CodedNetwork:
     """Encode every layer and make quantization and scaling explicit nodes.
+
+    Args:
+        source: The network as training left it.
+        alpha_terms: Powers of two that each coordinate of multi-bit weights becomes the sum of; 0
+            to keep the coordinates as they are.
 
     Raises:
         WeightError: A layer has weights or thresholds that cannot be quantized.
         CodebookError: A layer's integers do not fit a code.
     """
-    layers = {name: encode_layer(layer) for name, layer in source.layers.items()}
+    layers = {
+        name: encode_layer(layer, alpha_terms=alpha_terms) for name, layer in source.layers.items()
+    }
     return _make_scales_explicit(source, layers)
 
 
-def encode_layer(layer: SourceLayer) -> Layer:
+def encode_layer(layer: SourceLayer, *, alpha_terms: int = 0) -> Layer:
     """Encode one layer's weights.
 
     Raises:
@@ -70,12 +78,15 @@ def encode_layer(layer: SourceLayer) -> Layer:
             )
     if layer.quantizer is None:
         return FloatLayer(name=layer.name, weight=layer.weight)
+    if isinstance(layer.quantizer, MultiBitWeights):
+        shape = layer.weight.shape
+        planes = encode_planes(layer.name, shape, layer.quantizer, alpha_terms=alpha_terms)
+        return PlaneLayer(name=layer.name, planes=planes)
     if isinstance(layer.quantizer, EightBitWeights):
         codes, codebook, values, step = _encode_eight_bit(layer)
         alpha = None
     else:
-        codes, values = _encode_thresholded(layer, layer.quantizer)
-        codebook = layer.quantizer.codebook
+        codes, codebook, values = _encode_thresholded(layer, layer.quantizer)
         step = abs(float(layer.quantizer.alpha)) / codebook.denominator
         alpha = float(layer.quantizer.alpha)
     return CodedLayer(
@@ -104,12 +115,11 @@ def require_finite(values: NDArray[np.floating], where: str) -> None:
 
 
 def _require_threshold(alpha: np.float32, where: str) -> None:
-    # Below the smallest normal number, and at its reciprocal, float32 no longer holds the scales.
-    if not np.isfinite(alpha) or not _SMALLEST_THRESHOLD <= abs(alpha) <= 1 / _SMALLEST_THRESHOLD:
+    if not np.isfinite(alpha) or alpha == 0:
         raise WeightError(
             "A clipping threshold cannot be used.",
             where=where,
-            expected=f"a magnitude from {_SMALLEST_THRESHOLD:g} to {1 / _SMALLEST_THRESHOLD:g}",
+            expected="a finite number other than 0",
             got=str(float(alpha)),
             fix="convert a checkpoint of an epoch in which training had not diverged",
         )
@@ -122,13 +132,12 @@ def _encode_eight_bit(
     layer: SourceLayer,
 ) -> tuple[Codes, Codebook, NDArray[np.float32], float]:
     maximum = layer.weight.max()
-    if not _SMALLEST_THRESHOLD <= abs(maximum) <= 1 / _SMALLEST_THRESHOLD:
+    if maximum == 0:
         raise WeightError(
-            "The largest weight of an 8-bit layer is 0 or no scale for its integers.",
+            "The largest weight of an 8-bit layer is 0, so its scale is undefined.",
             where=f"{layer.name}.weight",
-            expected=f"a signed maximum of magnitude {_SMALLEST_THRESHOLD:g} to "
-            f"{1 / _SMALLEST_THRESHOLD:g}",
-            got=str(float(maximum)),
+            expected="a signed maximum other than 0",
+            got="0.0",
         )
     # Negative weights may exceed the signed maximum in magnitude: the integers leave int8.
     with np.errstate(over="ignore"):
@@ -157,7 +166,7 @@ def _encode_eight_bit(
 
 def _encode_thresholded(
     layer: SourceLayer, quantizer: WeightQuantizer
-) -> tuple[Codes, NDArray[np.float32]]:
+) -> tuple[Codes, Codebook, NDArray[np.float32]]:
     _require_threshold(quantizer.alpha, f"{layer.name}.weight_alpha")
     weight = layer.weight
     if quantizer.mean is not None and quantizer.std is not None:
@@ -177,25 +186,54 @@ def _encode_thresholded(
     magnitude = np.minimum(np.abs(scaled), np.float32(1))
     codebook = quantizer.codebook
     unit_values = _unit_values(codebook, quantizer.rule)
-    if quantizer.rule != "nearest":
+    if quantizer.rule == "round":
         factor = np.float32(codebook.denominator)
         codes = np.rint(magnitude * factor).astype(codebook.code_dtype)
     else:
         codes = _nearest_codes(magnitude, quantizer, unit_values)
-    # The original multiplies by sign(t), which is 0 at 0, and then by the signed threshold.
     negative = np.signbit(scaled)
-    if quantizer.rule != "round signed":
+    if quantizer.zeros == "sign":
         negative = np.where(scaled == 0, np.signbit(quantizer.alpha), negative)
+    elif quantizer.zeros == "added":
+        negative = np.where(codebook.levels[codes] == 0, np.signbit(quantizer.alpha), negative)
     codes |= np.where(negative, codebook.sign_mask, 0).astype(codes.dtype)
+    if codebook.level_zero is None and (scaled == 0).any():
+        codebook, unit_values, codes = _with_zero(codebook, unit_values, codes, scaled == 0)
     values = unit_values * threshold
-    return codes, np.concatenate([values, -values])
+    return codes, codebook, np.concatenate([values, -values])
+
+
+def _with_zero(
+    codebook: Codebook,
+    unit_values: NDArray[np.float32],
+    codes: Codes,
+    zeros: NDArray[np.bool_],
+) -> tuple[Codebook, NDArray[np.float32], Codes]:
+    """Widen a grid without zero for a layer that has weights of exactly 0.
+
+    The original multiplies by sign(0) = 0, which takes such a weight off its grid.
+    """
+    (table,) = codebook.tables
+    widened = Codebook(
+        tables=((*table, *[0] * len(table)),),
+        denominator=codebook.denominator,
+        signed=codebook.signed,
+    )
+    magnitudes = codes & (codebook.sign_mask - 1)
+    magnitudes[zeros] = len(table)
+    signs = np.where(codes & codebook.sign_mask, widened.sign_mask, 0)
+    wide_values = np.concatenate([unit_values, np.zeros_like(unit_values)])
+    # Two bits of selector and a sign at most: a byte holds them.
+    return widened, wide_values, (magnitudes | signs).astype(np.uint8)
 
 
 def _unit_values(codebook: Codebook, rule: str) -> NDArray[np.float32]:
     """Value of every unsigned code at threshold 1, with the original's roundings."""
     magnitudes = codebook.levels[: codebook.sign_mask]
-    if rule != "nearest":
+    if rule == "round":
         return magnitudes.astype(np.float32) / np.float32(codebook.denominator)
+    if rule == "nearest-undivided":
+        return (magnitudes / codebook.denominator).astype(np.float32)
     # The original lists its levels as dyadic fractions and multiplies by float32(1 / largest).
     unit = 1 << (codebook.denominator - 1).bit_length()
     fractions = (magnitudes / unit).astype(np.float32)
@@ -315,4 +353,9 @@ def _as_float32(name: str, operation: ScaleBias) -> ScaleBias:
         bias = operation.bias.astype(np.float32)
     require_finite(scale, f"{name}: scale")
     require_finite(bias, f"{name}: bias")
-    return ScaleBias(scale=scale, bias=bias)
+    return ScaleBias(scale=_shortest(scale), bias=_shortest(bias))
+
+
+def _shortest(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return one value where all are the same: a bare step needs no channel axis."""
+    return values[:1] if (values.view(np.uint32) == values.view(np.uint32)[0]).all() else values

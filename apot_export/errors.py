@@ -72,6 +72,10 @@ class CaptureError(ApotExportError):
     """A network's graph holds something that the intermediate representation cannot say."""
 
 
+class ModelError(ApotExportError):
+    """A network of the user's own cannot be imported, built or run."""
+
+
 class BoundError(ApotExportError):
     """An accumulator could leave the range in which its arithmetic is exact."""
 

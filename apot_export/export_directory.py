@@ -215,8 +215,11 @@ def _check_manifest(manifest: Mapping[str, Any]) -> None:
     _json.integer("bits", manifest.get("bits"))
     _json.text("method", manifest.get("method"))
     source, digest = _json.fields("checkpoint", manifest.get("checkpoint"), "path", "sha256")
-    _json.text("checkpoint path", source)
-    _json.text("checkpoint sha256", digest)
+    if source is None and digest is None:  # made from a network in memory
+        _json.text("state_sha256", manifest.get("state_sha256"))
+    else:
+        _json.text("checkpoint path", source)
+        _json.text("checkpoint sha256", digest)
     names = (ONNX_MODEL, PACKED_MODEL)
     files = _json.fields("files", manifest.get("files"), *names)
     for name, described in zip(names, files, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,69 +13,169 @@ from apot_export import architectures, dialects
 from apot_export.architectures import Architecture
 from apot_export.checkpoint import Checkpoint, load_checkpoint, require_finite
 from apot_export.dialects import Dialect
-from apot_export.errors import BitWidthError, RecognitionError
-from apot_export.quantization import (
-    FULL_PRECISION_BITS,
+from apot_export.errors import BitWidthError, CodebookError, RecognitionError
+from apot_export.layers import MultiBitWeights
+from apot_export.naming import (
     BitWidth,
-    Quantization,
     bits_from_name,
+    grid_from_name,
     method_from_name,
     require_method,
     require_offered,
 )
-from apot_export.torch_layers import LayerFactory
+from apot_export.quantization import FULL_PRECISION_BITS, GRIDS, Choices, Plan, Quantization
+
+_ACTIVATION_ALPHA = ".act_alpha"
+_WEIGHT_ALPHA = ".weight_alpha"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Original:
     """A checkpoint, what it was recognised as, and its module in evaluation mode on the CPU."""
 
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
+    """None for a network that was given as a module."""
     dialect: Dialect
     architecture: Architecture
-    quantization: Quantization
+    plan: Plan
     bits_from: str
-    """Where the bit-width was learned: "option", "file name", "folder name" or "checkpoint"."""
+    """Where the bit-width was learned: "option", "file name", "folder name", "network" or
+    "checkpoint"."""
     method_from: str
-    """Where the level set was learned: "option", "file name", "folder name" or "default"."""
+    """Where the level set was learned: "option", "file name", "folder name", "network" or
+    "default"."""
+    grid_from: str
+    """Where the grid was learned: "option", "folder name", "network" or "default"."""
     module: nn.Module
+    multi_bit: Mapping[str, MultiBitWeights]
+    """Weights as scaled sign vectors, by layer."""
+    state_sha256: str | None = None
+    """Digest of the state dict of a network of the user's own."""
+    own_choices: Choices | None = None
+    """Choices that need no name to rebuild a network of the user's own."""
+
+    @property
+    def quantization(self) -> Quantization:
+        """The quantization of layers without a bit-width of their own."""
+        return self.plan.default
 
 
-def load_original(path: Path, *, bits: int | None = None, method: str | None = None) -> Original:
+def load_original(path: Path, choices: Choices) -> Original:
     """Load a checkpoint and rebuild its network.
-
-    Args:
-        path: The checkpoint file.
-        bits: Nominal bit-width of weights and activations; None to take it from the name.
-        method: "apot" or "uniform"; None to take it from the name, else "apot".
 
     Raises:
         CheckpointError: The file cannot be loaded safely or is not of a known network.
         BitWidthError: The bit-width is not given, or contradicts the file.
+        CodebookError: The level set or grid is none that the family has.
     """
-    checkpoint = load_checkpoint(path)
-    dialect = dialects.recognise(checkpoint.state)
+    return rebuild(load_checkpoint(path), choices)
+
+
+def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
+    """Rebuild the network of a loaded checkpoint, whose tensors the module shares.
+
+    Raises:
+        CheckpointError: It is not of a known network.
+        BitWidthError: The bit-width is not given, or contradicts the file.
+        CodebookError: The level set or grid is none that the family has.
+    """
+    path = checkpoint.path
+    dialect = dialects.recognise(checkpoint.keys)
     state = canonical_state(checkpoint, dialect)
     architecture = architectures.recognise({key: tuple(t.shape) for key, t in state.items()})
-    width = _bit_width(path, dialect, bits)
-    level_set, method_from = _method(path, method)
-    quantization = Quantization(
-        family=dialect.name,
-        weight_bits=width.bits,
-        activation_bits=width.bits,
-        method=level_set,
+    method, method_from = _method(path, choices.method, dialect)
+    width = _bit_width(path, dialect, choices.bits, method)
+    activation_bits = width.bits
+    if choices.activation_bits is not None:
+        given = BitWidth(bits=choices.activation_bits, source="option")
+        require_offered(given, dialect.name, dialect.bit_widths(method), path)
+        activation_bits = given.bits
+    grid, z, grid_from = _grid(path, choices, dialect, width.bits)
+    plan = Plan(
+        default=Quantization(
+            family=dialect.name,
+            weight_bits=width.bits,
+            activation_bits=activation_bits,
+            method=method,
+            grid=grid,
+            z=z,
+            legacy_divisor=choices.legacy_divisor,
+            normalize_weights=choices.normalize_weights,
+        ),
+        exceptions=choices.layer_bits,
     )
     require_finite(checkpoint.state)
-    module = architectures.build(architecture, LayerFactory(quantization=quantization), state)
+    quantized = plan.for_layers(quantized_layers(state))
+    for name, quantization in quantized.items():
+        for bits in (quantization.weight_bits, quantization.activation_bits):
+            layer_width = BitWidth(bits=bits, source=f"bit-width of {name}")
+            require_offered(layer_width, dialect.name, dialect.bit_widths(method), path)
+    eight_bit = [architecture.first, architecture.last] if dialect.has_eight_bit_layers else []
+    module = architectures.build(architecture, state, quantized, eight_bit)
+    multi_bit = multi_bit_layers(checkpoint, state)
+    if choices.alpha_terms:
+        shorten_coordinates(module, multi_bit, choices.alpha_terms)
     return Original(
         checkpoint=checkpoint,
         dialect=dialect,
         architecture=architecture,
-        quantization=quantization,
+        plan=plan,
         bits_from=width.source,
         method_from=method_from,
+        grid_from=grid_from,
         module=module,
+        multi_bit=multi_bit,
     )
+
+
+def shorten_coordinates(
+    module: nn.Module, multi_bit: Mapping[str, MultiBitWeights], terms: int
+) -> None:
+    """Give a module the weights whose coordinates are sums of the nearest powers of two."""
+    for name, weights in multi_bit.items():
+        rest = torch.from_numpy(weights.coordinates).double()
+        rounded = torch.zeros_like(rest)
+        for _ in range(terms):
+            mantissa, exponent = torch.frexp(rest.abs())
+            power = torch.ldexp(torch.ones_like(rest), exponent - (mantissa < 0.75).int())  # noqa: PLR2004 - between a power of two and the next
+            power = torch.where(rest.abs() > 0, power * rest.sign(), 0.0)
+            rounded, rest = rounded + power, rest - power
+        used = rounded.float() * torch.from_numpy(weights.mask).float()
+        groups = (torch.from_numpy(weights.bases).float() * used.unsqueeze(-1)).sum(dim=2)
+        if weights.position_major:
+            groups = groups.transpose(1, 2)
+        layer = module.get_submodule(name)
+        layer.weight = nn.Parameter(groups.reshape(layer.weight.shape), requires_grad=False)  # type: ignore[arg-type]
+
+
+def multi_bit_layers(
+    checkpoint: Checkpoint, state: dict[str, torch.Tensor]
+) -> dict[str, MultiBitWeights]:
+    """Match sign vectors with the layers that they belong to: the weights of two or more axes.
+
+    Raises:
+        RecognitionError: There are more or fewer of them than layers.
+    """
+    if not checkpoint.multi_bit:
+        return {}
+    names = [
+        key.removesuffix(".weight")
+        for key, value in state.items()
+        if key.endswith(".weight") and value.ndim > 1
+    ]
+    if len(names) != len(checkpoint.multi_bit):
+        raise RecognitionError(
+            "The checkpoint's bases do not match its layers.",
+            where=str(checkpoint.path),
+            expected=f"{len(names)} layers: {', '.join(names[:4])}, ...",
+            got=f"{len(checkpoint.multi_bit)} sets of bases",
+        )
+    return dict(zip(names, checkpoint.multi_bit, strict=True))
+
+
+def quantized_layers(state: dict[str, torch.Tensor]) -> list[str]:
+    """Return the names of the layers that have a weight threshold, in file order."""
+    return [key.removesuffix(_WEIGHT_ALPHA) for key in state if key.endswith(_WEIGHT_ALPHA)]
 
 
 def canonical_state(checkpoint: Checkpoint, dialect: Dialect) -> dict[str, torch.Tensor]:
@@ -85,7 +186,10 @@ def canonical_state(checkpoint: Checkpoint, dialect: Dialect) -> dict[str, torch
     """
     origins: dict[str, str] = {}
     for key in checkpoint.state:
-        first = origins.setdefault(dialect.canonical_key(key), key)
+        name = dialect.canonical_key(key)
+        if name is None:
+            continue
+        first = origins.setdefault(name, key)
         if first != key:
             raise RecognitionError(
                 "Two tensors of the checkpoint mean the same threshold.", where=f"{first}, {key}"
@@ -93,12 +197,13 @@ def canonical_state(checkpoint: Checkpoint, dialect: Dialect) -> dict[str, torch
     return {name: checkpoint.state[key] for name, key in origins.items()}
 
 
-def _bit_width(path: Path, dialect: Dialect, option: int | None) -> BitWidth:
+def _bit_width(path: Path, dialect: Dialect, option: int | None, method: str) -> BitWidth:
+    offered = dialect.bit_widths(method)
     if option is not None:
         width: BitWidth | None = BitWidth(bits=option, source="option")
     else:
         width = bits_from_name(path)
-    if width is None and FULL_PRECISION_BITS in dialect.bit_widths:
+    if width is None and FULL_PRECISION_BITS in offered:
         return BitWidth(bits=FULL_PRECISION_BITS, source="checkpoint")
     if width is None:
         raise BitWidthError(
@@ -107,12 +212,51 @@ def _bit_width(path: Path, dialect: Dialect, option: int | None) -> BitWidth:
             expected="a name such as res20_4bit/model_best.pth.tar or res18_4bit.pth.tar",
             fix="say it: --bits N",
         )
-    require_offered(width, dialect.name, dialect.bit_widths, path)
+    require_offered(width, dialect.name, offered, path)
     return width
 
 
-def _method(path: Path, option: str | None) -> tuple[str, str]:
+def _method(path: Path, option: str | None, dialect: Dialect) -> tuple[str, str]:
     if option is not None:
         require_method(option)
-        return option, "option"
-    return method_from_name(path)
+    method, source = (option, "option") if option is not None else method_from_name(path)
+    if method not in dialect.methods:
+        raise CodebookError(
+            f"The family {dialect.name} has no such level set.",
+            where=str(path),
+            expected=" or ".join(dialect.methods),
+            got=f"{method} from the {source}",
+            fix="name the level set that the network was trained with: --method NAME",
+        )
+    return method, source
+
+
+def _grid(path: Path, choices: Choices, dialect: Dialect, bits: int) -> tuple[str, int, str]:
+    """Return the grid of 2-bit weights, its Z, and where they were learned."""
+    has_grids = dialect.name == "nonzero" and bits == 2  # noqa: PLR2004 - 2-bit weights alone have it
+    named = grid_from_name(path) if has_grids else None
+    grid = choices.grid or named or "zero"
+    source = "option" if choices.grid else ("folder name" if named else "default")
+    if grid not in GRIDS or (grid == "nonzero" and not has_grids):
+        raise CodebookError(
+            "The network cannot have this grid.",
+            where=str(path),
+            expected="zero or nonzero; nonzero only for 2-bit weights of the family nonzero",
+            got=f"{grid}, {bits} bits, family {dialect.name}",
+            fix="leave out --grid",
+        )
+    if grid == "nonzero" and choices.z is None:
+        raise BitWidthError(
+            "The exponent Z of the non-zero grid is not known: a checkpoint does not hold it.",
+            where=str(path),
+            expected="the Z that the network was trained with",
+            fix="say it: --z N",
+        )
+    if grid == "zero" and choices.z is not None:
+        raise BitWidthError(
+            "A grid with zero has no exponent Z.",
+            where=str(path),
+            got=f"--z {choices.z}",
+            fix="add --grid nonzero, or leave out --z",
+        )
+    return grid, choices.z or 2, source

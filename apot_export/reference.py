@@ -21,8 +21,10 @@ from apot_export.network import (
     ActivationQuantizer,
     Add,
     AveragePool,
+    Clip,
     CodedLayer,
     CodedNetwork,
+    Concat,
     Convolution,
     Flatten,
     GlobalAveragePool,
@@ -33,6 +35,7 @@ from apot_export.network import (
     QuantizeActivation,
     Relu,
     ScaleBias,
+    Upsample,
 )
 
 Array = NDArray[Any]
@@ -101,7 +104,7 @@ def quantize_activation(
 ) -> NDArray[np.int64]:
     """Project float32 values onto integer levels, int64 of the same shape."""
     with np.errstate(over="ignore"):  # an infinite index is clipped like any large one
-        halves = np.clip(values * quantizer.index_scale, 0, 2 * quantizer.codebook.denominator)
+        halves = np.clip(values * quantizer.index_scale, 0, quantizer.last_index)
     return quantizer.table.astype(np.int64)[halves.astype(np.int64)]
 
 
@@ -180,6 +183,13 @@ def _plain(operation: object, inputs: list[Array]) -> Array:
         return np.asarray(first + inputs[1])
     if isinstance(operation, Relu):
         return np.maximum(first, np.float32(0))
+    if isinstance(operation, Clip):
+        low, high = np.float32(operation.minimum), np.float32(operation.maximum)
+        return np.minimum(np.maximum(first, low), high)
+    if isinstance(operation, Concat):
+        return np.concatenate(inputs, axis=1)
+    if isinstance(operation, Upsample):
+        return first.repeat(operation.scale[0], axis=2).repeat(operation.scale[1], axis=3)
     if isinstance(operation, MaxPool):
         (high, wide), (step_y, step_x) = operation.padding, operation.stride
         border = ((0, 0), (0, 0), (high, high), (wide, wide))

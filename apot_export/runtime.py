@@ -33,23 +33,14 @@ class Session:
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run a batch: float32 [N, C, H, W] to logits float32 [N, classes]."""
-        return np.asarray(self._compute(images)[0], dtype=np.float32)
+        name = self.session.get_inputs()[0].name
+        return np.asarray(self.session.run(None, {name: images})[0], dtype=np.float32)
 
-    def run_all(self, images: NDArray[np.float32] | None = None) -> dict[str, NDArray[Any]]:
-        """Run a batch, or a model without inputs, and return every output by name."""
+    def run_all(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Run a batch and return every output of the model by name."""
+        name = self.session.get_inputs()[0].name
         names = [output.name for output in self.session.get_outputs()]
-        return dict(zip(names, self._compute(images), strict=True))
-
-    def _compute(self, images: NDArray[np.float32] | None) -> list[Any]:
-        inputs = self.session.get_inputs()
-        try:
-            return list(self.session.run(None, {inputs[0].name: images} if inputs else {}))
-        except Exception as error:
-            raise ExportError(
-                "ONNX Runtime could not run the model.",
-                got=str(error).splitlines()[0],
-                fix="convert the checkpoint again",
-            ) from error
+        return dict(zip(names, self.session.run(names, {name: images}), strict=True))
 
 
 def provider_for(device: str) -> tuple[str, dict[str, str]]:
@@ -104,9 +95,7 @@ def open_session(model: bytes, device: str, *, threads: int = 0, profile: str = 
         ]
     )
     try:
-        session = onnxruntime.InferenceSession(
-            model, options, providers=providers, enable_fallback=False
-        )
+        session = onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:
         raise ExportError(
             "ONNX Runtime does not load the model.",

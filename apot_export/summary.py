@@ -10,9 +10,9 @@ from apot_export import dialects
 from apot_export.dialects import Dialect
 from apot_export.errors import BitWidthError, ExportError, RecognitionError
 from apot_export.export_directory import PACKED_MODEL
+from apot_export.naming import BitWidth, bits_from_name, method_from_name, require_offered
 from apot_export.network import CodedLayer
 from apot_export.packfile import load_packed
-from apot_export.quantization import BitWidth, bits_from_name, require_offered
 
 _PACKED_SUFFIX = ".safetensors"
 _WEIGHT_ALPHA = ".weight_alpha"
@@ -109,7 +109,7 @@ def _of_checkpoint(path: Path, bits: int | None) -> Thresholds:
     from apot_export.original import canonical_state
 
     checkpoint = load_checkpoint(path)
-    dialect = dialects.recognise(checkpoint.state)
+    dialect = dialects.recognise(checkpoint.keys)
     state = canonical_state(checkpoint, dialect)
     width = _bit_width(path, dialect, bits)
     layers = []
@@ -142,12 +142,13 @@ def _of_checkpoint(path: Path, bits: int | None) -> Thresholds:
 
 def _bit_width(path: Path, dialect: Dialect, option: int | None) -> int | None:
     """Return the option, or what the name says where that makes sense: alphas show without it."""
+    offered = dialect.bit_widths(method_from_name(path)[0])
     if option is not None:
         width = BitWidth(bits=option, source="option")
-        require_offered(width, dialect.name, dialect.bit_widths, path)
+        require_offered(width, dialect.name, offered, path)
         return option
     try:
         named = bits_from_name(path)
     except BitWidthError:
         return None
-    return named.bits if named is not None and named.bits in dialect.bit_widths else None
+    return named.bits if named is not None and named.bits in offered else None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from apot_export.verification import Report
 
 _FULL_PRECISION = 32
+_MULTI_BIT = "alq"
 _BAR_WIDTH = 24
 _WITHOUT_A_TERMINAL = 100
 """Columns where the output is no terminal: nothing is cut because a log has no width."""
@@ -42,10 +43,23 @@ def _bytes(count: int) -> str:
 def print_conversion(result: ConversionResult) -> None:
     """Show what a checkpoint was taken for and what was written."""
     console = _console()
-    levels = {"apot": "additive powers of two", "uniform": "uniform"}[result.method]
+    levels = {"apot": "additive powers of two", "pot": "powers of two", "uniform": "uniform"}[
+        result.method
+    ]
     facts = Table.grid(padding=(0, 2))
     facts.add_row(Text("network", "dim"), f"{result.architecture}, family {result.family}")
-    if result.bits == _FULL_PRECISION:
+    if result.family == _MULTI_BIT:
+        packed = _bytes(round(result.code_bits / 8))
+        facts.add_row(
+            Text("weights", "dim"),
+            f"{result.weights:,} in {packed}, {result.bits:.2f} sign vectors a group on average",
+        )
+        if result.weight_error:
+            facts.add_row(
+                Text("coordinates", "dim"),
+                f"sums of powers of two; relative weight error {result.weight_error:.2%}",
+            )
+    elif result.bits == _FULL_PRECISION:
         facts.add_row(
             Text("weights", "dim"),
             f"float32, first and last layer 8-bit (32 bits: {_source(result.bits_from)})",
@@ -53,9 +67,11 @@ def print_conversion(result: ConversionResult) -> None:
     else:
         facts.add_row(
             Text("levels", "dim"),
-            f"{result.bits} bits ({_source(result.bits_from)}), "
+            f"{result.bits:g} bits ({_source(result.bits_from)}), "
             f"{levels} ({_source(result.method_from)})",
         )
+        if result.grid_from != "default":
+            facts.add_row(Text("grid", "dim"), f"{result.grid} ({_source(result.grid_from)})")
         packed = result.code_bits / 8
         facts.add_row(
             Text("codes", "dim"),
@@ -79,6 +95,7 @@ def _source(source: str) -> str:
         "option": "as given",
         "file name": "from the file's name",
         "folder name": "from the folder's name",
+        "network": "as its layers say",
         "checkpoint": "the checkpoint has no thresholds",
         "default": "nothing said otherwise",
     }[source]
@@ -150,6 +167,12 @@ def print_report(report: Report) -> None:
         console.print(Text(f"  {failure}"), soft_wrap=True)
 
 
+def _exactness(report: Report) -> str:
+    if report.settings["family"] == _MULTI_BIT:
+        return "up to the order of adding their sign vectors"
+    return "bit for bit"
+
+
 def _checks(report: Report) -> list[tuple[bool, str, str]]:
     weights, levels, accumulators = report.weights, report.levels, report.accumulators
     noise = any("the original with itself" in failure for failure in report.failures)
@@ -158,7 +181,7 @@ def _checks(report: Report) -> list[tuple[bool, str, str]]:
         (
             weights.exact == weights.layers and not weights.offenders,
             "weights",
-            f"{weights.exact} of {weights.layers} layers equal bit for bit "
+            f"{weights.exact} of {weights.layers} layers equal {_exactness(report)} "
             f"({weights.weights:,} weights, packed file and ONNX)",
         )
     ]
@@ -168,8 +191,7 @@ def _checks(report: Report) -> list[tuple[bool, str, str]]:
                 accumulators.mismatches == 0 and accumulators.values_outside == 0,
                 "oracle",
                 f"{accumulators.mismatches:,} of {accumulators.compared:,} integers and "
-                f"{accumulators.values_outside:,} of {accumulators.values_compared:,} floats "
-                "differ",
+                f"{accumulators.values_outside:,} of {accumulators.values_compared:,} floats differ",
             )
         )
     if levels.compared:

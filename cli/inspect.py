@@ -45,7 +45,7 @@ def alphas(
 
         if path is None:
             path = find_newest(Path())
-            typer.echo(f"Inspecting {path} (the newest export here)", err=True)
+            typer.echo(f"Inspecting {path} (the newest export here)", err=as_json or plain)
         found = thresholds(path, bits=bits)
         if as_json:
             typer.echo(json.dumps([layer.to_json() for layer in found.layers], indent=2))
@@ -56,3 +56,44 @@ def alphas(
             from ._render import print_thresholds
 
             print_thresholds(found)
+
+
+@app.command("identify")
+def identify(
+    checkpoint: Annotated[Path, typer.Argument(help="The trained checkpoint (.pth.tar).")],
+    dataset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Try hypotheses on cifar10, cifar100, mnist, imagenet or digits; "
+            "default: the one that fits the network if --data is given, else none."
+        ),
+    ] = None,
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the images; default: $APOT_EXPORT_DATA, else ./data."),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Use at most this many images, spread over the dataset.")
+    ] = 200,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what CHECKPOINT is; with images, rank the bit-widths and level sets it may have.
+
+    It only reports: convert still goes by names and options.
+    """
+    with reported(debug=debug):
+        from ._render import image_progress
+
+        with image_progress() as progress:
+            from apot_export.identify import identify as identify_checkpoint
+
+            found = identify_checkpoint(
+                checkpoint, dataset=dataset, data=data, limit=limit, progress=progress
+            )
+        if as_json:
+            typer.echo(json.dumps(found.to_json(), indent=2))
+        else:
+            from ._render_identify import print_identification
+
+            print_identification(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -12,6 +13,14 @@ from ._errors import reported
 from ._options import Debug, Json
 
 _FAIL = 1
+
+
+class Device(str, Enum):
+    """Where to run."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
 
 
 def verify(
@@ -31,7 +40,16 @@ def verify(
         Optional[Path],  # noqa: UP045
         typer.Option(help="The original checkpoint; default: where the manifest says it was."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda or cpu, for both sides.")] = "auto",
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Network of your own, PACKAGE.MODULE:FACTORY, if the export was made with one; "
+            "it is imported and called.",
+        ),
+    ] = None,
+    device: Annotated[
+        Device, typer.Option(case_sensitive=False, help="For both sides.")
+    ] = Device.AUTO,
     limit: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Use this many images, spread evenly over the dataset."),
@@ -54,7 +72,7 @@ def verify(
 
         if export is None:
             export = find_newest(Path())
-            typer.echo(f"Verifying {export} (the newest export here)", err=True)
+            typer.echo(f"Verifying {export} (the newest export here)", err=as_json)
         with image_progress() as progress:
             from apot_export.verification import verify as verify_export
 
@@ -63,7 +81,8 @@ def verify(
                 dataset=dataset,
                 data=data,
                 checkpoint=checkpoint,
-                device=device,
+                model=model,
+                device=device.value,
                 limit=limit,
                 batch_size=batch_size,
                 progress=progress,

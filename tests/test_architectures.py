@@ -1,75 +1,107 @@
-"""Every depth of the CIFAR family: recognised from keys and shapes, exact weights, right levels."""
+"""Every architecture and level set: exact weights, exact integers, explained levels."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
-import torch
-from torch import nn
 
-from apot_export import architectures
-from apot_export.architectures.cifar_resnet import CifarResNet
-from apot_export.conversion import convert
-from apot_export.errors import RecognitionError
-from apot_export.export_directory import ONNX_MODEL
+from apot_export.capture import capture
+from apot_export.encode import encode_network
+from apot_export.network import CodedLayer
+from apot_export.onnx_export import build_model, serialise
 from apot_export.original import load_original
-from apot_export.packfile import load_packed
-from apot_export.quantization import Quantization
+from apot_export.packfile import load_packed, packed_file_bytes
+from apot_export.quantization import Choices
 from apot_export.runtime import open_session
-from apot_export.torch_layers import LayerFactory, QuantConv2d
 from apot_export.verification._certificate import original_weights
-from apot_export.verification._instrument import parse_model, with_outputs
+from apot_export.verification._instrument import with_outputs
 from apot_export.verification._levels import compare_levels
+from tests._random_networks import NETWORKS, write_checkpoint
 
-DEPTHS = (20, 32, 44, 56, 110)
-
-
-def write_checkpoint(path: Path, depth: int, images: torch.Tensor) -> None:
-    """Write a random network of the published format, its batch-norm calibrated on images."""
-    kind = Quantization(family="apot-v1", weight_bits=3, activation_bits=3)
-    factory = LayerFactory(quantization=kind)
-    torch.manual_seed(depth)
-    network = CifarResNet(factory, blocks=(depth - 2) // 6, width=16, image=(3, 32, 32), classes=10)
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = None
-        if isinstance(layer, QuantConv2d):
-            nn.init.uniform_(layer.weight_alpha, 1, 2)
-            nn.init.uniform_(layer.act_alpha, 1, 2)
-    with torch.no_grad():
-        network.train()(images)
-    state = {
-        "module." + key.replace(".weight_alpha", ".weight_quant.wgt_alpha"): value
-        for key, value in network.state_dict().items()
-    }
-    torch.save({"epoch": 1, "state_dict": state}, path)
+SMALL = ("ResNet-20 (CIFAR)", "ResNet-14 (MNIST)", "MobileNetV2")
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
-def test_every_depth_converts_exactly(depth: int, tmp_path: Path) -> None:
-    checkpoint = tmp_path / f"res{depth}_3bit.pth.tar"
-    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    write_checkpoint(checkpoint, depth, images)
-    result = convert(checkpoint, tmp_path / "export")
-    assert result.architecture == f"ResNet-{depth} (CIFAR)"
-    original = load_original(checkpoint)
-    layers = load_packed(result.path).layers
+def check(
+    path: Path, images: np.ndarray[tuple[int, ...], np.dtype[np.float32]], choices: Choices
+) -> None:
+    original = load_original(path, choices)
+    network = encode_network(
+        capture(original.module, original.architecture.input_shape, original.multi_bit)
+    )
+    packed = path.parent / "model.apot.safetensors"
+    packed.write_bytes(packed_file_bytes(network, {}))
+    layers = load_packed(packed).layers
     for name, weights in original_weights(original.module).items():
         assert layers[name].weights().tobytes() == weights.tobytes(), name
-    model = parse_model((result.path / ONNX_MODEL).read_bytes())
-    sample = images[:2].numpy()
-    exported = open_session(with_outputs(model), "cpu").run_all(sample)
-    found = compare_levels(original.module, sample, exported)
-    assert found.compared > 0
-    assert (found.unexplained, found.values_outside) == (0, 0), found.offenders
+    model = build_model(network, name="network", tool="test 0", metadata={})
+    onnx.checker.check_model(model, full_check=True)
+    exported = open_session(with_outputs(model), "cpu").run_all(images)
+    found = compare_levels(original.module, images, exported)
+    assert found.unexplained == 0, found.offenders
+    assert found.values_outside == 0, found.offenders
+    quantized = [
+        layer
+        for layer in layers.values()
+        if isinstance(layer, CodedLayer) and layer.activation is not None
+    ]
+    assert bool(quantized) == (found.compared > 0)
+    plain = open_session(serialise(model), "cpu").run(images)
+    assert np.isfinite(plain).all()
 
 
-def test_block_numbers_beyond_the_tensors_of_a_file_describe_no_network() -> None:
-    shapes = {
-        "conv1.weight": (16, 3, 3, 3),
-        "fc.weight": (10, 64),
-        **{f"layer{stage}.9999.conv1.weight": (16, 16, 3, 3) for stage in (1, 2, 3)},
-    }
-    with pytest.raises(RecognitionError, match="no known architecture"):
-        architectures.recognise(shapes)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_architecture(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "network_4bit.pth.tar"
+    images = write_checkpoint(path, name, "apot-v2", images=1)
+    assert load_original(path, Choices()).architecture.name == name
+    check(path, images.numpy(), Choices())
+
+
+@pytest.mark.parametrize("family", ["apot-v1", "apot-v2"])
+@pytest.mark.parametrize(
+    ("method", "bits"),
+    [
+        *(("apot", bits) for bits in (2, 3, 4, 5, 6)),
+        *(("pot", bits) for bits in (2, 3, 4)),
+        *(("uniform", bits) for bits in (2, 3, 4, 5, 8)),
+    ],
+)
+def test_every_level_set(family: str, method: str, bits: int, tmp_path: Path) -> None:
+    path = tmp_path / "network.pth.tar"
+    images = write_checkpoint(path, "ResNet-14 (MNIST)", family)
+    check(path, images.numpy(), Choices(bits=bits, method=method))
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        Choices(bits=2),
+        Choices(bits=3),
+        Choices(bits=4),
+        Choices(bits=2, grid="nonzero", z=1),
+        Choices(bits=2, grid="nonzero", z=3),
+        Choices(bits=2, activation_bits=4, grid="nonzero", z=2),
+        Choices(bits=4, activation_bits=2),
+        Choices(bits=3, normalize_weights=False),
+    ],
+)
+def test_the_non_zero_family(choices: Choices, tmp_path: Path) -> None:
+    path = tmp_path / "network.pth.tar"
+    images = write_checkpoint(path, "ResNet-20 (CIFAR)", "nonzero", images=1)
+    check(path, images.numpy(), choices)
+
+
+def test_the_legacy_divisor(tmp_path: Path) -> None:
+    path = tmp_path / "network.pth.tar"
+    images = write_checkpoint(path, "ResNet-14 (MNIST)", "apot-v2")
+    check(path, images.numpy(), Choices(bits=4, method="uniform", legacy_divisor=True))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_full_precision(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "network_32bit.pth.tar"
+    images = write_checkpoint(path, name, "full-precision", images=1)
+    check(path, images.numpy(), Choices())

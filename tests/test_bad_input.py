@@ -23,7 +23,6 @@ PUBLISHED = Path("checkpoints", "CIFAR10", "result")
 APP: Typer = import_module("apot_export_cli.main").app  # of the folder cli/
 DETAIL = re.compile(r" +(where|expected|got|to do): \S")
 
-NAME = "res8_4bit.pth.tar"
 WEIGHT = "layer2.0.conv1.weight"
 WEIGHT_ALPHA = "layer2.0.conv1.weight_quant.wgt_alpha"
 INPUT_ALPHA = "layer2.0.conv1.act_alpha"
@@ -224,12 +223,12 @@ def test_networks_that_cannot_be_converted(name: str, state: Tensors, folder: Pa
     change, shown = NOT_FITTING[name]
     other = dict(state)
     change(other)
-    torch.save({"state_dict": other}, NAME)
-    assert shown in refused(folder, "convert", NAME, "-o", "new/folders/export")
+    torch.save({"state_dict": other}, "res8_4bit.pth.tar")
+    assert shown in refused(folder, "convert", "res8_4bit.pth.tar", "-o", "new/folders/export")
     if name in UNREADABLE_ALPHAS:
-        assert "layer" in refused(folder, "inspect", "alphas", NAME)
+        assert "layer" in refused(folder, "inspect", "alphas", "res8_4bit.pth.tar")
     else:
-        result = run("inspect", "alphas", NAME, "--json")
+        result = run("inspect", "alphas", "res8_4bit.pth.tar", "--json")
         assert result.exit_code in {0, 2}
         assert "itself failed" not in result.stderr
 
@@ -254,11 +253,11 @@ CONTRADICTIONS = {
     "two widths in the folder": ("res8_2bit_4bit/model_best.pth.tar", [], "2 bit, 4 bit"),
     "a width that is not offered": ("res8_7bit.pth.tar", [], "file name says 7 bits"),
     **{
-        f"--bits {bits}": (NAME, ["--bits", str(bits)], f"option says {bits} bits")
+        f"--bits {bits}": ("res8_4bit.pth.tar", ["--bits", str(bits)], f"option says {bits} bits")
         for bits in (32, 1, 7, 0, -3, 10**30)
     },
-    "--method": (NAME, ["--method", "log"], "apot or uniform"),
-    "--method nothing": (NAME, ["--method", ""], "apot or uniform"),
+    "--method": ("res8_4bit.pth.tar", ["--method", "log"], "apot or uniform"),
+    "--method nothing": ("res8_4bit.pth.tar", ["--method", ""], "apot or uniform"),
 }
 
 
@@ -274,79 +273,13 @@ def test_contradictions(name: str, state: Tensors, folder: Path) -> None:
 
 def test_a_quantized_name_of_a_full_precision_network(state: Tensors, folder: Path) -> None:
     plain = {key: value for key, value in state.items() if "alpha" not in key}
-    torch.save({"state_dict": plain}, NAME)
-    error = refused(folder, "convert", NAME)
+    torch.save({"state_dict": plain}, "res8_4bit.pth.tar")
+    error = refused(folder, "convert", "res8_4bit.pth.tar")
     assert "The file name says 4 bits" in error
     assert "no clipping thresholds" in error
-    assert "4 bits from the option" in refused(folder, "convert", NAME, "--bits", 4)
+    assert "4 bits from the option" in refused(folder, "convert", "res8_4bit.pth.tar", "--bits", 4)
 
 
 def test_a_published_checkpoint_called_full_precision(folder: Path, reference: Path) -> None:
     path = reference / PUBLISHED / "res20_3bit" / "model_best.pth.tar"
     assert "32 bits from the option" in refused(folder, "convert", path, "--bits", 32)
-
-
-# --- verification that cannot run -----------------------------------------------------------------
-
-
-@pytest.fixture
-def export(folder: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an export in the current folder, its checkpoint beside it."""
-    monkeypatch.delenv("APOT_EXPORT_DATA", raising=False)
-    shutil.copy(project / EXAMPLE, folder / NAME)
-    assert run("convert", NAME).exit_code == 0
-    return folder / "res8_4bit"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "shown"),
-    [
-        (["verify", "--limit", "0"], "--limit"),
-        (["verify", "--limit", "-1"], "--limit"),
-        (["verify", "--limit", "many"], "--limit"),
-        (["verify", "--batch-size", "0"], "--batch-size"),
-        (["verify", "--device", "nonsense"], "device"),
-        (["verify", "one", "two"], "two"),
-        (["verify", "nowhere"], "not an export"),
-        (["verify", "x" * 300], "not an export"),
-        (["verify", NAME], "not an export"),
-        (["verify", "--dataset", "mnist"], "cifar10, imagenet, digits"),
-        (["verify", "--dataset", "cifar10"], "does not fit the network"),
-        (["verify", "--dataset", "imagenet"], "does not fit the network"),
-        (["verify", "--dataset", "digits", "--data", "."], "leave out --data"),
-        (["convert"], "checkpoint"),
-        (["convert", NAME, "--bits", "four"], "--bits"),
-        (["convert", NAME, "--nonsense"], "--nonsense"),
-        (["inspect", "betas"], "betas"),
-        (["inspect", "alphas", "nowhere.safetensors"], "nowhere.safetensors"),
-        (["inspect", "alphas", "res8_4bit/model.onnx"], "not a readable PyTorch checkpoint"),
-        (["nonsense"], "nonsense"),
-    ],
-    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
-)
-@pytest.mark.usefixtures("export")
-def test_usage_and_settings_that_cannot_run(arguments: list[str], shown: str, folder: Path) -> None:
-    before = contents(folder)
-    result = run(*arguments)
-    assert (result.exit_code, result.stdout) == (2, "")
-    error = re.sub(r"\x1b\[[\d;]*m", "", result.stderr)  # typer colours where CI variables are set
-    assert shown.lower() in error.lower()
-    assert len(re.findall(r"^Error:|─ Error ─", error, re.MULTILINE)) == 1
-    assert "Traceback" not in error
-    assert "itself failed" not in error
-    assert contents(folder) == before
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there(export: Path, folder: Path) -> None:
-    assert "CUDA was asked for" in refused(folder, "verify", export, "--device", "cuda")
-
-
-def test_images_that_are_not_there(export: Path, folder: Path, reference: Path) -> None:
-    source = reference / PUBLISHED / "res20_2bit" / "model_best.pth.tar"
-    assert run("convert", source, "-o", "cifar").exit_code == 0
-    for options in ([], ["--data", "nowhere"], ["--data", export], ["--dataset", "cifar10"]):
-        error = refused(folder, "verify", "cifar", *options)
-        assert "The CIFAR-10 images were not found." in error
-        assert "--data FOLDER" in error
-    assert "does not fit" in refused(folder, "verify", "cifar", "--dataset", "digits")

@@ -175,6 +175,18 @@ def test_batch_norm_is_merged_only_where_nothing_else_reads_the_convolution() ->
     assert [node.name for node in both.nodes][:3] == ["first.sums", "first", "bn"]
 
 
+SAME: dict[str, Forward] = {
+    "functional pool": lambda b, x: head(b, functional.max_pool2d(b.first(x), 2)),
+    "view": lambda b, x: b.fc(b.mean(b.first(x)).view(-1, 6)),
+    "relu6": lambda b, x: head(b, functional.relu6(b.first(x))),
+}
+
+
+@pytest.mark.parametrize("forward", SAME.values(), ids=SAME)
+def test_functions_that_say_what_layers_say(forward: Forward) -> None:
+    assert_equivalent(Block(forward))
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 REFUSED: dict[str, Forward] = {
@@ -185,9 +197,7 @@ REFUSED: dict[str, Forward] = {
     "weighted sum": lambda b, x: head(b, torch.add(b.first(x), b.first(x), alpha=2)),
     "weighted sum, method": lambda b, x: head(b, b.first(x).add(b.first(x), alpha=2)),
     "concatenation": lambda b, x: torch.cat([b.first(x), b.first(x)]),
-    "functional pool": lambda b, x: head(b, functional.max_pool2d(b.first(x), 2)),
     "functional dropout": lambda b, x: head(b, functional.dropout(b.first(x))),
-    "view": lambda b, x: b.fc(b.mean(b.first(x)).view(-1, 6)),
     "flatten everything": lambda _, x: torch.flatten(x),
     "flatten from 2": lambda _, x: torch.flatten(x, 2),
     "flatten to 2": lambda _, x: torch.flatten(x, 1, 2),
@@ -210,7 +220,6 @@ def test_unknown_operations_are_refused(forward: Forward) -> None:
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
-    "relu6": nn.ReLU6,
     "transposed convolution": lambda: nn.ConvTranspose2d(4, 4, 3),
     "circular padding": lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
     "padding by name": lambda: nn.Conv2d(4, 4, 3, padding="same"),

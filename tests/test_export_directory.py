@@ -98,7 +98,7 @@ def test_force_replaces_an_earlier_export(folder: Path) -> None:
     assert contents(folder) == before
 
 
-def test_force_fills_an_empty_folder() -> None:
+def test_force_fills_an_empty_folder(folder: Path) -> None:
     Path("empty").mkdir()
     assert run("convert", CHECKPOINT, "-o", "empty", "--force").exit_code == 0
     assert {path.name for path in Path("empty").iterdir()} == FILES
@@ -138,8 +138,11 @@ def test_outputs_that_cannot_be(output: str, options: list[str]) -> None:
     Path("dangling").symlink_to("nowhere")
     error = refused("convert", CHECKPOINT, "-o", output, *options)
     assert "-o" in error
-    if output.startswith(f"{CHECKPOINT}/"):
-        assert f"where: {Path(CHECKPOINT).absolute()}\n" in error
+
+
+def test_a_parent_that_is_a_file_is_named(folder: Path) -> None:
+    error = refused("convert", CHECKPOINT, "-o", f"{CHECKPOINT}/new/export")
+    assert f"where: {folder / CHECKPOINT}\n" in error
 
 
 def test_missing_parents_are_made() -> None:

@@ -32,6 +32,7 @@ from apot_export.network import (
     ScaleBias,
 )
 from apot_export.packfile import FORMAT_VERSION, load_packed, packed_file_bytes
+from apot_export.planes import Planes, pack_counts
 from apot_export.reference import quantize_activation, run, shift_add_product
 
 Vector = dict[str, list[str]]
@@ -62,6 +63,10 @@ def codebook(vector: Vector) -> Codebook:
     )
 
 
+def packed_bytes(words: list[str]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.frombuffer(bytes.fromhex("".join(words)), dtype=np.uint8)
+
+
 def file_bytes() -> bytes:
     (body,) = (body for kind, body in BLOCKS if kind == "file")
     content = bytearray()
@@ -81,6 +86,7 @@ def test_every_vector_of_the_specification_is_executed() -> None:
     counts = {kind: sum(kind == found for found, _ in BLOCKS) for kind, _ in BLOCKS}
     assert counts == {
         "crc32": 1, "pack": 8, "codebook": 5, "quantizer": 2, "file": 1, "layer": 1, "run": 1,
+        "planes": 1,
     }  # fmt: skip
     assert f"format version {FORMAT_VERSION}" in SPECIFICATION
     assert [int(vector["bits"][0]) for vector in vectors("pack")] == [1, 2, 3, 4, 5, 8, 9, 16]
@@ -120,6 +126,25 @@ def test_quantizer(vector: Vector) -> None:
     assert quantizer.table.tolist() == integers(vector["table"])
     levels = quantize_activation(floats(vector["inputs"]), quantizer)
     assert levels.tolist() == integers(vector["levels"])
+
+
+@pytest.mark.parametrize("vector", vectors("planes"))
+def test_planes(vector: dict[str, list[str]]) -> None:
+    shape = tuple(json.loads(vector["shape"][0]))
+    size = int(vector["group_size"][0])
+    counts = unpack(
+        packed_bytes(vector["counts"]), int(vector["count_bits"][0]), math.prod(shape) // size
+    )
+    planes = Planes(
+        shape=shape,
+        group_size=size,
+        position_major=vector["position_major"] == ["true"],
+        counts=counts.astype(np.uint8),
+        packed=packed_bytes(vector["planes"]),
+        coordinates=floats(vector["coordinates"]),
+    )
+    assert pack_counts(planes.counts)[0].tobytes() == packed_bytes(vector["counts"]).tobytes()
+    assert planes.weights().reshape(-1).tobytes() == floats(vector["values"]).tobytes()
 
 
 # --- the complete file ----------------------------------------------------------------------------
@@ -187,7 +212,10 @@ def test_the_annotation_of_the_file_covers_every_byte() -> None:
     assert [int(first, 16) for first, _, _ in rows] == [0, *ends[:-1]]
     assert ends[-1] == len(file_bytes())
     texts = [file_bytes()[int(first, 16) : int(last, 16) + 1] for first, last, _ in rows]
-    assert rows[0][2] == f"`L` = {int.from_bytes(texts[0], 'little')} = 0x5b8"
+    assert (
+        rows[0][2]
+        == f"`L` = {int.from_bytes(texts[0], 'little')} = {hex(int.from_bytes(texts[0], 'little'))}"
+    )
     assert rows[1][2] == f"`{texts[1].decode()}`"
     assert rows[2][2] == f"checksum of the header, `{texts[2].decode()}`"
     assert texts[3].endswith(b"}}")

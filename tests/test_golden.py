@@ -28,6 +28,7 @@ from apot_export.network import (
 )
 from apot_export.onnx_export import build_model, serialise
 from apot_export.original import Original, load_original
+from apot_export.quantization import Choices
 from apot_export.packfile import PackedNetwork, load_packed
 from apot_export.runtime import open_session
 
@@ -55,7 +56,7 @@ class Case:
 
     @cached_property
     def original(self) -> Original:
-        return load_original(self.original_path)
+        return load_original(self.original_path, Choices())
 
     def of_layers(self, prefix: str) -> dict[str, NDArray[Any]]:
         return {

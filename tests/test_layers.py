@@ -25,7 +25,7 @@ from apot_export.torch_layers import (
     FirstConv2d,
     LastLinear,
     QuantConv2d,
-    additive_level_set,
+    activation_level_set,
     nearest_level,
 )
 
@@ -41,6 +41,13 @@ Floats = NDArray[np.float32]
 kinds = st.sampled_from(KINDS)
 seeds = st.integers(0, 2**32 - 1)
 signs = st.sampled_from((1, -1))
+
+
+def additive_level_set(bits: int) -> torch.Tensor:
+    kind = Quantization(family="apot-v2", weight_bits=bits, activation_bits=bits)
+    levels = activation_level_set(kind)
+    assert levels is not None
+    return levels
 
 
 def floats(*values: float) -> Floats:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apot_export import reference
-from apot_export.bounds import FLOAT32_EXACT, accumulator_bound, require_exact_in_float32
+from apot_export.bounds import FLOAT32_EXACT, Proof, accumulator_bound, prove
 from apot_export.codebook import Codebook, apot, uniform
 from apot_export.errors import BoundError
 from apot_export.network import (
@@ -93,9 +93,10 @@ def test_convolutions_of_every_geometry(
     inputs: Codebook,
 ) -> None:
     layer = coded("x", (2 * groups, 2, *kernel), book, quantizer(inputs, 1.5), seed)
-    if accumulator_bound(layer) >= FLOAT32_EXACT:
-        with pytest.raises(BoundError):
-            require_exact_in_float32(network([layer], [("o", Relu(), "image")], (1, 1, 1)))
+    try:
+        prove(network([layer], [("o", Relu(), "image")], (1, 1, 1)))
+    except BoundError:
+        assert accumulator_bound(layer) >= FLOAT32_EXACT
         return
     operation = Convolution(
         layer="x", stride=stride, padding=padding, dilation=dilation, groups=groups
@@ -112,6 +113,7 @@ def test_convolutions_of_every_geometry(
 # --- bounds ---------------------------------------------------------------------------------------
 
 WIDEST = 258
+WIDEST_SPLIT = (FLOAT32_EXACT - 1) // (255 * 15)  # taps of which either half of the bits fits
 """Products of 255 and 255 that stay below 2 ** 24 together."""
 
 
@@ -184,29 +186,34 @@ def test_the_bound_is_reached_and_never_passed(seed: int, book: Codebook) -> Non
 
 
 @pytest.mark.parametrize(
-    ("taps", "exact"), [([1], True), ([1, 3], True), ([1, 1], False), ([3, 3], False)]
+    ("taps", "bound", "split"),
+    [([1], 1 << 23, 0), ([1, 3], 1 << 23, 0), ([1, 1], 1 << 24, 2), ([3, 3], 1 << 24, 2)],
 )
-def test_models_whose_sums_could_reach_two_to_the_24_are_refused(
-    taps: list[int], exact: bool
+def test_sums_that_could_reach_two_to_the_24_are_split(
+    taps: list[int], bound: int, split: int
 ) -> None:
     """Codes 1 and 3 mean plus and minus 2 ** 21; inputs reach 4."""
     book = Codebook(tables=((0, 1 << 21),), denominator=1, signed=True)
     graph = single_linear(book, np.array([taps]), apot(2, signed=False))
-    if exact:
-        assert require_exact_in_float32(graph) == {"x": 1 << 23}
-        images = np.ones((1, *graph.input_shape), dtype=np.float32)
-        assert assert_integers_are_the_oracles(graph, images) > 0
-        return
-    with pytest.raises(BoundError, match="could leave the integers") as caught:
-        model_of(graph)
-    assert (caught.value.where, caught.value.got) == ("x", str(1 << 24))
+    assert prove(graph) == {"x": Proof(bound=bound, split=split)}
+    images = np.ones((1, *graph.input_shape), dtype=np.float32)
+    assert assert_integers_are_the_oracles(graph, images) > 0
+
+
+def test_the_widest_layer_that_can_be_split_is_exact() -> None:
+    graph = single_linear(
+        uniform(8, signed=True), np.full((1, WIDEST_SPLIT), 255), uniform(8, signed=False)
+    )
+    images = np.ones((1, *graph.input_shape), dtype=np.float32)
+    assert assert_integers_are_the_oracles(graph, images) > 0
 
 
 def test_one_tap_more_than_fits_is_refused() -> None:
-    codes = np.full((1, WIDEST + 1), 255)
-    with pytest.raises(BoundError) as caught:
+    codes = np.full((1, WIDEST_SPLIT + 1), 255)
+    with pytest.raises(BoundError, match="could leave the integers") as caught:
         model_of(single_linear(uniform(8, signed=True), codes, uniform(8, signed=False)))
-    assert caught.value.got == str((WIDEST + 1) * 255 * 255)
+    assert caught.value.where == "x"
+    assert str((WIDEST_SPLIT + 1) * 255 * 255) in str(caught.value.got)
 
 
 def test_levels_beyond_16_bits_are_carried() -> None:

@@ -25,6 +25,7 @@ from apot_export.network import (
     ScaleBias,
 )
 from apot_export.original import load_original
+from apot_export.quantization import Choices
 from tests._workshop import (
     DIGITS,
     LAYER,
@@ -173,7 +174,7 @@ def test_another_stride_at_the_end_is_caught(workshop: Workshop, place: str) -> 
 
 @pytest.mark.parametrize("bits", [2, 3, 5])
 def test_weights_of_another_bit_width_fail(workshop: Workshop, bits: int) -> None:
-    wrong_bits = load_original(workshop.checkpoint, bits=bits)
+    wrong_bits = load_original(workshop.checkpoint, Choices(bits=bits))
     wrong = encode_network(capture(wrong_bits.module, wrong_bits.architecture.input_shape))
     report = workshop.verify(workshop.write(packed=wrong, model=wrong))
     assert report.weights.exact == 2

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import nn
 
-from apot_export.architectures import cifar_resnet, imagenet_resnet
+from apot_export.architectures import lenet, mobilenet_v2, resnet, vgg
+from apot_export.architectures._protocol import Architecture, Shapes
 from apot_export.errors import RecognitionError
-from apot_export.torch_layers import LayerFactory, QuantConv2d
+from apot_export.quantization import Quantization
+from apot_export.torch_layers import QuantConv2d, dress
 
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """A recognised network that can be built.
-
-    `input_shape` is one image, (channels, height, width).
-    """
-
-    name: str
-    input_shape: tuple[int, int, int]
-    build: Callable[[LayerFactory], nn.Module]
-
-
-_RECOGNISERS = (cifar_resnet.recognise, imagenet_resnet.recognise)
+_RECOGNISERS: tuple[Callable[[Shapes], Architecture | None], ...] = (
+    resnet.recognise,
+    mobilenet_v2.recognise,
+    vgg.recognise,
+    lenet.recognise,
+)
 _OPTIONAL_SUFFIX = "num_batches_tracked"
 """Counters that old PyTorch versions did not write and evaluation does not read."""
 _SHOWN_KEYS = 6
@@ -42,39 +33,58 @@ def recognise(shapes: Shapes) -> Architecture:
     for recogniser in _RECOGNISERS:
         found = recogniser(shapes)
         if found is not None:
-            name, input_shape, build = found
-            return Architecture(name=name, input_shape=input_shape, build=build)
+            return found
     raise RecognitionError(
         "The checkpoint's keys describe no known architecture.",
-        expected="a CIFAR ResNet (conv1, layer1-3, fc) or an ImageNet ResNet (layer1-4)",
+        expected="a ResNet (conv1, layer1, ..., fc), MobileNetV2, VGG or LeNet5 of the field",
         got=", ".join(list(shapes)[:_SHOWN_KEYS]),
-        fix="check that the file holds the state dict of one of these networks",
+        fix="check that the file holds the state dict of one of these networks, "
+        "or name its constructor with --model PACKAGE.MODULE:FACTORY",
     )
 
 
 def build(
-    architecture: Architecture, factory: LayerFactory, state: Mapping[str, torch.Tensor]
+    architecture: Architecture,
+    state: Mapping[str, torch.Tensor],
+    quantized: Mapping[str, Quantization],
+    eight_bit: Iterable[str],
 ) -> nn.Module:
     """Build an architecture around a state dict's tensors, in evaluation mode.
+
+    Args:
+        architecture: What `recognise` returned.
+        state: Tensors by canonical key, on the CPU.
+        quantized: Quantization of each convolution that has thresholds.
+        eight_bit: Names of the layers with 8-bit weights.
 
     Raises:
         RecognitionError: Keys are missing, unknown, or of another shape than the architecture's.
     """
     with torch.device("meta"):
-        module = architecture.build(factory)
+        module = architecture.build()
+        dress(module, quantized, eight_bit)
+    load_state(module, state, architecture.name)
+    return module
+
+
+def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], name: str) -> None:
+    """Put a state dict's tensors into a module, which evaluates from then on.
+
+    Raises:
+        RecognitionError: Keys are missing, unknown, or of another shape than the module's.
+    """
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     got = {key: tuple(value.shape) for key, value in state.items()}
-    _require_equal_keys(architecture.name, expected, got)
+    _require_equal_keys(name, expected, got)
     complete = dict(state)
     for key in expected:
         if key.endswith(_OPTIONAL_SUFFIX):
             complete.setdefault(key, torch.zeros((), dtype=torch.int64))
     module.load_state_dict(complete, assign=True)
     for submodule in module.modules():
-        # Level sets are constants, not state: made again where `meta` left no values.
         if isinstance(submodule, QuantConv2d):
             submodule.reset_level_sets()
-    return module.eval().requires_grad_(requires_grad=False)
+    module.eval().requires_grad_(requires_grad=False)
 
 
 def _require_equal_keys(name: str, expected: Shapes, got: Shapes) -> None:
@@ -85,7 +95,8 @@ def _require_equal_keys(name: str, expected: Shapes, got: Shapes) -> None:
             f"The checkpoint comes closest to {name}, but its keys do not fit.",
             expected=_some(missing, "and no other key") if missing else "no further key",
             got=_some(unknown, "unknown") if unknown else "none of these",
-            fix="check that the file holds an unmodified network of this architecture",
+            fix="check that the file holds an unmodified network of this architecture, "
+            "or name its constructor with --model PACKAGE.MODULE:FACTORY",
         )
     for key, shape in expected.items():
         if key in got and got[key] != shape:
@@ -100,3 +111,6 @@ def _require_equal_keys(name: str, expected: Shapes, got: Shapes) -> None:
 def _some(keys: list[str], remark: str) -> str:
     more = f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
     return f"{', '.join(keys[:_SHOWN_KEYS])}{more} ({remark})"
+
+
+__all__ = ["Architecture", "Shapes", "build", "load_state", "recognise"]

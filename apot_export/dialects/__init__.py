@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from apot_export.dialects._protocol import Dialect
+from apot_export.dialects.alq import Alq
 from apot_export.dialects.apot_v1 import ApotV1
 from apot_export.dialects.apot_v2 import ApotV2
 from apot_export.dialects.full_precision import FullPrecision
+from apot_export.dialects.nonzero import NonZero
 from apot_export.errors import RecognitionError
 
-DIALECTS: tuple[Dialect, ...] = (ApotV1(), ApotV2(), FullPrecision())
-"""Tried in this order; the last accepts any state dict without clipping thresholds."""
+DIALECTS: tuple[Dialect, ...] = (Alq(), NonZero(), ApotV1(), ApotV2(), FullPrecision())
+"""Tried in this order: `nonzero` has what `apot-v1` has and more; the last has no thresholds."""
 
 
 def recognise(keys: Iterable[str]) -> Dialect:

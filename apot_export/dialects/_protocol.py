@@ -17,6 +17,18 @@ class WeightRule:
     codebook: Codebook
     rule: str
     candidates: tuple[int, ...] = ()
+    zeros: str = "sign"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationRule:
+    """How a family projects activations: see `apot_export.network.ActivationQuantizer`."""
+
+    codebook: Codebook
+    input_denominator: int
+    """Levels between 0 and the threshold on the input side."""
+    passes_negative_inputs: bool = False
+    """Whether inputs below 0 become levels below 0, which unsigned codes cannot hold."""
 
 
 class Dialect(Protocol):
@@ -27,20 +39,27 @@ class Dialect(Protocol):
         """Stable name, written into exports."""
 
     @property
-    def bit_widths(self) -> tuple[int, ...]:
-        """Nominal bit-widths that the family's training code offers."""
+    def methods(self) -> tuple[str, ...]:
+        """Level sets that the family's training code offers."""
+
+    @property
+    def has_eight_bit_layers(self) -> bool:
+        """Whether first and last layers have 8-bit weights."""
+
+    def bit_widths(self, method: str) -> tuple[int, ...]:
+        """Return the nominal bit-widths that the family offers for a level set."""
 
     def recognises(self, keys: Iterable[str]) -> bool:
         """Tell whether a state dict with these keys is of this family."""
 
-    def canonical_key(self, key: str) -> str:
-        """Translate a key of the family into the name that `torch_layers` uses."""
+    def canonical_key(self, key: str) -> str | None:
+        """Translate a key into the name that `torch_layers` uses; None: evaluation ignores it."""
 
     def weight_rule(self, quantization: Quantization) -> WeightRule:
         """Return the projection of weights."""
 
-    def activation_codebook(self, quantization: Quantization) -> Codebook:
-        """Return the levels of activations."""
+    def activation_rule(self, quantization: Quantization) -> ActivationRule:
+        """Return the projection of activations."""
 
     def alpha_line(self, weight_alpha: float, activation_alpha: float) -> str:
         """Format a layer's thresholds exactly as the family's own training code prints them."""

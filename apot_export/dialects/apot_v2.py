@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
-from apot_export.codebook import Codebook
-from apot_export.dialects import _additive
-from apot_export.dialects._protocol import WeightRule
+from apot_export.dialects import _level_sets
+from apot_export.dialects._protocol import ActivationRule, WeightRule
 from apot_export.quantization import Quantization
 
 
@@ -14,7 +14,12 @@ class ApotV2:
     """The ImageNet code."""
 
     name = "apot-v2"
-    bit_widths = (2, 3, 4, 5, 6)
+    methods = ("apot", "pot", "uniform")
+    has_eight_bit_layers = True
+
+    def bit_widths(self, method: str) -> tuple[int, ...]:
+        """Return the nominal bit-widths that the family offers for a level set."""
+        return _level_sets.bit_widths(method)
 
     def recognises(self, keys: Iterable[str]) -> bool:
         """Tell whether a `weight_alpha` stands beside an `act_alpha`."""
@@ -24,17 +29,20 @@ class ApotV2:
             for key in names
         )
 
-    def canonical_key(self, key: str) -> str:
+    def canonical_key(self, key: str) -> str | None:
         """Keep the key: `torch_layers` uses this family's names."""
         return key
 
     def weight_rule(self, quantization: Quantization) -> WeightRule:
         """Return the projection of weights."""
-        return _additive.weight_rule(quantization)
+        rule = _level_sets.weight_rule(quantization)
+        # It rounds 2-bit weights as they are; others take the form (q - t) + t of its gradient.
+        zeros = "round" if quantization.weight_bits == _level_sets.TERNARY_BITS else "added"
+        return dataclasses.replace(rule, zeros=zeros)
 
-    def activation_codebook(self, quantization: Quantization) -> Codebook:
-        """Return the levels of activations."""
-        return _additive.activation_codebook(quantization)
+    def activation_rule(self, quantization: Quantization) -> ActivationRule:
+        """Return the projection of activations."""
+        return _level_sets.activation_rule(quantization)
 
     def alpha_line(self, weight_alpha: float, activation_alpha: float) -> str:
         """Format thresholds as the ImageNet training log does."""

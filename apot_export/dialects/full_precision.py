@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from apot_export.codebook import Codebook
-from apot_export.dialects._protocol import WeightRule
+from apot_export.dialects._protocol import ActivationRule, WeightRule
 from apot_export.errors import BitWidthError
 from apot_export.quantization import FULL_PRECISION_BITS, Quantization
 
@@ -14,13 +13,18 @@ class FullPrecision:
     """Checkpoints of 32-bit runs."""
 
     name = "full-precision"
-    bit_widths = (FULL_PRECISION_BITS,)
+    methods = ("apot", "pot", "uniform")
+    has_eight_bit_layers = True
+
+    def bit_widths(self, method: str) -> tuple[int, ...]:
+        """Return 32, whatever the level set."""
+        return (FULL_PRECISION_BITS,) if method in self.methods else ()
 
     def recognises(self, keys: Iterable[str]) -> bool:
         """Tell whether no key is a clipping threshold."""
         return not any("alpha" in key for key in keys)
 
-    def canonical_key(self, key: str) -> str:
+    def canonical_key(self, key: str) -> str | None:
         """Keep the key."""
         return key
 
@@ -28,7 +32,7 @@ class FullPrecision:
         """Refuse: inner layers of these networks are not quantized."""
         raise BitWidthError("A full-precision layer has no codebook.", got=str(quantization))
 
-    def activation_codebook(self, quantization: Quantization) -> Codebook:
+    def activation_rule(self, quantization: Quantization) -> ActivationRule:
         """Refuse: activations of these networks are not quantized."""
         raise BitWidthError("A full-precision layer has no codebook.", got=str(quantization))
 

@@ -89,6 +89,32 @@ The body carries integers in float32, exactly: the exporter proves that no parti
 The cast to int32 also keeps runtimes from folding scales into the weights.
 """
 
+SHIFT_CONV_SPLIT = f"""
+ShiftConv <strides, pads, dilations, group, low_values: float, low_scale: int>
+    (levels, weights) => (accumulators)
+{{
+    x = Cast <to: int = 1> (levels)
+    w = Cast <to: int = 1> (weights)
+    size = Constant <value_float: float = @low_values> ()
+    ratio = Div (x, size)
+    high = Floor (ratio)
+    high_part = Mul (high, size)
+    low = Sub (x, high_part)
+    high_sums = Conv <{_CONVOLUTION_ATTRIBUTES}> (high, w)
+    low_sums = Conv <{_CONVOLUTION_ATTRIBUTES}> (low, w)
+    high_integers = Cast <to: int = 6> (high_sums)
+    low_integers = Cast <to: int = 6> (low_sums)
+    wide_scale = Constant <value_int: int = @low_scale> ()
+    scale = Cast <to: int = 6> (wide_scale)
+    scaled = Mul (high_integers, scale)
+    accumulators = Add (scaled, low_integers)
+}}
+"""
+"""The same where one accumulator could reach 2^24: the sums of the levels' high and low bits.
+
+`low_values` = `low_scale` = 2 ** (bits of the low part).
+"""
+
 SHIFT_GEMM = """
 ShiftGemm (levels, weights) => (accumulators)
 {
@@ -118,6 +144,74 @@ IntegerGemm (x, weights) => (sums)
 """
 """A float matrix [N, in] times integer weights [out, in] transposed: float32."""
 
+DECODE_PLANES = """
+DecodePlanes <group_size: int, position_major: int, order: ints>
+    (planes, coordinates, counts, places, grouped_shape, shape) => (weights)
+{
+    any = Constant <value_ints: ints = [-1]> ()
+    zero = Constant <value_ints: ints = [0]> ()
+    one = Constant <value_ints: ints = [1]> ()
+    column = Unsqueeze (planes, one)
+    shifts_wide = Constant <value_ints: ints = [0, 1, 2, 3, 4, 5, 6, 7]> ()
+    shifts = Cast <to: int = 2> (shifts_wide)
+    shifted = BitShift <direction: string = "RIGHT"> (column, shifts)
+    low_bit = Cast <to: int = 2> (one)
+    bits = BitwiseAnd (shifted, low_bit)
+    stream = Reshape (bits, any)
+    bases = Shape <start: int = 0, end: int = 1> (coordinates)
+    scalar_size = Constant <value_int: int = @group_size> ()
+    size = Reshape (scalar_size, any)
+    used = Mul (bases, size)
+    used_bits = Slice (stream, zero, used)
+    rows = Concat <axis: int = 0> (any, size)
+    basis_bits = Reshape (used_bits, rows)
+    basis_floats = Cast <to: int = 1> (basis_bits)
+    two = Constant <value_float: float = 2.0> ()
+    unit = Constant <value_float: float = 1.0> ()
+    doubled = Mul (basis_floats, two)
+    signs = Sub (doubled, unit)
+    scales = Unsqueeze (coordinates, one)
+    scaled = Mul (signs, scales)
+    nothing = Concat <axis: int = 0> (one, size)
+    no_basis = ConstantOfShape (nothing)
+    scaled_or_none = Concat <axis: int = 0> (scaled, no_basis)
+    counts_wide = Cast <to: int = 7> (counts)
+    first_axis = Constant <value_int: int = 0> ()
+    starts = CumSum <exclusive: int = 1> (counts_wide, first_axis)
+    starts_column = Unsqueeze (starts, one)
+    counts_column = Unsqueeze (counts_wide, one)
+    candidates = Add (starts_column, places)
+    present = Less (places, counts_column)
+    slots = Where (present, candidates, bases)
+    chosen = Gather <axis: int = 0> (scaled_or_none, slots)
+    groups = ReduceSum <keepdims: int = 0> (chosen, one)
+    grouped = Reshape (groups, grouped_shape)
+    ordered = Transpose <perm: ints = @order> (grouped)
+    weights = Reshape (ordered, shape)
+}
+"""
+"""Packed bit-planes to float weights: every group is the sum of its scaled sign vectors.
+
+`planes` uint8: one bit a weight and basis, dense, 1 for +1; `coordinates` float32 [bases]; `counts`
+uint8 [groups]: bases of each group; `places` int64 [largest count]: 0, 1, 2, ...; the groups are
+put into `grouped_shape` int64 [3], transposed by `order` and given the weight `shape`.
+"""
+
+SUM_TERMS = """
+SumTerms (terms, values) => (coordinates)
+{
+    one = Constant <value_ints: ints = [1]> ()
+    any = Constant <value_ints: ints = [-1]> ()
+    flat = Reshape (terms, any)
+    codes = Cast <to: int = 6> (flat)
+    flat_values = GatherElements <axis: int = 0> (values, codes)
+    shape = Shape (terms)
+    summands = Reshape (flat_values, shape)
+    coordinates = ReduceSum <keepdims: int = 0> (summands, one)
+}
+"""
+"""Coordinates as sums of powers of two: `terms` uint8 [bases, K], `values` float32 [256]."""
+
 SCALE_BIAS = """
 ScaleBias (x, scale, bias) => (y)
 {
@@ -128,6 +222,12 @@ ScaleBias (x, scale, bias) => (y)
 """
 """x * scale + bias per channel, each operation rounded to float32; x may be int32."""
 
+SHIFT_GEMM_SPLIT = SHIFT_CONV_SPLIT.replace(
+    "ShiftConv <strides, pads, dilations, group, ", "ShiftGemm <"
+).replace(f"Conv <{_CONVOLUTION_ATTRIBUTES}>", "Gemm <transB: int = 1>")
+"""`SHIFT_CONV_SPLIT` for matrices."""
+
+_SPLIT_BODIES = {"ShiftConv": SHIFT_CONV_SPLIT, "ShiftGemm": SHIFT_GEMM_SPLIT}
 _BODIES = {
     "DecodeWeights": DECODE_WEIGHTS,
     "QuantizeActivation": QUANTIZE_ACTIVATION,
@@ -136,11 +236,16 @@ _BODIES = {
     "IntegerConv": INTEGER_CONV,
     "IntegerGemm": INTEGER_GEMM,
     "ScaleBias": SCALE_BIAS,
+    "DecodePlanes": DECODE_PLANES,
+    "SumTerms": SUM_TERMS,
 }
+SPLIT = "split"
+"""Overload of `ShiftConv` and `ShiftGemm` for accumulators that float32 does not hold whole."""
 
 
-def function(name: str) -> onnx.FunctionProto:
-    """Return an `apot` operator's function, its documentation included."""
-    text = _BODIES[name]
+def function(name: str, overload: str = "") -> onnx.FunctionProto:
+    """Return an `apot` operator's function; `overload` names a body other than the usual one."""
+    text = _SPLIT_BODIES[name] if overload == SPLIT else _BODIES[name]
     parsed: onnx.FunctionProto = parser.parse_function(f"{_HEADER}\n{text.strip()}")
+    parsed.overload = overload
     return parsed

@@ -13,13 +13,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from apot_export.bounds import require_exact_in_float32
+from apot_export.bounds import Proof, prove
 from apot_export.codebook import Codebook
 from apot_export.network import (
     Add,
     AveragePool,
+    Clip,
     CodedLayer,
     CodedNetwork,
+    Concat,
     Convolution,
     Flatten,
     FloatLayer,
@@ -27,11 +29,20 @@ from apot_export.network import (
     Linear,
     MaxPool,
     Node,
+    PlaneLayer,
     QuantizeActivation,
     Relu,
     ScaleBias,
+    Upsample,
 )
-from apot_export.onnx_export.functions import DOMAIN, DOMAIN_VERSION, STANDARD_OPSET, function
+from apot_export.onnx_export.functions import (
+    DOMAIN,
+    DOMAIN_VERSION,
+    SPLIT,
+    STANDARD_OPSET,
+    function,
+)
+from apot_export.planes import term_values
 
 OPSET = STANDARD_OPSET
 IR_VERSION = 10
@@ -58,14 +69,14 @@ def build_model(
     Raises:
         BoundError: A layer's accumulator cannot be proven exact.
     """
-    bounds = require_exact_in_float32(network)
-    graph = _Graph(network)
+    proofs = prove(network)
+    graph = _Graph(network, proofs)
     for node in network.nodes:
         graph.add(node)
     producer, _, version = tool.partition(" ")
     model: onnx.ModelProto = helper.make_model(
         graph.proto(name),
-        functions=[function(operator) for operator in sorted(graph.operators)],
+        functions=[function(*operator) for operator in sorted(graph.operators)],
         opset_imports=[
             helper.make_opsetid("", STANDARD_OPSET),
             helper.make_opsetid(DOMAIN, DOMAIN_VERSION),
@@ -74,7 +85,12 @@ def build_model(
         producer_name=producer,
         producer_version=version,
     )
-    properties = {**metadata, "largest_accumulator_bound": str(max(bounds.values(), default=0))}
+    properties = {
+        **metadata,
+        "largest_accumulator_bound": str(
+            max((proof.bound for proof in proofs.values()), default=0)
+        ),
+    }
     helper.set_model_props(model, properties)
     return model
 
@@ -87,11 +103,13 @@ def serialise(model: onnx.ModelProto) -> bytes:
 @dataclass
 class _Graph:
     network: CodedNetwork
+    proofs: Mapping[str, Proof]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
     """Element type of every value that is not float32."""
-    operators: set[str] = field(default_factory=set)
+    operators: set[tuple[str, str]] = field(default_factory=set)
+    """Operators in use and their overloads."""
 
     def add(self, node: Node) -> None:
         operation = node.operation
@@ -113,6 +131,25 @@ class _Graph:
             self._standard("Flatten", inputs, output, axis=1)
         elif isinstance(operation, GlobalAveragePool):
             self._standard("GlobalAveragePool", inputs, output)
+        elif isinstance(operation, Clip):
+            limits = [
+                self._initializer(f"clip_{limit:g}", np.array(limit, dtype=np.float32))
+                for limit in (operation.minimum, operation.maximum)
+            ]
+            self._standard("Clip", [*inputs, *limits], output)
+        elif isinstance(operation, Concat):
+            self._standard("Concat", inputs, output, axis=1)
+        elif isinstance(operation, Upsample):
+            scales = np.array([1, 1, *operation.scale], dtype=np.float32)
+            name = self._initializer(f"{node.name}.scales", scales)
+            self._standard(
+                "Resize",
+                [*inputs, "", name],
+                output,
+                mode="nearest",
+                coordinate_transformation_mode="asymmetric",
+                nearest_mode="floor",
+            )
         elif isinstance(operation, MaxPool):
             self._standard(
                 "MaxPool",
@@ -173,8 +210,8 @@ class _Graph:
                 "group": operation.groups,
             }
         kind = "Conv" if isinstance(operation, Convolution) else "Gemm"
-        if isinstance(layer, FloatLayer):
-            weights = self._initializer(f"{layer.name}.weight", layer.weight)
+        if not isinstance(layer, CodedLayer):
+            weights = self._float_weights(layer)
             if kind == "Gemm":
                 attributes["transB"] = 1
             self._standard(kind, [*inputs, weights], output, **attributes)
@@ -184,7 +221,53 @@ class _Graph:
             self._apot(f"Integer{kind}", [*inputs, weights], output, **attributes)
         else:
             self.types[node.name] = TensorProto.INT32
-            self._apot(f"Shift{kind}", [*inputs, weights], output, **attributes)
+            split = self.proofs[layer.name].split
+            overload = SPLIT if split else ""
+            if split:
+                attributes |= {"low_values": float(1 << split), "low_scale": 1 << split}
+            self._apot(f"Shift{kind}", [*inputs, weights], output, overload, **attributes)
+
+    def _float_weights(self, layer: PlaneLayer | FloatLayer) -> str:
+        """Add what makes a layer's float weights: an initializer, or the node that decodes planes."""
+        if isinstance(layer, FloatLayer):
+            return self._initializer(f"{layer.name}.weight", layer.weight)
+        weights = f"{layer.name}.decoded_weights"
+        if f"{layer.name}.planes" in self.initializers:
+            return weights
+        planes = layer.planes
+        if planes.terms is None:
+            coordinates = self._initializer(f"{layer.name}.coordinates", planes.coordinates)
+        else:
+            coordinates = f"{layer.name}.coordinates"
+            values = term_values(np.arange(256, dtype=np.uint8)).astype(np.float32)
+            terms = [
+                self._initializer(f"{layer.name}.terms", planes.terms),
+                self._initializer("term_values", values),
+            ]
+            self._apot("SumTerms", terms, coordinates)
+        out, channels = layer.shape[:2]
+        positions = math.prod(layer.shape[2:])
+        grouped = (
+            (out, positions, channels) if planes.position_major else (out, channels, positions)
+        )
+        largest = int(planes.counts.max(initial=0))
+        inputs = [
+            self._initializer(f"{layer.name}.planes", planes.packed),
+            coordinates,
+            self._initializer(f"{layer.name}.counts", planes.counts),
+            self._initializer(f"places_{largest}", np.arange(largest, dtype=np.int64)),
+            self._initializer(f"{layer.name}.grouped_shape", np.array(grouped, dtype=np.int64)),
+            self._initializer(f"{layer.name}.shape", np.array(layer.shape, dtype=np.int64)),
+        ]
+        self._apot(
+            "DecodePlanes",
+            inputs,
+            weights,
+            group_size=planes.group_size,
+            position_major=int(planes.position_major),
+            order=[0, 2, 1] if planes.position_major else [0, 1, 2],
+        )
+        return weights
 
     def _decoded(self, layer: CodedLayer) -> str:
         """Add the node that decodes a layer's packed codes, once."""
@@ -229,8 +312,8 @@ class _Graph:
         if table.max() >= 1 << 16:
             level_type = np.int32
         self.types[node.name] = helper.np_dtype_to_tensor_dtype(np.dtype(level_type))
-        last = 2 * quantizer.codebook.denominator
-        digest = f"{quantizer.codebook.bits}_{_table_digest(quantizer.codebook):08x}"
+        last = quantizer.last_index
+        digest = f"{quantizer.codebook.bits}_{_table_digest(quantizer.codebook):08x}_{last}"
         self._apot(
             "QuantizeActivation",
             [
@@ -256,11 +339,15 @@ class _Graph:
                 del self.initializers[name].dims[:]
         return name
 
-    def _apot(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
-        self.operators.add(operator)
-        self.nodes.append(
-            helper.make_node(operator, inputs, [output], name=output, domain=DOMAIN, **attributes)
+    def _apot(
+        self, operator: str, inputs: list[str], output: str, overload: str = "", **attributes: Any
+    ) -> None:
+        self.operators.add((operator, overload))
+        node = helper.make_node(
+            operator, inputs, [output], name=output, domain=DOMAIN, **attributes
         )
+        node.overload = overload
+        self.nodes.append(node)
 
     def _standard(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))

@@ -9,6 +9,7 @@ import numpy as np
 
 from apot_export.network import (
     AveragePool,
+    Clip,
     CodedLayer,
     CodedNetwork,
     Convolution,
@@ -16,8 +17,10 @@ from apot_export.network import (
     Linear,
     MaxPool,
     Node,
+    PlaneLayer,
     QuantizeActivation,
     ScaleBias,
+    Upsample,
 )
 from apot_export.packfile._json import LARGEST_INTEGER
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 _FLOAT = "float32 values"
 _ACCUMULATORS = "accumulators"
+_SPATIAL = (MaxPool, AveragePool, GlobalAveragePool, Upsample)
 
 
 def require_well_formed(network: CodedNetwork, tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -98,8 +102,10 @@ def _check_geometry(network: CodedNetwork, node: Node) -> None:
         network.layers[operation.layer].shape[0] % operation.groups
     ):
         raise ValueError(f"{node.name}: {operation.groups} groups do not divide the outputs")
-    if isinstance(operation, (MaxPool, AveragePool, GlobalAveragePool)) and rank != 3:  # noqa: PLR2004 - C, H, W
+    if isinstance(operation, _SPATIAL) and rank != 3:  # noqa: PLR2004 - C, H, W
         raise ValueError(f"{node.name}: pools an input without height and width")
+    if isinstance(operation, Clip) and not operation.minimum <= operation.maximum:
+        raise ValueError(f"{node.name}: clips to an empty range")
     if isinstance(operation, MaxPool) and any(
         padding >= kernel
         for padding, kernel in zip(operation.padding, operation.kernel, strict=True)
@@ -110,7 +116,11 @@ def _check_geometry(network: CodedNetwork, node: Node) -> None:
 def _check_names(network: CodedNetwork, tensors: Mapping[str, NDArray[Any]]) -> None:
     named: set[str] = set()
     for name, layer in network.layers.items():
-        parts = ("codes", "values") if isinstance(layer, CodedLayer) else ("weight",)
+        parts: tuple[str, ...] = ("weight",)
+        if isinstance(layer, CodedLayer):
+            parts = ("codes", "values")
+        elif isinstance(layer, PlaneLayer):
+            parts = ("planes", "counts", "coordinates" if layer.planes.terms is None else "terms")
         named.update(f"{name}.{part}" for part in parts)
     for node in network.nodes:
         if isinstance(node.operation, ScaleBias):

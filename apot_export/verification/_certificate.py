@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from apot_export.network import CodedLayer, CodedNetwork, Layer
+from apot_export.network import CodedLayer, CodedNetwork, Layer, PlaneLayer
+from apot_export.planes import ungrouped
 from apot_export.torch_layers import QuantizedLayer
 from apot_export.verification._report import WeightCertificate
 
@@ -72,6 +73,8 @@ def _compare_layer(
     decoded = layer.weights()
     if decoded.shape != expected.shape or model_weights[name].shape != expected.shape:
         return f"{name}: shape {decoded.shape} instead of {expected.shape}"
+    if isinstance(layer, PlaneLayer):
+        return _compare_planes(layer, decoded, expected, model_weights[name])
     differs = decoded.view(np.uint32) != expected.view(np.uint32)
     if differs.any():
         return f"{name}: {_first(differs, decoded, expected)} in the packed file"
@@ -80,6 +83,29 @@ def _compare_layer(
     if differs.any():
         return f"{name}: {_first(differs, model_weights[name], levels)} in the ONNX model"
     return _compare_constants(layer, threshold)
+
+
+def _compare_planes(
+    layer: PlaneLayer,
+    decoded: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    in_model: NDArray[Any],
+) -> str | None:
+    """Compare sums of scaled sign vectors, whose last bits depend on the order of addition.
+
+    Each side adds the same float32 products, so they differ by at most one unit roundoff of the sum
+    of magnitudes per addition.
+    """
+    planes = layer.planes
+    scaled = np.abs(np.append(planes.coordinates, np.float32(0)).astype(np.float64))
+    magnitudes = scaled[planes.slots].sum(axis=1)
+    groups = np.repeat((planes.counts * magnitudes)[:, None], planes.group_size, axis=1)
+    allowed = ungrouped(groups, planes.shape, position_major=planes.position_major) * 2.0**-23
+    for side, weights in (("packed file", decoded), ("ONNX model", in_model)):
+        differs = ~(np.abs(weights.astype(np.float64) - expected) <= allowed)
+        if differs.any():
+            return f"{layer.name}: {_first(differs, weights, expected)} in the {side}"
+    return None
 
 
 def _compare_constants(layer: Layer, threshold: torch.Tensor | None) -> str | None:

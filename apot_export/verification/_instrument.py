@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import TensorProto, helper
 
 from apot_export.errors import ExportError
 
-DECODED_SUFFIX = ".levels_of_weights"
-"""What the export calls the value of a layer's decoded weights."""
+_DECODED_SUFFIXES = (".levels_of_weights", ".decoded_weights")
+"""What the export calls the value of a layer's decoded weights: integers, or floats."""
+
+_DECODERS = ("DecodeWeights", "DecodePlanes", "SumTerms")
 
 
 def parse_model(data: bytes) -> onnx.ModelProto:
@@ -54,17 +56,22 @@ def float_weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
 def decoder_model(model: onnx.ModelProto) -> bytes | None:
     """Return a model of the weight decoders alone, or None where nothing is decoded.
 
-    Its outputs are the integer weights of every coded layer, named after their values.
+    Its outputs are the weights of every coded layer, integers or floats, named after their values.
     """
-    decoders = [node for node in model.graph.node if node.op_type == "DecodeWeights"]
+    decoders = [node for node in model.graph.node if node.op_type in _DECODERS]
     if not decoders:
         return None
     used = {name for node in decoders for name in node.input}
     tables = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     outputs = [
         # DecodeWeights looks levels up in its fifth input, so it returns that input's type.
-        helper.make_tensor_value_info(node.output[0], tables[node.input[4]], None)
+        helper.make_tensor_value_info(
+            node.output[0],
+            tables[node.input[4]] if node.op_type == "DecodeWeights" else TensorProto.FLOAT,
+            None,
+        )
         for node in decoders
+        if node.output[0].endswith(_DECODED_SUFFIXES)
     ]
     graph = helper.make_graph(
         decoders,
@@ -75,7 +82,7 @@ def decoder_model(model: onnx.ModelProto) -> bytes | None:
     )
     reduced = helper.make_model(
         graph,
-        functions=[function for function in model.functions if function.name == "DecodeWeights"],
+        functions=[function for function in model.functions if function.name in _DECODERS],
         opset_imports=list(model.opset_import),
         ir_version=model.ir_version,
     )
@@ -84,4 +91,9 @@ def decoder_model(model: onnx.ModelProto) -> bytes | None:
 
 def by_layer(decoded: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Rename the decoders' outputs to their layers."""
-    return {name.removesuffix(DECODED_SUFFIX): array for name, array in decoded.items()}
+    renamed = {}
+    for name, array in decoded.items():
+        for suffix in _DECODED_SUFFIXES:
+            name = name.removesuffix(suffix)  # noqa: PLW2901 - one of them fits
+        renamed[name] = array
+    return renamed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,14 @@ from typing import Any
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from apot_export._version import VERSION
 from apot_export.datasets import Dataset, kind_by_name, kind_for_network
-from apot_export.errors import DatasetError, DeviceError, ExportError
+from apot_export.errors import DatasetError, DeviceError
 from apot_export.export_directory import ONNX_MODEL, PACKED_MODEL, check_files, read_manifest
 from apot_export.network import CodedNetwork
-from apot_export.original import Original, load_original
+from apot_export.original import Original
 from apot_export.packfile import load_packed
 from apot_export.runtime import Placement, measure_placement, open_session
 from apot_export.verification._accuracy import (
@@ -38,6 +38,7 @@ from apot_export.verification._instrument import (
 )
 from apot_export.verification._levels import compare_levels
 from apot_export.verification._oracle import compare_oracle
+from apot_export.verification._rebuild import rebuild_original
 from apot_export.verification._report import (
     AccumulatorComparison,
     LevelComparison,
@@ -59,6 +60,8 @@ def verify(
     dataset: str | None = None,
     data: str | PathLike[str] | None = None,
     checkpoint: str | PathLike[str] | None = None,
+    model: str | None = None,
+    original: nn.Module | None = None,
     device: str = "auto",
     limit: int | None = None,
     batch_size: int | None = None,
@@ -68,9 +71,13 @@ def verify(
 
     Args:
         export: The export directory.
-        dataset: "cifar10", "imagenet" or "digits"; None for the one that fits the network.
+        dataset: "cifar10", "cifar100", "mnist", "imagenet" or "digits"; None for the one that
+            fits the network.
         data: Folder of the images; None for $APOT_EXPORT_DATA or ./data.
         checkpoint: The checkpoint; None for where the manifest says it was.
+        model: Factory of a network of the user's own, which is imported and called; needed again
+            where the export was made with one, so that no code runs unasked.
+        original: The network itself, where the export was made from one.
         device: "auto", "cuda" or "cpu", for both sides.
         limit: Use this many images, spread evenly over the dataset.
         batch_size: Images per batch; None for a size that fits the image.
@@ -84,26 +91,26 @@ def verify(
     check_files(directory, manifest)
     packed = load_packed(directory / PACKED_MODEL).network
     model_bytes = (directory / ONNX_MODEL).read_bytes()
-    model = parse_model(model_bytes)
-    original = _original(directory, manifest, checkpoint)
-    images = _dataset(packed, dataset, data).first(limit)
+    graph = parse_model(model_bytes)
+    source = rebuild_original(directory, manifest, checkpoint, model, original)
+    images = _dataset(packed, source.dialect.name, dataset, data).first(limit)
     chosen = _device(device)
     pixels = math.prod(packed.input_shape)
     size = batch_size or max(1, min(100, _BATCH_PIXELS // pixels))
 
-    weights = certify_weights(original.module, packed, _model_weights(model))
+    weights = certify_weights(source.module, packed, _model_weights(graph))
     few = max(1, min(64, _LEVEL_PIXELS // pixels, len(images)))
     sample, _ = next(images.first(few).batches(few))
     report = progress or (lambda _what, _done, _total: None)
     report("levels", 0, 1)
-    exported = open_session(with_outputs(model), chosen).run_all(sample)
-    levels = compare_levels(original.module, sample, exported)
+    exported = open_session(with_outputs(graph), chosen).run_all(sample)
+    levels = compare_levels(source.module, sample, exported)
     accumulators = compare_oracle(packed, sample[:_ORACLE_IMAGES], exported)
     report("levels", 1, 1)
 
     placement = measure_placement(model_bytes, chosen, sample[:1])
     session = open_session(model_bytes, chosen)
-    module = original.module.to(chosen)
+    module = source.module.to(chosen)
     measured = measure(
         images,
         size,
@@ -128,7 +135,7 @@ def verify(
         levels=levels,
         accumulators=accumulators,
         provider=placement.provider(),
-        settings=_settings(chosen, size, session.options, original),
+        settings=_settings(chosen, size, session.options, source),
         failures=tuple(
             _failures(weights, levels, accumulators, placement, session.provider, measured)
         ),
@@ -138,46 +145,12 @@ def verify(
 # --- what is compared -----------------------------------------------------------------------------
 
 
-def _original(
-    directory: Path, manifest: dict[str, Any], given: str | PathLike[str] | None
-) -> Original:
-    if given is not None:
-        path = Path(given)
-    else:
-        # A symbolic link on the way would make ".." mean another folder than when it was written.
-        path = Path(*_normalised(directory.absolute(), manifest["checkpoint"]["path"]))
-        if not path.is_file():
-            raise ExportError(
-                "The checkpoint that the export was made from is no longer there.",
-                where=str(path),
-                fix="say where it is: --checkpoint FILE",
-            )
-    original = load_original(path, bits=int(manifest["bits"]), method=str(manifest["method"]))
-    if original.checkpoint.sha256 != manifest["checkpoint"]["sha256"]:
-        raise ExportError(
-            "The checkpoint is not the one that the export was made from.",
-            where=str(path),
-            expected=f"SHA-256 {manifest['checkpoint']['sha256']}",
-            got=f"SHA-256 {original.checkpoint.sha256}",
-            fix="name the right file with --checkpoint, or convert this one again",
-        )
-    return original
-
-
-def _normalised(base: Path, relative: str) -> Sequence[str]:
-    parts = list(base.parts)
-    for part in Path(relative).parts:
-        if part == "..":
-            # Above the root lies the root.
-            del parts[max(1, len(parts) - 1) :]
-        elif Path(part).is_absolute():
-            parts = [part]
-        else:
-            parts.append(part)
-    return parts
-
-
-def _dataset(network: CodedNetwork, name: str | None, data: str | PathLike[str] | None) -> Dataset:
+def _dataset(
+    network: CodedNetwork,
+    family: str,
+    name: str | None,
+    data: str | PathLike[str] | None,
+) -> Dataset:
     classes = network.shapes[network.output][0]
     if name is None:
         kind = kind_for_network(network.input_shape, classes)
@@ -190,7 +163,7 @@ def _dataset(network: CodedNetwork, name: str | None, data: str | PathLike[str] 
                 got=f"images {list(kind.input_shape)}, {kind.classes} classes",
                 fix="name the dataset that the network was trained on with --dataset",
             )
-    images = kind.open(None if data is None else Path(data))
+    images = kind.open(None if data is None else Path(data), family)
     if len(images) == 0:
         raise DatasetError("The dataset holds no images.", where=images.root)
     return images
@@ -216,17 +189,13 @@ def _device(device: str) -> str:
 
 def _model_weights(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     """Decode the ONNX model's weights with ONNX Runtime: what the runtime itself will use."""
-    try:
-        weights: dict[str, NDArray[Any]] = dict(float_weights(model))
-        decoders = decoder_model(model)
-    except (LookupError, TypeError, ValueError) as error:
-        raise ExportError(
-            "The ONNX model does not hold what an export's model holds.",
-            got=f"{type(error).__name__}: {error}",
-            fix="convert the checkpoint again",
-        ) from error
+    weights: dict[str, NDArray[Any]] = dict(float_weights(model))
+    decoders = decoder_model(model)
     if decoders is not None:
-        weights |= by_layer(open_session(decoders, "cpu").run_all())
+        session = open_session(decoders, "cpu").session
+        names = [output.name for output in session.get_outputs()]
+        decoded = dict(zip(names, session.run(names, {}), strict=True))
+        weights |= by_layer(decoded)
     return weights
 
 

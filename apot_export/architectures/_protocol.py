@@ -1,0 +1,25 @@
+"""What recognising an architecture gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of a state dict's tensors by key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A recognised network that can be built of plain PyTorch layers."""
+
+    name: str
+    input_shape: tuple[int, int, int]
+    """One image: (channels, height, width)."""
+    first: str
+    """Name of the first convolution, whose weights have 8 bits in the families that quantize."""
+    last: str
+    """Name of the last linear layer, likewise."""
+    build: Callable[[], nn.Module]

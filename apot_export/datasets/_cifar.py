@@ -1,0 +1,153 @@
+"""CIFAR-10 and CIFAR-100: the test half as published, or images in class folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torchvision import datasets as torchvision_datasets
+
+from apot_export.datasets._dataset import Dataset, DatasetKind, Normalisation
+from apot_export.datasets._folders import (
+    candidate_roots,
+    class_folder_images,
+    missing,
+    read_image,
+)
+from apot_export.errors import DatasetError
+
+_IMAGE_SHAPE = (32, 32, 3)
+_NORMALISATION = Normalisation(mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262))
+_ALQ_NORMALISATION = Normalisation(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
+_SHOWN_NAMES = 5
+_CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
+_CIFAR100_CLASSES = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+    camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
+    cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp
+    lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom
+    oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake
+    spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
+    train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+
+
+class _Cifar10TestHalf(torchvision_datasets.CIFAR10):  # type: ignore[misc]
+    """CIFAR-10 of which only the test batch has to be there; its MD5 is checked before reading."""
+
+    train_list: list[Any] = []  # noqa: RUF012 - the base class declares it so
+
+
+class _Cifar100TestHalf(torchvision_datasets.CIFAR100):  # type: ignore[misc]
+    """CIFAR-100, likewise."""
+
+    train_list: list[Any] = []  # noqa: RUF012 - likewise
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Variant:
+    """What tells CIFAR-10 from CIFAR-100."""
+
+    name: str
+    title: str
+    folders: tuple[str, ...]
+    """Names under which users keep it."""
+    batches: Any
+    """torchvision's class for it."""
+    classes: tuple[str, ...]
+
+    def open(self, data: Path | None, family: str | None) -> Dataset:
+        """Open the first folder that holds it."""
+        # The small VGG of the ALQ code, on CIFAR-10, is the only network with values of its own.
+        special = family == "alq" and self.name == "cifar10"
+        normalisation = _ALQ_NORMALISATION if special else _NORMALISATION
+        roots = candidate_roots(data, self.folders)
+        for root in roots:
+            if (root / self.batches.base_folder).is_dir():
+                return self._published(root, normalisation)
+            found = class_folder_images(root)
+            unknown = [name for name in found if self._label(name) is None]
+            if found and not unknown:
+                return self._class_folders(root, found, normalisation)
+            if found and root == data:
+                raise DatasetError(
+                    f"The folder holds classes that {self.title} does not have.",
+                    where=str(root),
+                    expected=", ".join(self.classes[:10]) + (", ..." * (len(self.classes) > 10)),  # noqa: PLR2004 - a line's worth
+                    got=", ".join(unknown[:_SHOWN_NAMES]),
+                )
+        raise missing(
+            self.title,
+            roots,
+            f"{self.batches.base_folder} (torchvision's layout), "
+            f"or folders named after the classes or their numbers",
+        )
+
+    def _label(self, folder: str) -> int | None:
+        """Return the class that a folder is named after, by name or number."""
+        if folder in self.classes:
+            return self.classes.index(folder)
+        if folder.isascii() and folder.isdecimal() and int(folder) < len(self.classes):
+            return int(folder)
+        return None
+
+    def _published(self, root: Path, normalisation: Normalisation) -> Dataset:
+        try:
+            raw = self.batches(root=str(root), train=False, download=False)
+        except RuntimeError as error:
+            files = [name for name, _ in self.batches.test_list] + [self.batches.meta["filename"]]
+            raise DatasetError(
+                f"The {self.title} test batch is missing or damaged.",
+                where=str(root / self.batches.base_folder),
+                expected=" and ".join(files) + " as published",
+                got=str(error).splitlines()[0],
+            ) from error
+        pixels: NDArray[np.uint8] = raw.data
+        return Dataset(
+            name=self.name,
+            root=str(root),
+            labels=np.asarray(raw.targets, dtype=np.int64),
+            load=lambda index: normalisation(pixels[index]),
+        )
+
+    def _class_folders(
+        self, root: Path, found: dict[str, list[Path]], normalisation: Normalisation
+    ) -> Dataset:
+        paths = [path for images in found.values() for path in images]
+        labels = [self._label(name) for name, images in found.items() for _ in images]
+
+        def load(index: int) -> NDArray[np.float32]:
+            pixels = np.asarray(read_image(paths[index]), dtype=np.uint8)
+            if pixels.shape != _IMAGE_SHAPE:
+                raise DatasetError(
+                    "An image does not have CIFAR's size.",
+                    where=str(paths[index]),
+                    expected="32 x 32",
+                    got=f"{pixels.shape[1]} x {pixels.shape[0]}",
+                )
+            return normalisation(pixels)
+
+        return Dataset(name=self.name, root=str(root), labels=np.array(labels, np.int64), load=load)
+
+
+_CIFAR10 = _Variant(
+    name="cifar10",
+    title="CIFAR-10",
+    folders=("cifar10", "cifar-10", "CIFAR10"),
+    batches=_Cifar10TestHalf,
+    classes=tuple(_CIFAR10_CLASSES.split()),
+)
+_CIFAR100 = _Variant(
+    name="cifar100",
+    title="CIFAR-100",
+    folders=("cifar100", "cifar-100", "CIFAR100"),
+    batches=_Cifar100TestHalf,
+    classes=tuple(_CIFAR100_CLASSES.split()),
+)
+
+CIFAR10 = DatasetKind(name="cifar10", input_shape=(3, 32, 32), classes=10, opener=_CIFAR10.open)
+CIFAR100 = DatasetKind(name="cifar100", input_shape=(3, 32, 32), classes=100, opener=_CIFAR100.open)

@@ -1,0 +1,142 @@
+"""Reading the layers of FORMAT.md, section 2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apot_export.bitpack import unpack
+from apot_export.codebook import MAXIMUM_LEVEL, Codebook, storage_bytes
+from apot_export.layers import (
+    ActivationQuantizer,
+    CodedLayer,
+    FloatLayer,
+    Layer,
+    PlaneLayer,
+)
+from apot_export.packfile import _json
+from apot_export.planes import Planes, summed_terms
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+def read_codebook(description: Any) -> Codebook:
+    """Read a codebook."""
+    where = "codebooks"
+    tables, denominator, signed = _json.fields(
+        where, description, "tables", "denominator", "signed"
+    )
+    return Codebook(
+        tables=tuple(
+            _json.integers(where, table, least=-MAXIMUM_LEVEL, most=MAXIMUM_LEVEL)
+            for table in _json.array(where, tables)
+        ),
+        denominator=_json.integer(where, denominator),
+        signed=_json.boolean(where, signed),
+    )
+
+
+def read_layer(name: str, description: Any, codebooks: list[Codebook], tensors: Tensors) -> Layer:
+    """Read a layer."""
+    if _json.mapping(name, description).get("kind") == "float":
+        _json.fields(name, description, "kind")
+        return FloatLayer(name=name, weight=read_tensor(tensors, f"{name}.weight", "<f4"))
+    if _json.mapping(name, description).get("kind") == "planes":
+        return PlaneLayer(name=name, planes=_planes(name, description, tensors))
+    kind, extents, book, step, alpha, activation = _json.fields(
+        name, description, "kind", "shape", "codebook", "step", "alpha", "activation"
+    )
+    if kind != "coded":
+        raise ValueError(f"{name}: unknown kind {kind!r}")
+    codebook = _chosen(name, codebooks, book)
+    shape = _json.integers(name, extents, least=1)
+    packed = read_tensor(tensors, f"{name}.codes", "u1", storage_bytes(shape, codebook.bits))
+    count = math.prod(shape)
+    tail = (count - 1) % 8 + 1
+    unpack(packed[(count - tail) * codebook.bits // 8 :], codebook.bits, tail)  # zero filling bits
+    return CodedLayer(
+        name=name,
+        shape=shape,
+        packed=packed,
+        codebook=codebook,
+        step=_json.number(name, step),
+        values=read_tensor(tensors, f"{name}.values", "<f4", 1 << codebook.bits),
+        alpha=None if alpha is None else _json.number(name, alpha),
+        activation=None if activation is None else _activation(name, activation, codebooks),
+    )
+
+
+def _planes(name: str, description: Any, tensors: Tensors) -> Planes:
+    _, extents, size, position_major, number, width, summands = _json.fields(
+        name,
+        description,
+        "kind",
+        "shape",
+        "group_size",
+        "position_major",
+        "bases",
+        "count_bits",
+        "terms",
+    )
+    shape = _json.integers(name, extents, least=1)
+    group_size = _json.integer(name, size, least=1)
+    bases = _json.integer(name, number, least=0)
+    count_bits = _json.integer(name, width, least=1, most=8)
+    columns = _json.integer(name, summands, least=0)
+    groups, rest = divmod(math.prod(shape), group_size)
+    if rest:
+        raise ValueError(f"{name}: groups of {group_size} do not divide {list(shape)}")
+    packed_counts = read_tensor(tensors, f"{name}.counts", "u1", (groups * count_bits + 7) // 8)
+    counts = unpack(packed_counts, count_bits, groups).astype(np.uint8)
+    if int(counts.sum(dtype=np.int64)) != bases:
+        raise ValueError(f"{name}: {int(counts.sum(dtype=np.int64))} bases counted, not {bases}")
+    packed = read_tensor(tensors, f"{name}.planes", "u1", (bases * group_size + 7) // 8)
+    unpack(packed[-1:], 1, bases * group_size - (packed.size - 1) * 8 if packed.size else 0)
+    terms = None
+    if columns:
+        terms = read_tensor(tensors, f"{name}.terms", "u1")
+        if terms.shape != (bases, columns):
+            raise ValueError(f"{name}: terms {list(terms.shape)}")
+        coordinates = summed_terms(terms)
+    else:
+        coordinates = read_tensor(tensors, f"{name}.coordinates", "<f4", bases)
+    return Planes(
+        shape=shape,
+        group_size=group_size,
+        position_major=_json.boolean(name, position_major),
+        counts=counts,
+        packed=packed,
+        coordinates=coordinates,
+        terms=terms,
+    )
+
+
+def _activation(name: str, description: Any, codebooks: list[Codebook]) -> ActivationQuantizer:
+    book, alpha, steps = _json.fields(name, description, "codebook", "alpha", "input_denominator")
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = np.float32(_json.number(name, alpha))
+    codebook = _chosen(name, codebooks, book)
+    input_steps = _json.integer(name, steps, least=1, most=MAXIMUM_LEVEL)
+    return ActivationQuantizer(
+        codebook=codebook,
+        alpha=rounded,
+        input_denominator=None if input_steps == codebook.denominator else input_steps,
+    )
+
+
+def _chosen(name: str, codebooks: list[Codebook], index: Any) -> Codebook:
+    return codebooks[_json.integer(name, index, most=len(codebooks) - 1)]
+
+
+def read_tensor(tensors: Tensors, name: str, dtype: str, size: int | None = None) -> NDArray[Any]:
+    """Return a tensor of the stated type and size."""
+    tensor = tensors[name]
+    if tensor.dtype != np.dtype(dtype) or (size is not None and tensor.shape != (size,)):
+        raise ValueError(f"{name}: {tensor.dtype} {list(tensor.shape)} is not what it must be")
+    if tensor.dtype != np.uint8 and not np.isfinite(tensor).all():
+        raise ValueError(f"{name}: values that are not finite")
+    return tensor

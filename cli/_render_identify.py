@@ -1,0 +1,114 @@
+"""What a checkpoint is, as people read it in a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from ._render import _console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from apot_export.identify import Candidate, Identification, Measurement, Named
+
+_MORE_IMAGES = 10
+"""How many times as many images are suggested where those that were seen do not decide."""
+
+
+def print_identification(found: Identification) -> None:
+    """Show what a checkpoint says of itself and, if it was measured, the ranking."""
+    console = _console()
+    console.print(
+        f"{found.checkpoint}: {found.architecture}, family {found.family}",
+        style="bold",
+        soft_wrap=True,
+    )
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row(Text("the names say", "dim"), _named(found.named))
+    unknown = "; ".join(found.unknown) or "nothing that conversion needs"
+    facts.add_row(Text("not in the file", "dim"), unknown)
+    console.print(facts)
+    if found.measurement is not None:
+        _print_measurement(console, found.measurement)
+    elif found.unknown:
+        console.print("With labelled images the candidates are ranked: --dataset NAME --data PATH.")
+
+
+def _named(named: Named) -> str:
+    bits = "no bit-width" if named.bits is None else f"{named.bits} bits ({named.bits_from})"
+    method = "no level set" if named.method_from == "default" else named.method
+    source = "" if named.method_from == "default" else f" ({named.method_from})"
+    grid = "" if named.grid is None else f", {named.grid} grid (folder name)"
+    return f"{bits}, {method}{source}{grid}"
+
+
+def _print_measurement(console: Console, measurement: Measurement) -> None:
+    console.print()
+    console.print(
+        f"{measurement.images:,} of {measurement.available:,} images of {measurement.dataset}, "
+        f"best first",
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("hypothesis")
+    table.add_column("top-1", justify="right")
+    table.add_column("loss", justify="right")
+    table.add_column("", no_wrap=True)
+    kept = [candidate for candidate in measurement.candidates if not candidate.dropped]
+    for number, candidate in enumerate(kept):
+        table.add_row(
+            " = ".join(map(str, candidate.hypotheses)),
+            f"{candidate.top1:.2%}",
+            f"{candidate.loss:.4f}",
+            _remark(candidate, is_best=number == 0),
+            style="bold" if number == 0 else "",
+        )
+    console.print(table)
+    _print_dropped(console, measurement)
+    _print_verdict(console, measurement)
+
+
+def _remark(candidate: Candidate, *, is_best: bool) -> str:
+    remarks = ["best"] if is_best else ["not told apart from the best"] if candidate.tied else []
+    if candidate.named:
+        remarks.append("what the names say")
+    return ", ".join(remarks)
+
+
+def _print_dropped(console: Console, measurement: Measurement) -> None:
+    dropped = [candidate for candidate in measurement.candidates if candidate.dropped]
+    if dropped:
+        best = max(dropped, key=lambda candidate: candidate.top1)
+        console.print(
+            f"{len(dropped)} more were hopeless and dropped early; the best of them: "
+            f"{best.hypotheses[0]}, top-1 {best.top1:.2%} on {best.images:,} images."
+        )
+        for candidate in dropped:
+            if candidate.named:
+                console.print(
+                    f"What the names say is among these: {candidate.hypotheses[0]}, "
+                    f"top-1 {candidate.top1:.2%}.",
+                    style="bold yellow",
+                )
+
+
+def _print_verdict(console: Console, measurement: Measurement) -> None:
+    if len(measurement.candidates) == 1:
+        return
+    tied = measurement.tied
+    best = tied[0].hypotheses[0]
+    if len(tied) == 1:
+        console.print(Text(f"The images speak for {best}.", "bold"))
+    else:
+        console.print(Text(f"The images do not decide: {len(tied)} cannot be told apart.", "bold"))
+    console.print(
+        "Told apart: a paired test on the same images, sign test of top-1 or mean difference of "
+        "the loss, speaks for the best beyond three standard errors, and none against it."
+    )
+    if len(tied) > 1 and measurement.images < measurement.available:
+        more = min(measurement.available, measurement.images * _MORE_IMAGES)
+        console.print(f"More images may decide: --limit {more}.")
+    console.print("Nothing was changed: convert takes bits and level set from names or options.")

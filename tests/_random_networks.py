@@ -1,0 +1,79 @@
+"""Checkpoints of every architecture: random weights, thresholds and calibrated batch-norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from apot_export.architectures.lenet import LeNet5
+from apot_export.architectures.mobilenet_v2 import MobileNetV2
+from apot_export.architectures.resnet import Design, ResNet
+from apot_export.architectures.vgg import SmallVgg
+
+
+def resnet(
+    blocks: tuple[int, ...], image: tuple[int, int, int], width: int, *, bottleneck: bool = False
+) -> Callable[[], nn.Module]:
+    """Return the constructor of a ResNet with ten classes."""
+    design = Design(blocks=blocks, bottleneck=bottleneck, width=width, image=image, classes=10)
+    return lambda: ResNet(design)
+
+
+CIFAR, MNIST, IMAGENET = (3, 32, 32), (1, 28, 28), (3, 224, 224)
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
+    "ResNet-20 (CIFAR)": (resnet((3, 3, 3), CIFAR, 16), CIFAR),
+    "ResNet-56 (CIFAR)": (resnet((9, 9, 9), CIFAR, 16), CIFAR),
+    "ResNet-110 (CIFAR)": (resnet((18, 18, 18), CIFAR, 16), CIFAR),
+    "ResNet-164 (CIFAR)": (resnet((18, 18, 18), CIFAR, 16, bottleneck=True), CIFAR),
+    "ResNet-14 (MNIST)": (resnet((2, 1, 1, 2), MNIST, 16), MNIST),
+    "ResNet-50 (MNIST)": (resnet((3, 4, 6, 3), MNIST, 16, bottleneck=True), MNIST),
+    "ResNet-34 (ImageNet)": (resnet((3, 4, 6, 3), IMAGENET, 64), IMAGENET),
+    "ResNet-50 (ImageNet)": (resnet((3, 4, 6, 3), IMAGENET, 64, bottleneck=True), IMAGENET),
+    "ResNet-101 (ImageNet)": (resnet((3, 4, 23, 3), IMAGENET, 64, bottleneck=True), IMAGENET),
+    "ResNet-152 (ImageNet)": (resnet((3, 8, 36, 3), IMAGENET, 64, bottleneck=True), IMAGENET),
+    "MobileNetV2": (lambda: MobileNetV2(10), IMAGENET),
+    "VGG-small": (lambda: SmallVgg(10), CIFAR),
+    "LeNet5": (LeNet5, MNIST),
+}
+_FIRST_AND_LAST = ("conv1", "features.0", "features.0.0")
+
+
+def write_checkpoint(
+    path: Path, name: str, family: str, *, images: int = 2, seed: int = 0
+) -> torch.Tensor:
+    """Write a checkpoint of a family and return images for it, float32 [images, C, H, W].
+
+    `family` is "apot-v1", "apot-v2", "nonzero" or "full-precision".
+    """
+    torch.manual_seed(seed)
+    build, shape = NETWORKS[name]
+    module = build()
+    batch = torch.randn(max(images, 4), *shape)
+    for layer in module.modules():
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            layer.momentum = None
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias, 0.0, 0.3)
+    module.train()
+    with torch.no_grad():
+        module(batch)
+    state = dict(module.state_dict())
+    quantized = {
+        key: layer
+        for key, layer in module.named_modules()
+        if isinstance(layer, nn.Conv2d) and key not in _FIRST_AND_LAST
+    }
+    if family != "full-precision":
+        for key in quantized:
+            weight_alpha = 1.5 + torch.rand(())
+            prefix = "weight_alpha" if family == "apot-v2" else "weight_quant.wgt_alpha"
+            state[f"{key}.{prefix}"] = weight_alpha
+            state[f"{key}.act_alpha"] = 1.0 + torch.rand(())
+            if family == "nonzero":
+                state[f"{key}.factorW"] = torch.tensor(0.0)
+                state[f"{key}.factorA"] = torch.tensor(0.0)
+    torch.save({"epoch": 1, "state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
+    return batch[:images]
