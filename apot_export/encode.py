@@ -33,6 +33,7 @@ from apot_export.network import (
     SourceNetwork,
     WeightQuantizer,
 )
+from apot_export.signs import require_inputs_that_codes_hold
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +54,9 @@ def encode_network(source: SourceNetwork, *, alpha_terms: int = 0) -> CodedNetwo
     Raises:
         WeightError: A layer has weights or thresholds that cannot be quantized.
         CodebookError: A layer's integers do not fit a code.
+        CaptureError: A layer whose levels go below 0 with its input has an input that may.
     """
+    require_inputs_that_codes_hold(source)
     layers = {
         name: encode_layer(layer, alpha_terms=alpha_terms) for name, layer in source.layers.items()
     }

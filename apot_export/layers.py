@@ -121,6 +121,8 @@ class SourceLayer:
     bias: NDArray[np.float32] | None = None
     activation: ActivationQuantizer | None = None
     """Quantizer of the layer's input; None where the input stays float."""
+    passes_negative_inputs: bool = False
+    """Whether training let inputs below 0 pass, as levels below 0 that no code has."""
 
 
 # --- as codes -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from apot_export import architectures
 from apot_export.capture import capture
 from apot_export.encode import encode_network
-from apot_export.errors import RecognitionError
+from apot_export.errors import CaptureError, RecognitionError
 from apot_export.network import CodedLayer
 from apot_export.onnx_export import build_model, serialise
 from apot_export.original import load_original
@@ -107,6 +107,42 @@ def test_full_precision(name: str, tmp_path: Path) -> None:
     path = tmp_path / "network_32bit.pth.tar"
     images = write_checkpoint(path, name, "full-precision", images=1)
     check(path, images.numpy(), Choices())
+
+
+def test_signed_activations_are_clipped_where_training_clipped_and_refused_elsewhere(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "network.pth.tar"
+    for family, method in (("apot-v1", "apot"), ("apot-v2", "uniform"), ("apot-v1", "uniform")):
+        write_checkpoint(path, "MobileNetV2", family)
+        original = load_original(path, Choices(bits=8 if method == "uniform" else 4, method=method))
+        source = capture(original.module, original.architecture.input_shape)
+        if (family, method) != ("apot-v1", "uniform"):
+            encode_network(source)
+            continue
+        with pytest.raises(CaptureError, match="may be negative") as caught:
+            encode_network(source)
+        assert caught.value.where == "features.2.conv.0.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("ResNet-20 (CIFAR)", "fc.weight"),
+        ("ResNet-50 (ImageNet)", "conv1.weight"),
+        ("MobileNetV2", "classifier.1.weight"),
+        ("VGG-small", "classifier.6.weight"),
+        ("LeNet5", "features.0.weight"),
+    ],
+)
+def test_what_is_unknown_is_compared_with_what_is_known(name: str, missing: str) -> None:
+    shapes = {key: tuple(value.shape) for key, value in NETWORKS[name][0]().state_dict().items()}
+    del shapes[missing]
+    shapes["added.weight"] = (3,)
+    with pytest.raises(RecognitionError, match="no known architecture") as caught:
+        architectures.recognise(shapes)
+    assert f"{name} comes closest" in caught.value.what
+    assert caught.value.got == f"for {name} {missing} (missing); added.weight (unknown)"
 
 
 def test_block_numbers_beyond_the_tensors_of_a_file_describe_no_network() -> None:

@@ -22,6 +22,7 @@ ROOMS = (
     "network",
     # floor 1
     "bounds",
+    "signs",
     "encode_planes",
     "encode",
     "reference",

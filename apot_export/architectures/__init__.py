@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from apot_export.architectures import lenet, mobilenet_v2, resnet, vgg
+from apot_export.architectures._closest import closest
 from apot_export.architectures._protocol import Architecture, Shapes
 from apot_export.errors import RecognitionError
 from apot_export.quantization import Quantization
@@ -34,10 +35,12 @@ def recognise(shapes: Shapes) -> Architecture:
         found = recogniser(shapes)
         if found is not None:
             return found
+    name, missing, others = closest(shapes)
+    shown = [_some(keys, remark) for keys, remark in ((missing, "missing"), (others, "unknown"))]
     raise RecognitionError(
-        "The checkpoint's keys describe no known architecture.",
+        f"The checkpoint's keys describe no known architecture; {name} comes closest.",
         expected="a ResNet (conv1, layer1, ..., fc), MobileNetV2, VGG or LeNet5 of the field",
-        got=", ".join(list(shapes)[:_SHOWN_KEYS]),
+        got=f"for {name} {shown[0]}; {shown[1]}",
         fix="check that the file holds the state dict of one of these networks, "
         "or name its constructor with --model PACKAGE.MODULE:FACTORY",
     )
@@ -111,6 +114,8 @@ def _require_equal_keys(name: str, expected: Shapes, got: Shapes) -> None:
 
 
 def _some(keys: list[str], remark: str) -> str:
+    if not keys:
+        return f"nothing ({remark})"
     more = f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
     return f"{', '.join(keys[:_SHOWN_KEYS])}{more} ({remark})"
 

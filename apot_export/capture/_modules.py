@@ -129,7 +129,12 @@ def _source_layer(path: str, module: nn.Conv2d | nn.Linear) -> SourceLayer:
             input_denominator=activation_rule.input_denominator,
         )
         return SourceLayer(
-            name=path, weight=weight, quantizer=quantizer, bias=bias, activation=activation
+            name=path,
+            weight=weight,
+            quantizer=quantizer,
+            bias=bias,
+            activation=activation,
+            passes_negative_inputs=activation_rule.passes_negative_inputs,
         )
     eight_bit = isinstance(module, (FirstConv2d, LastLinear))
     return SourceLayer(

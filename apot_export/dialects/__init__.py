@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import SequenceMatcher
 
 from apot_export.dialects._protocol import Dialect
 from apot_export.dialects.alq import Alq
@@ -28,9 +29,24 @@ def recognise(keys: Iterable[str]) -> Dialect:
             return dialect
     raise RecognitionError(
         "The checkpoint has clipping thresholds, but of no known family.",
-        expected="act_alpha beside weight_quant.wgt_alpha, or act_alpha beside weight_alpha",
-        got=", ".join([name for name in names if "alpha" in name][:4]),
+        expected="act_alpha beside weight_quant.wgt_alpha (apot-v1), or act_alpha beside "
+        "weight_alpha (apot-v2)",
+        got=f"{', '.join([name for name in names if 'alpha' in name][:4])}, ...: closest to "
+        f"{_closest(names)}",
+        fix="check that no key was renamed, or name the network's constructor with --model "
+        "PACKAGE.MODULE:FACTORY",
     )
+
+
+def _closest(names: Iterable[str]) -> str:
+    """Return the family whose threshold names are most like those of a state dict."""
+    found = {".".join(name.split(".")[-2:]) for name in names if "alpha" in name}
+    known = {"apot-v1": "weight_quant.wgt_alpha", "apot-v2": "conv1.weight_alpha"}
+    likeness = {
+        family: max(SequenceMatcher(None, suffix, other).ratio() for other in found)
+        for family, suffix in known.items()
+    }
+    return max(likeness, key=lambda family: likeness[family])
 
 
 def by_name(name: str) -> Dialect:

@@ -39,7 +39,7 @@ class QuantConv2d(nn.Conv2d):
         self.quantization = quantization
         self.weight_alpha = nn.Parameter(torch.tensor(3.0))
         self.act_alpha = nn.Parameter(torch.tensor(8.0))
-        # On the meta device, where a checkpoint's networks are built, there is nothing to place yet.
+        # A checkpoint's networks are built on the meta device: nothing to place there.
         if not self.weight_alpha.is_meta:
             self.reset_level_sets()
 
