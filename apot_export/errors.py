@@ -94,3 +94,7 @@ class DatasetError(ApotExportError):
 
 class DeviceError(ApotExportError):
     """A device or execution provider that was asked for is not there."""
+
+
+class IntegerError(ApotExportError):
+    """A network has no all-integer form."""

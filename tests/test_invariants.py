@@ -26,6 +26,7 @@ ROOMS = (
     "encode_planes",
     "encode",
     "reference",
+    "integer",
     "packfile",
     "export_directory",
     # floor 2

@@ -1,0 +1,138 @@
+"""The oracle of integer networks: numpy, int64 throughout, every operation as written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from apot_export.errors import DatasetError
+from apot_export.integer._network import (
+    Clamp,
+    Convolve,
+    Flat,
+    IntegerNetwork,
+    IntegerNode,
+    Integers,
+    Join,
+    Maximum,
+    Multiply,
+    Quantize,
+    Repeat,
+    Requantize,
+    Sum,
+    ToFixed,
+    Total,
+)
+from apot_export.integer._scales import requantized
+from apot_export.network import Pair
+
+_LOWEST = np.iinfo(np.int64).min
+
+
+def run_integer(
+    network: IntegerNetwork,
+    images: NDArray[np.float32],
+    observe: Callable[[str, Integers], None] | None = None,
+) -> Integers:
+    """Run an integer network.
+
+    Args:
+        network: The network.
+        images: float32 [N, channels, height, width], preprocessed.
+        observe: Called with the name and array of every value, in order of computation.
+
+    Returns:
+        Logits, int64 [N, classes]; times `network.logit_scale` they are real numbers.
+
+    Raises:
+        DatasetError: The images do not have the network's input shape.
+    """
+    if images.ndim != 4 or images.shape[1:] != network.input_shape:  # noqa: PLR2004 - N C H W
+        raise DatasetError(
+            "The images do not have the network's input shape.",
+            expected=f"[N, {', '.join(map(str, network.input_shape))}]",
+            got=str(list(images.shape)),
+        )
+    values: dict[str, NDArray[Any]] = {network.input: images.astype(np.float32)}
+    last_use = {name: node.name for node in network.nodes for name in node.inputs}
+    for node in network.nodes:
+        values[node.name] = compute_integer(network, node, [values[name] for name in node.inputs])
+        if observe is not None:
+            observe(node.name, values[node.name])
+        for name in set(node.inputs):
+            if last_use[name] == node.name and name != network.output:
+                del values[name]
+    return values[network.output]
+
+
+def compute_integer(
+    network: IntegerNetwork, node: IntegerNode, inputs: list[NDArray[Any]]
+) -> Integers:
+    """Compute one node."""
+    first = inputs[0]
+    results: dict[type[Any], Callable[[Any], Any]] = {
+        ToFixed: lambda o: _fixed(o, first),
+        Convolve: lambda o: _convolved(o, network.layers[o.layer].weights, first),
+        Multiply: lambda o: _product(first, network.layers[o.layer].weights),
+        Requantize: lambda o: requantized(first, o, axis=1),
+        Quantize: lambda o: _quantized(o, first),
+        Sum: lambda _: first + inputs[1],
+        Clamp: lambda o: np.clip(first, o.low, o.high),
+        Maximum: lambda o: _windows(first, o.kernel, o.stride, o.padding).max(axis=(4, 5)),
+        Total: lambda o: _windows(first, o.kernel, o.stride, (0, 0)).sum(axis=(4, 5)),
+        Flat: lambda _: first.reshape(first.shape[0], -1),
+        Join: lambda _: np.concatenate(inputs, axis=1),
+        Repeat: lambda o: first.repeat(o.scale[0], axis=2).repeat(o.scale[1], axis=3),
+    }
+    return np.asarray(results[type(node.operation)](node.operation), dtype=np.int64)
+
+
+def _fixed(operation: ToFixed, images: NDArray[np.float32]) -> Integers:
+    scaled = images * np.float32(2**operation.fraction_bits) + np.float32(0.5)
+    clamped = np.clip(np.floor(scaled), operation.low, operation.high)
+    return clamped.astype(np.int64)
+
+
+def _product(rows: Integers, weights: Integers) -> Integers:
+    # Proven below 2 ** 53, so float64 adds exactly, in whatever order, and much faster.
+    return (rows.astype(np.float64) @ weights.astype(np.float64).T).astype(np.int64)
+
+
+def _convolved(operation: Convolve, weights: Integers, image: Integers) -> Integers:
+    out, group_inputs, *kernel = weights.shape
+    group_outputs = out // operation.groups
+    (high, wide), (step_y, step_x) = operation.padding, operation.stride
+    gap_y, gap_x = operation.dilation
+    padded = np.pad(image, ((0, 0), (0, 0), (high, high), (wide, wide)))
+    reach = ((kernel[0] - 1) * gap_y + 1, (kernel[1] - 1) * gap_x + 1)
+    windows = sliding_window_view(padded, reach, axis=(2, 3))
+    windows = windows[:, :, ::step_y, ::step_x, ::gap_y, ::gap_x]
+    count, _, height, width = windows.shape[:4]
+    results = []
+    for group in range(operation.groups):
+        taken = windows[:, group * group_inputs : (group + 1) * group_inputs]
+        rows = taken.transpose(0, 2, 3, 1, 4, 5).reshape(count * height * width, -1)
+        chosen = weights[group * group_outputs : (group + 1) * group_outputs]
+        sums = _product(rows, chosen.reshape(group_outputs, -1))
+        results.append(sums.reshape(count, height, width, group_outputs).transpose(0, 3, 1, 2))
+    return np.concatenate(results, axis=1)
+
+
+def _quantized(operation: Quantize, values: Integers) -> Integers:
+    axes = (1, -1, *[1] * (values.ndim - 2))
+    directed = values * operation.direction.reshape(axes)
+    number = np.zeros(values.shape, dtype=np.int64)
+    for thresholds in operation.thresholds.T:
+        number += directed >= thresholds.reshape(axes)
+    return operation.levels[number]
+
+
+def _windows(image: Integers, kernel: Pair, stride: Pair, padding: Pair) -> Integers:
+    (high, wide), (step_y, step_x) = padding, stride
+    border = ((0, 0), (0, 0), (high, high), (wide, wide))
+    padded = np.pad(image, border, constant_values=_LOWEST)
+    return sliding_window_view(padded, kernel, axis=(2, 3))[:, :, ::step_y, ::step_x]

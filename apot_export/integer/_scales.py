@@ -1,0 +1,122 @@
+"""Real scales as integers: multiplier, offset and shift; decision points as thresholds."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+from apot_export.integer._network import Integers, Quantize, Requantize
+from apot_export.integer._ranges import PRODUCT_LIMIT, Range, per_channel, require_below
+from apot_export.layers import ActivationQuantizer
+
+
+def round_half_up(value: Fraction) -> int:
+    """Return floor(value + 1/2)."""
+    return (2 * value.numerator + value.denominator) // (2 * value.denominator)
+
+
+def ceiling(value: Fraction) -> int:
+    """Return the smallest integer that is not below a value."""
+    return -(-value.numerator // value.denominator)
+
+
+def requantizer(
+    name: str,
+    ratios: list[Fraction],
+    biases: list[Fraction],
+    values: Range,
+    multiplier_bits: int,
+) -> Requantize:
+    """Return the integers that stand for x * ratio + bias, rounded half up.
+
+    The shift is the largest for which multipliers have at most `multiplier_bits` bits and no
+    product leaves 62 bits.
+
+    Args:
+        name: The node, for messages.
+        ratios: Units of the result per unit of x, by channel, or one for all.
+        biases: In units of the result, likewise.
+        values: Range of x by channel.
+        multiplier_bits: Bits of the largest multiplier, without its sign.
+    """
+    largest = max(abs(ratio) for ratio in ratios)
+    shift = 0
+    if largest:
+        # 2 ** exponent is the largest power of two that is not above the ratio.
+        exponent = largest.numerator.bit_length() - largest.denominator.bit_length()
+        if Fraction(2) ** exponent > largest:
+            exponent -= 1
+        shift = max(0, multiplier_bits - 1 - exponent)
+    while True:
+        multiplier = [round_half_up(ratio * 2**shift) for ratio in ratios]
+        half = 1 << (shift - 1) if shift else 0
+        offset = [round_half_up(bias * 2**shift) + half for bias in biases]
+        reached = values.largest * max(map(abs, multiplier)) + max(map(abs, offset))
+        if reached < PRODUCT_LIMIT or shift == 0:
+            require_below(PRODUCT_LIMIT, reached, name, "A product with a multiplier")
+            return Requantize(
+                multiplier=np.array(multiplier, dtype=np.int64),
+                offset=np.array(offset, dtype=np.int64),
+                shift=shift,
+            )
+        shift -= min(shift, max(1, reached.bit_length() - PRODUCT_LIMIT.bit_length() + 1))
+
+
+def requantized(values: Integers, operation: Requantize, axis: int = 0) -> Integers:
+    """Apply a requantizer, the channels along an axis."""
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    product = values * operation.multiplier.reshape(shape) + operation.offset.reshape(shape)
+    return np.asarray(product >> operation.shift)
+
+
+def range_of(operation: Requantize, values: Range) -> Range:
+    """Return the range of the results: the operation is monotone in x."""
+    ends = [requantized(end, operation) for end in (values.low, values.high)]
+    return Range(low=np.minimum(*ends), high=np.maximum(*ends))
+
+
+def stream_thresholds(
+    quantizer: ActivationQuantizer, units: Fraction
+) -> tuple[list[int], Integers]:
+    """Return the thresholds of fixed-point inputs, and the levels between them.
+
+    A real input x has level number #{d <= x} over the quantizer's decision points d; an integer v
+    stands for v / units, so that d <= v / units where ceil(d * units) <= v.
+
+    Args:
+        quantizer: Codebook and clipping threshold.
+        units: Integers per unit of the real input.
+    """
+    table = quantizer.table
+    changes = [i for i in range(1, len(table)) if table[i] != table[i - 1]]
+    step = Fraction(float(quantizer.alpha)) / (2 * quantizer.input_steps)
+    thresholds = [ceiling(i * step * units) for i in changes]
+    levels = np.array([int(table[0]), *(int(table[i]) for i in changes)], dtype=np.int64)
+    return thresholds, levels
+
+
+def fused(
+    thresholds: list[int], levels: Integers, operation: Requantize, values: Range
+) -> Quantize:
+    """Return thresholds on x that give exactly what those on its requantized value give.
+
+    (x * m + b) >> s >= t holds where x * m >= t * 2 ** s - b: for m > 0 from a smallest x on, for
+    m < 0 from a smallest -x on, for m = 0 always or never.
+    """
+    channels = values.low.size
+    multiplier = per_channel(operation.multiplier, channels)
+    offset = per_channel(operation.offset, channels)
+    direction = np.where(multiplier < 0, -1, 1)
+    found = np.empty((channels, len(thresholds)), dtype=np.int64)
+    for channel in range(channels):
+        m, b = int(multiplier[channel]), int(offset[channel])
+        ends = (int(values.low[channel]), int(values.high[channel]))
+        low, high = ends if m >= 0 else (-ends[1], -ends[0])
+        for k, threshold in enumerate(thresholds):
+            rest = (threshold << operation.shift) - b
+            smallest = -(-rest // abs(m)) if m else (low if rest <= 0 else high + 1)
+            # Beyond the proven range it is always or never reached: so it fits the same integers.
+            found[channel, k] = min(max(smallest, low), high + 1)
+    return Quantize(thresholds=found, direction=direction.astype(np.int64), levels=levels)
