@@ -55,19 +55,29 @@ def prove(network: CodedNetwork) -> dict[str, Proof]:
         if not isinstance(layer, CodedLayer) or layer.activation is None:
             continue
         bound = accumulator_bound(layer)
-        split = 0
-        largest = int(layer.activation.codebook.levels.max())
-        if bound >= FLOAT32_EXACT:
-            split = (largest.bit_length() + 1) // 2
-            part = max(largest >> split, (1 << split) - 1)
-            if bound // largest * part >= FLOAT32_EXACT or bound >= INT32_LIMIT:
-                raise BoundError(
-                    "A layer's accumulator could leave the integers that are held exactly.",
-                    where=name,
-                    expected=f"a proven bound below 2^31, and below 2^24 = {FLOAT32_EXACT} of the "
-                    "sums of either half of the levels' bits",
-                    got=f"{bound}, and {bound // largest * part} of a half",
-                    fix="use fewer bits or a narrower layer: it cannot be exported exactly",
-                )
+        split = split_bits(layer, bound) if bound >= FLOAT32_EXACT else 0
         proofs[name] = Proof(bound=bound, split=split)
     return proofs
+
+
+def split_bits(layer: CodedLayer, bound: int) -> int:
+    """Return how many low bits of the levels to sum apart, so that float32 holds both sums.
+
+    Raises:
+        BoundError: No part is small enough, or the whole is no int32.
+    """
+    if layer.activation is None:
+        raise BoundError("Only a layer with a quantized input has accumulators.", where=layer.name)
+    largest = int(layer.activation.codebook.levels.max())
+    split = (largest.bit_length() + 1) // 2
+    part = max(largest >> split, (1 << split) - 1)
+    if bound // largest * part >= FLOAT32_EXACT or bound >= INT32_LIMIT:
+        raise BoundError(
+            "A layer's accumulator could leave the integers that are held exactly.",
+            where=layer.name,
+            expected=f"a proven bound below 2^31, and below 2^24 = {FLOAT32_EXACT} of the "
+            "sums of either half of the levels' bits",
+            got=f"{bound}, and {bound // largest * part} of a half",
+            fix="use fewer bits or a narrower layer: it cannot be exported exactly",
+        )
+    return split

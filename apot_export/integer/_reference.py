@@ -92,8 +92,9 @@ def compute_integer(
 
 
 def _fixed(operation: ToFixed, images: NDArray[np.float32]) -> Integers:
-    scaled = images * np.float32(2**operation.fraction_bits) + np.float32(0.5)
-    clamped = np.clip(np.floor(scaled), operation.low, operation.high)
+    # float64 holds the product and its half exactly.
+    scaled = images.astype(np.float64) * 2.0**operation.fraction_bits
+    clamped = np.clip(np.floor(scaled + 0.5), operation.low, operation.high)
     return clamped.astype(np.int64)
 
 

@@ -10,6 +10,8 @@ from apot_export.integer._network import Integers, Quantize, Requantize
 from apot_export.integer._ranges import PRODUCT_LIMIT, Range, per_channel, require_below
 from apot_export.layers import ActivationQuantizer
 
+LARGEST_SHIFT = 61
+
 
 def round_half_up(value: Fraction) -> int:
     """Return floor(value + 1/2)."""
@@ -47,7 +49,7 @@ def requantizer(
         exponent = largest.numerator.bit_length() - largest.denominator.bit_length()
         if Fraction(2) ** exponent > largest:
             exponent -= 1
-        shift = max(0, multiplier_bits - 1 - exponent)
+        shift = min(max(0, multiplier_bits - 1 - exponent), LARGEST_SHIFT)
     while True:
         multiplier = [round_half_up(ratio * 2**shift) for ratio in ratios]
         half = 1 << (shift - 1) if shift else 0

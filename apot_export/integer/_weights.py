@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apot_export.errors import IntegerError
 from apot_export.integer._network import Integers
@@ -31,24 +32,38 @@ def integer_weights(layer: Layer) -> tuple[Integers, int]:
     )
 
 
-def _dyadic(layer: PlaneLayer) -> tuple[Integers, int]:
-    """Return weights whose coordinates are sums of powers of two as integers / 2 ** bits."""
+def dyadic_coordinates(layer: PlaneLayer) -> tuple[NDArray[np.float64], int]:
+    """Return coordinates that are sums of powers of two as integers, and their fraction bits.
+
+    Returns:
+        float64 integers [bases], each below 2 ** 31 in magnitude, and the bits.
+
+    Raises:
+        IntegerError: The largest is too many times the smallest power.
+    """
     planes = layer.planes
     if planes.terms is None:
         raise TypeError(f"{layer.name} has coordinates that are floats")
     addends = term_values(planes.terms)
     used = np.abs(addends[addends != 0])
-    bits = 0
-    if used.size:
-        bits = max(0, -int(np.frexp(used.min())[1] - 1))
-    sums = np.append(addends.sum(axis=1) * 2.0**bits, 0.0)
-    if np.abs(sums).max() >= STREAM_LIMIT:
+    bits = max(0, -int(np.frexp(used.min())[1] - 1)) if used.size else 0
+    integers = addends.sum(axis=1) * 2.0**bits
+    if np.abs(integers).max(initial=0) >= STREAM_LIMIT:
         raise IntegerError(
             "The coordinates of a layer differ too much to be integers of one scale.",
             where=layer.name,
             expected="a largest one below 2^31 times the smallest power of two among their terms",
-            got=f"{np.abs(sums).max():.3g}",
+            got=f"{np.abs(integers).max():.3g}",
+            fix="convert with fewer terms: --alpha-terms K",
         )
+    return integers, bits
+
+
+def _dyadic(layer: PlaneLayer) -> tuple[Integers, int]:
+    """Return weights whose coordinates are sums of powers of two as integers / 2 ** bits."""
+    planes = layer.planes
+    coordinates, bits = dyadic_coordinates(layer)
+    sums = np.append(coordinates, 0.0)
     signs = np.concatenate([planes.signs, np.zeros((1, planes.group_size), dtype=np.int8)])
     groups = np.zeros((planes.counts.size, planes.group_size))
     for column in planes.slots.T:
