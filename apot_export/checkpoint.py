@@ -184,7 +184,9 @@ def _explained(path: Path, is_archive: bool, error: BaseException) -> Checkpoint
     with path.open("rb") as file:
         head = file.read(_SHOWN_BYTES)
     # PyTorch wraps its reason in advice to trust the file.
-    _, _, reason = str(error).rpartition("WeightsUnpickler error: ")
+    advice, _, reason = str(error).rpartition("WeightsUnpickler error: ")
+    if not advice and "weights_only" in reason:
+        reason = ""
     reason = " ".join([f"{type(error).__name__}:", *reason.strip().splitlines()[:1]])
     opcode = _UNSUPPORTED_OPCODE.search(reason)
     if opcode is not None and (is_archive or _LEGACY_MAGIC in head):
@@ -211,9 +213,10 @@ def _re_saving(path: Path) -> str:
     return (
         "where you trust the file, re-save its tensors in Python, with its classes at hand:\n"
         "import torch\n"
-        f"old = torch.load({path.name!r}, map_location='cpu', weights_only=False, "
+        f"old = torch.load({str(path)!r}, map_location='cpu', weights_only=False, "
         "encoding='latin1')\n"
-        f"torch.save({{'state_dict': old.get('state_dict', old)}}, {'resaved_' + path.name!r})"
+        "torch.save({'state_dict': old.state_dict() if hasattr(old, 'state_dict') else "
+        f"old.get('state_dict', old)}}, {'resaved_' + path.name!r})"
     )
 
 
@@ -277,7 +280,12 @@ def _state_dict(content: object, path: Path) -> dict[str, torch.Tensor]:
             break
     tensors = {key: value for key, value in found.items() if isinstance(value, torch.Tensor)}
     if not tensors or len(tensors) != len(found) or not all(isinstance(key, str) for key in found):
-        keys = ", ".join(map(_shown, list(found)[:_SHOWN_KEYS])) or "nothing"
+        others = [
+            f"{_shown(key)} ({type(value).__name__})"
+            for key, value in found.items()
+            if not (isinstance(key, str) and isinstance(value, torch.Tensor))
+        ]
+        keys = ", ".join(others[:_SHOWN_KEYS]) or "nothing"
         raise CheckpointError(
             "The checkpoint holds no state dict.",
             where=str(path),

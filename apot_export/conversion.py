@@ -23,12 +23,14 @@ from apot_export.checkpoint import require_checkpoint_file
 from apot_export.encode import encode_network
 from apot_export.errors import ModelError
 from apot_export.export_directory import (
+    INTEGER_MODEL,
     ONNX_MODEL,
     PACKED_MODEL,
     export_name,
     require_free,
     write_export,
 )
+from apot_export.integer_form import IntegerChoices, integer_form
 from apot_export.network import (
     CodedLayer,
     CodedNetwork,
@@ -36,7 +38,7 @@ from apot_export.network import (
     Layer,
     PlaneLayer,
 )
-from apot_export.onnx_export import build_model, serialise
+from apot_export.onnx_export import build_integer_model, build_model, serialise
 from apot_export.original import Original, load_original
 from apot_export.own_networks import (
     ModelSpec,
@@ -46,6 +48,7 @@ from apot_export.own_networks import (
 )
 from apot_export.packfile import packed_file_bytes
 from apot_export.quantization import Choices
+from apot_export.torch_layers import QuantConv2d
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,11 @@ class ConversionResult:
     grid: str
     """Grid of 2-bit weights: "zero" or "nonzero"."""
     grid_from: str
+    z: int | None
+    """Exponent of the non-zero grid; None for a grid with zero."""
+    activation_bits: int
+    layer_bits: int
+    """Number of layers with bit-widths of their own."""
     files: dict[str, int]
     """Bytes of every file by name."""
     weights: int
@@ -75,6 +83,8 @@ class ConversionResult:
     """Root mean square of what --alpha-terms changed, relative to that of the weights."""
     checkpoint_bytes: int
     seconds: float
+    integer: dict[str, Any] | None
+    """What the manifest says of the integer network; None without one."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form."""
@@ -88,12 +98,16 @@ class ConversionResult:
             "method_from": self.method_from,
             "grid": self.grid,
             "grid_from": self.grid_from,
+            "z": self.z,
+            "activation_bits": self.activation_bits,
+            "layer_bits": self.layer_bits,
             "files": self.files,
             "weights": self.weights,
             "code_bits": self.code_bits,
             "weight_error": self.weight_error,
             "checkpoint_bytes": self.checkpoint_bytes,
             "seconds": self.seconds,
+            "integer": self.integer,
         }
 
 
@@ -105,6 +119,7 @@ def convert(
     model_arguments: Mapping[str, Any] | None = None,
     input_shape: Sequence[int] | str | None = None,
     choices: Choices | None = None,
+    integer: IntegerChoices | None = None,
     force: bool = False,
     **said: Any,
 ) -> ConversionResult:
@@ -118,6 +133,7 @@ def convert(
         model_arguments: Keyword arguments of the factory, Python literals.
         input_shape: One image of a network of the user's own: channels, height, width.
         choices: What is known of the checkpoint beyond its name.
+        integer: Write the all-integer network, too, as these choices say; None: do not.
         force: Replace an earlier export in `directory`.
         **said: Fields of `Choices`, in place of one: `bits=4`, `method="uniform"`, ...
 
@@ -142,8 +158,9 @@ def convert(
     source = capture(original.module, original.architecture.input_shape, original.multi_bit)
     coded = encode_network(source, alpha_terms=chosen.alpha_terms)
     complete = _complete(chosen, original)
+    tool = f"apot-export {VERSION}"
     provenance = {
-        "tool": f"apot-export {VERSION}",
+        "tool": tool,
         "checkpoint_sha256": original.checkpoint.sha256 if original.checkpoint else None,
         "family": original.dialect.name,
         "architecture": original.architecture.name,
@@ -153,16 +170,18 @@ def convert(
         provenance["state_sha256"] = original.state_sha256
     # File names may be any bytes; the strings of artifacts are Unicode.
     name = export.encode(errors="backslashreplace").decode()
-    model = build_model(
-        coded,
-        name=name,
-        tool=f"apot-export {VERSION}",
-        metadata={"apot_export": json.dumps(provenance, sort_keys=True)},
-    )
+    metadata = {"apot_export": json.dumps(provenance, sort_keys=True)}
+    onnx_model = build_model(coded, name=name, tool=tool, metadata=metadata)
     files = {
-        ONNX_MODEL: serialise(model),
+        ONNX_MODEL: serialise(onnx_model),
         PACKED_MODEL: packed_file_bytes(coded, provenance),
     }
+    form = None if integer is None else integer_form(coded, onnx_model, original, integer)
+    if form is not None:
+        integer_model = build_integer_model(
+            coded, form.network, name=name, tool=tool, metadata=metadata
+        )
+        files[INTEGER_MODEL] = serialise(integer_model)
     manifest = {
         **provenance,
         "bits": original.quantization.weight_bits,
@@ -182,6 +201,8 @@ def convert(
     }
     if spec is not None:
         manifest["model"] = spec.to_json()
+    if form is not None:
+        manifest["integer"] = form.to_json()
     sizes = write_export(target, files, manifest, force=force)
     return ConversionResult(
         path=target,
@@ -193,6 +214,9 @@ def convert(
         method_from=original.method_from,
         grid=original.quantization.grid,
         grid_from=original.grid_from,
+        z=original.quantization.z if original.quantization.grid == "nonzero" else None,
+        activation_bits=original.quantization.activation_bits,
+        layer_bits=_exceptions(original),
         files=sizes,
         weights=sum(
             math.prod(layer.shape)
@@ -203,6 +227,7 @@ def convert(
         weight_error=_weight_error(original, coded) if chosen.alpha_terms else 0.0,
         checkpoint_bytes=path.stat().st_size if path else _state_bytes(original.module),
         seconds=time.perf_counter() - started,
+        integer=None if form is None else form.to_json(),
     )
 
 
@@ -238,6 +263,13 @@ def _spec(
         )
     shape = input_shape_of(input_shape)
     return ModelSpec(factory=model, arguments=dict(model_arguments or {}), input_shape=shape)
+
+
+def _exceptions(original: Original) -> int:
+    own = [
+        layer.quantization for layer in original.module.modules() if isinstance(layer, QuantConv2d)
+    ]
+    return sum(quantization != original.quantization for quantization in own)
 
 
 def _state_bytes(module: nn.Module) -> int:

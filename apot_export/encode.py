@@ -178,6 +178,14 @@ def _encode_thresholded(
     # In place from the first result on: a layer of the largest networks takes megabytes.
     scaled = layer.weight
     if quantizer.mean is not None and quantizer.std is not None:
+        if not (np.isfinite(quantizer.mean) and np.isfinite(quantizer.std)):
+            raise WeightError(
+                "The weights of a layer are too large for float32 to normalise.",
+                where=f"{layer.name}.weight",
+                expected="a mean and a standard deviation that are finite",
+                got=f"{float(quantizer.mean)} and {float(quantizer.std)}",
+                fix="convert a checkpoint of an epoch in which training had not diverged",
+            )
         if not quantizer.std > 0:
             raise WeightError(
                 "All weights of a layer are equal, so they cannot be normalised.",

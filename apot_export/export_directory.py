@@ -17,6 +17,7 @@ from apot_export.packfile import _json
 
 MANIFEST = "manifest.json"
 ONNX_MODEL = "model.onnx"
+INTEGER_MODEL = "model.integer.onnx"
 PACKED_MODEL = "model.apot.safetensors"
 _MANIFEST_VERSION = 1
 _GENERIC_NAMES = ("model_best", "checkpoint", "model", "best", "last")
@@ -87,7 +88,7 @@ def require_free(directory: Path, *, force: bool) -> None:
 
 def _own_files(directory: Path) -> set[Path]:
     """Return the files of an earlier export; none unless its two unmistakable ones are there."""
-    own = {directory / name for name in (MANIFEST, ONNX_MODEL, PACKED_MODEL)}
+    own = {directory / name for name in (MANIFEST, ONNX_MODEL, INTEGER_MODEL, PACKED_MODEL)}
     files = {path for path in own if path.is_file() and not path.is_symlink()}
     return files if {directory / MANIFEST, directory / PACKED_MODEL} <= files else set()
 

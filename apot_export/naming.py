@@ -51,7 +51,13 @@ def bits_from_name(path: Path) -> BitWidth | None:
     return None
 
 
-def require_offered(width: BitWidth, family: str, offered: Sequence[int], where: Path) -> None:
+def require_offered(
+    width: BitWidth,
+    family: str,
+    offered: Sequence[int],
+    where: Path,
+    option: str = "--bits N",
+) -> None:
     """Raise `BitWidthError` unless a bit-width is one that a family's training code offers."""
     if width.bits not in offered:
         has = "no clipping thresholds" if offered == (FULL_PRECISION_BITS,) else "it has thresholds"
@@ -60,7 +66,7 @@ def require_offered(width: BitWidth, family: str, offered: Sequence[int], where:
             where=str(where),
             expected=f"{', '.join(map(str, offered))} bits (family {family}: {has})",
             got=f"{width.bits} bits from the {width.source}",
-            fix="say the bit-width that the network was trained with: --bits N",
+            fix=f"say the bit-width that the network was trained with: {option}",
         )
 
 

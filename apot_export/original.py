@@ -51,6 +51,8 @@ class Original:
     """Weights as scaled sign vectors, by layer."""
     state_sha256: str | None = None
     """Digest of the state dict of a network of the user's own."""
+    alpha_terms: int = 0
+    """Powers of two that coordinates of multi-bit weights were rounded to sums of; 0: none."""
     own_choices: Choices | None = None
     """Choices that need no name to rebuild a network of the user's own."""
 
@@ -88,9 +90,12 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
     activation_bits = width.bits
     if choices.activation_bits is not None:
         given = BitWidth(bits=choices.activation_bits, source="option")
-        require_offered(given, dialect.name, dialect.bit_widths(method), path)
+        require_offered(
+            given, dialect.name, dialect.bit_widths(method), path, "--activation-bits N"
+        )
         activation_bits = given.bits
     grid, z, grid_from = _grid(path, choices, dialect, width.bits)
+    _require_applicable(choices, dialect, method, path)
     plan = Plan(
         default=Quantization(
             family=dialect.name,
@@ -109,10 +114,14 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
     for name, quantization in quantized.items():
         for bits in (quantization.weight_bits, quantization.activation_bits):
             layer_width = BitWidth(bits=bits, source=f"bit-width of {name}")
-            require_offered(layer_width, dialect.name, dialect.bit_widths(method), path)
+            require_offered(
+                layer_width, dialect.name, dialect.bit_widths(method), path, "--layer-bits"
+            )
     eight_bit = [architecture.first, architecture.last] if dialect.has_eight_bit_layers else []
     module = architectures.build(architecture, state, quantized, eight_bit, dialect.name)
     multi_bit = multi_bit_layers(checkpoint, state)
+    for name, weights in multi_bit.items():
+        _require_bases_of(name, weights, state[f"{name}.weight"], path)
     if choices.alpha_terms:
         shorten_coordinates(module, multi_bit, choices.alpha_terms)
     return Original(
@@ -125,7 +134,67 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
         grid_from=grid_from,
         module=module,
         multi_bit=multi_bit,
+        alpha_terms=choices.alpha_terms,
     )
+
+
+def _require_applicable(choices: Choices, dialect: Dialect, method: str, path: Path) -> None:
+    """Raise `BitWidthError` for a choice that says nothing of such a network."""
+    levels = dialect.bit_widths(method) not in ((), (FULL_PRECISION_BITS,))
+    uniform = levels and method == "uniform"
+    wrong = [
+        (option, wanted)
+        for option, given, holds, wanted in (
+            ("--legacy-divisor", choices.legacy_divisor, uniform, "uniform levels"),
+            (
+                "--no-weight-normalization",
+                not choices.normalize_weights,
+                levels,
+                "weights with clipping thresholds",
+            ),
+            ("--layer-bits", bool(choices.layer_bits), levels, "layers with clipping thresholds"),
+            (
+                "--alpha-terms",
+                bool(choices.alpha_terms),
+                dialect.name == "alq",
+                "multi-bit weights",
+            ),
+        )
+        if given and not holds
+    ]
+    for option, wanted in wrong:
+        raise BitWidthError(
+            "An option does not apply to the network.",
+            where=str(path),
+            expected=wanted,
+            got=f"{option}; family {dialect.name}, {method} levels" if levels else option,
+            fix=f"leave out {option}",
+        )
+
+
+def _require_bases_of(
+    name: str, weights: MultiBitWeights, expected: torch.Tensor, path: Path
+) -> None:
+    """Raise `RecognitionError` unless sign vectors add up to the state dict's weights."""
+    coordinates = torch.from_numpy(weights.coordinates * weights.mask).unsqueeze(-1)
+    groups = (torch.from_numpy(weights.bases).float() * coordinates).sum(dim=2)
+    magnitudes = coordinates.abs().sum(dim=2).expand_as(groups)
+    if weights.position_major:
+        groups, magnitudes = groups.transpose(1, 2), magnitudes.transpose(1, 2)
+    if groups.numel() != expected.numel():
+        return  # encoding says so with both shapes
+    slots = weights.mask.shape[2]
+    differs = (groups.reshape(expected.shape) - expected).abs() > (
+        slots * 2.0**-23 * magnitudes.reshape(expected.shape)
+    )
+    if differs.any():
+        raise RecognitionError(
+            "The bases of a layer contradict its weights.",
+            where=f"{path}: {name}",
+            expected="sign vectors that add up to the layer's weights",
+            got=f"{int(differs.sum())} of {expected.numel()} weights differ",
+            fix="convert a checkpoint whose bases and state dict were saved together",
+        )
 
 
 def shorten_coordinates(
@@ -260,4 +329,4 @@ def _grid(path: Path, choices: Choices, dialect: Dialect, bits: int) -> tuple[st
             got=f"--z {choices.z}",
             fix="add --grid nonzero, or leave out --z",
         )
-    return grid, choices.z or 2, source
+    return grid, 2 if choices.z is None else choices.z, source

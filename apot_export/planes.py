@@ -67,8 +67,9 @@ class Planes:
         return ungrouped(groups, self.shape, position_major=self.position_major)
 
     def storage_bits(self) -> int:
-        """Bits of bases and coordinates as the literature counts them: 1 a weight, 32 each."""
-        return int(self.coordinates.size) * (self.group_size + 32)
+        """Bits of bases and coordinates: 1 a weight and basis; 32, or 8 a term, a coordinate."""
+        coordinate = 32 if self.terms is None else 8 * self.terms.shape[1]
+        return int(self.coordinates.size) * (self.group_size + coordinate)
 
     @property
     def filters(self) -> int:
@@ -94,6 +95,7 @@ def ungrouped(groups: NDArray[_Float], shape: Shape, *, position_major: bool) ->
 
 # --- coordinates as sums of powers of two ---------------------------------------------------------
 
+_SMALLEST_COORDINATE = 2.0**-40
 TERM_ZERO = 0
 """The term that adds nothing."""
 _EXPONENT_BIAS = 64
@@ -123,16 +125,18 @@ def as_terms(coordinates: NDArray[np.float32], count: int) -> NDArray[np.uint8]:
     the better neighbour for the last, leaves the smallest remainder.
 
     Raises:
-        WeightError: A coordinate is outside 2 ** -62 to 2 ** 62.
+        WeightError: A coordinate is outside 2 ** -40 to 2 ** 40.
     """
     remainder = coordinates.astype(np.float64)
-    if remainder.size and (np.abs(remainder[remainder != 0]) < 2.0**-40).any():
-        # Terms of a far smaller coordinate would leave the exponent range: it is 0 to all purposes.
-        remainder = np.where(np.abs(remainder) < 2.0**-40, 0.0, remainder)
-    if (np.abs(remainder) > 2.0**40).any():
+    magnitudes = np.abs(remainder[remainder != 0])
+    if magnitudes.size and not _SMALLEST_COORDINATE <= magnitudes.min() <= magnitudes.max() <= (
+        1 / _SMALLEST_COORDINATE
+    ):
         raise WeightError(
-            "A coordinate is too large to be written as a sum of powers of two.",
-            got=str(float(np.abs(remainder).max())),
+            "A coordinate is too small or too large to be written as a sum of powers of two.",
+            expected=f"{_SMALLEST_COORDINATE:.3g} to {1 / _SMALLEST_COORDINATE:.3g} in magnitude",
+            got=f"{magnitudes.min():.3g} to {magnitudes.max():.3g}",
+            fix="keep the coordinates as floats: leave out --alpha-terms",
         )
     terms = np.zeros((coordinates.size, count), dtype=np.uint8)
     for column in range(count):

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _FULL_PRECISION = 32
 _MULTI_BIT = "alq"
-_BAR_WIDTH = 24
+_BAR_WIDTH = 16
 _WITHOUT_A_TERMINAL = 100
 """Columns where the output is no terminal: nothing is cut because a log has no width."""
 
@@ -71,14 +71,21 @@ def print_conversion(result: ConversionResult) -> None:
             f"{result.bits:g} bits ({_source(result.bits_from)}), "
             f"{levels} ({_source(result.method_from)})",
         )
+        if result.activation_bits != result.bits:
+            facts.add_row(Text("activations", "dim"), f"{result.activation_bits} bits (as given)")
+        if result.layer_bits:
+            facts.add_row(Text("layers", "dim"), f"{result.layer_bits} have other bits (as given)")
         if result.grid_from != "default":
-            facts.add_row(Text("grid", "dim"), f"{result.grid} ({_source(result.grid_from)})")
+            z = "" if result.z is None else f", Z = {result.z}"
+            facts.add_row(Text("grid", "dim"), f"{result.grid} ({_source(result.grid_from)}){z}")
         packed = result.code_bits / 8
         facts.add_row(
             Text("codes", "dim"),
             f"{result.weights:,} weights in {_bytes(round(packed))}: "
             f"{result.code_bits / result.weights:.2f} bits a weight",
         )
+    if result.integer is not None:
+        facts.add_row(Text("integer", "dim"), _integer_line(result.integer))
     facts.add_row(Text("time", "dim"), f"{result.seconds:.2f} s")
     console.print(Text.assemble(("Converted ", "bold green"), f"to {result.path}/"), soft_wrap=True)
     console.print(facts)
@@ -89,6 +96,24 @@ def print_conversion(result: ConversionResult) -> None:
     for name, count in result.files.items():
         table.add_row(name, _bytes(count), f"{count / result.checkpoint_bytes:.1%}")
     console.print(table)
+
+
+def _integer_line(form: dict[str, Any]) -> str:
+    source = {
+        "option": "as given",
+        "calibration": f"agreement {form['agreement'] or 0:.1%} on calibration images",
+        "largest provable": "the most that cannot overflow",
+    }[form["fraction_bits_from"]]
+    operations = form["operations"].values()
+    additions, shifts, comparisons = (
+        sum(count[kind] for count in operations) for kind in ("additions", "shifts", "comparisons")
+    )
+    widest = max(count["bits"] for count in operations)
+    return (
+        f"{form['fraction_bits']} fraction bits ({source}), {form['input']} input; "
+        f"{additions / 1e6:,.1f} M additions, {shifts / 1e6:,.1f} M shifts, "
+        f"{comparisons / 1e6:,.1f} M comparisons of at most {widest} bits"
+    )
 
 
 def _source(source: str) -> str:
@@ -149,7 +174,7 @@ def print_report(report: Report) -> None:
     for heading in ("top-1", "top-5", "images/s"):
         sides.add_column(heading, justify="right")
     for name, side in (
-        (f"PyTorch {settings['torch']}, the original", report.original),
+        (f"PyTorch {settings['torch']}, {_original(settings)}", report.original),
         (f"ONNX Runtime {settings['onnxruntime']}, the export", report.export),
     ):
         sides.add_row(
@@ -166,6 +191,12 @@ def print_report(report: Report) -> None:
     console.print(Text(report.verdict, style))
     for failure in report.failures:
         console.print(Text(f"  {failure}"), soft_wrap=True)
+
+
+def _original(settings: dict[str, Any]) -> str:
+    if settings["alpha_terms"]:
+        return f"coordinates rounded to {settings['alpha_terms']} powers of two"
+    return "the original"
 
 
 def _exactness(report: Report) -> str:
@@ -231,13 +262,13 @@ def print_thresholds(found: Thresholds) -> None:
     console = _console()
     console.print(f"{found.source}: family {found.family}", style="bold", soft_wrap=True)
     if not found.layers:
-        console.print("No layer has clipping thresholds: a full-precision network.")
+        kind = "multi-bit weights, see inspect bits" if found.family == _MULTI_BIT else "floats"
+        console.print(f"No layer has clipping thresholds: {kind}.")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("layer")
-    table.add_column("weight alpha", justify="right")
-    table.add_column("activation alpha", justify="right")
-    table.add_column("bits (w/a)", justify="right")
+    table.add_column("layer", no_wrap=True)
+    for title in ("weight alpha", "activation alpha", "bits (w/a)"):
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("activation alpha, relative")
     bar = "█" if console.encoding.startswith("utf") else "#"
     largest = max(abs(layer.activation_alpha) for layer in found.layers)
@@ -260,12 +291,10 @@ def print_bits(found: Widths) -> None:
     console = _console()
     console.print(f"{found.source}", style="bold", soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("layer")
-    table.add_column("stored as")
-    table.add_column("weights", justify="right")
-    table.add_column("sign vectors", justify="right")
-    table.add_column("bits a weight", justify="right")
-    table.add_column("bytes", justify="right")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("stored as", no_wrap=True)
+    for title in ("weights", "vectors", "bits", "bytes"):
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("share of bytes")
     bar = "█" if console.encoding.startswith("utf") else "#"
     total = sum(layer.stored_bits for layer in found.layers)

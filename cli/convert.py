@@ -75,7 +75,7 @@ def convert(
     ] = None,
     layer_bits_file: Annotated[
         Optional[Path],  # noqa: UP045 - likewise
-        typer.Option(help="TOML file with a table [layers] of such patterns."),
+        typer.Option(help="TOML file with such patterns in a table named layers."),
     ] = None,
     alpha_terms: Annotated[
         int,
@@ -100,6 +100,33 @@ def convert(
     input_shape: Annotated[
         _Text, typer.Option(help="Image that --model's network takes: C,H,W, e.g. 3,32,32.")
     ] = None,
+    integer: Annotated[
+        bool,
+        typer.Option(
+            "--integer",
+            help="Write the all-integer network, too: adds, shifts and compares alone.",
+        ),
+    ] = False,
+    fraction_bits: Annotated[
+        str,
+        typer.Option(
+            help="Fraction bits of the integer network's residual stream; auto: the fewest that "
+            "calibration images call for, else the most that are proven not to overflow.",
+        ),
+    ] = "auto",
+    input_bits: Annotated[
+        _Bits, typer.Option(help="Fraction bits of the integer network's input; default: as many.")
+    ] = None,
+    input_type: Annotated[
+        str,
+        typer.Option(
+            "--input", help="What the integer network reads: float images, or uint8 pixels."
+        ),
+    ] = "float",
+    data: Annotated[
+        Optional[Path],  # noqa: UP045 - likewise
+        typer.Option(help="Calibration images; default: $APOT_EXPORT_DATA, else ./data."),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier export in the output directory.")
     ] = False,
@@ -108,10 +135,12 @@ def convert(
 ) -> None:
     """Convert CHECKPOINT into an ONNX model and a packed-weight file.
 
-    Writes model.onnx, model.apot.safetensors and manifest.json.
+    Writes model.onnx, model.apot.safetensors and manifest.json; with --integer also
+    model.integer.onnx.
     """
     with reported(debug=debug):
         from apot_export.conversion import convert as convert_checkpoint
+        from apot_export.integer_form import integer_choices
         from apot_export.own_networks import parse_arguments
         from apot_export.quantization import Choices, parse_layer_bits, read_layer_bits
 
@@ -134,6 +163,7 @@ def convert(
             model_arguments=parse_arguments(model_kwarg or []),
             input_shape=input_shape,
             choices=choices,
+            integer=integer_choices(fraction_bits, input_bits, input_type, data, wanted=integer),
             force=force,
         )
         if as_json:

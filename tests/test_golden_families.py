@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from apot_export import verify
+from apot_export.checkpoint import load_checkpoint
 from apot_export.conversion import ConversionResult, convert
 from apot_export.datasets import kind_by_name
+from apot_export.errors import RecognitionError
 from apot_export.onnx_export import build_model
-from apot_export.original import Original, load_original
+from apot_export.original import Original, load_original, rebuild
 from apot_export.packfile import PackedNetwork, load_packed
 from apot_export.quantization import Choices
 from apot_export.runtime import open_session
@@ -204,6 +206,25 @@ def test_multi_bit_logits_are_the_golden_ones(lenet: ConversionResult, reference
     assert np.abs(logits - golden).max() < 1e-4
     oracle = load_packed(lenet.path).run(images[:50])
     assert np.abs(oracle - golden[:50]).max() < 1e-4
+
+
+def test_multi_bit_weights_are_the_trained_ones_bit_for_bit(
+    lenet: ConversionResult, reference: Path
+) -> None:
+    state = load_checkpoint(reference / LENET).state
+    layers = load_packed(lenet.path).layers
+    assert len(layers) == 4
+    for name, layer in layers.items():
+        assert layer.weights().tobytes() == state[f"{name}.weight"].numpy().tobytes(), name
+
+
+def test_bases_that_contradict_the_weights_are_refused(reference: Path) -> None:
+    checkpoint = load_checkpoint(reference / LENET)
+    changed = dict(checkpoint.state)
+    changed["features.3.weight"] = changed["features.3.weight"] + 0.1
+    with pytest.raises(RecognitionError, match="contradict") as caught:
+        rebuild(replace(checkpoint, state=changed), Choices(alpha_terms=3))
+    assert caught.value.got == "25000 of 25000 weights differ"
 
 
 def test_multi_bit_files_are_as_small_as_the_literature_counts(

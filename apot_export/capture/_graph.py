@@ -124,7 +124,13 @@ class _Builder:
         elif node.op == "output":
             values = self._values(node)
             if len(values) != 1 or not isinstance(node.args[0], fx.Node):
-                raise CaptureError("The network must return one tensor.", where=str(node.args))
+                raise CaptureError(
+                    "The network must return one tensor.",
+                    where=values[-1] if values else "the forward pass",
+                    expected="logits alone",
+                    got=f"{len(values)} values" if len(values) != 1 else "a tensor in a container",
+                    fix="in evaluation, return the logits without auxiliary results",
+                )
             (self.output,) = values
         elif node.op == "call_module":
             self._add_module(node)

@@ -48,6 +48,11 @@ class _Cifar100TestHalf(torchvision_datasets.CIFAR100):  # type: ignore[misc]
     train_list: list[Any] = []  # noqa: RUF012 - likewise
 
 
+def _normalisation_of_cifar10(family: str | None) -> Normalisation:
+    # The small VGG of the ALQ code is the only network with values of its own.
+    return _ALQ_NORMALISATION if family == "alq" else _NORMALISATION
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Variant:
     """What tells CIFAR-10 from CIFAR-100."""
@@ -62,9 +67,9 @@ class _Variant:
 
     def open(self, data: Path | None, family: str | None) -> Dataset:
         """Open the first folder that holds it."""
-        # The small VGG of the ALQ code, on CIFAR-10, is the only network with values of its own.
-        special = family == "alq" and self.name == "cifar10"
-        normalisation = _ALQ_NORMALISATION if special else _NORMALISATION
+        normalisation = (
+            _normalisation_of_cifar10(family) if self.name == "cifar10" else _NORMALISATION
+        )
         roots = candidate_roots(data, self.folders)
         for root in roots:
             if (root / self.batches.base_folder).is_dir():
@@ -149,5 +154,17 @@ _CIFAR100 = _Variant(
     classes=tuple(_CIFAR100_CLASSES.split()),
 )
 
-CIFAR10 = DatasetKind(name="cifar10", input_shape=(3, 32, 32), classes=10, opener=_CIFAR10.open)
-CIFAR100 = DatasetKind(name="cifar100", input_shape=(3, 32, 32), classes=100, opener=_CIFAR100.open)
+CIFAR10 = DatasetKind(
+    name="cifar10",
+    input_shape=(3, 32, 32),
+    classes=10,
+    opener=_CIFAR10.open,
+    normalisation=_normalisation_of_cifar10,
+)
+CIFAR100 = DatasetKind(
+    name="cifar100",
+    input_shape=(3, 32, 32),
+    classes=100,
+    opener=_CIFAR100.open,
+    normalisation=lambda _: _NORMALISATION,
+)

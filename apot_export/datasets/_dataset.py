@@ -61,6 +61,8 @@ class DatasetKind:
     classes: int
     opener: Opener
     """Opens the dataset: see `open`."""
+    normalisation: Callable[[str | None], Normalisation] | None = None
+    """Normalisation of 8-bit pixels that a family was trained with; None where pixels are none."""
 
     def open(self, data: Path | None, family: str | None = None) -> Dataset:
         """Open the dataset with the preprocessing that a family was trained with.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision import transforms
 
-from apot_export.datasets._dataset import Dataset, DatasetKind
+from apot_export.datasets._dataset import Dataset, DatasetKind, Normalisation
 from apot_export.datasets._folders import (
     candidate_roots,
     class_folder_images,
@@ -17,6 +17,7 @@ from apot_export.datasets._folders import (
 )
 
 _CLASSES = 1000
+_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _FOLDERS = ("val", "imagenet", "imagenet/val", "imagenet-sample/val", "ILSVRC2012/val")
 
 
@@ -45,7 +46,7 @@ def _class_folders(root: Path, found: dict[str, list[Path]]) -> Dataset:
             transforms.Resize(256),
             transforms.CenterCrop(224),
             transforms.ToTensor(),
-            transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
+            transforms.Normalize(mean=_NORMALISATION.mean, std=_NORMALISATION.std),
         ]
     )
 
@@ -55,4 +56,10 @@ def _class_folders(root: Path, found: dict[str, list[Path]]) -> Dataset:
     return Dataset(name="imagenet", root=str(root), labels=np.array(labels, np.int64), load=load)
 
 
-IMAGENET = DatasetKind(name="imagenet", input_shape=(3, 224, 224), classes=_CLASSES, opener=_open)
+IMAGENET = DatasetKind(
+    name="imagenet",
+    input_shape=(3, 224, 224),
+    classes=_CLASSES,
+    opener=_open,
+    normalisation=lambda _: _NORMALISATION,
+)

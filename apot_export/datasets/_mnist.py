@@ -30,8 +30,12 @@ _NORMALISATION = Normalisation(mean=(0.131,), std=(0.308,))
 _ALQ_NORMALISATION = Normalisation(mean=(0.1307,), std=(0.3081,))
 
 
+def _normalisation(family: str | None) -> Normalisation:
+    return _ALQ_NORMALISATION if family == "alq" else _NORMALISATION
+
+
 def _open(data: Path | None, family: str | None) -> Dataset:
-    normalisation = _ALQ_NORMALISATION if family == "alq" else _NORMALISATION
+    normalisation = _normalisation(family)
     roots = candidate_roots(data, _FOLDERS)
     for root in roots:
         paths = _file(root, _IMAGES), _file(root, _LABELS)
@@ -116,4 +120,10 @@ def _damaged(path: Path, got: str, expected: str) -> DatasetError:
     )
 
 
-MNIST = DatasetKind(name="mnist", input_shape=(1, 28, 28), classes=_CLASSES, opener=_open)
+MNIST = DatasetKind(
+    name="mnist",
+    input_shape=(1, 28, 28),
+    classes=_CLASSES,
+    opener=_open,
+    normalisation=_normalisation,
+)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from apot_export.errors import IntegerError
+from apot_export.integer._input import fixed_input
 from apot_export.integer._network import (
     Clamp,
     Convolve,
@@ -26,9 +27,9 @@ from apot_export.integer._network import (
     Repeat,
     Requantize,
     Sum,
-    ToFixed,
     Total,
 )
+from apot_export.integer._pixels import Pixels
 from apot_export.integer._ranges import (
     STREAM_LIMIT,
     SUM_LIMIT,
@@ -45,6 +46,7 @@ from apot_export.integer._scales import (
     stream_thresholds,
 )
 from apot_export.integer._weights import integer_weights
+from apot_export.integer.limits import LARGEST_FRACTION_BITS, MULTIPLIER_BITS
 from apot_export.network import (
     Add,
     AveragePool,
@@ -64,12 +66,6 @@ from apot_export.network import (
     Upsample,
 )
 
-INPUT_LIMIT = 8
-"""Images are clamped to [-8, 8]: normalised pixels stay far inside."""
-MULTIPLIER_BITS = 30
-"""Bits of the largest multiplier of a requantization."""
-LARGEST_FRACTION_BITS = 24
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Value:
@@ -81,7 +77,11 @@ class _Value:
 
 
 def lower(
-    network: CodedNetwork, *, fraction_bits: int, input_bits: int | None = None
+    network: CodedNetwork,
+    *,
+    fraction_bits: int,
+    input_bits: int | None = None,
+    pixels: Pixels | None = None,
 ) -> IntegerNetwork:
     """Lower a coded network.
 
@@ -89,6 +89,7 @@ def lower(
         network: A network whose weights are all codes, or sign vectors with coordinates as terms.
         fraction_bits: F of the residual stream.
         input_bits: Fraction bits of the input; None for F.
+        pixels: Normalisation of uint8 pixels, where the network is to read those.
 
     Raises:
         IntegerError: A layer's weights are floats.
@@ -102,7 +103,9 @@ def lower(
                 expected=f"0 to {LARGEST_FRACTION_BITS}",
                 got=str(given),
             )
-    lowering = _Lowering(network=network, fraction_bits=fraction_bits, input_bits=bits)
+    lowering = _Lowering(
+        network=network, fraction_bits=fraction_bits, input_bits=bits, pixels=pixels
+    )
     return lowering.run()
 
 
@@ -111,6 +114,7 @@ class _Lowering:
     network: CodedNetwork
     fraction_bits: int
     input_bits: int
+    pixels: Pixels | None
     nodes: dict[str, IntegerNode] = field(default_factory=dict)
     values: dict[str, _Value] = field(default_factory=dict)
     layers: dict[str, IntegerLayer] = field(default_factory=dict)
@@ -122,13 +126,7 @@ class _Lowering:
     def run(self) -> IntegerNetwork:
         network = self.network
         image = f"{network.input}.fixed"
-        limit = INPUT_LIMIT << self.input_bits
-        self.values[network.input] = self.values[image] = _Value(
-            units=Fraction(1 << self.input_bits),
-            range=constant(-limit, limit, network.input_shape[0]),
-        )
-        to_fixed = ToFixed(fraction_bits=self.input_bits, low=-limit, high=limit)
-        self._record(image, (network.input,), to_fixed, network.input_shape)
+        self._add_input(image)
         renamed = {network.input: image}
         for node in network.nodes:
             inputs = tuple(renamed.get(name, name) for name in node.inputs)
@@ -147,7 +145,14 @@ class _Lowering:
             logit_scale=1 / output.units,
             fraction_bits=self.fraction_bits,
             input_bits=self.input_bits,
+            pixels=self.pixels,
         )
+
+    def _add_input(self, image: str) -> None:
+        network = self.network
+        lowered, found = fixed_input(image, network.input_shape[0], self.input_bits, self.pixels)
+        self.values[image] = _Value(units=Fraction(1 << self.input_bits), range=found)
+        self._record(image, (network.input,), lowered, network.input_shape)
 
     def _used(self, output: str) -> tuple[IntegerNode, ...]:
         """Drop what no one reads: values whose only readers now read the sums they came from."""

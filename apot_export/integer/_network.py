@@ -12,6 +12,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from apot_export.integer._pixels import Pixels
 from apot_export.network import Pair, Shape
 
 Integers = NDArray[np.int64]
@@ -185,3 +186,5 @@ class IntegerNetwork:
     """Fraction bits of the residual stream."""
     input_bits: int
     """Fraction bits of the input."""
+    pixels: Pixels | None = None
+    """Normalisation of the uint8 pixels that it reads; None where it reads float32."""

@@ -35,14 +35,15 @@ _LOWEST = np.iinfo(np.int64).min
 
 def run_integer(
     network: IntegerNetwork,
-    images: NDArray[np.float32],
+    images: NDArray[np.float32] | NDArray[np.uint8],
     observe: Callable[[str, Integers], None] | None = None,
 ) -> Integers:
     """Run an integer network.
 
     Args:
         network: The network.
-        images: float32 [N, channels, height, width], preprocessed.
+        images: [N, channels, height, width]: float32, preprocessed, or uint8 pixels where the
+            network reads those.
         observe: Called with the name and array of every value, in order of computation.
 
     Returns:
@@ -57,7 +58,15 @@ def run_integer(
             expected=f"[N, {', '.join(map(str, network.input_shape))}]",
             got=str(list(images.shape)),
         )
-    values: dict[str, NDArray[Any]] = {network.input: images.astype(np.float32)}
+    pixels = network.pixels is not None
+    if (images.dtype == np.uint8) != pixels:
+        raise DatasetError(
+            "The images are not of the type that the integer network reads.",
+            expected="uint8" if pixels else "float32",
+            got=str(images.dtype),
+        )
+    read: NDArray[Any] = images.astype(np.int64 if pixels else np.float32)
+    values: dict[str, NDArray[Any]] = {network.input: read}
     last_use = {name: node.name for node in network.nodes for name in node.inputs}
     for node in network.nodes:
         values[node.name] = compute_integer(network, node, [values[name] for name in node.inputs])

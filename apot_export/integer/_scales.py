@@ -23,6 +23,25 @@ def ceiling(value: Fraction) -> int:
     return -(-value.numerator // value.denominator)
 
 
+def signed_digits(value: int) -> list[tuple[int, int]]:
+    """Return the canonical signed digits of an integer: (shift, 1 or -1), lowest first.
+
+    No two neighbouring digits are nonzero, so that there are as few as can be.
+
+    >>> signed_digits(7), signed_digits(-6)
+    ([(0, -1), (3, 1)], [(1, 1), (3, -1)])
+    """
+    digits, rest, shift = [], value, 0
+    while rest:
+        if rest & 1:
+            digit = 2 - (rest & 3)
+            digits.append((shift, digit))
+            rest -= digit
+        rest >>= 1
+        shift += 1
+    return digits
+
+
 def requantizer(
     name: str,
     ratios: list[Fraction],

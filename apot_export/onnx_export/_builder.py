@@ -79,6 +79,7 @@ class GraphBuilder:
         image_shape: Sequence[int],
         shapes: Mapping[str, Sequence[int]],
         output: str,
+        image_type: int = TensorProto.FLOAT,
     ) -> onnx.GraphProto:
         """Return the graph: one image tensor in, logits out, every value typed and shaped."""
 
@@ -86,7 +87,7 @@ class GraphBuilder:
             kind = self.types.get(value, TensorProto.FLOAT)
             return helper.make_tensor_value_info(called, kind, ["batch", *shape])
 
-        image = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", *image_shape])
+        image = helper.make_tensor_value_info(INPUT, image_type, ["batch", *image_shape])
         inner = [info(value, value, shape) for value, shape in shapes.items() if value != output]
         proto: onnx.GraphProto = helper.make_graph(
             self.nodes,
@@ -117,7 +118,7 @@ class GraphBuilder:
             values = term_values(np.arange(256, dtype=np.uint8))
             terms = [
                 self._initializer(f"{layer.name}.terms", planes.terms),
-                self._initializer("term_values", values.astype(np.float32)),
+                self._initializer("term_values", values),
             ]
             self._apot("SumTerms", terms, coordinates)
         return self._decode_planes(layer, coordinates, weights)

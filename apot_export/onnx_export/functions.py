@@ -207,10 +207,12 @@ SumTerms (terms, values) => (coordinates)
     flat_values = GatherElements <axis: int = 0> (values, codes)
     shape = Shape (terms)
     summands = Reshape (flat_values, shape)
-    coordinates = ReduceSum <keepdims: int = 0> (summands, one)
+    sums = ReduceSum <keepdims: int = 0> (summands, one)
+    coordinates = Cast <to: int = 1> (sums)
 }
 """
-"""Coordinates as sums of powers of two: `terms` uint8 [bases, K], `values` float32 [256]."""
+"""Coordinates as sums of powers of two, rounded once: `terms` uint8 [bases, K], `values` float64
+[256]: the power of two that each term stands for."""
 
 SCALE_BIAS = """
 ScaleBias (x, scale, bias) => (y)

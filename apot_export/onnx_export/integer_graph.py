@@ -62,8 +62,8 @@ def build_integer_model(
         metadata: Model properties.
 
     Returns:
-        A model with input `images`, float32 [batch, channels, height, width], and output `logits`,
-        int64 [batch, classes]; `logit_scale` in its metadata makes them real numbers.
+        A model with input `images`, float32 (or uint8 pixels) [batch, channels, height, width], and
+        output `logits`, int64 [batch, classes]; `logit_scale` in its metadata makes them real.
 
     Raises:
         IntegerError: An operation is beyond what the bodies can carry exactly.
@@ -83,7 +83,8 @@ def build_integer_model(
         for operator, overload in sorted(graph.operators)
     ]
     shapes = {node.name: node.shape for node in network.nodes}
-    proto = graph.graph_of(name, network.input_shape, shapes, network.output)
+    image_type = TensorProto.FLOAT if network.pixels is None else TensorProto.UINT8
+    proto = graph.graph_of(name, network.input_shape, shapes, network.output, image_type)
     return model_of(proto, functions, tool=tool, metadata={**metadata, **facts})
 
 

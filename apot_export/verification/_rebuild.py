@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -109,7 +110,7 @@ def _checkpoint(directory: Path, recorded: str, given: str | PathLike[str] | Non
     if given is not None:
         return Path(given)
     # A symbolic link on the way would make ".." mean another folder than when it was written.
-    path = Path(*_normalised(directory.absolute(), recorded))
+    path = Path(*_normalised(Path(os.path.normpath(directory.absolute())), recorded))
     if not path.is_file():
         raise ExportError(
             "The checkpoint that the export was made from is no longer there.",

@@ -16,18 +16,13 @@ from torch import nn
 from apot_export._version import VERSION
 from apot_export.datasets import Dataset, kind_by_name, kind_for_network
 from apot_export.errors import DatasetError, DeviceError, ExportError
+from apot_export.executors import torch_executor, twin_executor
 from apot_export.export_directory import ONNX_MODEL, PACKED_MODEL, check_files, read_manifest
 from apot_export.network import CodedNetwork
 from apot_export.original import Original
 from apot_export.packfile import load_packed
 from apot_export.runtime import Placement, measure_placement, open_session
-from apot_export.verification._accuracy import (
-    Measured,
-    Progress,
-    measure,
-    torch_executor,
-    twin_executor,
-)
+from apot_export.verification._accuracy import Measured, Progress, measure
 from apot_export.verification._certificate import certify_weights
 from apot_export.verification._instrument import (
     by_layer,
@@ -260,6 +255,7 @@ def _settings(device: str, batch_size: int, options: Any, original: Original) ->
         "bits": original.quantization.weight_bits,
         "method": original.quantization.method,
         "family": original.dialect.name,
+        "alpha_terms": original.alpha_terms,
         "architecture": original.architecture.name,
         "tf32": False,
         "torch": torch.__version__,
