@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -193,7 +193,7 @@ def print_report(report: Report) -> None:
         console.print(Text(f"  {failure}"), soft_wrap=True)
 
 
-def _original(settings: dict[str, Any]) -> str:
+def _original(settings: Mapping[str, Any]) -> str:
     if settings["alpha_terms"]:
         return f"coordinates rounded to {settings['alpha_terms']} powers of two"
     return "the original"

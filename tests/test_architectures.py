@@ -11,12 +11,12 @@ import pytest
 from apot_export import architectures
 from apot_export.capture import capture
 from apot_export.encode import encode_network
-from apot_export.errors import CaptureError, RecognitionError
+from apot_export.errors import BitWidthError, CaptureError, RecognitionError
 from apot_export.network import CodedLayer
 from apot_export.onnx_export import build_model, serialise
 from apot_export.original import load_original
 from apot_export.packfile import load_packed, packed_file_bytes
-from apot_export.quantization import Choices
+from apot_export.quantization import Choices, LayerBits
 from apot_export.runtime import open_session
 from apot_export.verification._certificate import original_weights
 from apot_export.verification._instrument import with_outputs
@@ -153,3 +153,34 @@ def test_block_numbers_beyond_the_tensors_of_a_file_describe_no_network() -> Non
     }
     with pytest.raises(RecognitionError, match="no known architecture"):
         architectures.recognise(shapes)
+
+
+def test_a_grid_of_exponent_zero_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "network_2bit.pth.tar"
+    write_checkpoint(path, "ResNet-20 (CIFAR)", "nonzero", images=1)
+    original = load_original(path, Choices(grid="nonzero", z=0))
+    with pytest.raises(BitWidthError, match="Z of the non-zero grid is out of range"):
+        capture(original.module, original.architecture.input_shape)
+
+
+@pytest.mark.parametrize(
+    ("family", "choices", "option"),
+    [
+        ("apot-v1", Choices(bits=4, legacy_divisor=True), "--legacy-divisor"),
+        ("apot-v2", Choices(bits=4, alpha_terms=2), "--alpha-terms"),
+        ("full-precision", Choices(normalize_weights=False), "--no-weight-normalization"),
+        (
+            "full-precision",
+            Choices(layer_bits=(LayerBits(pattern="*", weight_bits=3, activation_bits=3),)),
+            "--layer-bits",
+        ),
+    ],
+)
+def test_options_that_say_nothing_of_a_network_are_refused(
+    family: str, choices: Choices, option: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "network.pth.tar"
+    write_checkpoint(path, "ResNet-14 (MNIST)", family, images=1)
+    with pytest.raises(BitWidthError, match="does not apply") as caught:
+        load_original(path, choices)
+    assert caught.value.fix == f"leave out {option}"
