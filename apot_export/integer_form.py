@@ -35,7 +35,7 @@ class IntegerChoices:
     fraction_bits: int | None = None
     """Of the residual stream; None for the smallest that images show to suffice."""
     input_bits: int | None = None
-    """Of the input; None for as many."""
+    """Of the input; None for 16, or for as many as the residual stream has."""
     pixels: bool = False
     """Whether the network reads uint8 pixels, their normalisation folded in."""
     data: str | None = None

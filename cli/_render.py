@@ -251,6 +251,17 @@ def _checks(report: Report) -> list[tuple[bool, str, str]]:
         ),
         (not strays, "provider", report.provider),
     ]
+    if report.backends is not None:
+        found = report.backends
+        rows.append(
+            (
+                not any(found.differing.values()),
+                "integer",
+                f"{', '.join(found.names)}: logits of {sum(found.differing.values()):,} of "
+                f"{found.images:,} images and {found.random_images} random inputs differ; top-1 "
+                f"{found.top1:.2%} at {found.fraction_bits} fraction bits",
+            )
+        )
     return rows
 
 

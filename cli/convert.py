@@ -115,7 +115,8 @@ def convert(
         ),
     ] = "auto",
     input_bits: Annotated[
-        _Bits, typer.Option(help="Fraction bits of the integer network's input; default: as many.")
+        _Bits,
+        typer.Option(help="Fraction bits of the integer network's input; default: 16, or as many."),
     ] = None,
     input_type: Annotated[
         str,

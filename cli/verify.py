@@ -42,6 +42,13 @@ def verify(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda or cpu, for both sides.")] = "auto",
+    backends: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Run the integer network on these, too, and compare every bit: two or more of "
+            "numpy,ort-cpu,ort-cuda,c.",
+        ),
+    ] = None,
     limit: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Use this many images, spread evenly over the dataset."),
@@ -75,6 +82,7 @@ def verify(
                 checkpoint=checkpoint,
                 model=model,
                 device=device,
+                backends=backends,
                 limit=limit,
                 batch_size=batch_size,
                 progress=progress,

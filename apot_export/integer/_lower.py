@@ -46,7 +46,11 @@ from apot_export.integer._scales import (
     stream_thresholds,
 )
 from apot_export.integer._weights import integer_weights
-from apot_export.integer.limits import LARGEST_FRACTION_BITS, MULTIPLIER_BITS
+from apot_export.integer.limits import (
+    DEFAULT_INPUT_BITS,
+    LARGEST_FRACTION_BITS,
+    MULTIPLIER_BITS,
+)
 from apot_export.network import (
     Add,
     AveragePool,
@@ -88,14 +92,14 @@ def lower(
     Args:
         network: A network whose weights are all codes, or sign vectors with coordinates as terms.
         fraction_bits: F of the residual stream.
-        input_bits: Fraction bits of the input; None for F.
+        input_bits: Fraction bits of the input; None for 16, or F if that is more.
         pixels: Normalisation of uint8 pixels, where the network is to read those.
 
     Raises:
         IntegerError: A layer's weights are floats.
         BoundError: A value could overflow; says which and by how much.
     """
-    bits = fraction_bits if input_bits is None else input_bits
+    bits = max(fraction_bits, DEFAULT_INPUT_BITS) if input_bits is None else input_bits
     for name, given in (("fraction bits", fraction_bits), ("input bits", bits)):
         if not 0 <= given <= LARGEST_FRACTION_BITS:
             raise IntegerError(

@@ -65,6 +65,35 @@ class AccumulatorComparison:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BackendComparison:
+    """The integer network on several backends."""
+
+    names: tuple[str, ...]
+    """The first one is what the others are compared with."""
+    images: int
+    random_images: int
+    differing: Mapping[str, int]
+    """Images with other logits than the first backend's, by backend."""
+    first_difference: Mapping[str, str]
+    """The first value that differs, by backend that differs."""
+    top1: float
+    """Of the integer network, in [0, 1]."""
+    fraction_bits: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable JSON form."""
+        return {
+            "names": list(self.names),
+            "images": self.images,
+            "random_images": self.random_images,
+            "differing": dict(self.differing),
+            "first_difference": dict(self.first_difference),
+            "top1": self.top1,
+            "fraction_bits": self.fraction_bits,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything that `verify` measured; the verdict is PASS when there are no failures."""
 
@@ -89,6 +118,8 @@ class Report:
     settings: Mapping[str, Any]
     failures: tuple[str, ...]
     """One sentence per criterion that does not hold."""
+    backends: BackendComparison | None = None
+    """The integer network on several backends, where that was asked for."""
 
     @property
     def verdict(self) -> str:
@@ -140,6 +171,7 @@ class Report:
                 "offenders": list(self.accumulators.offenders),
             },
             "provider": self.provider,
+            "backends": None if self.backends is None else self.backends.to_json(),
             "settings": dict(self.settings),
         }
 

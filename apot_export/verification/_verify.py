@@ -23,6 +23,7 @@ from apot_export.original import Original
 from apot_export.packfile import load_packed
 from apot_export.runtime import Placement, measure_placement, open_session
 from apot_export.verification._accuracy import Measured, Progress, measure
+from apot_export.verification._backends import compare_backends, parse_backends
 from apot_export.verification._certificate import certify_weights
 from apot_export.verification._instrument import (
     by_layer,
@@ -36,6 +37,7 @@ from apot_export.verification._oracle import compare_oracle
 from apot_export.verification._rebuild import rebuild_original
 from apot_export.verification._report import (
     AccumulatorComparison,
+    BackendComparison,
     LevelComparison,
     Report,
     WeightCertificate,
@@ -60,6 +62,7 @@ def verify(
     device: str = "auto",
     limit: int | None = None,
     batch_size: int | None = None,
+    backends: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Verify an export against the PyTorch original.
@@ -76,11 +79,14 @@ def verify(
         device: "auto", "cuda" or "cpu", for both sides.
         limit: Use this many images, spread evenly over the dataset.
         batch_size: Images per batch; None for a size that fits the image.
+        backends: Of numpy, ort-cpu, ort-cuda and c, separated by commas: run the integer network on
+            these and compare every bit of its logits; None: leave it alone.
         progress: Called with (what, done, total).
 
     Raises:
         ApotExportError: The verification could not run. A difference is no error: see the report.
     """
+    compared = None if backends is None else parse_backends(backends)
     directory = Path(export)
     manifest = read_manifest(directory)
     check_files(directory, manifest)
@@ -114,6 +120,11 @@ def verify(
         session.run,
         report,
     )
+    integers = (
+        None
+        if compared is None
+        else compare_backends(directory, manifest, packed, compared, images, size, report)
+    )
     return Report(
         path=directory,
         dataset=images.name,
@@ -131,9 +142,11 @@ def verify(
         accumulators=accumulators,
         provider=placement.provider(),
         settings=_settings(chosen, size, session.options, source),
-        failures=tuple(
-            _failures(weights, levels, accumulators, placement, session.provider, measured)
+        failures=(
+            *_failures(weights, levels, accumulators, placement, session.provider, measured),
+            *_backend_failures(integers),
         ),
+        backends=integers,
     )
 
 
@@ -235,6 +248,17 @@ def _failures(
             f"original with itself on {measured.self_agreement:.2%}"
         )
     return failures
+
+
+def _backend_failures(found: BackendComparison | None) -> list[str]:
+    if found is None:
+        return []
+    return [
+        f"the integer network's logits on {name} differ from those on {found.names[0]} for {count} "
+        f"images, first at {found.first_difference[name]}"
+        for name, count in found.differing.items()
+        if count
+    ]
 
 
 def _sampling_noise(measured: Measured) -> float:
