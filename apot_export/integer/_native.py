@@ -1,4 +1,4 @@
-"""The C interpreter of integer programs: compiled with the system's compiler, called from Python."""
+"""The C interpreter: compiled with the system's compiler, called from Python."""
 
 from __future__ import annotations
 

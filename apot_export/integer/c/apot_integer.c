@@ -1039,7 +1039,7 @@ const char *apot_message(int status)
     case APOT_MALFORMED:
         return "the integer program is malformed";
     case APOT_MISALIGNED:
-        return "the workspace does not begin at a multiple of 8";
+        return "there is no workspace, or it does not begin at a multiple of 8";
     default:
         return "unknown status";
     }
@@ -1065,7 +1065,7 @@ int apot_run(const apot_model *model, const int32_t *image, int64_t *logits, voi
     machine m;
     int status;
     size_t i;
-    if ((uintptr_t)workspace & 7)
+    if (!workspace || (uintptr_t)workspace & 7)
         return APOT_MISALIGNED;
     m.model = model;
     m.image = image;

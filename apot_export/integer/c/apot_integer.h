@@ -21,7 +21,7 @@ enum apot_status {
     APOT_VERSION = 3,     /* the program has a version that this library does not know */
     APOT_DAMAGED = 4,     /* a checksum is wrong */
     APOT_MALFORMED = 5,   /* the program breaks a rule of FORMAT.md, section 8 */
-    APOT_MISALIGNED = 6   /* the workspace does not begin at a multiple of 8 */
+    APOT_MISALIGNED = 6   /* there is no workspace, or it is not at a multiple of 8 */
 };
 
 /* A program that was opened. It points into the file's bytes: keep those, and unchanged, as long as it is
