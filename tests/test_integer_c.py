@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import itertools
 import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from apot_export.integer._program_parts import signed_digits
 from apot_export.integer._reference import fixed_point
 from apot_export.network import CodedNetwork, MaxPool, PlaneLayer, Relu, ScaleBias
 from apot_export.packfile import load_packed, packed_file_bytes
+from apot_export.packfile._container import Container, read, write
 from tests._integer_networks import (
     INPUTS,
     WEIGHTS,
@@ -213,6 +217,43 @@ def test_the_file_is_the_same_every_time_and_is_read(tmp_path: Path) -> None:
     assert load_packed(path).integer is None
 
 
+def test_the_head_is_where_the_description_says() -> None:
+    coded = random_network(1)
+    network = lower(coded, fraction_bits=10, input_bits=9)
+    content = file_of(coded, network)
+    version, size, checksum, magic = struct.unpack("<III4s", content[-16:])
+    program = content[-size:]
+    assert (version, magic) == (1, b"APIN")
+    assert checksum == zlib.crc32(program[:-8])
+    head = struct.unpack("<5Id6I", program[:52])
+    assert head[:5] == (*coded.input_shape, 9, 10)
+    assert head[5] == float(network.logit_scale)
+    values, scratch, classes, kind, offset, instructions = head[6:]
+    assert (values % 8, scratch % 8, classes, kind) == (0, 0, 5, 1)
+    assert offset + 4 * classes <= values
+    assert 0 < instructions < len(network.nodes)
+
+
+@pytest.mark.parametrize("damage", ["first", "two axes", "floats"])
+def test_a_misplaced_program_is_refused(tmp_path: Path, damage: str) -> None:
+    coded = random_network(1)
+    path = tmp_path / "model.apot.safetensors"
+    path.write_bytes(file_of(coded, lower(coded, fraction_bits=10)))
+    found = read(path)
+    tensors = dict(found.tensors)
+    program = tensors.pop("integer")
+    if damage == "first":
+        tensors = {"integer": program, **tensors}
+    elif damage == "two axes":
+        tensors["integer"] = program[:, None]
+    else:
+        tensors["integer"] = np.zeros(4, dtype=np.float32)
+    metadata = {name: found.metadata[name] for name in ("network", "provenance")}
+    path.write_bytes(write(Container(metadata=metadata, tensors=tensors)))
+    with pytest.raises(PackedFileError, match="integer"):
+        load_packed(path)
+
+
 def test_the_workspace_is_smaller_than_all_values() -> None:
     uses = [
         Use(reads=("image",), writes=("a",)),
@@ -327,7 +368,13 @@ def test_the_published_multi_bit_network(
     interpreters: Interpreters, reference: Path, tmp_path: Path
 ) -> None:
     coded = published(reference, tmp_path / "lenet", "ALQ/lenet5_model.pth", alpha_terms=3)
-    images = images_of(coded, 6)
+    pixels = gzip.decompress(
+        (reference / "datasets/MNIST/raw/t10k-images-idx3-ubyte.gz").read_bytes()
+    )
+    numbers = np.frombuffer(pixels, dtype=np.uint8, offset=16).reshape(-1, 1, 28, 28)[:10]
+    images = (numbers.astype(np.float32) / np.float32(255) - np.float32(0.1307)) / np.float32(
+        0.3081
+    )
     bits = next(bits for bits in (20, 18, 16, 14, 12) if fits(coded, bits))
     assert_same(interpreters, coded, images, bits)
 

@@ -196,6 +196,30 @@ typedef struct {
     int64_t low, high;
 } post;
 
+/* A record's multiplier as 64 bits. */
+static uint64_t multiplier_at(const uint8_t *record)
+{
+    const uint64_t sign = 0x80000000u;
+    return (word_at(record) ^ sign) - sign;
+}
+
+/* Every record's signed digits must sum to its multiplier. */
+static void check_digits(reader *r, const post *p, uint32_t records)
+{
+    const uint8_t *record = p->record;
+    for (; records; records--, record += p->step) {
+        const uint8_t *digit = record + 12;
+        uint32_t left = p->digits;
+        uint64_t sum = 0;
+        for (; left && *digit; left--, digit++) {
+            const uint64_t part = (uint64_t)1 << (*digit & 63);
+            sum += *digit & 128 ? 0 - part : part;
+        }
+        if (sum != multiplier_at(record))
+            r->bad = 1;
+    }
+}
+
 static void read_post(reader *r, const machine *m, post *p, uint32_t channels, uint64_t plane)
 {
     uint32_t records;
@@ -215,14 +239,8 @@ static void read_post(reader *r, const machine *m, post *p, uint32_t channels, u
         p->digits = bounded(r, 0, 32);
         p->step = 12 + p->digits;
         p->record = take(r, product(records, p->step));
-        if (p->record) {
-            const uint8_t *record = p->record;
-            uint32_t i, k;
-            for (i = 0; i < records; i++, record += 12)
-                for (k = 0; k < p->digits; k++, record++)
-                    if ((record[12] & 63) > 32)
-                        r->bad = 1;
-        }
+        if (!m->workspace && !r->bad)
+            check_digits(r, p, records);
     } else {
         p->thresholds = bounded(r, 0, LARGEST_EXTENT);
         p->threshold_bytes = bounded(r, 1, 8);
@@ -271,9 +289,7 @@ static void requantize_plane(post *p, const void *from, uint32_t kind, size_t pl
         store(p->to.at, p->to.kind, x, shifted_right(as_signed(sum), p->shift));
     }
 #else
-    const uint64_t multiplier = (uint64_t)as_signed(
-        word_at(p->record) & 0x80000000u ? (uint64_t)word_at(p->record) | ~(uint64_t)0xffffffffu
-                                         : (uint64_t)word_at(p->record));
+    const uint64_t multiplier = multiplier_at(p->record);
     for (x = 0; x < plane; x++) {
         uint64_t sum = (uint64_t)load(from, kind, x) * multiplier + offset;
         store(p->to.at, p->to.kind, x, shifted_right(as_signed(sum), p->shift));

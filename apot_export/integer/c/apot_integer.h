@@ -2,7 +2,15 @@
  *
  * C99 with <stdint.h>, <stddef.h> and <string.h> alone: no floating point, no heap, no globals that
  * change. Weights are applied by shifts and additions. Compiled with APOT_NO_MULTIPLY, nothing at all
- * multiplies or divides.
+ * multiplies or divides. (Compilers may turn sums in loops into products: gcc does so for x86-64 at
+ * -O3, not at -O2. A look at the object's instructions tells.)
+ *
+ *     apot_model model;
+ *     int status = apot_open(&model, file, size);
+ *     void *workspace = status ? NULL : malloc(apot_workspace_bytes(&model));
+ *     status = apot_run(&model, image, logits, workspace);
+ *
+ * Runs of one model may go on at the same time if each has a workspace of its own.
  */
 #ifndef APOT_INTEGER_H
 #define APOT_INTEGER_H
@@ -53,7 +61,8 @@ int apot_open(apot_model *model, const uint8_t *file, size_t size);
 /* A sentence about a status. */
 const char *apot_message(int status);
 
-/* What apot_run needs: bytes of a workspace, which must begin at a multiple of 8. */
+/* What apot_run needs: bytes of a workspace, which must begin at a multiple of 8. It holds integers of
+ * several types in turn: give it memory of malloc, or of an array in another translation unit. */
 size_t apot_workspace_bytes(const apot_model *model);
 
 /* The image's channels, height and width, and how many fraction bits its numbers have. */
