@@ -18,7 +18,7 @@ from apot_export.integer._network import Integers
 SOURCES = Path(__file__).parent / "c"
 _STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 WITHOUT_MULTIPLICATION = ("-O2", "-DAPOT_NO_MULTIPLY")
-"""Flags of the build that multiplies nothing. Beyond -O2 compilers put multiplications back."""
+"""Flags of the build that multiplies nothing. At -Os and -O3 gcc puts multiplications back."""
 _ALIGNMENT = 8
 
 

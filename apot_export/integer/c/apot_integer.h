@@ -2,8 +2,8 @@
  *
  * C99 with <stdint.h>, <stddef.h> and <string.h> alone: no floating point, no heap, no globals that
  * change. Weights are applied by shifts and additions. Compiled with APOT_NO_MULTIPLY, nothing at all
- * multiplies or divides. (Compilers may turn sums in loops into products: gcc does so for x86-64 at
- * -O3, not at -O2. A look at the object's instructions tells.)
+ * multiplies or divides. (Compilers may turn sums in loops into products: gcc 12 does so for x86-64
+ * at -Os and -O3, not at -O2. A look at the object's instructions tells.)
  *
  *     apot_model model;
  *     int status = apot_open(&model, file, size);
