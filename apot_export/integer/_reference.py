@@ -78,6 +78,14 @@ def run_integer(
     return values[network.output]
 
 
+def fixed_point(network: IntegerNetwork, images: NDArray[np.float32]) -> Integers:
+    """Return images as the fixed-point numbers that the network computes with."""
+    first = network.nodes[0].operation
+    if not isinstance(first, ToFixed):
+        raise TypeError(f"{network.nodes[0].name} does not convert the images")
+    return _fixed(first, images)
+
+
 def compute_integer(
     network: IntegerNetwork, node: IntegerNode, inputs: list[NDArray[Any]]
 ) -> Integers:

@@ -42,6 +42,17 @@ class Container:
     tensors: Mapping[str, NDArray[Any]]
 
 
+def positions(tensors: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """Return where every tensor begins in the data of a container that holds them in this order."""
+    begins = {}
+    position = 0
+    for name, tensor in tensors.items():
+        position += -position % _alignment(tensor.dtype, tensor.nbytes)
+        begins[name] = position
+        position += tensor.nbytes
+    return begins
+
+
 def write(container: Container) -> bytes:
     """Serialise a container: the same content gives the same bytes.
 
@@ -52,8 +63,9 @@ def write(container: Container) -> bytes:
     checksums: list[str] = []
     chunks: list[bytes] = []
     position = 0
+    begins = positions(container.tensors)
     for name, tensor in container.tensors.items():
-        filling = -position % _alignment(tensor.dtype, tensor.nbytes)
+        filling = begins[name] - position
         if filling:
             # Safetensors forbids holes, so what aligns the next tensor is a tensor itself.
             padding = f"{_PADDING_PREFIX}{len(chunks)}"

@@ -23,6 +23,8 @@ from apot_export.planes import Planes, summed_terms
 
 Tensors = Mapping[str, NDArray[Any]]
 PARAMETERS = "parameters"
+INTEGER = "integer"
+"""The tensor of the integer program: the last one, where there is one."""
 NEUTRAL = {"scale": 1.0, "bias": 0.0}
 """What a `ScaleBias` without the attribute scales or adds."""
 

@@ -35,7 +35,15 @@ from apot_export.network import (
 )
 from apot_export.packfile import _json
 from apot_export.packfile._container import read
-from apot_export.packfile._layers import NEUTRAL, Parameters, Tensors, read_codebook, read_layer
+from apot_export.packfile._layers import (
+    INTEGER,
+    NEUTRAL,
+    Parameters,
+    Tensors,
+    read_codebook,
+    read_layer,
+    read_tensor,
+)
 from apot_export.packfile._wellformed import require_well_formed
 
 if TYPE_CHECKING:
@@ -69,6 +77,8 @@ class PackedNetwork:
     network: CodedNetwork
     provenance: Mapping[str, Any]
     """What the network was made from: checkpoint digest, tool version, options, bit-width."""
+    integer: bytes | None = None
+    """Its integer program, which FORMAT.md describes in section 8."""
 
     @property
     def layers(self) -> Mapping[str, Layer]:
@@ -102,6 +112,7 @@ def load_packed(path: str | PathLike[str]) -> PackedNetwork:
         provenance = _json.mapping("provenance", _json.loads(container.metadata["provenance"]))
         network = _network(_json.loads(container.metadata["network"]), container.tensors)
         require_well_formed(network, container.tensors)
+        program = _program(container.tensors)
     except ApotExportError as error:
         raise PackedFileError(
             "The packed file's network is not well formed.", where=str(file), got=str(error)
@@ -113,7 +124,16 @@ def load_packed(path: str | PathLike[str]) -> PackedNetwork:
             expected="a network as FORMAT.md describes",
             got=f"{type(error).__name__}: {error}",
         ) from error
-    return PackedNetwork(network=network, provenance=provenance)
+    return PackedNetwork(network=network, provenance=provenance, integer=program)
+
+
+def _program(tensors: Tensors) -> bytes | None:
+    if INTEGER not in tensors:
+        return None
+    program = read_tensor(tensors, INTEGER, "u1")
+    if program.ndim != 1 or list(tensors)[-1] != INTEGER:
+        raise ValueError(f"{INTEGER} is not the last tensor, or has more than one axis")
+    return program.tobytes()
 
 
 def _network(content: Any, tensors: Tensors) -> CodedNetwork:

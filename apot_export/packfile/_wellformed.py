@@ -23,7 +23,7 @@ from apot_export.network import (
     Upsample,
 )
 from apot_export.packfile._json import LARGEST_INTEGER
-from apot_export.packfile._layers import PARAMETERS
+from apot_export.packfile._layers import INTEGER, PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,7 +115,7 @@ def _check_geometry(network: CodedNetwork, node: Node) -> None:
 
 
 def _check_names(network: CodedNetwork, tensors: Mapping[str, NDArray[Any]]) -> None:
-    named = {PARAMETERS}
+    named = {PARAMETERS, INTEGER}
     for name, layer in network.layers.items():
         parts: tuple[str, ...] = ("weight",)
         if isinstance(layer, CodedLayer):

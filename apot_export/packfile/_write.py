@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.codebook import Codebook
+from apot_export.integer import IntegerNetwork
+from apot_export.integer._program import program_bytes
+from apot_export.integer._program_parts import Stored
 from apot_export.network import (
     ActivationQuantizer,
     CodedLayer,
@@ -21,16 +24,26 @@ from apot_export.network import (
     ScaleBias,
 )
 from apot_export.packfile import _json
-from apot_export.packfile._container import Container, write
-from apot_export.packfile._layers import NEUTRAL, PARAMETERS
+from apot_export.packfile._container import Container, positions, write
+from apot_export.packfile._layers import INTEGER, NEUTRAL, PARAMETERS
 from apot_export.planes import pack_counts
 
 
-def packed_file_bytes(network: CodedNetwork, provenance: Mapping[str, Any]) -> bytes:
+def packed_file_bytes(
+    network: CodedNetwork,
+    provenance: Mapping[str, Any],
+    integer: IntegerNetwork | None = None,
+) -> bytes:
     """Serialise a coded network: the same network and provenance give the same bytes.
+
+    Args:
+        network: The network.
+        provenance: What it was made from.
+        integer: What `lower` made of the network, for the file to hold as a program, too.
 
     Raises:
         ValueError: The network or the provenance holds what FORMAT.md cannot store.
+        IntegerError: The integer network does not fit a program.
     """
     writer = _Writer()
     content = {
@@ -44,7 +57,16 @@ def packed_file_bytes(network: CodedNetwork, provenance: Mapping[str, Any]) -> b
         "network": _json.dumps(content),
         "provenance": _json.dumps(provenance, sort_keys=True),
     }
-    return write(Container(metadata=metadata, tensors=writer.tensors()))
+    tensors = writer.tensors()
+    if integer is not None:
+        begins = positions(tensors)
+        stored = {
+            name: Stored(position=begins[name], content=tensor.tobytes())
+            for name, tensor in tensors.items()
+        }
+        program = program_bytes(integer, network, stored)
+        tensors[INTEGER] = np.frombuffer(program, dtype=np.uint8)
+    return write(Container(metadata=metadata, tensors=tensors))
 
 
 class _Writer:

@@ -1,0 +1,245 @@
+"""The parts of an integer program in bytes: values, post-operations and weights."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from apot_export.errors import IntegerError
+from apot_export.integer._memory import rounded_up
+from apot_export.integer._network import (
+    Clamp,
+    IntegerLayer,
+    Integers,
+    Interval,
+    Quantize,
+    Requantize,
+)
+from apot_export.layers import CodedLayer, Layer, PlaneLayer
+from apot_export.planes import pack_counts
+
+LEVELS, NARROW, WIDE, IMAGE = range(4)
+"""Kinds of values: uint8, int32, int64, and the caller's image, which is int32."""
+SIZES = {LEVELS: 1, NARROW: 4, WIDE: 8}
+"""Bytes of one number of a kind."""
+_STORE, _REQUANTIZE, _QUANTIZE = range(3)
+_CODES, _PLANES = range(2)
+_NARROW_BITS = 32
+_WIDE_BITS = 64
+_LEVEL_LIMIT = 255
+_TERM_BIAS = 64
+_NEGATIVE = 0x80
+_DIGIT = 0x40
+
+Finishing = Requantize | Quantize | Clamp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a value lies."""
+
+    kind: int
+    offset: int
+
+    def bytes(self) -> bytes:
+        """Return the value as instructions name it."""
+        return words(self.kind, self.offset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A tensor of the packed file."""
+
+    position: int
+    """Of its first byte in the file's data."""
+    content: bytes
+
+
+def words(*numbers: int) -> bytes:
+    """Return numbers as unsigned 32-bit words.
+
+    Raises:
+        IntegerError: One does not fit.
+    """
+    try:
+        return struct.pack(f"<{len(numbers)}I", *numbers)
+    except struct.error as error:
+        raise IntegerError(
+            "The network is too large for an integer program.",
+            expected="sizes below 2^32",
+            got=str(max(numbers, key=abs)),
+        ) from error
+
+
+def kind_of(interval: Interval) -> int:
+    """Return the smallest kind that holds every number of an interval."""
+    if interval.low >= 0 and interval.high <= _LEVEL_LIMIT:
+        return LEVELS
+    return NARROW if interval.bits <= _NARROW_BITS else WIDE
+
+
+# --- post-operations ------------------------------------------------------------------------------
+
+
+def finishing_bytes(operation: Finishing, place: Place) -> bytes:
+    """Return what is done to a channel of results, and where it goes."""
+    if isinstance(operation, Requantize):
+        return words(_REQUANTIZE) + place.bytes() + _requantize(operation)
+    if isinstance(operation, Quantize):
+        return words(_QUANTIZE) + place.bytes() + _quantize(operation)
+    widest = np.iinfo(np.int64)
+    low = widest.min if operation.low is None else operation.low
+    high = widest.max if operation.high is None else operation.high
+    return words(_STORE) + place.bytes() + struct.pack("<qq", low, high)
+
+
+def thresholds_scratch(operation: Finishing) -> int:
+    """Return the bytes of scratch memory that hold one channel's thresholds."""
+    return operation.thresholds.shape[1] * 8 if isinstance(operation, Quantize) else 0
+
+
+def signed_digits(number: int) -> list[tuple[int, int]]:
+    """Return the non-adjacent form: (shift, sign) pairs whose sign * 2 ** shift sum to a number.
+
+    >>> signed_digits(7)
+    [(0, -1), (3, 1)]
+    >>> signed_digits(-10)
+    [(1, -1), (3, -1)]
+    """
+    digits = []
+    shift = 0
+    while number:
+        if number & 1:
+            sign = 2 - (number & 3)
+            digits.append((shift, sign))
+            number -= sign
+        number >>= 1
+        shift += 1
+    return digits
+
+
+def _requantize(operation: Requantize) -> bytes:
+    multipliers, offsets = np.broadcast_arrays(operation.multiplier, operation.offset)
+    limits = np.iinfo(np.int32)
+    if multipliers.min() < limits.min or multipliers.max() > limits.max:
+        raise IntegerError(
+            "A multiplier has more than 32 bits.", got=str(int(np.abs(multipliers).max()))
+        )
+    forms = [signed_digits(int(number)) for number in multipliers]
+    count = max(map(len, forms))
+    parts = [words(len(forms), operation.shift, count)]
+    for multiplier, offset, form in zip(multipliers, offsets, forms, strict=True):
+        digits = bytes(_DIGIT | shift | (_NEGATIVE if sign < 0 else 0) for shift, sign in form)
+        parts.append(struct.pack("<iq", multiplier, offset) + digits.ljust(count, b"\0"))
+    return b"".join(parts)
+
+
+def _quantize(operation: Quantize) -> bytes:
+    thresholds, directions = operation.thresholds, operation.direction
+    channels = max(thresholds.shape[0], directions.size)
+    rows = np.broadcast_to(thresholds, (channels, thresholds.shape[1]))
+    width = _threshold_bytes(rows)
+    numbers = rows.astype("<i8")[..., None].view(np.uint8)[..., :width].reshape(channels, -1)
+    downwards = np.broadcast_to(directions < 0, (channels,)).astype(np.uint8)
+    records = np.concatenate([downwards[:, None], numbers], axis=1)
+    head = words(channels, thresholds.shape[1], width, *map(int, operation.levels))
+    return head + records.tobytes()
+
+
+def _threshold_bytes(thresholds: Integers) -> int:
+    if not thresholds.size:
+        return 1
+    reached = Interval(low=int(thresholds.min()), high=int(thresholds.max()))
+    return -(-reached.bits // 8)
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+def sum_kind(layer: IntegerLayer, coded: Layer) -> int:
+    """Return the kind of a layer's accumulators."""
+    wide = layer.bound >= 1 << (_NARROW_BITS - 1)
+    if isinstance(coded, PlaneLayer) and coded.planes.terms is not None:
+        shifts = _shifts(coded, layer)
+        if shifts.size and shifts.max() >= _WIDE_BITS:
+            raise IntegerError(
+                "A term of a coordinate is too large for an integer program.",
+                where=layer.name,
+                expected="less than 2^64 times the smallest one",
+                got=f"2^{int(shifts.max())} times",
+            )
+        wide = wide or bool(shifts.size and shifts.max() >= _NARROW_BITS)
+    return WIDE if wide else NARROW
+
+
+def weight_scratch(coded: Layer, sums: int) -> int:
+    """Return the bytes of scratch memory beside one plane of sums."""
+    return sums if isinstance(coded, PlaneLayer) else 0
+
+
+def weight_kind(coded: Layer) -> int:
+    """Return the number of a kind of weights."""
+    return _PLANES if isinstance(coded, PlaneLayer) else _CODES
+
+
+def weight_bytes(layer: IntegerLayer, coded: Layer, stored: Mapping[str, Stored]) -> bytes:
+    """Return where a layer's weights are in the file, and what they mean."""
+    if isinstance(coded, PlaneLayer) and coded.planes.terms is not None:
+        return _plane_bytes(layer, coded, stored)
+    if isinstance(coded, CodedLayer):
+        return _code_bytes(coded, stored)
+    raise IntegerError("A layer's weights are no integers.", where=layer.name)
+
+
+def _shifts(coded: PlaneLayer, layer: IntegerLayer) -> Integers:
+    terms = coded.planes.terms
+    used = np.zeros(0, dtype=np.uint8) if terms is None else terms[terms != 0]
+    return (used & (_NEGATIVE - 1)).astype(np.int64) - _TERM_BIAS + layer.fraction_bits
+
+
+def _part(stored: Stored | None) -> bytes:
+    if stored is None:
+        return words(0, 0, 0)
+    return words(stored.position, len(stored.content), zlib.crc32(stored.content))
+
+
+def _code_bytes(coded: CodedLayer, stored: Mapping[str, Stored]) -> bytes:
+    book = coded.codebook
+    parts = [_part(stored[f"{coded.name}.codes"]), words(int(book.signed), len(book.tables))]
+    for table, width in zip(book.tables, book.field_bits, strict=True):
+        parts.append(bytes([width, *map(_addend, table)]))
+    return b"".join(parts)
+
+
+def _addend(addend: int) -> int:
+    if not addend:
+        return 0
+    sign = _NEGATIVE if addend < 0 else 0
+    return sign | (_TERM_BIAS + abs(addend).bit_length() - 1)
+
+
+def _plane_bytes(layer: IntegerLayer, coded: PlaneLayer, stored: Mapping[str, Stored]) -> bytes:
+    planes = coded.planes
+    columns = 0 if planes.terms is None else planes.terms.shape[1]
+    _, count_bits = pack_counts(planes.counts)
+    return (
+        _part(stored[f"{coded.name}.planes"])
+        + _part(stored.get(f"{coded.name}.terms"))
+        + words(
+            planes.group_size,
+            planes.counts.size,
+            count_bits,
+            int(planes.position_major),
+            columns,
+            layer.fraction_bits,
+        )
+    )
+
+
+def taps_scratch(kernel: tuple[int, int]) -> int:
+    """Return the bytes that hold where each row and column of a kernel reaches."""
+    return rounded_up(sum(kernel) * 12)
