@@ -172,11 +172,11 @@ def convert(
     name = export.encode(errors="backslashreplace").decode()
     metadata = {"apot_export": json.dumps(provenance, sort_keys=True)}
     onnx_model = build_model(coded, name=name, tool=tool, metadata=metadata)
+    form = None if integer is None else integer_form(coded, onnx_model, original, integer)
     files = {
         ONNX_MODEL: serialise(onnx_model),
-        PACKED_MODEL: packed_file_bytes(coded, provenance),
+        PACKED_MODEL: packed_file_bytes(coded, provenance, form.network if form else None),
     }
-    form = None if integer is None else integer_form(coded, onnx_model, original, integer)
     if form is not None:
         integer_model = build_integer_model(
             coded, form.network, name=name, tool=tool, metadata=metadata

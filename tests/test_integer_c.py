@@ -31,11 +31,12 @@ from apot_export.integer._native import (
     CompiledInterpreter,
     compile_interpreter,
 )
-from apot_export.integer._program_parts import signed_digits
 from apot_export.integer._reference import fixed_point
+from apot_export.integer._scales import signed_digits
 from apot_export.network import CodedNetwork, MaxPool, PlaneLayer, Relu, ScaleBias
 from apot_export.packfile import load_packed, packed_file_bytes
 from apot_export.packfile._container import Container, read, write
+from tests._onnx_networks import quantizer
 from tests._random_integer_networks import (
     INPUTS,
     WEIGHTS,
@@ -45,7 +46,6 @@ from tests._random_integer_networks import (
     random_network,
     small,
 )
-from tests._onnx_networks import quantizer
 
 MULTIPLICATION = re.compile(r"\s(v?p?i?mul\w*|v?pm(ul|add)\w*|i?div\w*|v?(f?n?m(add|sub))\w*)\s")
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-c"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import struct
 import zlib
@@ -17,6 +18,7 @@ from apot_export.integer._network import (
     Flat,
     IntegerNetwork,
     IntegerNode,
+    Interval,
     Join,
     Maximum,
     Multiply,
@@ -27,6 +29,7 @@ from apot_export.integer._network import (
     ToFixed,
     Total,
 )
+from apot_export.integer._pixels import LARGEST_PIXEL
 from apot_export.integer._program_parts import (
     IMAGE,
     SIZES,
@@ -73,7 +76,23 @@ def program_bytes(
     Raises:
         IntegerError: A size or number does not fit the format.
     """
-    return _Writer(network=network, coded=coded, stored=stored).run()
+    return _Writer(network=_with_checked_pixels(network), coded=coded, stored=stored).run()
+
+
+def _with_checked_pixels(network: IntegerNetwork) -> IntegerNetwork:
+    """Let pixels be clamped to their range first: a caller's numbers may be any."""
+    if network.pixels is None:
+        return network
+    first, *others = network.nodes
+    clamped = IntegerNode(
+        name=f"{network.input}.pixels",
+        inputs=first.inputs,
+        operation=Clamp(low=0, high=LARGEST_PIXEL),
+        shape=first.shape,
+        interval=Interval(low=0, high=LARGEST_PIXEL),
+    )
+    requantized = dataclasses.replace(first, inputs=(clamped.name,))
+    return dataclasses.replace(network, nodes=(clamped, requantized, *others), input_bits=0)
 
 
 @dataclass(kw_only=True)

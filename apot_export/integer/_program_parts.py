@@ -19,6 +19,7 @@ from apot_export.integer._network import (
     Quantize,
     Requantize,
 )
+from apot_export.integer._scales import signed_digits
 from apot_export.layers import CodedLayer, Layer, PlaneLayer
 from apot_export.planes import pack_counts
 
@@ -100,26 +101,6 @@ def finishing_bytes(operation: Finishing, place: Place) -> bytes:
 def thresholds_scratch(operation: Finishing) -> int:
     """Return the bytes of scratch memory that hold one channel's thresholds."""
     return operation.thresholds.shape[1] * 8 if isinstance(operation, Quantize) else 0
-
-
-def signed_digits(number: int) -> list[tuple[int, int]]:
-    """Return the non-adjacent form: (shift, sign) pairs whose sign * 2 ** shift sum to a number.
-
-    >>> signed_digits(7)
-    [(0, -1), (3, 1)]
-    >>> signed_digits(-10)
-    [(1, -1), (3, -1)]
-    """
-    digits = []
-    shift = 0
-    while number:
-        if number & 1:
-            sign = 2 - (number & 3)
-            digits.append((shift, sign))
-            number -= sign
-        number >>= 1
-        shift += 1
-    return digits
 
 
 def _requantize(operation: Requantize) -> bytes:

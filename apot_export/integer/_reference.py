@@ -78,12 +78,16 @@ def run_integer(
     return values[network.output]
 
 
-def fixed_point(network: IntegerNetwork, images: NDArray[np.float32]) -> Integers:
-    """Return images as the fixed-point numbers that the network computes with."""
+def fixed_point(
+    network: IntegerNetwork, images: NDArray[np.float32] | NDArray[np.uint8]
+) -> Integers:
+    """Return images as the integers that programs read: fixed-point numbers, or pixels."""
+    if network.pixels is not None:
+        return images.astype(np.int64)
     first = network.nodes[0].operation
     if not isinstance(first, ToFixed):
         raise TypeError(f"{network.nodes[0].name} does not convert the images")
-    return _fixed(first, images)
+    return _fixed(first, images.astype(np.float32))
 
 
 def compute_integer(

@@ -18,7 +18,7 @@ from apot_export.errors import DeviceError, ExportError
 from apot_export.export_directory import INTEGER_MODEL
 from apot_export.integer import IntegerNetwork, Pixels, lower, run_integer
 from apot_export.integer._native import CompiledInterpreter, compile_interpreter
-from apot_export.integer._reference import fixed_images
+from apot_export.integer._reference import fixed_point
 from apot_export.network import CodedNetwork
 from apot_export.onnx_export import serialise
 from apot_export.packfile import packed_file_bytes
@@ -155,7 +155,7 @@ def _runner(name: str, network: IntegerNetwork, model: bytes, packed: bytes) -> 
         return lambda inputs: run_integer(network, inputs)
     if name == "c":
         program = _interpreter().open(packed)
-        return lambda inputs: program.run(fixed_images(network, inputs))
+        return lambda inputs: program.run(fixed_point(network, inputs))
     session = open_session(model, name.removeprefix("ort-"))
     return lambda inputs: np.asarray(session.run_all(inputs)["logits"])
 
@@ -171,8 +171,10 @@ def _first_difference(
     """Return the first value, in order of computation, that two backends compute differently."""
     mine, theirs = (_all_values(one, network, coded, model, image) for one in (name, other))
     for node in network.nodes:
-        if node.name in mine and node.name in theirs and (
-            (mine[node.name] != theirs[node.name]).any()
+        if (
+            node.name in mine
+            and node.name in theirs
+            and ((mine[node.name] != theirs[node.name]).any())
         ):
             return node.name
     return "the packed file's program or the model, which are not those of the network"
@@ -209,7 +211,7 @@ def _c_value(
     ended = dataclasses.replace(network, nodes=network.nodes[: position + 1], output=value)
     shape = network.nodes[position].shape
     packed = packed_file_bytes(coded, {}, ended)
-    values = _interpreter().run(packed, fixed_images(network, image))
+    values = _interpreter().run(packed, fixed_point(network, image))
     return values.reshape(len(image), *shape)
 
 
@@ -218,5 +220,3 @@ def _interpreter() -> CompiledInterpreter:
     """Compile the C interpreter once; the loaded library outlives its file."""
     with tempfile.TemporaryDirectory() as folder:
         return CompiledInterpreter(compile_interpreter(Path(folder)))
-
-
