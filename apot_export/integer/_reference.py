@@ -35,7 +35,7 @@ _LOWEST = np.iinfo(np.int64).min
 
 def run_integer(
     network: IntegerNetwork,
-    images: NDArray[np.float32] | NDArray[np.uint8],
+    images: NDArray[Any],
     observe: Callable[[str, Integers], None] | None = None,
 ) -> Integers:
     """Run an integer network.
