@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from apot_export import dialects
 from apot_export.dialects import Dialect
 from apot_export.errors import BitWidthError, ExportError, RecognitionError
-from apot_export.export_directory import PACKED_MODEL
+from apot_export.export_directory import PACKED_MODEL, read_manifest
 from apot_export.naming import BitWidth, bits_from_name, method_from_name, require_offered
 from apot_export.network import CodedLayer, Layer, PlaneLayer
 from apot_export.packfile import load_packed
@@ -252,3 +253,27 @@ def _width(layer: Layer) -> LayerWidth:
     return LayerWidth(
         layer=layer.name, kind=kind, weights=weights, bits=bits, filters=filters, stored_bits=stored
     )
+
+
+# --- the integer network --------------------------------------------------------------------------
+
+
+def integer_summary(directory: Path) -> Mapping[str, Any]:
+    """Return what an export's manifest says of its integer network.
+
+    Returns:
+        Fraction bits and where they come from, input, scale of the logits; by node, `operations`
+        (additions, shifts, comparisons of one image without a multiplier, bits of the widest
+        intermediate value) and `ranges` (smallest and largest value).
+
+    Raises:
+        ExportError: The directory is no export, or has no integer network.
+    """
+    found: Mapping[str, Any] | None = read_manifest(directory).get("integer")
+    if found is None:
+        raise ExportError(
+            "The export has no integer network.",
+            where=str(directory),
+            fix="convert the checkpoint with --integer",
+        )
+    return found

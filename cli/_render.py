@@ -6,6 +6,8 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -327,4 +329,34 @@ def print_bits(found: Widths) -> None:
     console.print(
         f"{weights:,} weights of {found.average:.4g} bits on average, "
         f"{_bytes(math.ceil(total / 8))} in all"
+    )
+
+
+def print_integer(path: Path, form: Mapping[str, Any]) -> None:
+    """Show the integer network's operations and ranges as a table."""
+    console = _console()
+    console.print(f"{path}", style="bold", soft_wrap=True)
+    console.print(
+        f"{form['fraction_bits']} fraction bits, {form['input']} input of {form['input_bits']}; "
+        f"one unit of a logit is {float(Fraction(form['logit_scale'])):.3g}"
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("value", no_wrap=True)
+    kinds = ("additions", "shifts", "comparisons")
+    for title in (*kinds, "bits", "smallest", "largest"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, counts in form["operations"].items():
+        low, high = form["ranges"][name]
+        table.add_row(
+            name,
+            *(f"{counts[kind] / 1000:,.0f} k" if counts[kind] else "" for kind in kinds),
+            str(counts["bits"]),
+            f"{low:.3g}",
+            f"{high:.3g}",
+        )
+    console.print(table)
+    totals = {kind: sum(c[kind] for c in form["operations"].values()) for kind in kinds}
+    console.print(
+        f"One image, without a multiplier: {totals['additions']:,} additions, "
+        f"{totals['shifts']:,} shifts, {totals['comparisons']:,} comparisons."
     )

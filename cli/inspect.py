@@ -93,6 +93,34 @@ def bits(
             print_bits(found)
 
 
+@app.command("integer")
+def integer(
+    path: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(
+            help="Export directory; default: the newest export in or below this folder."
+        ),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show the integer network of an export: operations and proven range of every layer."""
+    with reported(debug=debug):
+        from apot_export.export_directory import find_newest
+        from apot_export.summary import integer_summary
+
+        if path is None:
+            path = find_newest(Path())
+            typer.echo(f"Inspecting {path} (the newest export here)", err=True)
+        found = integer_summary(path)
+        if as_json:
+            typer.echo(json.dumps(dict(found), indent=2))
+        else:
+            from ._render import print_integer
+
+            print_integer(path, found)
+
+
 @app.command("identify")
 def identify(
     checkpoint: Annotated[Path, typer.Argument(help="The trained checkpoint (.pth.tar).")],

@@ -35,6 +35,7 @@ VERBS = [
     ["inspect"],
     ["inspect", "alphas"],
     ["inspect", "bits"],
+    ["inspect", "integer"],
     ["inspect", "identify"],
 ]
 
@@ -233,6 +234,28 @@ def test_json_without_a_path_names_the_export_on_standard_error(verb: list[str])
     assert result.exit_code == 0
     json.loads(result.stdout)
     assert "res8_4bit (the newest export here)" in result.stderr
+
+
+@here
+def test_the_integer_network_is_inspected() -> None:
+    refused = run("inspect", "integer", EXPORT)
+    assert refused.exit_code == 2
+    assert "convert the checkpoint with --integer" in refused.stderr
+    converted = run("convert", CHECKPOINT, "-o", "whole", "--integer", "--fraction-bits", "10")
+    assert "10 fraction bits (as given)" in converted.stdout
+    content = document("inspect", "integer", "whole")
+    assert set(content["operations"]) == set(content["ranges"])
+    assert all(count["bits"] <= 64 for count in content["operations"].values())
+    shown = run("inspect", "integer", "whole").stdout
+    assert all(name in shown for name in content["operations"])
+    additions = sum(count["additions"] for count in content["operations"].values())
+    assert f"{additions:,} additions" in shown
+    for options in (["--fraction-bits", "x"], ["--fraction-bits", "99"], ["--input", "int4"]):
+        wrong = run("convert", CHECKPOINT, "-o", "wrong", "--integer", *options)
+        assert wrong.exit_code == 2, options
+        assert not Path("wrong").exists()
+    alone = run("convert", CHECKPOINT, "-o", "wrong", "--fraction-bits", "8")
+    assert "--integer beside them" in alone.stderr
 
 
 @here

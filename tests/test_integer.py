@@ -268,7 +268,7 @@ def test_pixels_are_normalised_in_integers() -> None:
     np.testing.assert_array_equal(pixels.of_images(images), raw)
     seen: dict[str, NDArray[Any]] = {}
     run_integer(network, raw, observe=seen.__setitem__)
-    fixed = seen["image.fixed"] / 2**14
+    fixed = seen["image.fixed"] / 2**network.input_bits
     assert np.abs(fixed - images).max() < 2**-13
 
 

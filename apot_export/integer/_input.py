@@ -4,11 +4,35 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from apot_export.errors import IntegerError
 from apot_export.integer._network import Requantize, ToFixed
 from apot_export.integer._pixels import LARGEST_PIXEL, Pixels
 from apot_export.integer._ranges import STREAM_LIMIT, Range, constant, require_below
 from apot_export.integer._scales import range_of, requantizer
-from apot_export.integer.limits import INPUT_LIMIT, MULTIPLIER_BITS
+from apot_export.integer.limits import (
+    DEFAULT_INPUT_BITS,
+    INPUT_LIMIT,
+    LARGEST_FRACTION_BITS,
+    MULTIPLIER_BITS,
+)
+
+
+def chosen_input_bits(fraction_bits: int, input_bits: int | None) -> int:
+    """Return the input's fraction bits: the given ones, or 16, or F if that is more.
+
+    Raises:
+        IntegerError: These or those of the residual stream are out of range.
+    """
+    bits = max(fraction_bits, DEFAULT_INPUT_BITS) if input_bits is None else input_bits
+    for name, given in (("fraction bits", fraction_bits), ("input bits", bits)):
+        if not 0 <= given <= LARGEST_FRACTION_BITS:
+            raise IntegerError(
+                f"The number of {name} is out of range.",
+                expected=f"0 to {LARGEST_FRACTION_BITS}",
+                got=str(given),
+                fix="give another with --fraction-bits or --input-bits",
+            )
+    return bits
 
 
 def fixed_input(

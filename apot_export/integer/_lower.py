@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from apot_export.errors import IntegerError
-from apot_export.integer._input import fixed_input
+from apot_export.integer._input import chosen_input_bits, fixed_input
 from apot_export.integer._network import (
     Clamp,
     Convolve,
@@ -40,17 +40,14 @@ from apot_export.integer._ranges import (
 )
 from apot_export.integer._scales import (
     fused,
+    precise_requantizer,
     range_of,
     requantizer,
     round_half_up,
     stream_thresholds,
 )
 from apot_export.integer._weights import integer_weights
-from apot_export.integer.limits import (
-    DEFAULT_INPUT_BITS,
-    LARGEST_FRACTION_BITS,
-    MULTIPLIER_BITS,
-)
+from apot_export.integer.limits import MULTIPLIER_BITS
 from apot_export.network import (
     Add,
     AveragePool,
@@ -99,14 +96,7 @@ def lower(
         IntegerError: A layer's weights are floats.
         BoundError: A value could overflow; says which and by how much.
     """
-    bits = max(fraction_bits, DEFAULT_INPUT_BITS) if input_bits is None else input_bits
-    for name, given in (("fraction bits", fraction_bits), ("input bits", bits)):
-        if not 0 <= given <= LARGEST_FRACTION_BITS:
-            raise IntegerError(
-                f"The number of {name} is out of range.",
-                expected=f"0 to {LARGEST_FRACTION_BITS}",
-                got=str(given),
-            )
+    bits = chosen_input_bits(fraction_bits, input_bits)
     lowering = _Lowering(
         network=network, fraction_bits=fraction_bits, input_bits=bits, pixels=pixels
     )
@@ -122,8 +112,8 @@ class _Lowering:
     nodes: dict[str, IntegerNode] = field(default_factory=dict)
     values: dict[str, _Value] = field(default_factory=dict)
     layers: dict[str, IntegerLayer] = field(default_factory=dict)
-    sums: dict[str, str] = field(default_factory=dict)
-    """Unscaled value that each requantized one is made of."""
+    affine: dict[str, tuple[list[Fraction], list[Fraction]]] = field(default_factory=dict)
+    """Real scales and biases of each requantized value."""
     before_relu: dict[str, str] = field(default_factory=dict)
     """Value that a ReLU's result comes from: thresholds above 0 are the same on both."""
 
@@ -257,7 +247,7 @@ class _Lowering:
         found = _Value(units=units, range=range_of(lowered, value.range))
         require_below(STREAM_LIMIT, found.range.largest, name, "A fixed-point value")
         self._put(name, inputs, lowered, found)
-        self.sums[name] = inputs[0]
+        self.affine[name] = (scales, biases)
 
     def _add_quantizer(
         self, node: Node, operation: QuantizeActivation, inputs: tuple[str, ...]
@@ -271,13 +261,14 @@ class _Lowering:
         while source in self.before_relu:
             source = self.before_relu[source]
         read = self.values[source].range
-        if source in self.sums:
-            requantize = self.nodes[source].operation
-            if not isinstance(requantize, Requantize):
-                raise TypeError(f"{source} is not requantized")
-            source = self.sums[source]
-            read = self.values[source].range
-            lowered = fused(thresholds, levels, requantize, read)
+        if source in self.affine:
+            scales, biases = self.affine[source]
+            (source,) = self.nodes[source].inputs
+            value = self.values[source]
+            read = value.range
+            precise, units = precise_requantizer(node.name, scales, biases, value.units, read)
+            thresholds, levels = stream_thresholds(quantizer, units)
+            lowered = fused(thresholds, levels, precise, read)
         else:
             interval = read.interval
             within = np.clip(thresholds, interval.low, interval.high + 1).astype(np.int64)

@@ -7,7 +7,14 @@ from fractions import Fraction
 import numpy as np
 
 from apot_export.integer._network import Integers, Quantize, Requantize
-from apot_export.integer._ranges import PRODUCT_LIMIT, Range, per_channel, require_below
+from apot_export.integer._ranges import (
+    PRODUCT_LIMIT,
+    STREAM_LIMIT,
+    Range,
+    per_channel,
+    require_below,
+)
+from apot_export.integer.limits import LARGEST_FRACTION_BITS, MULTIPLIER_BITS
 from apot_export.layers import ActivationQuantizer
 
 LARGEST_SHIFT = 61
@@ -82,6 +89,34 @@ def requantizer(
                 shift=shift,
             )
         shift -= min(shift, max(1, reached.bit_length() - PRODUCT_LIMIT.bit_length() + 1))
+
+
+def precise_requantizer(
+    name: str,
+    scales: list[Fraction],
+    biases: list[Fraction],
+    units: Fraction,
+    values: Range,
+) -> tuple[Requantize, Fraction]:
+    """Return the requantizer of a value that only thresholds see, and its units.
+
+    No such value is stored, so it has as many fraction bits as int32 can be proven to hold.
+
+    Args:
+        name: The node, for messages.
+        scales: Real scales by channel, or one for all.
+        biases: Real biases, likewise.
+        units: Integers per real unit of x.
+        values: Range of x by channel.
+    """
+    largest = values.largest / units * max(map(abs, scales)) + max(map(abs, biases))
+    spare = STREAM_LIMIT.bit_length() - 2 - (int(largest) + 1).bit_length()
+    bits = max(0, min(LARGEST_FRACTION_BITS, spare))
+    made = Fraction(1 << bits)
+    ratios = [scale * made / units for scale in scales]
+    found = requantizer(name, ratios, [bias * made for bias in biases], values, MULTIPLIER_BITS)
+    require_below(STREAM_LIMIT, range_of(found, values).largest, name, "A quantizer's input")
+    return found, made
 
 
 def requantized(values: Integers, operation: Requantize, axis: int = 0) -> Integers:
