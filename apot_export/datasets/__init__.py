@@ -51,6 +51,25 @@ def kind_for_network(input_shape: Sequence[int], classes: int) -> DatasetKind:
     return fitting[0]
 
 
+def kind_of(name: str | None, input_shape: Sequence[int], classes: int) -> DatasetKind:
+    """Return the dataset of a name if it fits a network; without a name the only one that fits.
+
+    Raises:
+        DatasetError: There is none of this name, it does not fit, or none or several fit.
+    """
+    if name is None:
+        return kind_for_network(input_shape, classes)
+    kind = kind_by_name(name)
+    if (kind.input_shape, kind.classes) != (tuple(input_shape), classes):
+        raise DatasetError(
+            f"The {kind.name} dataset does not fit the network.",
+            expected=f"images {list(input_shape)}, {classes} classes",
+            got=f"images {list(kind.input_shape)}, {kind.classes} classes",
+            fix="name the dataset that the network was trained on with --dataset",
+        )
+    return kind
+
+
 __all__ = [
     "KINDS",
     "ROOT_VARIABLE",
@@ -58,4 +77,5 @@ __all__ = [
     "DatasetKind",
     "kind_by_name",
     "kind_for_network",
+    "kind_of",
 ]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from apot_export import dialects
 from apot_export.checkpoint import load_checkpoint
-from apot_export.datasets import Dataset, kind_by_name, kind_for_network
+from apot_export.datasets import Dataset, kind_of
 from apot_export.dialects import Dialect
-from apot_export.errors import BitWidthError, DatasetError
+from apot_export.errors import BitWidthError
 from apot_export.identify._hypotheses import Hypothesis, hypotheses
 from apot_export.identify._result import Candidate, Identification, Measurement, Named
 from apot_export.identify._trials import Progress, Trial, run_stages, told_apart
@@ -105,17 +105,7 @@ def _unknown(dialect: Dialect) -> tuple[str, ...]:
 def _open(original: Original, name: str | None, data: str | PathLike[str] | None) -> Dataset:
     architecture = original.architecture
     classes = len(original.module.get_parameter(f"{architecture.last}.weight"))
-    if name is None:
-        kind = kind_for_network(architecture.input_shape, classes)
-    else:
-        kind = kind_by_name(name)
-    if (kind.input_shape, kind.classes) != (architecture.input_shape, classes):
-        raise DatasetError(
-            f"The {kind.name} dataset does not fit the network.",
-            expected=f"images {list(architecture.input_shape)}, {classes} classes",
-            got=f"images {list(kind.input_shape)}, {kind.classes} classes",
-            fix="name the dataset that the network was trained on with --dataset",
-        )
+    kind = kind_of(name, architecture.input_shape, classes)
     return kind.open(None if data is None else Path(data), original.dialect.name)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from apot_export._version import VERSION
-from apot_export.datasets import Dataset, kind_by_name, kind_for_network
+from apot_export.datasets import Dataset, kind_of
 from apot_export.errors import DatasetError, DeviceError, ExportError
 from apot_export.executors import torch_executor, twin_executor
 from apot_export.export_directory import ONNX_MODEL, PACKED_MODEL, check_files, read_manifest
@@ -160,17 +160,7 @@ def _dataset(
     data: str | PathLike[str] | None,
 ) -> Dataset:
     classes = network.shapes[network.output][0]
-    if name is None:
-        kind = kind_for_network(network.input_shape, classes)
-    else:
-        kind = kind_by_name(name)
-        if (kind.input_shape, kind.classes) != (network.input_shape, classes):
-            raise DatasetError(
-                f"The {kind.name} dataset does not fit the network.",
-                expected=f"images {list(network.input_shape)}, {classes} classes",
-                got=f"images {list(kind.input_shape)}, {kind.classes} classes",
-                fix="name the dataset that the network was trained on with --dataset",
-            )
+    kind = kind_of(name, network.input_shape, classes)
     images = kind.open(None if data is None else Path(data), family)
     if len(images) == 0:
         raise DatasetError("The dataset holds no images.", where=images.root)
