@@ -98,6 +98,8 @@ def write_table(
         f"Integer networks against the float export, {count} test images of CIFAR-10. Activation",
         "memory is the most that one image's values take at once, each in 8, 16, 32 or 64 bits as",
         "its proven range needs.",
+        "With so few images a top-1 that differs by less than a point is noise: one image is "
+        f"{100 / count:.2f} points.",
         "Made by `benchmarks/fraction_bits.py`.",
         "",
         f"![Agreement and top-1 over fraction bits]({path.with_suffix('.png').name})",

@@ -98,6 +98,13 @@ def imported_modules(path: Path) -> list[str]:
     return modules
 
 
+def test_every_package_is_installed() -> None:
+    text = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    for found in PACKAGE.rglob("__init__.py"):
+        name = ".".join(found.parent.relative_to(PACKAGE.parent).parts)
+        assert f'"{name}",' in text, name
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_down_only(path: Path) -> None:
     room = room_of(path)

@@ -115,6 +115,7 @@ def _checkpoint(directory: Path, recorded: str, given: str | PathLike[str] | Non
         raise ExportError(
             "The checkpoint that the export was made from is no longer there.",
             where=str(path),
+            got=f"nothing at {recorded}, seen from the export",
             fix="say where it is: --checkpoint FILE",
         )
     return path
