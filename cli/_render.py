@@ -173,14 +173,18 @@ def print_report(report: Report) -> None:
     )
     sides = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     sides.add_column("")
-    for heading in ("top-1", "top-5", "images/s"):
+    for heading in ("top-1", "95 % interval", "top-5", "images/s"):
         sides.add_column(heading, justify="right")
     for name, side in (
         (f"PyTorch {settings['torch']}, {_original(settings)}", report.original),
         (f"ONNX Runtime {settings['onnxruntime']}, the export", report.export),
     ):
         sides.add_row(
-            name, f"{side.top1:.2%}", f"{side.top5:.2%}", f"{side.images_per_second:,.0f}"
+            name,
+            f"{side.top1:.2%}",
+            "{:.1%} - {:.1%}".format(*side.top1_interval),
+            f"{side.top5:.2%}",
+            f"{side.images_per_second:,.0f}",
         )
     console.print(sides)
     checks = Table.grid(padding=(0, 2))
@@ -250,6 +254,13 @@ def _checks(report: Report) -> list[tuple[bool, str, str]]:
             "agreement",
             f"{report.agreement:.2%} in top-1; PyTorch with itself, another convolution "
             f"algorithm: {report.self_agreement:.2%}",
+        ),
+        (
+            True,
+            "flips",
+            f"{report.flips.original_only} images right by the original alone, "
+            f"{report.flips.export_only} by the export alone (McNemar: p = "
+            f"{report.flips.probability:.2g})",
         ),
         (not strays, "provider", report.provider),
     ]

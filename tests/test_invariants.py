@@ -12,6 +12,7 @@ import pytest
 ROOMS = (
     # floor 0
     "errors",
+    "significance",
     "_version",
     "codebook",
     "bitpack",

@@ -7,6 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from apot_export.significance import mcnemar, wilson_interval
+
 STANDARD_ERRORS = 3.0
 _SIGNIFICANCE = math.erfc(STANDARD_ERRORS / math.sqrt(2))
 """Two-sided probability beyond three standard errors: 0.0027."""
@@ -16,17 +18,12 @@ _FEWEST_DIFFERENCES = 30
 
 def wilson(correct: NDArray[np.bool_]) -> tuple[float, float]:
     """Return the interval in which the accuracy lies, at three standard errors."""
-    count, rate, z = len(correct), float(correct.mean()), STANDARD_ERRORS
-    centre = rate + z * z / (2 * count)
-    reach = z * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
-    return (centre - reach) / (1 + z * z / count), (centre + reach) / (1 + z * z / count)
+    return wilson_interval(int(correct.sum()), len(correct), STANDARD_ERRORS)
 
 
 def sign_test(wins: int, losses: int) -> int:
     """Return 1 or -1 if wins or losses prevail beyond chance, else 0: exact, two-sided."""
-    count = wins + losses
-    tail = sum(math.comb(count, k) for k in range(min(wins, losses) + 1))
-    if 2 * tail / 2**count >= _SIGNIFICANCE:
+    if mcnemar(wins, losses) >= _SIGNIFICANCE:
         return 0
     return 1 if wins > losses else -1
 

@@ -137,7 +137,9 @@ def _convolved(operation: Convolve, weights: Integers, image: Integers) -> Integ
     results = []
     for group in range(operation.groups):
         taken = windows[:, group * group_inputs : (group + 1) * group_inputs]
-        rows = taken.transpose(0, 2, 3, 1, 4, 5).reshape(count * height * width, -1)
+        rows = taken.transpose(0, 2, 3, 1, 4, 5).reshape(
+            count * height * width, group_inputs * kernel[0] * kernel[1]
+        )
         chosen = weights[group * group_outputs : (group + 1) * group_outputs]
         sums = _product(rows, chosen.reshape(group_outputs, -1))
         results.append(sums.reshape(count, height, width, group_outputs).transpose(0, 3, 1, 2))

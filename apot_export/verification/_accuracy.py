@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from apot_export.datasets import Dataset
 from apot_export.executors import Executor
-from apot_export.verification._report import Side
+from apot_export.significance import mcnemar, wilson_interval
+from apot_export.verification._report import Flips, Side
 
 Progress = Callable[[str, int, int], None]
 SELF_CHECK_IMAGES = 1000
@@ -26,16 +27,21 @@ class _Tally:
     top5: int = 0
     seconds: float = 0.0
 
-    def add(self, logits: NDArray[np.float32], labels: NDArray[np.int64], seconds: float) -> None:
+    def add(
+        self, logits: NDArray[np.float32], labels: NDArray[np.int64], seconds: float
+    ) -> NDArray[np.bool_]:
+        """Count a batch; return which images are right."""
         ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5]
         hits = ranked == labels[:, None]
         self.top1 += int(hits[:, 0].sum())
         self.top5 += int(hits.any(axis=1).sum())
         self.seconds += seconds
+        return np.asarray(hits[:, 0])
 
     def side(self, images: int) -> Side:
         return Side(
             top1=self.top1 / images,
+            top1_interval=wilson_interval(self.top1, images),
             top5=self.top5 / images,
             images_per_second=images / self.seconds if self.seconds else 0.0,
         )
@@ -48,6 +54,9 @@ class Measured:
     images: int = 0
     original: _Tally = field(default_factory=_Tally)
     export: _Tally = field(default_factory=_Tally)
+    original_only: int = 0
+    """Images that the original alone gets right."""
+    export_only: int = 0
     agreeing: int = 0
     self_images: int = 0
     self_agreeing: int = 0
@@ -59,6 +68,14 @@ class Measured:
     def agreement(self) -> float:
         """Fraction of images for which both sides name the same class."""
         return self.agreeing / self.images
+
+    def flips(self) -> Flips:
+        """Return the images that one side alone gets right, and what chance says of them."""
+        return Flips(
+            original_only=self.original_only,
+            export_only=self.export_only,
+            probability=mcnemar(self.original_only, self.export_only),
+        )
 
     @property
     def self_agreement(self) -> float:
@@ -82,9 +99,11 @@ def measure(
             original(images[:1])
             export(images[:1])
         expected, seconds = _timed(original, images)
-        measured.original.add(expected, labels, seconds)
+        right = measured.original.add(expected, labels, seconds)
         got, seconds = _timed(export, images)
-        measured.export.add(got, labels, seconds)
+        exported_right = measured.export.add(got, labels, seconds)
+        measured.original_only += int((right & ~exported_right).sum())
+        measured.export_only += int((exported_right & ~right).sum())
         choices = expected.argmax(axis=1)
         measured.agreeing += int((choices == got.argmax(axis=1)).sum())
         difference = np.abs(expected.astype(np.float64) - got)

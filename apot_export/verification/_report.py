@@ -26,8 +26,20 @@ class Side:
     """Accuracy and speed of one executor; rates are fractions in [0, 1]."""
 
     top1: float
+    top1_interval: tuple[float, float]
+    """Wilson's 95 % interval of `top1`: what so many images allow to say."""
     top5: float
     images_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flips:
+    """Images that one side alone gets right."""
+
+    original_only: int
+    export_only: int
+    probability: float
+    """McNemar's exact two-sided test: of flips as uneven as these by chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +115,7 @@ class Report:
     images: int
     original: Side
     export: Side
+    flips: Flips
     agreement: float
     """Fraction of images for which both sides name the same class."""
     self_agreement: float
@@ -137,6 +150,11 @@ class Report:
             "images": self.images,
             "original": _side(self.original),
             "export": _side(self.export),
+            "flips": {
+                "original_only": self.flips.original_only,
+                "export_only": self.flips.export_only,
+                "probability": self.flips.probability,
+            },
             "agreement": self.agreement,
             "self_agreement": self.self_agreement,
             "self_agreement_images": self.self_agreement_images,
@@ -176,9 +194,10 @@ class Report:
         }
 
 
-def _side(side: Side) -> dict[str, float]:
+def _side(side: Side) -> dict[str, Any]:
     return {
         "top1": side.top1,
+        "top1_interval": list(side.top1_interval),
         "top5": side.top5,
         "images_per_second": side.images_per_second,
     }

@@ -132,6 +132,7 @@ def verify(
         images=measured.images,
         original=measured.original.side(measured.images),
         export=measured.export.side(measured.images),
+        flips=measured.flips(),
         agreement=measured.agreement,
         self_agreement=measured.self_agreement,
         self_agreement_images=measured.self_images,
