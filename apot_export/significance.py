@@ -22,7 +22,8 @@ def wilson_interval(
     rate, z = hits / count, standard_errors
     centre = rate + z * z / (2 * count)
     reach = z * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
-    return (centre - reach) / (1 + z * z / count), (centre + reach) / (1 + z * z / count)
+    low, high = ((centre + sign * reach) / (1 + z * z / count) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
