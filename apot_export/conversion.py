@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from apot_export.export_directory import (
     require_free,
     write_export,
 )
-from apot_export.integer_form import IntegerChoices, integer_form
+from apot_export.integer_choices import IntegerChoices
 from apot_export.network import (
     CodedLayer,
     CodedNetwork,
@@ -49,6 +49,11 @@ from apot_export.own_networks import (
 from apot_export.packfile import packed_file_bytes
 from apot_export.quantization import Choices
 from apot_export.torch_layers import QuantConv2d
+
+if TYPE_CHECKING:
+    import onnx
+
+    from apot_export.integer_form import IntegerForm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +177,7 @@ def convert(
     name = export.encode(errors="backslashreplace").decode()
     metadata = {"apot_export": json.dumps(provenance, sort_keys=True)}
     onnx_model = build_model(coded, name=name, tool=tool, metadata=metadata)
-    form = None if integer is None else integer_form(coded, onnx_model, original, integer)
+    form = None if integer is None else _integer_form(coded, onnx_model, original, integer)
     files = {
         ONNX_MODEL: serialise(onnx_model),
         PACKED_MODEL: packed_file_bytes(coded, provenance, form.network if form else None),
@@ -263,6 +268,15 @@ def _spec(
         )
     shape = input_shape_of(input_shape)
     return ModelSpec(factory=model, arguments=dict(model_arguments or {}), input_shape=shape)
+
+
+def _integer_form(
+    coded: CodedNetwork, model: onnx.ModelProto, original: Original, choices: IntegerChoices
+) -> IntegerForm:
+    # It imports what other conversions do without: datasets, and with them torchvision.
+    from apot_export.integer_form import integer_form
+
+    return integer_form(coded, model, original, choices)
 
 
 def _exceptions(original: Original) -> int:

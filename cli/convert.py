@@ -141,7 +141,7 @@ def convert(
     """
     with reported(debug=debug):
         from apot_export.conversion import convert as convert_checkpoint
-        from apot_export.integer_form import integer_choices
+        from apot_export.integer_choices import integer_choices
         from apot_export.own_networks import parse_arguments
         from apot_export.quantization import Choices, parse_layer_bits, read_layer_bits
 

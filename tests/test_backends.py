@@ -20,7 +20,7 @@ from apot_export.errors import DeviceError, ExportError
 from apot_export.export_directory import INTEGER_MODEL, MANIFEST, PACKED_MODEL
 from apot_export.integer import IntegerNetwork, lower
 from apot_export.integer._network import IntegerNode, Quantize, Requantize
-from apot_export.integer_form import IntegerChoices
+from apot_export.integer_choices import IntegerChoices
 from apot_export.onnx_export import build_integer_model, serialise
 from apot_export.packfile import load_packed, packed_file_bytes
 

@@ -30,7 +30,7 @@ from apot_export.integer._scales import (
     signed_digits,
     stream_thresholds,
 )
-from apot_export.integer_form import IntegerChoices
+from apot_export.integer_choices import IntegerChoices
 from apot_export.layers import ActivationQuantizer
 from apot_export.network import CodedNetwork
 from apot_export.onnx_export import build_integer_model, serialise

@@ -45,6 +45,7 @@ ROOMS = (
     "datasets",
     "executors",
     # floor 3
+    "integer_choices",
     "integer_form",
     "conversion",
     "verification",
@@ -69,7 +70,7 @@ FOREIGN = {
     },
     "torchvision": {"datasets", "verification"},
     "PIL": {"datasets"},
-    "onnx": {"onnx_export", "integer_form", "verification"},
+    "onnx": {"onnx_export", "integer_form", "conversion", "verification"},
     "onnxruntime": {"runtime", "verification"},
     "typer": set[str](),
     "rich": set[str](),
@@ -183,3 +184,12 @@ def test_help_imports_nothing_heavy() -> None:
     )
     result = run_without([], script)
     assert result.returncode == 0, result.stderr
+
+
+def test_conversion_imports_neither_torchvision_nor_a_runtime() -> None:
+    """They take a second, which only verification and calibration need."""
+    program = "import sys, apot_export.conversion; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, encoding="utf-8"
+    )
+    assert not {"torchvision", "onnxruntime", "PIL"} & set(done.stdout.split())
