@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from apot_export.bitpack import Codes
 from apot_export.codebook import Codebook, power_of_two_shift
-from apot_export.errors import DatasetError
+from apot_export.execution import execute, require_images
 from apot_export.network import (
     ActivationQuantizer,
     Add,
@@ -59,22 +59,15 @@ def run(
     Raises:
         DatasetError: The images do not have the network's input shape.
     """
-    if images.ndim != 4 or images.shape[1:] != network.input_shape:  # noqa: PLR2004 - N C H W
-        raise DatasetError(
-            "The images do not have the network's input shape.",
-            expected=f"[N, {', '.join(map(str, network.input_shape))}]",
-            got=str(list(images.shape)),
-        )
-    values: dict[str, Array] = {network.input: images.astype(np.float32)}
-    last_use = {name: node.name for node in network.nodes for name in node.inputs}
-    for node in network.nodes:
-        values[node.name] = compute(network, node, [values[name] for name in node.inputs])
-        if observe is not None:
-            observe(node.name, values[node.name])
-        for name in set(node.inputs):
-            if last_use[name] == node.name and name != network.output:
-                del values[name]
-    return np.asarray(values[network.output], dtype=np.float32)
+    require_images(images, network.input_shape)
+    logits = execute(
+        network.nodes,
+        {network.input: images.astype(np.float32)},
+        network.output,
+        lambda node, inputs: compute(network, node, inputs),
+        observe,
+    )
+    return np.asarray(logits, dtype=np.float32)
 
 
 def compute(network: CodedNetwork, node: Node, inputs: list[Array]) -> Array:

@@ -187,6 +187,12 @@ def print_report(report: Report) -> None:
             f"{side.images_per_second:,.0f}",
         )
     console.print(sides)
+    flips = report.flips
+    console.print(
+        f"{flips.original_only} images are right by the original alone, {flips.export_only} by the "
+        f"export alone (McNemar: p = {flips.probability:.2g})."
+    )
+    console.print()
     checks = Table.grid(padding=(0, 2))
     for passed, name, text in _checks(report):
         mark = Text("ok", "green") if passed else Text("FAIL", "bold red")
@@ -254,13 +260,6 @@ def _checks(report: Report) -> list[tuple[bool, str, str]]:
             "agreement",
             f"{report.agreement:.2%} in top-1; PyTorch with itself, another convolution "
             f"algorithm: {report.self_agreement:.2%}",
-        ),
-        (
-            True,
-            "flips",
-            f"{report.flips.original_only} images right by the original alone, "
-            f"{report.flips.export_only} by the export alone (McNemar: p = "
-            f"{report.flips.probability:.2g})",
         ),
         (not strays, "provider", report.provider),
     ]

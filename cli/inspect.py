@@ -19,6 +19,17 @@ def inspect() -> None:
     """Show what an export or a checkpoint holds."""
 
 
+def _chosen(path: Path | None) -> Path:
+    """Return what is to be inspected: the newest export, named on standard error, by default."""
+    if path is not None:
+        return path
+    from apot_export.export_directory import find_newest
+
+    newest = find_newest(Path())
+    typer.echo(f"Inspecting {newest} (the newest export here)", err=True)
+    return newest
+
+
 @app.command("alphas")
 def alphas(
     path: Annotated[
@@ -40,13 +51,9 @@ def alphas(
 ) -> None:
     """Show the clipping thresholds of every quantized layer."""
     with reported(debug=debug):
-        from apot_export.export_directory import find_newest
         from apot_export.summary import thresholds
 
-        if path is None:
-            path = find_newest(Path())
-            typer.echo(f"Inspecting {path} (the newest export here)", err=True)
-        found = thresholds(path, bits=bits)
+        found = thresholds(_chosen(path), bits=bits)
         if as_json:
             typer.echo(json.dumps([layer.to_json() for layer in found.layers], indent=2))
         elif plain:
@@ -75,13 +82,9 @@ def bits(
 ) -> None:
     """Show the bits of every layer's weights and the bytes that they take."""
     with reported(debug=debug):
-        from apot_export.export_directory import find_newest
         from apot_export.summary import layer_bits
 
-        if path is None:
-            path = find_newest(Path())
-            typer.echo(f"Inspecting {path} (the newest export here)", err=True)
-        found = layer_bits(path)
+        found = layer_bits(_chosen(path))
         if as_json:
             typer.echo(json.dumps(found.to_json(), indent=2))
         elif plain:
@@ -106,19 +109,16 @@ def integer(
 ) -> None:
     """Show the integer network of an export: operations and proven range of every layer."""
     with reported(debug=debug):
-        from apot_export.export_directory import find_newest
         from apot_export.summary import integer_summary
 
-        if path is None:
-            path = find_newest(Path())
-            typer.echo(f"Inspecting {path} (the newest export here)", err=True)
-        found = integer_summary(path)
+        chosen = _chosen(path)
+        found = integer_summary(chosen)
         if as_json:
             typer.echo(json.dumps(dict(found), indent=2))
         else:
             from ._render import print_integer
 
-            print_integer(path, found)
+            print_integer(chosen, found)
 
 
 @app.command("identify")

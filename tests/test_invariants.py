@@ -26,6 +26,7 @@ ROOMS = (
     "signs",
     "encode_planes",
     "encode",
+    "execution",
     "reference",
     "integer",
     "packfile",

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.errors import DatasetError, IntegerError, PackedFileError
+from apot_export.errors import IntegerError, PackedFileError
+from apot_export.execution import require_images
 from apot_export.integer._network import Integers
 
 SOURCES = Path(__file__).parent / "c"
@@ -105,12 +106,7 @@ class OpenProgram:
         Raises:
             DatasetError: The images do not have the network's input shape.
         """
-        if images.shape[1:] != self.input_shape:
-            raise DatasetError(
-                "The images do not have the network's input shape.",
-                expected=f"[N, {', '.join(map(str, self.input_shape))}]",
-                got=str(list(images.shape)),
-            )
+        require_images(images, self.input_shape)
         numbers = np.ascontiguousarray(images, dtype=np.int32)
         logits = np.empty((len(numbers), self.classes), dtype=np.int64)
         # One number more, so that the address exists where the program needs no bytes.

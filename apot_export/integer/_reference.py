@@ -10,6 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from apot_export.errors import DatasetError
+from apot_export.execution import execute, require_images
 from apot_export.integer._network import (
     Clamp,
     Convolve,
@@ -52,12 +53,7 @@ def run_integer(
     Raises:
         DatasetError: The images do not have the network's input shape.
     """
-    if images.ndim != 4 or images.shape[1:] != network.input_shape:  # noqa: PLR2004 - N C H W
-        raise DatasetError(
-            "The images do not have the network's input shape.",
-            expected=f"[N, {', '.join(map(str, network.input_shape))}]",
-            got=str(list(images.shape)),
-        )
+    require_images(images, network.input_shape)
     pixels = network.pixels is not None
     if (images.dtype == np.uint8) != pixels:
         raise DatasetError(
@@ -66,16 +62,13 @@ def run_integer(
             got=str(images.dtype),
         )
     read: NDArray[Any] = images.astype(np.int64 if pixels else np.float32)
-    values: dict[str, NDArray[Any]] = {network.input: read}
-    last_use = {name: node.name for node in network.nodes for name in node.inputs}
-    for node in network.nodes:
-        values[node.name] = compute_integer(network, node, [values[name] for name in node.inputs])
-        if observe is not None:
-            observe(node.name, values[node.name])
-        for name in set(node.inputs):
-            if last_use[name] == node.name and name != network.output:
-                del values[name]
-    return values[network.output]
+    return execute(
+        network.nodes,
+        {network.input: read},
+        network.output,
+        lambda node, inputs: compute_integer(network, node, inputs),
+        observe,
+    )
 
 
 def fixed_point(
