@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests._commands import CHECKPOINT, EXPORT, run
 
 REFERENCE_VARIABLE = "APOT_EXPORT_REFERENCE"
 
@@ -30,3 +33,23 @@ def reference() -> Path:
 def project() -> Path:
     """Return the project's root folder."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
+    """Return a folder with a checkpoint and its export."""
+    folder = tmp_path_factory.mktemp("original")
+    source = project / "examples" / "digits" / "res8_4bit" / "model_best.pth.tar"
+    shutil.copy(source, folder / CHECKPOINT)
+    assert run("convert", folder / CHECKPOINT, "-o", folder / EXPORT).exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def folder(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the current folder, a copy of the original."""
+    work = tmp_path / "work"
+    shutil.copytree(exported, work)
+    monkeypatch.chdir(work)
+    monkeypatch.delenv("APOT_EXPORT_DATA", raising=False)
+    return work

@@ -9,26 +9,27 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer import Typer
-from typer.testing import CliRunner, Result
 
 from apot_export._version import VERSION
 from apot_export.bitpack import pack
-from apot_export.export_directory import MANIFEST, ONNX_MODEL, PACKED_MODEL, export_name
+from apot_export.export_directory import MANIFEST, PACKED_MODEL, export_name
 from apot_export.network import CodedLayer
 from apot_export.packfile import load_packed, packed_file_bytes
+from tests._commands import (
+    CHECKPOINT,
+    COMMAND,
+    EXPORT,
+    FILES,
+    document,
+    here,
+    installed,
+    run,
+    typed,
+)
 
-APP: Typer = import_module("apot_export_cli.main").app  # of the folder cli/
-COMMAND = Path(sys.executable).with_name("apot-export")
-CHECKPOINT = "res8_4bit.pth.tar"
-EXPORT = Path("res8_4bit")
-FILES = {ONNX_MODEL, PACKED_MODEL, MANIFEST}
 VERBS = [
     ["convert"],
     ["verify"],
@@ -38,60 +39,6 @@ VERBS = [
     ["inspect", "integer"],
     ["inspect", "identify"],
 ]
-
-
-def run(*arguments: object, **environment: str) -> Result:
-    return CliRunner(env=environment).invoke(APP, [str(argument) for argument in arguments])
-
-
-def installed(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, **environment},
-        check=False,
-    )
-
-
-def document(*arguments: object) -> Any:
-    """Run a verb with --json; return the one document on standard output, nothing elsewhere."""
-    result = run(*arguments, "--json")
-    assert result.exit_code in {0, 1}, result.output
-    assert result.stderr == ""
-    return json.loads(result.stdout)
-
-
-def typed(content: Any, types: dict[str, Any]) -> None:
-    """Check that a JSON object has these fields with these types (bool is no number)."""
-    for key, wanted in types.items():
-        if isinstance(wanted, dict):
-            typed(content[key], wanted)
-        else:
-            assert type(content[key]) in (wanted if isinstance(wanted, tuple) else (wanted,)), key
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
-    """Return a folder with a checkpoint and its export."""
-    folder = tmp_path_factory.mktemp("original")
-    source = project / "examples" / "digits" / "res8_4bit" / "model_best.pth.tar"
-    shutil.copy(source, folder / CHECKPOINT)
-    assert run("convert", folder / CHECKPOINT, "-o", folder / EXPORT).exit_code == 0
-    return folder
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the current folder, a copy of the original."""
-    work = tmp_path / "work"
-    shutil.copytree(original, work)
-    monkeypatch.chdir(work)
-    monkeypatch.delenv("APOT_EXPORT_DATA", raising=False)
-    return work
-
-
-here = pytest.mark.usefixtures("folder")
 
 
 # --- the lines that users type --------------------------------------------------------------------
@@ -201,91 +148,6 @@ def test_json_of_verify() -> None:
     assert all(0 <= rate <= 1 for rate in [*rates, content["agreement"], content["self_agreement"]])
     assert content["weights"]["exact"] == content["weights"]["layers"] == 10
     assert content["provider"] == "CPUExecutionProvider"
-
-
-@here
-@pytest.mark.parametrize("source", [CHECKPOINT, EXPORT, EXPORT / PACKED_MODEL])
-def test_json_of_inspect_alphas(source: Path) -> None:
-    content = document("inspect", "alphas", source)
-    assert len(content) == 8
-    for layer in content:
-        assert list(layer) == [
-            *("layer", "weight_alpha", "activation_alpha", "weight_bits", "activation_bits")
-        ]
-        typed(layer, {"layer": str, "weight_alpha": float, "activation_alpha": float})
-        assert (layer["weight_bits"], layer["activation_bits"]) == (4, 4)
-    assert content == document("inspect", "alphas", EXPORT)
-
-
-@here
-def test_the_bits_of_a_checkpoint_need_not_be_known_to_inspect_it() -> None:
-    shutil.copy(CHECKPOINT, "model.pth.tar")
-    content = document("inspect", "alphas", "model.pth.tar")
-    assert {layer["weight_bits"] for layer in content} == {None}
-    content = document("inspect", "alphas", "model.pth.tar", "--bits", 3)
-    assert {layer["weight_bits"] for layer in content} == {3}
-    assert "say --bits N" in run("inspect", "alphas", "model.pth.tar").stdout
-
-
-@here
-@pytest.mark.parametrize("verb", [["verify", "--limit", "3"], ["inspect", "alphas"]], ids=" ".join)
-def test_json_without_a_path_names_the_export_on_standard_error(verb: list[str]) -> None:
-    result = run(*verb, "--json")
-    assert result.exit_code == 0
-    json.loads(result.stdout)
-    assert "res8_4bit (the newest export here)" in result.stderr
-
-
-@here
-def test_the_integer_network_is_inspected() -> None:
-    refused = run("inspect", "integer", EXPORT)
-    assert refused.exit_code == 2
-    assert "convert the checkpoint with --integer" in refused.stderr
-    converted = run("convert", CHECKPOINT, "-o", "whole", "--integer", "--fraction-bits", "10")
-    assert "10 fraction bits (as given)" in converted.stdout
-    content = document("inspect", "integer", "whole")
-    assert set(content["operations"]) == set(content["ranges"])
-    assert all(count["bits"] <= 64 for count in content["operations"].values())
-    shown = run("inspect", "integer", "whole").stdout
-    assert all(name in shown for name in content["operations"])
-    additions = sum(count["additions"] for count in content["operations"].values())
-    assert f"{additions:,} additions" in shown
-    for options in (["--fraction-bits", "x"], ["--fraction-bits", "99"], ["--input", "int4"]):
-        wrong = run("convert", CHECKPOINT, "-o", "wrong", "--integer", *options)
-        assert wrong.exit_code == 2, options
-        assert not Path("wrong").exists()
-    alone = run("convert", CHECKPOINT, "-o", "wrong", "--fraction-bits", "8")
-    assert "--integer beside them" in alone.stderr
-
-
-@here
-def test_bits_of_every_layer() -> None:
-    content = document("inspect", "bits", EXPORT)
-    assert [layer["bits"] for layer in content["layers"][1:-1]] == [4.0] * 8
-    weights = sum(layer["weights"] for layer in content["layers"])
-    stored = sum(layer["stored_bits"] for layer in content["layers"])
-    assert content["average"] == pytest.approx(stored / weights)
-    assert {layer["kind"] for layer in content["layers"]} == {"codes"}
-    shown = run("inspect", "bits", EXPORT).stdout
-    assert all(layer["layer"] in shown for layer in content["layers"])
-    assert f"{weights:,} weights" in shown
-    lines = run("inspect", "bits", EXPORT, "--plain").stdout.splitlines()
-    assert lines[0] == "currrent average bitwidth per layer: "
-    assert lines[-1] == f"currrent average bitwidth:  {content['average']:.4f}"
-    refused = run("inspect", "bits", CHECKPOINT)
-    assert refused.exit_code == 2
-    assert "convert the checkpoint first" in refused.stderr
-
-
-@here
-def test_plain_alphas_are_the_lines_of_the_training_log() -> None:
-    lines = run("inspect", "alphas", EXPORT, "--plain").stdout.splitlines()
-    line = r"clipping threshold weight alpha: \d\.\d{3}000, activation alpha: \d\.\d{3}000"
-    assert len(lines) == 8
-    assert all(re.fullmatch(line, text) for text in lines)
-    result = run("inspect", "alphas", "--plain")
-    assert result.stdout.splitlines() == lines
-    assert "newest export" in result.stderr
 
 
 # --- exports --------------------------------------------------------------------------------------
