@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from apot_export.datasets._cifar import CIFAR10, CIFAR100
 from apot_export.datasets._dataset import Dataset, DatasetKind
@@ -10,23 +11,37 @@ from apot_export.datasets._digits import DIGITS
 from apot_export.datasets._folders import ROOT_VARIABLE
 from apot_export.datasets._imagenet import IMAGENET
 from apot_export.datasets._mnist import MNIST
+from apot_export.datasets._own_images import NAME as FOLDER
+from apot_export.datasets._own_images import folder_kind
+from apot_export.datasets._prefetch import Batch
 from apot_export.errors import DatasetError
 
 KINDS: tuple[DatasetKind, ...] = (CIFAR10, CIFAR100, MNIST, IMAGENET, DIGITS)
+"""The datasets that have a shape and classes of their own."""
+
+NAMES = (*(kind.name for kind in KINDS), FOLDER)
+"""What a dataset can be called: `folder` takes shape and classes from the network."""
 
 
 def kind_by_name(name: str) -> DatasetKind:
-    """Return the dataset of a name.
+    """Return the dataset of a name, of those that have a shape and classes of their own.
 
     Raises:
         DatasetError: There is none of this name.
     """
+    if name == FOLDER:
+        raise DatasetError(
+            f"The dataset {FOLDER} has no shape of its own.",
+            expected=", ".join(kind.name for kind in KINDS),
+            got=name,
+            fix="open it for a network",
+        )
     for kind in KINDS:
         if kind.name == name:
             return kind
     raise DatasetError(
         "There is no such dataset.",
-        expected=", ".join(kind.name for kind in KINDS),
+        expected=", ".join(NAMES),
         got=name,
         fix="name one of these with --dataset",
     )
@@ -46,7 +61,7 @@ def kind_for_network(input_shape: Sequence[int], classes: int) -> DatasetKind:
             "The dataset cannot be told from the network.",
             expected=", ".join(kind.name for kind in fitting or KINDS),
             got=f"images {list(input_shape)}, {classes} classes",
-            fix="name it with --dataset",
+            fix=f"name it with --dataset; {FOLDER} is for images of your own, in class folders",
         )
     return fitting[0]
 
@@ -54,11 +69,15 @@ def kind_for_network(input_shape: Sequence[int], classes: int) -> DatasetKind:
 def kind_of(name: str | None, input_shape: Sequence[int], classes: int) -> DatasetKind:
     """Return the dataset of a name if it fits a network; without a name the only one that fits.
 
+    The dataset named `folder` fits every network of images; it is never chosen without its name.
+
     Raises:
         DatasetError: There is none of this name, it does not fit, or none or several fit.
     """
     if name is None:
         return kind_for_network(input_shape, classes)
+    if name == FOLDER:
+        return folder_kind(input_shape, classes)
     kind = kind_by_name(name)
     if (kind.input_shape, kind.classes) != (tuple(input_shape), classes):
         raise DatasetError(
@@ -70,12 +89,57 @@ def kind_of(name: str | None, input_shape: Sequence[int], classes: int) -> Datas
     return kind
 
 
+def open_dataset(
+    name: str | None,
+    *,
+    input_shape: Sequence[int],
+    classes: int,
+    data: Path | None,
+    family: str | None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Dataset:
+    """Open the labelled images on which a network is to be run.
+
+    Args:
+        name: One of `NAMES`; None for the only one of `KINDS` that fits the network.
+        input_shape: One image of the network: (channels, height, width).
+        classes: Of the network.
+        data: Folder of the images; None for $APOT_EXPORT_DATA or ./data.
+        family: Name of the checkpoint family, whose preprocessing is used.
+        mean: Per channel, of pixels scaled to [0, 1], for the dataset `folder`: see `folder_kind`.
+        std: Likewise.
+
+    Raises:
+        DatasetError: The images are not there, do not fit the network, or there are none.
+    """
+    if name == FOLDER:
+        kind = folder_kind(input_shape, classes, mean, std)
+    else:
+        kind = kind_of(name, input_shape, classes)
+        if mean is not None or std is not None:
+            raise DatasetError(
+                "Mean and deviation can be given for one's own images only.",
+                expected=f"the dataset {FOLDER}",
+                got=f"the dataset {kind.name}, which has its own",
+                fix="leave them out",
+            )
+    dataset = kind.open(data, family)
+    if len(dataset) == 0:
+        raise DatasetError("The dataset holds no images.", where=dataset.root)
+    return dataset
+
+
 __all__ = [
     "KINDS",
+    "NAMES",
     "ROOT_VARIABLE",
+    "Batch",
     "Dataset",
     "DatasetKind",
+    "folder_kind",
     "kind_by_name",
     "kind_for_network",
     "kind_of",
+    "open_dataset",
 ]

@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision import datasets as torchvision_datasets
 
-from apot_export.datasets._dataset import Dataset, DatasetKind, Normalisation
+from apot_export.datasets._dataset import Dataset, DatasetKind
 from apot_export.datasets._folders import (
     candidate_roots,
     class_folder_images,
     missing,
+    names_below,
     read_image,
 )
+from apot_export.datasets._normalisation import Normalisation
 from apot_export.errors import DatasetError
 
 _IMAGE_SHAPE = (32, 32, 3)
@@ -117,6 +119,8 @@ class _Variant:
             root=str(root),
             labels=np.asarray(raw.targets, dtype=np.int64),
             load=lambda index: normalisation(pixels[index]),
+            classes=self.classes,
+            picture=normalisation.picture,
         )
 
     def _class_folders(
@@ -136,7 +140,15 @@ class _Variant:
                 )
             return normalisation(pixels)
 
-        return Dataset(name=self.name, root=str(root), labels=np.array(labels, np.int64), load=load)
+        return Dataset(
+            name=self.name,
+            root=str(root),
+            labels=np.array(labels, np.int64),
+            load=load,
+            names=names_below(root, paths),
+            classes=self.classes,
+            picture=normalisation.picture,
+        )
 
 
 _CIFAR10 = _Variant(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from apot_export.datasets import _prefetch, _sampling
+from apot_export.datasets._normalisation import Normalisation
+from apot_export.datasets._prefetch import Batch, Load
 from apot_export.errors import DatasetError
 
-Load = Callable[[int], NDArray[np.float32]]
 Opener = Callable[[Path | None, str | None], "Dataset"]
+Picture = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,7 +28,19 @@ class Dataset:
     labels: NDArray[np.int64]
     """[images]"""
     load: Load
-    """Returns image i as float32 [channels, height, width]."""
+    """Returns image i as float32 [channels, height, width]; raises DatasetError if it is damaged.
+    May be called from several threads at once."""
+    names: Sequence[str] = ()
+    """What to call each image in a report: its path below `root`. Left out: "image 0" and so on."""
+    classes: Sequence[str] | None = None
+    """What to call each class, by label; None where that is not known."""
+    picture: Picture = field(default=Normalisation(mean=(0.0,), std=(1.0,)).picture)
+    """Turns preprocessed pixels, float32 [channels, height, width], back into what a person would
+    see, uint8 [height, width, channels]."""
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            object.__setattr__(self, "names", [f"image {index}" for index in range(len(self))])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -34,21 +49,57 @@ class Dataset:
         """Return the dataset, or `limit` images spread evenly over it."""
         if limit is None or limit >= len(self):
             return self
-        if limit < 1:
-            raise DatasetError("At least one image is needed.", got=f"a limit of {limit}")
-        chosen = np.linspace(0, len(self) - 1, limit).round().astype(np.int64)
+        return self._chosen(_sampling.evenly_spread(len(self), _at_least_one(limit)))
+
+    def sample(self, limit: int | None, seed: int = 0) -> Dataset:
+        """Return the dataset, or a random sample of `limit` images with every class in its share.
+
+        The images keep the order of the dataset; the same seed gives the same ones.
+
+        Raises:
+            DatasetError: The limit is below 1.
+        """
+        if limit is None or limit >= len(self):
+            return self
+        return self._chosen(_sampling.stratified(self.labels, _at_least_one(limit), seed))
+
+    def _chosen(self, chosen: NDArray[np.int64]) -> Dataset:
         return Dataset(
             name=self.name,
             root=self.root,
             labels=self.labels[chosen],
             load=lambda index: self.load(int(chosen[index])),
+            names=[self.names[index] for index in chosen],
+            classes=self.classes,
+            picture=self.picture,
         )
 
     def batches(self, size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Yield (images float32 [n, channels, height, width], labels int64 [n])."""
+        """Yield (images float32 [n, channels, height, width], labels int64 [n]).
+
+        Raises:
+            DatasetError: An image cannot be read.
+        """
         for start in range(0, len(self), size):
             indices = range(start, min(start + size, len(self)))
             yield np.stack([self.load(i) for i in indices]), self.labels[start : indices.stop]
+
+    def prefetched(self, ranges: Sequence[range], workers: int) -> Generator[Batch, None, None]:
+        """Yield the images of each range, read ahead by threads; unreadable ones are skipped.
+
+        At most two batches are read ahead. The threads end with the iterator.
+
+        Args:
+            ranges: Positions of the images of each batch.
+            workers: Threads; 0 reads in the caller's thread.
+        """
+        return _prefetch.prefetched(self.load, self.labels, ranges, workers)
+
+
+def _at_least_one(limit: int) -> int:
+    if limit < 1:
+        raise DatasetError("At least one image is needed.", got=f"a limit of {limit}")
+    return limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,24 +126,3 @@ class DatasetKind:
             DatasetError: The images are not there, or are not what they must be.
         """
         return self.opener(data, family)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Normalisation:
-    """Mean and deviation per channel, of pixels scaled to [0, 1]."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return (pixels / 255 - mean) / std: uint8 [H, W, C] to float32 [C, H, W].
-
-        >>> half = Normalisation(mean=(0.5,), std=(0.25,))
-        >>> half(np.array([[[0], [255]]], dtype=np.uint8)).tolist()
-        [[[-2.0, 2.0]]]
-        """
-        mean, std = (
-            np.array(values, dtype=np.float32).reshape(-1, 1, 1) for values in (self.mean, self.std)
-        )
-        image = pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
-        return np.asarray((image - mean) / std, dtype=np.float32)

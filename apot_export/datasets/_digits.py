@@ -10,6 +10,8 @@ import numpy as np
 from apot_export.datasets._dataset import Dataset, DatasetKind
 from apot_export.errors import DatasetError
 
+_CLASSES = 10
+
 
 def _open(data: Path | None, _family: str | None) -> Dataset:
     """Open the split; pixels 0 to 16 become 0 to 1."""
@@ -27,7 +29,8 @@ def _open(data: Path | None, _family: str | None) -> Dataset:
         root="embedded",
         labels=labels.astype(np.int64),
         load=lambda index: np.asarray(images[index].astype(np.float32) / np.float32(16)),
+        classes=tuple(str(digit) for digit in range(_CLASSES)),
     )
 
 
-DIGITS = DatasetKind(name="digits", input_shape=(1, 8, 8), classes=10, opener=_open)
+DIGITS = DatasetKind(name="digits", input_shape=(1, 8, 8), classes=_CLASSES, opener=_open)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image, UnidentifiedImageError
 
@@ -14,6 +17,19 @@ ROOT_VARIABLE = "APOT_EXPORT_DATA"
 """Environment variable that names the folder in which datasets are looked for."""
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+_DECODING_ERRORS = (
+    OSError,
+    EOFError,
+    IndexError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow's decoders raise on damaged files."""
 
 
 def candidate_roots(data: Path | None, names: Sequence[str]) -> list[Path]:
@@ -37,32 +53,61 @@ def missing(name: str, searched: Sequence[Path], expected: str) -> DatasetError:
     )
 
 
-def class_folder_images(root: Path) -> dict[str, list[Path]]:
-    """Return the images of every class folder, both in sorted order."""
+def subfolders(root: Path) -> list[Path]:
+    """Return the folders in a folder, sorted by name; hidden ones are no one's classes."""
     if not root.is_dir():
-        return {}
-    return {
-        folder.name: images
-        for folder in sorted(path for path in root.iterdir() if path.is_dir())
-        if (
-            images := sorted(
-                path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES
-            )
-        )
-    }
+        return []
+    return sorted(path for path in root.iterdir() if not _hidden(path) and path.is_dir())
 
 
-def read_image(path: Path) -> Image.Image:
-    """Read an image file as RGB.
+def images_in(folder: Path) -> list[Path]:
+    """Return the image files in a folder, told by their names and sorted by them."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in _IMAGE_SUFFIXES and not _hidden(path)
+    )
+
+
+def _hidden(path: Path) -> bool:
+    # Desktops leave such beside the images: .ipynb_checkpoints, ._0001.jpg.
+    return path.name.startswith(".")
+
+
+def class_folder_images(root: Path) -> dict[str, list[Path]]:
+    """Return the images of every class folder that has any, both in sorted order."""
+    found = {folder.name: images_in(folder) for folder in subfolders(root)}
+    return {name: images for name, images in found.items() if images}
+
+
+def names_below(root: Path, paths: Sequence[Path]) -> list[str]:
+    """Return what to call images: their paths below a folder."""
+    return [path.relative_to(root).as_posix() for path in paths]
+
+
+def read_image(path: Path, mode: Literal["RGB", "L"] = "RGB") -> Image.Image:
+    """Read an image file as 8-bit colour or grey values.
 
     Raises:
-        DatasetError: It cannot be decoded.
+        DatasetError: It cannot be decoded, or has more than 8 bits a channel.
     """
     try:
         with Image.open(path) as opened:
-            image: Image.Image = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DatasetError(
-            "An image cannot be read.", where=str(path), got=str(error), fix="replace or remove it"
-        ) from error
+            if opened.mode.startswith(("I", "F")):
+                raise _unreadable(path, f"pixels of kind {opened.mode}, not of 8 bits")
+            image: Image.Image = opened.convert(mode)
+    except UnidentifiedImageError as error:
+        empty = path.stat().st_size == 0
+        got = "an empty file" if empty else "a file of no known image format"
+        raise _unreadable(path, got) from error
+    except _DECODING_ERRORS as error:
+        raise _unreadable(path, str(error) or type(error).__name__) from error
     return image
+
+
+def _unreadable(path: Path, got: str) -> DatasetError:
+    return DatasetError(
+        "An image cannot be read.", where=str(path), got=got, fix="replace or remove it"
+    )

@@ -1,65 +1,138 @@
-"""The ImageNet validation set in class folders."""
+"""The ImageNet validation set: in class folders, or in one folder with a file of labels."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torchvision import transforms
+from torchvision.models import ResNet18_Weights
 
-from apot_export.datasets._dataset import Dataset, DatasetKind, Normalisation
+from apot_export.datasets import _ground_truth
+from apot_export.datasets._dataset import Dataset, DatasetKind
 from apot_export.datasets._folders import (
+    ROOT_VARIABLE,
     candidate_roots,
     class_folder_images,
+    images_in,
     missing,
+    names_below,
     read_image,
 )
+from apot_export.datasets._normalisation import Normalisation
+from apot_export.datasets._synsets import CLASSES, WORDNET_ID, synsets
+from apot_export.errors import DatasetError
 
-_CLASSES = 1000
-_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _FOLDERS = ("val", "imagenet", "imagenet/val", "imagenet-sample/val", "ILSVRC2012/val")
+_SHOWN = 3
+_HOW = f"""give the folder with --data FOLDER, or set {ROOT_VARIABLE} to it; it is searched as it \
+is, and in {", ".join(_FOLDERS)} below it. Either of these is accepted:
+one folder per class, named by WordNet id: n01440764/*.JPEG, n01443537/*.JPEG, ... \
+(any number of the 1000 classes)
+all images in one folder, ILSVRC2012_val_00000001.JPEG, ..., with their labels there or one folder \
+up in {", ".join(_ground_truth.FILES[:-1])} or {_ground_truth.FILES[-1]}
+These are the validation images of ILSVRC2012; image-net.org gives them to those who register."""
 
 
 def _open(data: Path | None, _family: str | None) -> Dataset:
     roots = candidate_roots(data, _FOLDERS)
     for root in roots:
-        found = class_folder_images(root)
-        if len(found) == _CLASSES:
-            return _class_folders(root, found)
-    seen = {str(root): len(class_folder_images(root)) for root in roots if root.is_dir()}
+        folders = class_folder_images(root)
+        named = [name for name in folders if WORDNET_ID.fullmatch(name)]
+        flat = images_in(root)
+        numbered = any(_ground_truth.image_number(path.stem) is not None for path in flat)
+        if named or numbered:
+            _check_unmixed(root, named, [name for name in folders if name not in named], flat)
+            return _class_folders(root, folders) if named else _flat(root, flat)
+    raise _not_found(roots)
+
+
+def _not_found(roots: Sequence[Path]) -> DatasetError:
     error = missing(
         "ImageNet validation",
         roots,
-        "one folder per class, 1000 of them, named by WordNet id (n01440764, ...), with its images",
+        "class folders named by WordNet id, or ILSVRC2012_val_*.JPEG with a file of labels",
     )
-    if seen:
-        error.got = ", ".join(f"{count} class folders in {root}" for root, count in seen.items())
-    raise error
+    there = [root for root in roots if root.is_dir()]
+    error.got = (
+        "; ".join(
+            f"{root} has {len(class_folder_images(root))} folders of images, none named by WordNet "
+            f"id, and {len(images_in(root))} images, none named like ILSVRC2012's"
+            for root in there
+        )
+        or "none of these folders exists"
+    )
+    error.fix = _HOW
+    return error
 
 
-def _class_folders(root: Path, found: dict[str, list[Path]]) -> Dataset:
-    paths = [path for images in found.values() for path in images]
-    labels = [label for label, images in enumerate(found.values()) for _ in images]
-    preprocess = transforms.Compose(
-        [
-            transforms.Resize(256),
-            transforms.CenterCrop(224),
-            transforms.ToTensor(),
-            transforms.Normalize(mean=_NORMALISATION.mean, std=_NORMALISATION.std),
-        ]
-    )
+def _check_unmixed(root: Path, named: list[str], others: list[str], flat: list[Path]) -> None:
+    known = synsets().by_wordnet_id
+    unknown = [name for name in named if name not in known]
+    if unknown:
+        raise DatasetError(
+            "Class folders are named by WordNet ids that are none of ImageNet's 1000 classes.",
+            where=str(root),
+            got=f"{len(unknown)} of {len(named)}: {_first(unknown)}",
+            fix="remove these folders; the network was not trained on such images",
+        )
+    if named and (others or flat):
+        raise DatasetError(
+            "The folder mixes class folders with other images, whose labels are not known.",
+            where=str(root),
+            expected="folders named by WordNet id only, or images named like ILSVRC2012's only",
+            got=f"{len(named)} class folders, and {_first([*others, *(p.name for p in flat)])}",
+            fix="move the other images away",
+        )
+
+
+def _class_folders(root: Path, folders: dict[str, list[Path]]) -> Dataset:
+    classes = synsets().by_wordnet_id
+    paths = [path for images in folders.values() for path in images]
+    return _dataset(root, paths, [classes[n] for n, images in folders.items() for _ in images])
+
+
+def _flat(root: Path, paths: list[Path]) -> Dataset:
+    found = _ground_truth.find(root)
+    if found is None:
+        raise DatasetError(
+            "ILSVRC2012's images are there, but not their labels.",
+            where=", ".join(str(place) for place in (root, root.resolve().parent)),
+            expected=f"one of {', '.join(_ground_truth.FILES)}",
+            got=f"{len(paths)} images and none of these files",
+            fix=f"put the labels there, in one of these formats: {_ground_truth.FORMATS}",
+        )
+    return _dataset(root, paths, _ground_truth.labels_of(paths, found))
+
+
+def _dataset(root: Path, paths: Sequence[Path], labels: list[int]) -> Dataset:
+    shape = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
 
     def load(index: int) -> NDArray[np.float32]:
-        return np.asarray(preprocess(read_image(paths[index])).numpy(), dtype=np.float32)
+        return NORMALISATION(np.asarray(shape(read_image(paths[index])), dtype=np.uint8))
 
-    return Dataset(name="imagenet", root=str(root), labels=np.array(labels, np.int64), load=load)
+    return Dataset(
+        name="imagenet",
+        root=str(root),
+        labels=np.array(labels, np.int64),
+        load=load,
+        names=names_below(root, paths),
+        classes=tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"]),
+        picture=NORMALISATION.picture,
+    )
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 IMAGENET = DatasetKind(
     name="imagenet",
     input_shape=(3, 224, 224),
-    classes=_CLASSES,
+    classes=CLASSES,
     opener=_open,
-    normalisation=lambda _: _NORMALISATION,
+    normalisation=lambda _: NORMALISATION,
 )

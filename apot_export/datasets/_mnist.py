@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.datasets._dataset import Dataset, DatasetKind, Normalisation
+from apot_export.datasets._dataset import Dataset, DatasetKind
 from apot_export.datasets._folders import candidate_roots, missing
+from apot_export.datasets._normalisation import Normalisation
 from apot_export.errors import DatasetError
 
 _IMAGES, _LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -76,6 +77,8 @@ def _archives(
         root=str(root),
         labels=labels.astype(np.int64),
         load=lambda index: normalisation(pixels[index, :, :, np.newaxis]),
+        classes=tuple(str(digit) for digit in range(_CLASSES)),
+        picture=normalisation.picture,
     )
 
 

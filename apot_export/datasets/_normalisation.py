@@ -1,0 +1,52 @@
+"""Normalisation of pixels: (pixel / 255 - mean) / std per channel, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """Mean and deviation per channel, of pixels scaled to [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return (pixels / 255 - mean) / std: uint8 [H, W, C] to float32 [C, H, W].
+
+        The result is contiguous.
+
+        >>> half = Normalisation(mean=(0.5,), std=(0.25,))
+        >>> half(np.array([[[0], [255]]], dtype=np.uint8)).tolist()
+        [[[-2.0, 2.0]]]
+        """
+        mean, std = self._planes()
+        # In memory too, channels come first, as in training: PyTorch's choice among convolution
+        # algorithms, and with it the last bits of its results, follows the order in memory.
+        planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        image = planes.astype(np.float32) / np.float32(255)
+        return np.asarray((image - mean) / std, dtype=np.float32)
+
+    def picture(self, pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Undo the normalisation, for people to look at: float32 [C, H, W] to uint8 [H, W, C].
+
+        Values beyond black and white are clipped, the others rounded to the nearest.
+
+        >>> half = Normalisation(mean=(0.5,), std=(0.25,))
+        >>> half.picture(np.array([[[-2, 0.004, 9]]], dtype=np.float32)).tolist()
+        [[[0], [128], [255]]]
+        """
+        mean, std = self._planes()
+        scaled = np.rint((pixels * std + mean) * np.float32(255))
+        return np.clip(scaled, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+    def _planes(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return mean and deviation as float32 [C, 1, 1]."""
+        mean, std = (
+            np.array(values, dtype=np.float32).reshape(-1, 1, 1) for values in (self.mean, self.std)
+        )
+        return mean, std
