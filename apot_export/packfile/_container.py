@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import mmap
 import zlib
@@ -157,6 +158,7 @@ def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
         )
     try:
         entries = _json.mapping("header", _json.loads(header.decode("ascii")))
+        json.dumps(entries, ensure_ascii=False).encode()  # refuses surrogates without a partner
         metadata = _json.mapping("__metadata__", entries["__metadata__"])
         for name, content in metadata.items():
             _json.text(name, content)

@@ -154,13 +154,25 @@ def _network(content: Any, tensors: Tensors) -> CodedNetwork:
         graph.append(_node(description, before, parameters))
         before = graph[-1].name
     parameters.require_end()
-    return Network[Layer](
+    network = Network[Layer](
         layers=coded,
         nodes=tuple(graph),
         input=_json.text("input", name),
         input_shape=(channels, height, width),
         output=_json.text("output", output),
     )
+    for node, description in zip(network.nodes, nodes, strict=True):
+        _require_every_channel(node, description, network)
+    return network
+
+
+def _require_every_channel(node: Node, description: Any, network: CodedNetwork) -> None:
+    """Check that an array of one number is for one channel; a number alone is for all."""
+    if isinstance(node.operation, ScaleBias):
+        channels = network.shapes[node.inputs[0]][0]
+        for part in NEUTRAL:
+            if isinstance(description.get(part), list) and description[part] != [channels]:
+                raise ValueError(f"{node.name}: {part} is not of {channels} channels")
 
 
 def _node(description: Any, before: str, parameters: Parameters) -> Node:

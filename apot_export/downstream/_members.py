@@ -1,0 +1,107 @@
+"""The JSON objects of `network` (2): which members each has, and of what kind they are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ._container import require
+
+_Check = Callable[[Any], bool]
+
+
+def _is(kind: type) -> _Check:
+    return lambda value: type(value) is kind
+
+
+def _integer(low: int, high: int = 2**31 - 1) -> _Check:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _number(value: Any) -> bool:
+    return type(value) in {int, float} and abs(value) <= sys.float_info.max
+
+
+def _array(item: _Check, *lengths: int) -> _Check:
+    return lambda value: (
+        type(value) is list and (not lengths or len(value) in lengths) and all(map(item, value))
+    )
+
+
+_KINDS: Mapping[str, _Check] = {
+    "array": _is(list),
+    "bits": _integer(1, 8),
+    "denominator": _integer(1, 2**23),
+    "flag": _is(bool),
+    "image": _array(_integer(1), 3),
+    "integer": _integer(0),
+    "margin": _array(_integer(0), 2),
+    "null": _is(type(None)),
+    "number": _number,
+    "object": _is(dict),
+    "pair": _array(_integer(1), 2),
+    "per-channel": _array(_integer(1), 1),
+    "positive": _integer(1),
+    "shape": _array(_integer(1), 2, 4),
+    "tables": _array(_array(_integer(1 - 2**31))),
+    "text": _is(str),
+    "texts": _array(_is(str)),
+}
+
+NETWORK = "input:object output:text codebooks:array layers:object nodes:array"
+"""Members as `name:kind`; a `?` marks those that may be left out, a `|` separates kinds."""
+INPUT = "name:text shape:image"
+CODEBOOK = "tables:tables denominator:denominator signed:flag"
+ACTIVATION = "codebook:integer alpha:number input_denominator?:denominator"
+LAYERS = {
+    "float": "kind:text",
+    "coded": "kind:text shape:shape codebook:integer step:number alpha?:number|null "
+    "activation?:object|null",
+    "planes": "kind:text shape:shape group_size:positive count_bits:bits position_major?:flag "
+    "terms?:integer",
+}
+NODE = "name:text operation:text inputs?:texts "
+OPERATIONS = {
+    "Convolution": "layer:text stride?:pair padding?:margin dilation?:pair groups?:positive",
+    "Linear": "layer:text",
+    "QuantizeActivation": "layer:text",
+    "ScaleBias": "scale?:number|per-channel bias?:number|per-channel",
+    "Add": "",
+    "Relu": "",
+    "Clip": "minimum:number maximum:number",
+    "Concat": "",
+    "Upsample": "scale:pair",
+    "MaxPool": "kernel:pair stride:pair padding?:margin",
+    "AveragePool": "kernel:pair stride:pair",
+    "GlobalAveragePool": "",
+    "Flatten": "",
+}
+_DEFAULTS = {
+    "stride": [1, 1],
+    "padding": [0, 0],
+    "dilation": [1, 1],
+    "groups": 1,
+    "scale": 1,
+    "bias": 0,
+    "position_major": False,
+    "terms": 0,
+}
+
+
+def members(value: Any, where: str, record: str) -> dict[str, Any]:
+    """Check an object against a record; return its members, and the defaults of those left out."""
+    require(type(value) is dict, f"{where} is no JSON object")
+    kinds, optional = {}, set()
+    for member in record.split():
+        name, kind = member.split(":")
+        kinds[name.rstrip("?")] = kind.split("|")
+        if name.endswith("?"):
+            optional.add(name.rstrip("?"))
+    missing, extra = kinds.keys() - optional - value.keys(), value.keys() - kinds.keys()
+    require(not missing, f"{where} lacks {', '.join(sorted(missing))}")
+    require(not extra, f"{where} must not have {', '.join(sorted(extra))}")
+    for name, found in value.items():
+        fine = any(_KINDS[kind](found) for kind in kinds[name])
+        require(fine, f"{where}: {name} must be {' or '.join(kinds[name])}, not {found!r:.60}")
+    return {name: value.get(name, _DEFAULTS.get(name)) for name in kinds}
