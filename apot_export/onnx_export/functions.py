@@ -152,11 +152,11 @@ DecodePlanes <group_size: int, position_major: int, order: ints>
     zero = Constant <value_ints: ints = [0]> ()
     one = Constant <value_ints: ints = [1]> ()
     column = Unsqueeze (planes, one)
-    shifts_wide = Constant <value_ints: ints = [0, 1, 2, 3, 4, 5, 6, 7]> ()
-    shifts = Cast <to: int = 2> (shifts_wide)
-    shifted = BitShift <direction: string = "RIGHT"> (column, shifts)
-    low_bit = Cast <to: int = 2> (one)
-    bits = BitwiseAnd (shifted, low_bit)
+    masks_wide = Constant <value_ints: ints = [1, 2, 4, 8, 16, 32, 64, 128]> ()
+    masks = Cast <to: int = 2> (masks_wide)
+    masked = BitwiseAnd (column, masks)
+    plus = Cast <to: int = 9> (masked)
+    bits = Cast <to: int = 2> (plus)
     stream = Reshape (bits, any)
     bases = Shape <start: int = 0, end: int = 1> (coordinates)
     scalar_size = Constant <value_int: int = @group_size> ()
@@ -194,7 +194,8 @@ DecodePlanes <group_size: int, position_major: int, order: ints>
 
 `planes` uint8: one bit a weight and basis, dense, 1 for +1; `coordinates` float32 [bases]; `counts`
 uint8 [groups]: bases of each group; `places` int64 [largest count]: 0, 1, 2, ...; the groups are
-put into `grouped_shape` int64 [3], transposed by `order` and given the weight `shape`.
+put into `grouped_shape` int64 [3], transposed by `order` and given the weight `shape`. Bits are
+masked, not shifted: OpenVINO shifts uint8 by a division that rounds.
 """
 
 SUM_TERMS = """
