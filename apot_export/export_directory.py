@@ -19,6 +19,8 @@ MANIFEST = "manifest.json"
 ONNX_MODEL = "model.onnx"
 INTEGER_MODEL = "model.integer.onnx"
 PACKED_MODEL = "model.apot.safetensors"
+UNFINISHED = "verification.unfinished."
+"""How the names of an unfinished verification's files begin."""
 _MANIFEST_VERSION = 1
 _GENERIC_NAMES = ("model_best", "checkpoint", "model", "best", "last")
 _CHECKPOINT_SUFFIXES = (".tar", ".pth", ".pt", ".ckpt")
@@ -89,6 +91,7 @@ def require_free(directory: Path, *, force: bool) -> None:
 def _own_files(directory: Path) -> set[Path]:
     """Return the files of an earlier export; none unless its two unmistakable ones are there."""
     own = {directory / name for name in (MANIFEST, ONNX_MODEL, INTEGER_MODEL, PACKED_MODEL)}
+    own |= set(directory.glob(f"{UNFINISHED}*.jsonl"))
     files = {path for path in own if path.is_file() and not path.is_symlink()}
     return files if {directory / MANIFEST, directory / PACKED_MODEL} <= files else set()
 
@@ -254,6 +257,35 @@ def check_files(directory: Path, manifest: Mapping[str, Any]) -> None:
                 got=f"SHA-256 {found}, {path.stat().st_size} bytes",
                 fix="convert the checkpoint again",
             )
+
+
+def attach_to_manifest(directory: Path, name: str, content: Mapping[str, Any]) -> None:
+    """Put a member into an export's manifest, in one step; the export is no newer for it.
+
+    Raises:
+        ExportError: The manifest cannot be read or written.
+    """
+    path = directory / MANIFEST
+    manifest = {**read_manifest(directory), name: content}
+    text = json.dumps(manifest, indent=2) + "\n"
+    try:
+        status = path.stat()
+        handle, staged = tempfile.mkstemp(prefix=f".{MANIFEST}.", dir=directory)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            shutil.copymode(path, staged)
+            os.utime(staged, ns=(status.st_atime_ns, status.st_mtime_ns))
+            Path(staged).replace(path)
+        except BaseException:
+            Path(staged).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ExportError(
+            "The manifest cannot be written.", where=str(path), got=error.strerror or str(error)
+        ) from error
 
 
 def find_newest(below: Path) -> Path:

@@ -16,8 +16,13 @@ _INTERRUPTED = 130
 
 
 @contextmanager
-def reported(*, debug: bool) -> Iterator[None]:
-    """Turn errors into one clear message on standard error and exit code 2."""
+def reported(*, debug: bool, interrupted: str = "Interrupted.") -> Iterator[None]:
+    """Turn errors into one clear message on standard error and exit code 2.
+
+    Args:
+        debug: Show tracebacks, too.
+        interrupted: What to say when the user stops the program.
+    """
     try:
         yield
     except ApotExportError as error:
@@ -26,7 +31,7 @@ def reported(*, debug: bool) -> Iterator[None]:
         _print_error(error.what, error.details())
         raise typer.Exit(COULD_NOT_RUN) from None
     except KeyboardInterrupt:
-        _print_error("Interrupted.", [])
+        _print_error(interrupted, [])
         raise typer.Exit(_INTERRUPTED) from None
     except (typer.Exit, typer.Abort):
         raise

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +17,17 @@ from rich.text import Text
 if TYPE_CHECKING:
     from apot_export.conversion import ConversionResult
     from apot_export.summary import Thresholds, Widths
-    from apot_export.verification import Report
 
 _FULL_PRECISION = 32
-_MULTI_BIT = "alq"
+MULTI_BIT = "alq"
+"""The family whose weights are sums of scaled sign vectors."""
 _BAR_WIDTH = 16
 _WITHOUT_A_TERMINAL = 100
 """Columns where the output is no terminal: nothing is cut because a log has no width."""
 
 
-def _console() -> Console:
+def console_of_output() -> Console:
+    """Return a console for results: as wide as the terminal, or as a log."""
     if sys.stdout is not None and sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, width=_WITHOUT_A_TERMINAL)
@@ -45,13 +45,13 @@ def _bytes(count: int) -> str:
 
 def print_conversion(result: ConversionResult) -> None:
     """Show what a checkpoint was taken for and what was written."""
-    console = _console()
+    console = console_of_output()
     levels = {"apot": "additive powers of two", "pot": "powers of two", "uniform": "uniform"}[
         result.method
     ]
     facts = Table.grid(padding=(0, 2))
     facts.add_row(Text("network", "dim"), f"{result.architecture}, family {result.family}")
-    if result.family == _MULTI_BIT:
+    if result.family == MULTI_BIT:
         stored = _bytes(round(result.code_bits / 8))
         facts.add_row(
             Text("weights", "dim"),
@@ -129,163 +129,15 @@ def _source(source: str) -> str:
     }[source]
 
 
-# --- verify ---------------------------------------------------------------------------------------
-
-
-@contextmanager
-def image_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function that shows (what, done, total) as a bar; silent without a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _what, _done, _total: None
-        return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
-        tasks = {"": bars.add_task("loading", total=None)}
-
-        def show(what: str, done: int, total: int) -> None:
-            if "" in tasks:
-                bars.remove_task(tasks.pop(""))
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
-
-        yield show
-
-
-def print_report(report: Report) -> None:
-    """Show a verification: both sides, the proofs, the verdict."""
-    console = _console()
-    settings = report.settings
-    console.print(
-        f"{report.path}: {settings['architecture']}, {report.images:,} images of {report.dataset} "
-        f"on {settings['device']}",
-        style="bold",
-        soft_wrap=True,
-    )
-    sides = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    sides.add_column("")
-    for heading in ("top-1", "95 % interval", "top-5", "images/s"):
-        sides.add_column(heading, justify="right")
-    for name, side in (
-        (f"PyTorch {settings['torch']}, {_original(settings)}", report.original),
-        (f"ONNX Runtime {settings['onnxruntime']}, the export", report.export),
-    ):
-        sides.add_row(
-            name,
-            f"{side.top1:.2%}",
-            "{:.1%} - {:.1%}".format(*side.top1_interval),
-            f"{side.top5:.2%}",
-            f"{side.images_per_second:,.0f}",
-        )
-    console.print(sides)
-    flips = report.flips
-    console.print(
-        f"{flips.original_only} images are right by the original alone, {flips.export_only} by the "
-        f"export alone (McNemar: p = {flips.probability:.2g})."
-    )
-    console.print()
-    checks = Table.grid(padding=(0, 2))
-    for passed, name, text in _checks(report):
-        mark = Text("ok", "green") if passed else Text("FAIL", "bold red")
-        checks.add_row(mark, name, Text(text))
-    console.print(checks)
-    console.print()
-    style = "bold green" if report.verdict == "PASS" else "bold red"
-    console.print(Text(report.verdict, style))
-    for failure in report.failures:
-        console.print(Text(f"  {failure}"), soft_wrap=True)
-
-
-def _original(settings: Mapping[str, Any]) -> str:
-    if settings["alpha_terms"]:
-        return f"coordinates rounded to {settings['alpha_terms']} powers of two"
-    return "the original"
-
-
-def _exactness(report: Report) -> str:
-    if report.settings["family"] == _MULTI_BIT:
-        return "up to the order of adding their sign vectors"
-    return "bit for bit"
-
-
-def _checks(report: Report) -> list[tuple[bool, str, str]]:
-    weights, levels, accumulators = report.weights, report.levels, report.accumulators
-    noise = any("the original with itself" in failure for failure in report.failures)
-    strays = any("did not run on" in failure for failure in report.failures)
-    rows = [
-        (
-            weights.exact == weights.layers and not weights.offenders,
-            "weights",
-            f"{weights.exact} of {weights.layers} layers equal {_exactness(report)} "
-            f"({weights.weights:,} weights, packed file and ONNX)",
-        )
-    ]
-    if accumulators.compared:
-        rows.append(
-            (
-                accumulators.mismatches == 0 and accumulators.values_outside == 0,
-                "oracle",
-                f"{accumulators.mismatches:,} of {accumulators.compared:,} integers and "
-                f"{accumulators.values_outside:,} of {accumulators.values_compared:,} floats "
-                "differ",
-            )
-        )
-    if levels.compared:
-        rows.append(
-            (
-                levels.unexplained == 0,
-                "levels",
-                f"{levels.differing:,} of {levels.compared:,} differ, {levels.unexplained:,} "
-                "beyond float rounding",
-            )
-        )
-    rows += [
-        (
-            levels.values_outside == 0,
-            "values",
-            f"{levels.values_outside:,} of {levels.values_compared:,} beyond float rounding "
-            f"(largest difference {levels.largest_ratio:.0%} of its bound)",
-        ),
-        (
-            not noise,
-            "agreement",
-            f"{report.agreement:.2%} in top-1; PyTorch with itself, another convolution "
-            f"algorithm: {report.self_agreement:.2%}",
-        ),
-        (not strays, "provider", report.provider),
-    ]
-    if report.backends is not None:
-        found = report.backends
-        rows.append(
-            (
-                not any(found.differing.values()),
-                "integer",
-                f"{', '.join(found.names)}: logits of {sum(found.differing.values()):,} of "
-                f"{found.images:,} images and {found.random_images} random inputs differ; top-1 "
-                f"{found.top1:.2%} at {found.fraction_bits} fraction bits",
-            )
-        )
-    return rows
-
-
 # --- inspect --------------------------------------------------------------------------------------
 
 
 def print_thresholds(found: Thresholds) -> None:
     """Show clipping thresholds as a table with bars."""
-    console = _console()
+    console = console_of_output()
     console.print(f"{found.source}: family {found.family}", style="bold", soft_wrap=True)
     if not found.layers:
-        kind = "multi-bit weights, see inspect bits" if found.family == _MULTI_BIT else "floats"
+        kind = "multi-bit weights, see inspect bits" if found.family == MULTI_BIT else "floats"
         console.print(f"No layer has clipping thresholds: {kind}.")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -311,7 +163,7 @@ def print_thresholds(found: Thresholds) -> None:
 
 def print_bits(found: Widths) -> None:
     """Show the bits of every layer's weights as a table with bars."""
-    console = _console()
+    console = console_of_output()
     console.print(f"{found.source}", style="bold", soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer", no_wrap=True)
@@ -344,7 +196,7 @@ def print_bits(found: Widths) -> None:
 
 def print_integer(path: Path, form: Mapping[str, Any]) -> None:
     """Show the integer network's operations and ranges as a table."""
-    console = _console()
+    console = console_of_output()
     console.print(f"{path}", style="bold", soft_wrap=True)
     console.print(
         f"{form['fraction_bits']} fraction bits, {form['input']} input of {form['input_bits']}; "

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ._render import _console
+from ._render import console_of_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +21,7 @@ _MORE_IMAGES = 10
 
 def print_identification(found: Identification) -> None:
     """Show what a checkpoint says of itself and, if it was measured, the ranking."""
-    console = _console()
+    console = console_of_output()
     console.print(
         f"{found.checkpoint}: {found.architecture}, family {found.family}",
         style="bold",

@@ -151,7 +151,7 @@ def identify(
     It only reports: convert still goes by names and options.
     """
     with reported(debug=debug):
-        from ._render import image_progress
+        from ._render_verify import image_progress
 
         with image_progress() as progress:
             from apot_export.identify import identify as identify_checkpoint

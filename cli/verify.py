@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -12,6 +13,10 @@ from ._errors import reported
 from ._options import Debug, Json
 
 _FAIL = 1
+_AUTO = "auto"
+_INTERRUPTED = "Interrupted. Repeat the command with --resume to go on from what is finished."
+_REPORTS = os.environ.get("RANK", "0") == "0"
+"""Of several processes that torchrun launched, one reports."""
 
 
 def verify(
@@ -22,13 +27,21 @@ def verify(
     dataset: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="cifar10, cifar100, mnist, imagenet or digits; "
-            "default: the one that fits the network."
+            help="cifar10, cifar100, mnist, imagenet, digits, or folder (class folders of your "
+            "own); default: the one that fits the network."
         ),
     ] = None,
     data: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of the images; default: $APOT_EXPORT_DATA, else ./data."),
+    ] = None,
+    mean: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="For folder: mean per channel of pixels in [0, 1], e.g. 0.5,0.5,0.5."),
+    ] = None,
+    std: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="For folder: standard deviation per channel."),
     ] = None,
     checkpoint: Annotated[
         Optional[Path],  # noqa: UP045
@@ -41,7 +54,16 @@ def verify(
             "it is imported and called.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda or cpu, for both sides.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cuda or cpu: where the original and side ort run.")
+    ] = "auto",
+    sides: Annotated[
+        str,
+        typer.Option(
+            help="What is compared with the original, the export of the verdict first: any of "
+            "ort,ort-cpu,ort-cuda,openvino,oracle,packed.",
+        ),
+    ] = "ort",
     backends: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -51,27 +73,55 @@ def verify(
     ] = None,
     limit: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Use this many images, spread evenly over the dataset."),
+        typer.Option(min=1, help="Use this many images, drawn from every class in proportion."),
     ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of that drawing.")] = 0,
     batch_size: Annotated[
+        str, typer.Option(help="Images per batch, or auto: fits the image size.")
+    ] = _AUTO,
+    workers: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Images per batch; default: fits the image size."),
+        typer.Option(min=0, help="Threads that decode images; default: the cores, at most 4."),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted run of this kind ended.")
+    ] = False,
+    html: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write the report as one self-contained page, too."),
+    ] = None,
+    attach: Annotated[
+        bool,
+        typer.Option("--attach/--no-attach", help="Write the verdict into the export's manifest."),
+    ] = True,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Verify an export: PyTorch original, ONNX Runtime and oracle on the same images.
 
-    Exit code 0: PASS, 1: FAIL, 2: could not run.
+    Exit code 0: PASS, 1: FAIL, 2: could not run. Several processes share the images under
+    torchrun --nproc-per-node N --no-python apot-export verify ...
     """
-    with reported(debug=debug):
+    with reported(debug=debug, interrupted=_INTERRUPTED):
+        from apot_export.errors import DeviceError
         from apot_export.export_directory import find_newest
 
-        from ._render import image_progress, print_report
+        from ._page import require_writable, write_page
+        from ._render_verify import image_progress, print_report
 
         if export is None:
             export = find_newest(Path())
-            typer.echo(f"Verifying {export} (the newest export here)", err=True)
+            if _REPORTS:
+                typer.echo(f"Verifying {export} (the newest export here)", err=True)
+        if batch_size != _AUTO and not (batch_size.isdecimal() and int(batch_size)):
+            raise DeviceError(
+                "A batch size is a number.",
+                where="--batch-size",
+                expected=f"1 or more, or {_AUTO}",
+                got=repr(batch_size),
+            )
+        if html is not None:
+            require_writable(html)
         with image_progress() as progress:
             from apot_export.verification import verify as verify_export
 
@@ -79,17 +129,42 @@ def verify(
                 export,
                 dataset=dataset,
                 data=data,
+                mean=_numbers(mean, "--mean"),
+                std=_numbers(std, "--std"),
                 checkpoint=checkpoint,
                 model=model,
                 device=device,
+                sides=sides,
                 backends=backends,
                 limit=limit,
-                batch_size=batch_size,
+                seed=seed,
+                batch_size=None if batch_size == _AUTO else int(batch_size),
+                workers=workers,
+                resume=resume,
+                attach=attach,
                 progress=progress,
             )
-        if as_json:
-            typer.echo(json.dumps(report.to_json(), indent=2))
-        else:
-            print_report(report)
+        if _REPORTS:
+            if html is not None:
+                write_page(html, report)
+            if as_json:
+                typer.echo(json.dumps(report.to_json(), indent=2))
+            else:
+                print_report(report)
         if report.failures:
             raise typer.Exit(_FAIL)
+
+
+def _numbers(text: str | None, option: str) -> list[float] | None:
+    from apot_export.errors import DatasetError
+
+    if text is None:
+        return None
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise DatasetError(
+            f"What {option} says is not a list of numbers.",
+            expected="one number for each channel, separated by commas: 0.485,0.456,0.406",
+            got=repr(text),
+        ) from error

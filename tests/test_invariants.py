@@ -31,6 +31,7 @@ ROOMS = (
     "integer",
     "packfile",
     "export_directory",
+    "downstream",
     # floor 2
     "naming",
     "dialects",
@@ -43,6 +44,7 @@ ROOMS = (
     "own_networks",
     "onnx_export",
     "runtime",
+    "openvino_runtime",
     "datasets",
     "executors",
     # floor 3
@@ -50,6 +52,7 @@ ROOMS = (
     "integer_form",
     "conversion",
     "verification",
+    "report_page",
     "summary",
     "identify",
 )
@@ -57,6 +60,7 @@ ROOMS = (
 
 FOREIGN = {
     "torch": {
+        "downstream",
         "stand_ins",
         "checkpoint",
         "torch_layers",
@@ -69,10 +73,12 @@ FOREIGN = {
         "verification",
         "identify",
     },
+    "safetensors": {"downstream"},
     "torchvision": {"datasets", "verification"},
     "PIL": {"datasets"},
     "onnx": {"onnx_export", "integer_form", "conversion", "verification"},
     "onnxruntime": {"runtime", "verification"},
+    "openvino": {"openvino_runtime"},
     "typer": set[str](),
     "rich": set[str](),
 }
@@ -92,6 +98,8 @@ def imported_modules(path: Path) -> list[str]:
         if isinstance(node, ast.Import):
             modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
+            if room_of(path) == "downstream" and node.level == 1:
+                continue  # users copy this folder, wherever they like
             assert node.level == 0, f"{path}: relative import"
             module = node.module or ""
             if module == "apot_export":

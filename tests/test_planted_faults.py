@@ -133,6 +133,9 @@ def test_a_fault_fails_and_is_named(workshop: Workshop, fault: str, place: str) 
     report = workshop.verify(write(workshop, wrong, place))
     assert report.verdict == "FAIL"
     assert re.search(named, " ".join(report.failures))
+    assert report.divergence is not None
+    assert re.search(named, report.divergence.layer)
+    assert report.divergence.cause is None
     assert report.to_json()["failures"] == list(report.failures)
 
 
@@ -178,6 +181,9 @@ def test_weights_of_another_bit_width_fail(workshop: Workshop, bits: int) -> Non
     wrong = encode_network(capture(wrong_bits.module, wrong_bits.architecture.input_shape))
     report = workshop.verify(workshop.write(packed=wrong, model=wrong))
     assert report.weights.exact == 2
+    assert report.divergence is not None
+    assert (report.divergence.kind, report.divergence.cause) == ("weights", "wrong bits")
+    assert f"{bits} bits" in report.divergence.evidence
     assert LAYER in " ".join(report.weights.offenders) or "layer1" in report.weights.offenders[0]
     assert "8 of 10 layers have other weights" in report.failures[0]
     choices = read_manifest(workshop.export)["choices"]
@@ -203,6 +209,8 @@ def test_clamping_the_first_layer_to_int8_fails(
         report = shop.verify(shop.write(packed=clamped, model=clamped), **options)
         assert changed in {1, 2, 3}
         assert f"{name}: {changed} of " in " ".join(report.failures)
+        assert report.divergence is not None
+        assert report.divergence.layer == name
 
 
 # --- faults in the ONNX model ---------------------------------------------------------------------

@@ -24,6 +24,7 @@ from apot_export.runtime import (
 from apot_export.verification import verify
 from tests._workshop import DIGITS
 
+CUDA_OPTIONS = {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
 IMAGES = np.zeros((3, 1, 8, 8), dtype=np.float32)
 
 
@@ -61,6 +62,18 @@ def test_a_session_runs(model: bytes, threads: int) -> None:
     assert everything["logits"].tobytes() == logits.tobytes()
 
 
+def test_bound_inputs_and_outputs_give_the_same_bits(model: bytes) -> None:
+    session = open_session(model, "cpu")
+    images = np.random.default_rng(0).normal(0, 1, IMAGES.shape).astype(np.float32)
+    (logits,) = session.run_bound(images)
+    assert logits.tobytes() == session.run(images).tobytes()
+
+
+def test_a_numbered_device_is_the_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    assert provider_for("cuda:3") == (CUDA, {**CUDA_OPTIONS, "device_id": "3"})
+
+
 def test_bytes_that_are_no_model_are_refused() -> None:
     with pytest.raises(ExportError, match="does not load the model"):
         open_session(b"no model", "cpu")
@@ -85,7 +98,7 @@ def test_cuda_computes_float32_with_convolutions_that_keep_integers(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     provider, options = provider_for("cuda")
     assert provider == CUDA
-    assert options == {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+    assert options == CUDA_OPTIONS
 
 
 def test_a_runtime_without_cuda_says_so(monkeypatch: pytest.MonkeyPatch, model: bytes) -> None:
@@ -134,7 +147,7 @@ def test_a_cuda_session_is_opened_with_its_options(fake: type[FakeSession]) -> N
     fake.loads_cuda = True
     session = open_session(b"model", "cuda", threads=2)
     assert session.provider == CUDA
-    assert session.options == {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+    assert session.options == CUDA_OPTIONS
     assert fake.opened == (b"model", 2, [(CUDA, dict(session.options)), (CPU, {})])
 
 

@@ -52,12 +52,16 @@ class QuantConv2d(nn.Conv2d):
             placed = None if level_set is None else level_set.to(self.weight_alpha.device)
             self.register_buffer(name, placed, persistent=False)
 
-    def quantized_weight(self) -> torch.Tensor:
-        """Return the quantized weights, float32, weight shape."""
+    def scaled_weight(self) -> torch.Tensor:
+        """Return what the levels are chosen for: float32 in [-1, 1], weight shape."""
         weight = self.weight
         if self.quantization.normalize_weights:
             weight = weight.add(-weight.mean()).div(weight.std())
-        scaled = weight.div(self.weight_alpha).clamp(min=-1, max=1)
+        return weight.div(self.weight_alpha).clamp(min=-1, max=1)
+
+    def quantized_weight(self) -> torch.Tensor:
+        """Return the quantized weights, float32, weight shape."""
+        scaled = self.scaled_weight()
         if self.weight_levels is not None:
             levels = nearest_level(scaled.abs(), self.weight_levels).mul(scaled.sign())
         else:
@@ -71,10 +75,14 @@ class QuantConv2d(nn.Conv2d):
             levels = levels + 0.0
         return levels.mul(self.weight_alpha)
 
+    def scaled_input(self, image: torch.Tensor) -> torch.Tensor:
+        """Return what the input's levels are chosen for: float32 up to 1, the input's shape."""
+        lowest = None if self.quantization.family in _SIGN_TIMES_MAGNITUDE else 0
+        return image.div(self.act_alpha).clamp(min=lowest, max=1)
+
     def quantized_input(self, image: torch.Tensor) -> torch.Tensor:
         """Return the quantized input, float32, the input's shape."""
-        lowest = None if self.quantization.family in _SIGN_TIMES_MAGNITUDE else 0
-        scaled = image.div(self.act_alpha).clamp(min=lowest, max=1)
+        scaled = self.scaled_input(image)
         if self.activation_levels is not None:
             levels = nearest_level(scaled, self.activation_levels)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -110,10 +110,7 @@ def compare_backends(
     differing = dict.fromkeys(names[1:], 0)
     hits = done = 0
     first: dict[str, NDArray[Any]] = {}
-    for batch, labels in [(_random_inputs(network), None), *images.batches(batch_size)]:
-        inputs = batch
-        if labels is not None and network.pixels is not None:
-            inputs = network.pixels.of_images(batch)
+    for inputs, labels in _inputs(network, images, batch_size):
         logits = {name: run(inputs) for name, run in runs.items()}
         expected = logits[names[0]]
         for name in names[1:]:
@@ -138,6 +135,22 @@ def compare_backends(
         top1=hits / done,
         fraction_bits=network.fraction_bits,
     )
+
+
+def _inputs(
+    network: IntegerNetwork, images: Dataset, batch_size: int
+) -> Iterator[tuple[NDArray[Any], NDArray[np.int64] | None]]:
+    """Yield random inputs without labels, then all images that can be read."""
+    yield _random_inputs(network), None
+    ranges = [
+        range(start, min(start + batch_size, len(images)))
+        for start in range(0, len(images), batch_size)
+    ]
+    for batch in images.prefetched(ranges, 1):
+        if len(batch.labels):
+            pixels = network.pixels
+            inputs = batch.images if pixels is None else pixels.of_images(batch.images)
+            yield inputs, batch.labels
 
 
 def _random_inputs(network: IntegerNetwork) -> NDArray[Any]:

@@ -91,7 +91,17 @@ def _compare_planes(
     expected: NDArray[np.float32],
     in_model: NDArray[Any],
 ) -> str | None:
-    """Compare sums of scaled sign vectors, whose last bits depend on the order of addition.
+    """Compare sums of scaled sign vectors, whose last bits depend on the order of addition."""
+    allowed = plane_rounding(layer)
+    for side, weights in (("packed file", decoded), ("ONNX model", in_model)):
+        differs = ~(np.abs(weights.astype(np.float64) - expected) <= allowed)
+        if differs.any():
+            return f"{layer.name}: {_first(differs, weights, expected)} in the {side}"
+    return None
+
+
+def plane_rounding(layer: PlaneLayer) -> NDArray[np.float64]:
+    """Return how far two sums of the same scaled sign vectors may be apart, in weight shape.
 
     Each side adds the same float32 products, so they differ by at most one unit roundoff of the sum
     of magnitudes per addition.
@@ -100,12 +110,16 @@ def _compare_planes(
     scaled = np.abs(np.append(planes.coordinates, np.float32(0)).astype(np.float64))
     magnitudes = scaled[planes.slots].sum(axis=1)
     groups = np.repeat((planes.counts * magnitudes)[:, None], planes.group_size, axis=1)
-    allowed = ungrouped(groups, planes.shape, position_major=planes.position_major) * 2.0**-23
-    for side, weights in (("packed file", decoded), ("ONNX model", in_model)):
-        differs = ~(np.abs(weights.astype(np.float64) - expected) <= allowed)
-        if differs.any():
-            return f"{layer.name}: {_first(differs, weights, expected)} in the {side}"
-    return None
+    return ungrouped(groups, planes.shape, position_major=planes.position_major) * 2.0**-23
+
+
+def step_error(layer: CodedLayer) -> float | None:
+    """Return the step that a layer's values are multiples of, where it is not what it says."""
+    levels = layer.codebook.levels
+    if np.allclose(levels * layer.step, layer.values, rtol=_VALUE_ROUNDINGS, atol=0):
+        return None
+    largest = int(np.argmax(levels))
+    return float(layer.values[largest]) / int(levels[largest])
 
 
 def _compare_constants(layer: Layer, threshold: torch.Tensor | None) -> str | None:
@@ -113,8 +127,7 @@ def _compare_constants(layer: Layer, threshold: torch.Tensor | None) -> str | No
     quantizer = None
     if isinstance(layer, CodedLayer):
         quantizer = layer.activation
-        products = layer.codebook.levels * layer.step
-        if not np.allclose(products, layer.values, rtol=_VALUE_ROUNDINGS, atol=0):
+        if step_error(layer) is not None:
             return f"{layer.name}: step {layer.step}, which its values are no multiples of"
     expected = None if threshold is None else float(threshold)
     got = None if quantizer is None else float(quantizer.alpha)

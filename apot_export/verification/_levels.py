@@ -17,25 +17,53 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from apot_export.capture import trace, value_names
+from apot_export.capture import trace
 from apot_export.torch_layers import QuantConv2d
-from apot_export.verification._report import LevelComparison
-from apot_export.verification._rounding import (
-    UNIT_ROUNDOFF,
-    Bounded,
-    bounded_function,
-    bounded_layer,
-    bounded_module,
-)
+from apot_export.verification._decisions import Decisions, decisions_of
+from apot_export.verification._forced import Forced, exact
+from apot_export.verification._report import DISTANCE_EDGES, LayerLevels, LevelComparison
+from apot_export.verification._rounding import UNIT_ROUNDOFF, Bounded
 
 _SHOWN = 5
 
 
 @dataclass
-class _Findings:
+class _LayerFindings:
+    """Counts of one quantized layer."""
+
+    decisions: Decisions
     compared: int = 0
     differing: int = 0
     unexplained: int = 0
+    counts: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(len(DISTANCE_EDGES) + 1, dtype=np.int64)
+    )
+    largest: float = 0.0
+
+    def add(self, distances: NDArray[np.float64], explained: NDArray[np.bool_]) -> None:
+        """Count differing levels by their distance to the decision point, in bounds."""
+        # The verdict knows both sides' inputs, so it has the last word at a distance of 1.
+        decided = np.where(
+            explained, np.minimum(distances, np.nextafter(1, 0)), np.maximum(distances, 1)
+        )
+        bins = np.searchsorted(DISTANCE_EDGES, decided, side="right")
+        self.counts += np.bincount(bins, minlength=len(self.counts))
+        self.largest = max(self.largest, float(decided.max(initial=0)))
+
+    def report(self, layer: str) -> LayerLevels:
+        return LayerLevels(
+            layer=layer,
+            compared=self.compared,
+            differing=self.differing,
+            unexplained=self.unexplained,
+            distances=tuple(self.counts.tolist()),
+            largest_distance=self.largest,
+        )
+
+
+@dataclass
+class _Findings:
+    layers: dict[str, _LayerFindings] = field(default_factory=dict)
     values_compared: int = 0
     values_outside: int = 0
     largest_ratio: float = 0.0
@@ -44,13 +72,14 @@ class _Findings:
     def report(self, images: int) -> LevelComparison:
         return LevelComparison(
             images=images,
-            compared=self.compared,
-            differing=self.differing,
-            unexplained=self.unexplained,
+            compared=sum(layer.compared for layer in self.layers.values()),
+            differing=sum(layer.differing for layer in self.layers.values()),
+            unexplained=sum(layer.unexplained for layer in self.layers.values()),
             values_compared=self.values_compared,
             values_outside=self.values_outside,
             largest_ratio=self.largest_ratio,
             offenders=tuple(self.offenders[:_SHOWN]),
+            layers=tuple(layer.report(name) for name, layer in self.layers.items()),
         )
 
 
@@ -70,65 +99,39 @@ def compare_levels(
     return findings.report(len(images))
 
 
-class _TeacherForced(fx.Interpreter):
-    """Executes the original on (value, bound) pairs, forcing the export's values on its inputs."""
+class _TeacherForced(Forced):
+    """Executes the original, forcing the export's values on its inputs, and compares."""
 
     def __init__(
         self, module: nn.Module, exported: Mapping[str, NDArray[Any]], findings: _Findings
     ) -> None:
-        traced = trace(module)
-        super().__init__(traced, garbage_collect_values=True)
-        self.names = value_names(traced)
-        self.exported = exported
+        super().__init__(trace(module), exported, garbage_collect_values=True)
         self.findings = findings
-        self.running = ""
-        """Name of the value that is being computed."""
-        results = [node.args[0] for node in traced.graph.nodes if node.op == "output"]
-        self.result = results[0]
 
     def run_node(self, n: fx.Node) -> Any:
-        self.running = self.names[n.name]
         computed = super().run_node(n)
-        if n.op == "placeholder":
-            computed = Bounded(computed, torch.zeros_like(computed))
         if n.op == "output" or not isinstance(computed, Bounded):
             return computed
-        name = "logits" if n is self.result else self.names[n.name]
-        known = name in self.exported and n.op != "placeholder"
+        name = self.name_of(n)
+        known = n.op != "placeholder" and self._known(name, tuple(computed.value.shape))
         # From here on both sides hold the export's value, which is exact by definition.
         forced = torch.from_numpy(self.exported[name]) if known else computed.value
         if known:
             self._compare_values(name, computed, forced)
         for user in n.users:
             self._compare_levels(user, computed, forced)
-        return Bounded(forced, torch.zeros_like(forced)) if known else computed
+        return exact(forced) if known else computed
 
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002 - layers take one tensor
-        module = self.fetch_attr(target)
-        (bounded,) = args
-        if isinstance(module, QuantConv2d):
-            quantized = self._exported_input(module)
-            return bounded_layer(module, quantized, torch.zeros_like(quantized))
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            return bounded_layer(module, bounded.value, bounded.bound)
-        return bounded_module(module, bounded)
-
-    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        def call(plain: tuple[Any, ...]) -> Any:
-            return super(_TeacherForced, self).call_function(target, plain, kwargs)
-
-        return bounded_function(target.__name__, args, call)
-
-    def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        def call(plain: tuple[Any, ...]) -> Any:
-            return super(_TeacherForced, self).call_method(target, plain, kwargs)
-
-        return bounded_function(target, args, call)
-
-    def _exported_input(self, module: QuantConv2d) -> torch.Tensor:
-        """Return the float input that the original's quantizer maps onto the export's levels."""
-        levels = torch.from_numpy(self.exported[f"{self.running}.levels"].astype(np.float32))
-        return levels * (module.act_alpha / module.input_denominator())
+    def _known(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Tell whether the export has a value; one of another shape is outside all bounds."""
+        value = self.exported.get(name)
+        if value is not None and value.shape != shape:
+            self.findings.values_outside += value.size
+            self.findings.offenders.append(
+                f"{name}: shape {list(value.shape)} instead of {list(shape)}"
+            )
+            return False
+        return value is not None
 
     def _compare_values(self, name: str, computed: Bounded, forced: torch.Tensor) -> None:
         difference = (computed.value - forced).abs().double()
@@ -148,26 +151,39 @@ class _TeacherForced(fx.Interpreter):
             )
 
     def _compare_levels(self, user: fx.Node, computed: Bounded, forced: torch.Tensor) -> None:
-        if user.op != "call_module":
-            return
-        module = self.fetch_attr(str(user.target))
+        module = self.module_of(user)
         if not isinstance(module, QuantConv2d):
+            return
+        inner = f"{self.names[user.name]}.levels"
+        if not self._known(inner, tuple(computed.value.shape)):
+            self.findings.values_outside += inner not in self.exported
+            self.findings.offenders.append(f"{inner}: not in the ONNX model as it should be")
             return
         step = float(module.act_alpha) / module.activation_denominator()
         levels = (module.quantized_input(computed.value).double() / step).round()
-        exported = torch.from_numpy(
-            self.exported[f"{self.names[user.name]}.levels"].astype(np.float64)
-        )
+        exported = torch.from_numpy(self.exported[inner].astype(np.float64))
         differing = levels != exported
         # The quantizer itself rounds its scaled input a few times.
         slack = 2 * computed.bound.double() + 8 * UNIT_ROUNDOFF * float(module.act_alpha)
         ends = [computed.value.double(), forced.double()]
         explained = _within_rounding(module, exported, ends, slack)
         unexplained = differing & ~explained
-        self.findings.compared += differing.numel()
-        self.findings.differing += int(differing.sum())
+        name = str(user.target)
+        if name not in self.findings.layers:
+            self.findings.layers[name] = _LayerFindings(decisions_of(module))
+        layer = self.findings.layers[name]
+        layer.compared += differing.numel()
+        layer.differing += int(differing.sum())
+        layer.unexplained += int(unexplained.sum())
+        if differing.any():
+            distances = [
+                layer.decisions.distances(end[differing].numpy(), exported[differing].numpy())
+                for end in ends
+            ]
+            apart = (ends[0] - ends[1]).abs()[differing].numpy()
+            nearest = np.maximum(np.minimum(*distances), apart) / slack[differing].numpy()
+            layer.add(nearest, explained[differing].numpy())
         if unexplained.any():
-            self.findings.unexplained += int(unexplained.sum())
             place = tuple(int(axis[0]) for axis in torch.nonzero(unexplained, as_tuple=True))
             self.findings.offenders.append(
                 f"{user.target}: {int(unexplained.sum())} of {unexplained.numel()} levels differ "

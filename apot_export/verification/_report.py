@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+DIFFERENCE_EDGES = tuple(10.0**power for power in range(-7, 3))
+"""Logit differences are counted below the first, between neighbours, and from the last one on."""
+DISTANCE_EDGES = (0.125, 0.25, 0.5, 1.0)
+"""Distances to decision points, likewise."""
+CAUSES = (
+    "wrong bits",
+    "legacy divisor",
+    "missing weight normalisation",
+    "TF32",
+    "int8 clamp of first or last layer",
+    "tie rule",
+    "layout",
+    "fused batch-norm",
+)
+"""Known causes of a difference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +45,12 @@ class Side:
     """Accuracy and speed of one executor; rates are fractions in [0, 1]."""
 
     top1: float
+    top1_hits: int
+    """Images of which the first choice is right."""
     top1_interval: tuple[float, float]
     """Wilson's 95 % interval of `top1`: what so many images allow to say."""
     top5: float
+    top5_hits: int
     images_per_second: float
 
 
@@ -40,6 +62,90 @@ class Flips:
     export_only: int
     probability: float
     """McNemar's exact two-sided test: of flips as uneven as these by chance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedSide:
+    """An executor of the export, and what it has in common with the original."""
+
+    name: str
+    """ort-cpu, ort-cuda, openvino, oracle or packed."""
+    side: Side
+    agreement: float
+    """Fraction of images for which it names the original's class."""
+    flips: Flips
+    largest_logit_difference: float
+    mean_logit_difference: float
+    logit_differences: tuple[int, ...]
+    """Logits by how far they are from the original's: counts between `DIFFERENCE_EDGES`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yardstick:
+    """The original against itself, computed another way."""
+
+    name: str
+    """What was changed: "convolution algorithm", "batch size" or "TF32"."""
+    images: int
+    agreeing: int
+    """Images for which it names the same class."""
+
+    @property
+    def agreement(self) -> float:
+        """Fraction of images for which the original names the same class both times."""
+        return self.agreeing / self.images
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlippedImage:
+    """An image of which the two sides name different classes."""
+
+    name: str
+    label: str
+    original: str
+    export: str
+    pixels: NDArray[np.uint8]
+    """[height, width, channels], 1 or 3 channels, as a person would see it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedImage:
+    """An image that could not be read."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerLevels:
+    """Activation levels of one quantized layer, both sides fed with the same input."""
+
+    layer: str
+    compared: int
+    differing: int
+    unexplained: int
+    distances: tuple[int, ...]
+    """Differing levels by their distance to the decision point in units of the float rounding
+    bound: counts between `DISTANCE_EDGES`. Above 1 is unexplained."""
+    largest_distance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """The first place, in order of computation, at which an export is not the original."""
+
+    layer: str
+    kind: str
+    """What differs: "weights", "constants", "levels", "values" or "integers"."""
+    place: tuple[int, ...]
+    """Index of the first value that differs; empty where the layer as a whole does."""
+    channel: int | None
+    original: float | None
+    export: float | None
+    cause: str | None
+    """Probable cause, of `CAUSES`; None where none of the known ones fits."""
+    evidence: str
+    """Why that cause is probable, or what was tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +165,8 @@ class LevelComparison:
     """Largest difference of a float value in units of its rounding bound."""
     offenders: tuple[str, ...]
     """Layers with unexplained differences: name, number, the first with both values."""
+    layers: tuple[LayerLevels, ...] = ()
+    """The levels of every quantized layer, in order of computation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,91 +221,165 @@ class Report:
     dataset: str
     dataset_root: str
     images: int
+    """Images that were read and run."""
+    skipped: tuple[SkippedImage, ...]
+    """Images that could not be read."""
+    data_sha256: str
+    """Of all preprocessed images and their labels, in order."""
+    date: str
+    """When the run ended: ISO 8601, UTC."""
     original: Side
-    export: Side
-    flips: Flips
-    agreement: float
-    """Fraction of images for which both sides name the same class."""
-    self_agreement: float
-    """The same between the original and itself with another convolution algorithm."""
-    self_agreement_images: int
-    largest_logit_difference: float
-    mean_logit_difference: float
+    sides: tuple[ComparedSide, ...]
+    """What was compared with the original; the first one is the export of the verdict."""
+    yardsticks: tuple[Yardstick, ...]
+    """The original against itself; the first one is the yardstick of the verdict."""
+    flipped: tuple[FlippedImage, ...]
+    """The first images of which original and export name different classes."""
     weights: WeightCertificate
     levels: LevelComparison
     accumulators: AccumulatorComparison
+    placement: Mapping[str, int]
+    """Nodes that computed values, by execution provider."""
     provider: str
     """Execution provider that computed the values."""
     settings: Mapping[str, Any]
     failures: tuple[str, ...]
     """One sentence per criterion that does not hold."""
+    divergence: Divergence | None = None
+    """The first place at which the export is not the original, where there is one."""
     backends: BackendComparison | None = None
     """The integer network on several backends, where that was asked for."""
+    notes: tuple[str, ...] = ()
+    """What could not be done and changes no verdict."""
 
     @property
     def verdict(self) -> str:
         """PASS or FAIL."""
         return "FAIL" if self.failures else "PASS"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the stable JSON form."""
+    @property
+    def export(self) -> Side:
+        """Accuracy and speed of the export."""
+        return self.sides[0].side
+
+    @property
+    def flips(self) -> Flips:
+        """Images that the original or the export alone gets right."""
+        return self.sides[0].flips
+
+    @property
+    def agreement(self) -> float:
+        """Fraction of images for which original and export name the same class."""
+        return self.sides[0].agreement
+
+    @property
+    def self_agreement(self) -> float:
+        """The same between the original and itself with another convolution algorithm."""
+        return self.yardsticks[0].agreement
+
+    def verdict_to_json(self) -> dict[str, Any]:
+        """Return what an export's manifest keeps of its last verification."""
         return {
             "verdict": self.verdict,
             "failures": list(self.failures),
-            "path": str(self.path),
+            "date": self.date,
             "dataset": self.dataset,
-            "dataset_root": self.dataset_root,
+            "data_sha256": self.data_sha256,
             "images": self.images,
-            "original": _side(self.original),
-            "export": _side(self.export),
-            "flips": {
-                "original_only": self.flips.original_only,
-                "export_only": self.flips.export_only,
-                "probability": self.flips.probability,
-            },
+            "skipped": len(self.skipped),
+            "original_top1": self.original.top1,
+            "export_top1": self.export.top1,
             "agreement": self.agreement,
             "self_agreement": self.self_agreement,
-            "self_agreement_images": self.self_agreement_images,
+            "levels_differing": self.levels.differing,
+            "levels_unexplained": self.levels.unexplained,
+            "settings": dict(self.settings),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable JSON form."""
+        export = self.sides[0]
+        return {
+            "verdict": self.verdict,
+            "failures": list(self.failures),
+            "divergence": None if self.divergence is None else _divergence(self.divergence),
+            "path": str(self.path),
+            "date": self.date,
+            "dataset": self.dataset,
+            "dataset_root": self.dataset_root,
+            "data_sha256": self.data_sha256,
+            "images": self.images,
+            "skipped": [asdict(image) for image in self.skipped],
+            "original": _side(self.original),
+            "export": _side(export.side),
+            "flips": asdict(self.flips),
+            "agreement": self.agreement,
+            "self_agreement": self.self_agreement,
+            "self_agreement_images": self.yardsticks[0].images,
+            "yardsticks": [
+                {**asdict(yardstick), "agreement": yardstick.agreement}
+                for yardstick in self.yardsticks
+            ],
             "logit_difference": {
-                "largest": self.largest_logit_difference,
-                "mean": self.mean_logit_difference,
+                "largest": export.largest_logit_difference,
+                "mean": export.mean_logit_difference,
+                "counts": list(export.logit_differences),
+                "edges": list(DIFFERENCE_EDGES),
             },
-            "weights": {
-                "layers": self.weights.layers,
-                "exact": self.weights.exact,
-                "weights": self.weights.weights,
-                "offenders": list(self.weights.offenders),
-            },
+            "sides": [
+                {
+                    "name": other.name,
+                    **_side(other.side),
+                    "agreement": other.agreement,
+                    "flips": asdict(other.flips),
+                    "largest_logit_difference": other.largest_logit_difference,
+                    "mean_logit_difference": other.mean_logit_difference,
+                }
+                for other in self.sides
+            ],
+            "flipped": [
+                {
+                    "name": image.name,
+                    "label": image.label,
+                    "original": image.original,
+                    "export": image.export,
+                }
+                for image in self.flipped
+            ],
+            "weights": asdict(self.weights),
             "levels": {
                 "images": self.levels.images,
                 "compared": self.levels.compared,
                 "differing": self.levels.differing,
                 "unexplained": self.levels.unexplained,
                 "offenders": list(self.levels.offenders),
+                "distance_edges": list(DISTANCE_EDGES),
+                "layers": [asdict(layer) for layer in self.levels.layers],
             },
             "values": {
                 "compared": self.levels.values_compared,
                 "outside": self.levels.values_outside,
                 "largest_ratio": self.levels.largest_ratio,
             },
-            "accumulators": {
-                "images": self.accumulators.images,
-                "compared": self.accumulators.compared,
-                "mismatches": self.accumulators.mismatches,
-                "values_compared": self.accumulators.values_compared,
-                "values_outside": self.accumulators.values_outside,
-                "offenders": list(self.accumulators.offenders),
-            },
+            "accumulators": asdict(self.accumulators),
             "provider": self.provider,
+            "placement": dict(self.placement),
             "backends": None if self.backends is None else self.backends.to_json(),
             "settings": dict(self.settings),
+            "notes": list(self.notes),
         }
 
 
 def _side(side: Side) -> dict[str, Any]:
     return {
         "top1": side.top1,
+        "top1_hits": side.top1_hits,
         "top1_interval": list(side.top1_interval),
         "top5": side.top5,
+        "top5_hits": side.top5_hits,
         "images_per_second": side.images_per_second,
     }
+
+
+def _divergence(divergence: Divergence) -> dict[str, Any]:
+    return {**asdict(divergence), "place": list(divergence.place)}

@@ -1,0 +1,219 @@
+"""A verification as people read it in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ._render import MULTI_BIT, console_of_output
+
+if TYPE_CHECKING:
+    from apot_export.verification import Divergence, LevelComparison, Report, Side
+
+_SHOWN_NAMES = 5
+_SIDE_NAMES = {
+    "ort-cpu": "ONNX Runtime",
+    "ort-cuda": "ONNX Runtime on CUDA",
+    "openvino": "OpenVINO",
+    "oracle": "the oracle",
+    "packed": "the packed file's reader",
+}
+
+
+@contextmanager
+def image_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function that shows (what, done, total) as a bar; silent without a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _what, _done, _total: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+        tasks = {"": bars.add_task("loading", total=None)}
+
+        def show(what: str, done: int, total: int) -> None:
+            if "" in tasks:
+                bars.remove_task(tasks.pop(""))
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield show
+
+
+def print_report(report: Report) -> None:
+    """Show a verification: both sides, the proofs, the verdict."""
+    console = console_of_output()
+    settings = report.settings
+    console.print(
+        f"{report.path}: {settings['architecture']}, {report.images:,} images of {report.dataset} "
+        f"on {settings['device']}",
+        style="bold",
+        soft_wrap=True,
+    )
+    console.print(_sides(report))
+    for flips, name in ((side.flips, _SIDE_NAMES[side.name]) for side in report.sides):
+        console.print(
+            f"{flips.original_only} images are right by the original alone, {flips.export_only} by "
+            f"{name} alone (McNemar: p = {flips.probability:.2g})."
+        )
+    console.print()
+    checks = Table.grid(padding=(0, 2))
+    for passed, name, text in _checks(report):
+        mark = Text("ok", "green") if passed else Text("FAIL", "bold red")
+        checks.add_row(mark, name, Text(text))
+    console.print(checks)
+    console.print()
+    style = "bold green" if report.verdict == "PASS" else "bold red"
+    console.print(Text(report.verdict, style))
+    for failure in report.failures:
+        console.print(Text(f"  {failure}"), soft_wrap=True)
+    if report.divergence is not None:
+        _print_divergence(console, report.divergence)
+    if report.skipped:
+        console.print(f"{len(report.skipped)} images could not be read and were skipped:")
+        for image in report.skipped[:_SHOWN_NAMES]:
+            console.print(Text(f"  {image.name}: {image.reason}"), soft_wrap=True)
+        if len(report.skipped) > _SHOWN_NAMES:
+            console.print("  ... (all of them in --json)")
+    for note in report.notes:
+        console.print(Text(f"Note: {note}", "yellow"), soft_wrap=True)
+
+
+def _sides(report: Report) -> Table:
+    settings = report.settings
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    headings = ["top-1", "95 % interval", "top-5", "images/s"]
+    several = len(report.sides) > 1
+    for heading in [*headings, "agreement"] if several else headings:
+        table.add_column(heading, justify="right")
+
+    def add(name: str, side: Side, agreement: str) -> None:
+        table.add_row(
+            name,
+            f"{side.top1:.2%}",
+            "{:.1%} - {:.1%}".format(*side.top1_interval),
+            f"{side.top5:.2%}",
+            f"{side.images_per_second:,.0f}",
+            *([agreement] if several else []),
+        )
+
+    add(f"PyTorch {settings['torch']}, {_original(settings)}", report.original, "")
+    for position, side in enumerate(report.sides):
+        name = _SIDE_NAMES[side.name]
+        if side.name.startswith("ort"):
+            name = f"{name.replace('ONNX Runtime', 'ONNX Runtime ' + settings['onnxruntime'])}"
+        add(f"{name}, the export" if position == 0 else name, side.side, f"{side.agreement:.2%}")
+    return table
+
+
+def _print_divergence(console: Console, found: Divergence) -> None:
+    place = f" at {list(found.place)}" if found.place else ""
+    channel = "" if found.channel is None else f", channel {found.channel}"
+    console.print(Text(f"First divergence: {found.kind} of {found.layer}{channel}{place}", "bold"))
+    if found.export is not None and found.original is not None:
+        console.print(f"  {found.export:.9g} instead of {found.original:.9g}")
+    cause = found.cause or "none of the known ones"
+    console.print(Text(f"  probable cause: {cause}. {found.evidence}"), soft_wrap=True)
+
+
+def _original(settings: Mapping[str, Any]) -> str:
+    if settings["alpha_terms"]:
+        return f"coordinates rounded to {settings['alpha_terms']} powers of two"
+    return "the original"
+
+
+def _exactness(report: Report) -> str:
+    if report.settings["family"] == MULTI_BIT:
+        return "up to the order of adding their sign vectors"
+    return "bit for bit"
+
+
+def _yardsticks(report: Report) -> str:
+    return ", ".join(
+        f"{yardstick.agreement:.2%} (other {yardstick.name})"
+        if yardstick.name != "TF32"
+        else f"{yardstick.agreement:.2%} (with TF32)"
+        for yardstick in report.yardsticks
+    )
+
+
+def _furthest(levels: LevelComparison) -> str:
+    if not levels.differing:
+        return ""
+    furthest = max(layer.largest_distance for layer in levels.layers)
+    return f" (furthest from its decision point: {furthest:.0%} of the bound)"
+
+
+def _checks(report: Report) -> list[tuple[bool, str, str]]:
+    weights, levels, accumulators = report.weights, report.levels, report.accumulators
+    noise = any("the original with itself" in failure for failure in report.failures)
+    strays = any("did not run on" in failure for failure in report.failures)
+    rows = [
+        (
+            weights.exact == weights.layers and not weights.offenders,
+            "weights",
+            f"{weights.exact} of {weights.layers} layers equal {_exactness(report)} "
+            f"({weights.weights:,} weights, packed file and ONNX)",
+        )
+    ]
+    if accumulators.compared:
+        rows.append(
+            (
+                accumulators.mismatches == 0 and accumulators.values_outside == 0,
+                "oracle",
+                f"{accumulators.mismatches:,} of {accumulators.compared:,} integers and "
+                f"{accumulators.values_outside:,} of {accumulators.values_compared:,} floats "
+                "differ",
+            )
+        )
+    if levels.compared:
+        rows.append(
+            (
+                levels.unexplained == 0,
+                "levels",
+                f"{levels.differing:,} of {levels.compared:,} differ, {levels.unexplained:,} "
+                f"beyond float rounding{_furthest(levels)}",
+            )
+        )
+    rows += [
+        (
+            levels.values_outside == 0,
+            "values",
+            f"{levels.values_outside:,} of {levels.values_compared:,} beyond float rounding "
+            f"(largest difference {levels.largest_ratio:.0%} of its bound)",
+        ),
+        (
+            not noise,
+            "agreement",
+            f"{report.agreement:.2%} in top-1; PyTorch with itself: {_yardsticks(report)}",
+        ),
+        (not strays, "provider", report.provider),
+    ]
+    if report.backends is not None:
+        found = report.backends
+        rows.append(
+            (
+                not any(found.differing.values()),
+                "integer",
+                f"{', '.join(found.names)}: logits of {sum(found.differing.values()):,} of "
+                f"{found.images:,} images and {found.random_images} random inputs differ; top-1 "
+                f"{found.top1:.2%} at {found.fraction_bits} fraction bits",
+            )
+        )
+    return rows
