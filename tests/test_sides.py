@@ -150,5 +150,5 @@ def test_a_dataset_without_any_readable_image_is_an_error(
 
 
 def test_default_sizes_fit_the_images(workshop: Workshop) -> None:
-    assert _run._BATCH_PIXELS // (3 * 224 * 224) == 2
+    assert _run._BATCH_PIXELS // (3 * 224 * 224) == 16
     assert workshop.verify(workshop.export).settings["batch_size"] == 100

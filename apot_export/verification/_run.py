@@ -39,8 +39,9 @@ from apot_export.verification._sides import OpenedSides, open_sides, ort_device,
 from apot_export.verification._unfinished import Unfinished, key_of
 from apot_export.verification._verdict import agreement_failures, backend_failures
 
-_BATCH_PIXELS = 100 * 3 * 32 * 32
-"""Default batch: as many images as have this many input values, at most 100."""
+_BATCH_PIXELS = 16 * 3 * 224 * 224
+"""Default batch: as many images as have this many input values, at most 100. The original quantizes
+its weights again for every batch, so small ones cost most of the time."""
 _LEVEL_PIXELS = 64 * 3 * 32 * 32
 """Images of the level comparison, likewise; at most 64, and at least 2."""
 _TWIN_PIXELS = 1000 * 3 * 32 * 32
