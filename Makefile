@@ -13,7 +13,7 @@ demo: $(INSTALLED)  ## convert, verify and inspect the embedded example
 	$(BIN)/apot-export inspect alphas build/demo/res8_4bit
 
 test: $(INSTALLED)  ## the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check .

@@ -61,14 +61,14 @@ def verify(
         str,
         typer.Option(
             help="What is compared with the original, the export of the verdict first: any of "
-            "ort,ort-cpu,ort-cuda,openvino,oracle,packed.",
+            "ort, ort-cpu, ort-cuda, openvino, oracle, packed.",
         ),
     ] = "ort",
     backends: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             help="Run the integer network on these, too, and compare every bit: two or more of "
-            "numpy,ort-cpu,ort-cuda,c.",
+            "numpy, ort-cpu, ort-cuda, c.",
         ),
     ] = None,
     limit: Annotated[
