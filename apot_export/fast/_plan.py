@@ -1,0 +1,292 @@
+"""Lowering: a coded network to a flat program of fused steps over one arena."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apot_export.errors import KernelError
+from apot_export.fast._fuse import Finish, Fused, fuse, is_depthwise
+from apot_export.fast._places import Place, extents, place
+from apot_export.fast._steps import (
+    LANES,
+    LONGEST_RUN,
+    WIDEST_BLOCK,
+    Finishing,
+    Frame,
+    Projection,
+    Step,
+    StepKind,
+    TableKind,
+    View,
+)
+from apot_export.fast._weights import aligned, is_integer, pack, pack_depthwise, padded
+from apot_export.network import (
+    ActivationQuantizer,
+    AveragePool,
+    CodedLayer,
+    CodedNetwork,
+    Concat,
+    Convolution,
+    Flatten,
+    GlobalAveragePool,
+    Linear,
+    MaxPool,
+    Node,
+    Pair,
+    Upsample,
+)
+
+_CHUNK = 64
+_SHUFFLED_ENTRIES = 256
+_FLOAT_BYTES = 4
+_OFFSET_LIMIT = 1 << 31
+
+
+@dataclass(kw_only=True, eq=False)
+class Program:
+    """Steps, and what they need."""
+
+    steps: ctypes.Array[Step]
+    names: tuple[str, ...]
+    """The node that each step starts with."""
+    sums: tuple[tuple[str, bool, tuple[int, int, int]] | None, ...]
+    """Of each step with weights: the name of its sums, whether they are integers, their extents."""
+    written: tuple[tuple[str, ...], ...]
+    """Values that each step leaves in the arena."""
+    places: dict[str, Place]
+    output: Place
+    arena_bytes: int
+    scratch_bytes: int
+    """Of each thread, behind the arena."""
+    constants: list[NDArray[Any]]
+    """Arrays whose addresses the steps hold."""
+
+
+def lower(network: CodedNetwork) -> Program:
+    """Lower a network.
+
+    Raises:
+        KernelError: An operation or a layer has no kernel.
+    """
+    return _Lowering(network).program()
+
+
+class _Lowering:
+    def __init__(self, network: CodedNetwork) -> None:
+        self._network = network
+        self._fused, output = fuse(network)
+        self._shapes = dict(network.shapes)
+        if any(extent > 1 for extent in extents(self._shapes[output])[1:]):
+            # The caller's order is channels, rows, columns.
+            flat = Node(name=f"{output} (flat)", inputs=(output,), operation=Flatten())
+            self._shapes[flat.name] = (int(np.prod(self._shapes[output])),)
+            finish = Finish(value=flat.name, stored=True)
+            self._fused.append(Fused(node=flat, source=output, finish=finish))
+            output = flat.name
+        self._places, self._arena = place(self._fused, self._shapes, network.input, output)
+        self._output = self._places[output]
+        self._constants: list[NDArray[Any]] = []
+        self._scratch = 0
+
+    def program(self) -> Program:
+        steps, names, sums, written = [self._load()], [self._network.input], [None], [()]
+        all_sums: list[tuple[str, bool, tuple[int, int, int]] | None] = [*sums]
+        all_written: list[tuple[str, ...]] = [*written]
+        for fused in self._fused:
+            for step in self._lowered(fused):
+                steps.append(step)
+                names.append(fused.node.name)
+                weighted = isinstance(fused.node.operation, (Convolution, Linear))
+                shape = extents(self._shapes[fused.node.name])
+                all_sums.append(
+                    (fused.node.name, bool(step.integers), shape) if weighted else None
+                )
+                last = fused.last
+                values = [name for name, _ in last.levels] + [last.value] * last.stored
+                all_written.append(tuple(values))
+        return Program(
+            steps=(Step * len(steps))(*steps),
+            names=tuple(names),
+            sums=tuple(all_sums),
+            written=tuple(all_written),
+            places=self._places,
+            output=self._output,
+            arena_bytes=self._arena,
+            scratch_bytes=-(-self._scratch // _CHUNK) * _CHUNK,
+            constants=self._constants,
+        )
+
+    # --- what a step does ---------------------------------------------------------------------
+
+    def _load(self) -> Step:
+        image = self._places[self._network.input]
+        step = Step(kind=StepKind.LOAD, channels=image.channels)
+        step.height, step.width = image.height, image.width
+        step.planes = image.plane if image.planes else 0
+        step.finish = Finishing(stored=1, to=image.view(), border=image.frame())
+        return step
+
+    def _lowered(self, fused: Fused) -> list[Step]:
+        operation = fused.node.operation
+        if isinstance(operation, Concat):
+            return self._placed_beside(fused)
+        step = Step()
+        shape = fused.node.name if fused.finish.value != fused.source else fused.source
+        step.channels, step.height, step.width = extents(self._shapes[shape])
+        if isinstance(operation, (Convolution, Linear)):
+            self._convolve(step, fused, operation)
+        else:
+            source = self._places[fused.source]
+            step.input_height, step.input_width = source.height, source.width
+            step.from_ = source.view()
+            step.kind = self._pool(step, operation)
+            self._needs_scratch(step.width * padded(step.channels) * _FLOAT_BYTES)
+        step.finish = self._finishing(fused.finish)
+        if fused.pool is not None and fused.after is not None:
+            self._pool_after(step, fused.pool, fused.after)
+        return [step]
+
+    def _pool(self, step: Step, operation: object) -> StepKind:
+        if isinstance(operation, MaxPool):
+            self._pool_windows(step, operation)
+            return StepKind.MAXIMUM
+        if isinstance(operation, (AveragePool, GlobalAveragePool)):
+            whole = (int(step.input_height), int(step.input_width))
+            kernel = operation.kernel if isinstance(operation, AveragePool) else whole
+            stride = operation.stride if isinstance(operation, AveragePool) else (1, 1)
+            step.kernel_y, step.kernel_x = kernel
+            step.stride_y, step.stride_x = stride
+            return StepKind.MEAN
+        if isinstance(operation, Upsample):
+            step.kernel_y, step.kernel_x = operation.scale
+            return StepKind.REPEAT
+        return StepKind.UNROLL if isinstance(operation, Flatten) else StepKind.APPLY
+
+    def _pool_windows(self, step: Step, pool: MaxPool) -> None:
+        step.pool_height, step.pool_width = step.height, step.width
+        step.pool_kernel_y, step.pool_kernel_x = pool.kernel
+        step.pool_stride_y, step.pool_stride_x = pool.stride
+        step.pool_pad_y, step.pool_pad_x = pool.padding
+
+    def _pool_after(self, step: Step, pool: MaxPool, after: Finish) -> None:
+        pixel = padded(step.channels) * _FLOAT_BYTES
+        self._pool_windows(step, pool)
+        _, step.pool_height, step.pool_width = extents(self._shapes[self._pool_name(pool)])
+        step.pooled, step.finish.stored = 1, 1
+        step.finish.to = View(0, step.width * pixel, pixel)
+        step.ring_bytes = step.width * pixel * pool.kernel[0]
+        step.after = self._finishing(after)
+        self._needs_scratch(step.ring_bytes + step.pool_width * pixel)
+
+    def _pool_name(self, pool: MaxPool) -> str:
+        return next(node.name for node in self._network.nodes if node.operation is pool)
+
+    def _placed_beside(self, fused: Fused) -> list[Step]:
+        steps, channel, whole = [], 0, self._places[fused.node.name]
+        for name in fused.node.inputs:
+            part = self._places[name]
+            step = Step(kind=StepKind.PLACE, channels=part.channels)
+            step.height, step.width, step.from_ = part.height, part.width, part.view()
+            to = whole.view(channel=channel)
+            frame = whole.frame() if not steps else Frame()
+            step.finish = Finishing(stored=1, to=to, border=frame)
+            steps.append(step)
+            channel += part.channels
+        return steps
+
+    def _convolve(self, step: Step, fused: Fused, operation: Convolution | Linear) -> None:
+        layer = self._network.layers[operation.layer]
+        if isinstance(operation, Linear):
+            operation = Convolution(layer=operation.layer)
+        source = self._places[fused.source]
+        kernel: Pair = (1, 1) if len(layer.shape) == 2 else (layer.shape[2], layer.shape[3])  # noqa: PLR2004 - linear
+        step.integers = is_integer(layer)
+        step.from_ = source.view(operation.padding)
+        step.stride_y, step.stride_x = operation.stride
+        step.run = _best_run(step.width)
+        rows = np.arange(kernel[0]) * operation.dilation[0] * source.row
+        columns = np.arange(kernel[1]) * operation.dilation[1] * source.pixel
+        windows = (rows[:, None] + columns).ravel()
+        if is_depthwise(self._network, operation):
+            step.kind, weights = StepKind.DEPTHWISE, pack_depthwise(layer)
+            step.offsets, step.taps = self._address(windows.astype(np.int32)), len(windows)
+            step.weights = self._address(weights)
+            self._needs_scratch(step.width * padded(step.channels) * _FLOAT_BYTES)
+            return
+        packed = pack(layer, operation.groups)
+        between = source.plane if source.planes else _FLOAT_BYTES
+        taps = np.arange(0, packed.group_inputs, 4 if packed.integers else 1)
+        offsets = (windows[:, None] + taps * (1 if packed.integers else between)).ravel()
+        if offsets.max() >= _OFFSET_LIMIT:
+            raise KernelError("An image is larger than 2 GiB.", where=fused.source)
+        lanes = padded(step.channels) // LANES // packed.groups
+        step.kind, step.narrow_run = StepKind.CONVOLVE, packed.narrow_run
+        step.offsets, step.taps = self._address(offsets.astype(np.int32)), len(offsets)
+        step.weights = self._address(packed.weights)
+        step.high_weights = None if packed.high is None else self._address(packed.high)
+        step.group_blocks = -(-lanes // WIDEST_BLOCK)
+        step.blocks = step.group_blocks * packed.groups
+        item = 1 if packed.integers else _FLOAT_BYTES
+        step.group_bytes = packed.group_inputs * item if packed.groups > 1 else 0
+
+    # --- what follows the sums ----------------------------------------------------------------
+
+    def _finishing(self, finish: Finish) -> Finishing:
+        result = Finishing()
+        channels = extents(self._shapes[finish.value])[0]
+        if finish.affine is not None:
+            for name in ("scale", "bias"):
+                numbers = np.zeros(padded(channels), dtype=np.float32)
+                numbers[:channels] = getattr(finish.affine, name)
+                setattr(result, name, self._address(numbers))
+        if finish.addend is not None:
+            result.has_addend, result.addend = 1, self._places[finish.addend].view()
+        if finish.bounds is not None:
+            result.clamped = 1
+            result.low, result.high = finish.bounds
+        if finish.stored and finish.value in self._places:
+            found = self._places[finish.value]
+            result.stored, result.to, result.border = 1, found.view(), found.frame()
+        result.projections = len(finish.levels)
+        for slot, (name, layer_name) in enumerate(finish.levels):
+            layer = self._network.layers[layer_name]
+            assert isinstance(layer, CodedLayer)
+            assert layer.activation is not None
+            result.levels[slot] = self._projection(self._places[name], layer.activation)
+        return result
+
+    def _projection(self, to: Place, quantizer: ActivationQuantizer) -> Projection:
+        table = quantizer.table
+        chunks = -(-len(table) // _CHUNK)
+        levels = np.zeros(chunks * _CHUNK, dtype=np.uint8)
+        levels[: len(table)] = table
+        kind = TableKind.SHUFFLED if len(table) <= _SHUFFLED_ENTRIES else TableKind.INDEXED
+        if np.array_equal(table, (np.arange(len(table)) + 1) // 2):
+            kind = TableKind.UNIFORM
+        return Projection(
+            to=to.view(),
+            border=to.frame(),
+            table=self._address(levels),
+            kind=kind,
+            chunks=chunks,
+            scale=quantizer.index_scale,
+            last=quantizer.last_index,
+        )
+
+    def _address(self, array: NDArray[Any]) -> int:
+        self._constants.append(aligned(array))
+        return self._constants[-1].ctypes.data
+
+    def _needs_scratch(self, size: int) -> None:
+        self._scratch = max(self._scratch, size)
+
+
+def _best_run(width: int) -> int:
+    """Return the pixels of a run for rows of a width: as few computed twice as possible."""
+    lengths = range(1, min(width, LONGEST_RUN) + 1)
+    return min(lengths, key=lambda length: (-(-width // length) * length, -length))

@@ -1,0 +1,422 @@
+/* Runs steps: cuts values into tiles and rows, shares them among threads. */
+#include "apot_fast.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST_THREADS 64
+#define SPINS 2000 /* looks at a barrier before the processor is given to others */
+
+/* A thread's share of an image: `part` of `parts`, with bytes of its own. */
+typedef struct {
+    const kernels *by;
+    uint8_t *arena, *scratch;
+    const float *image;
+    int64_t part, parts;
+} worker;
+
+static int64_t share(const worker *w, int64_t count, int64_t part)
+{
+    return count * part / w->parts;
+}
+
+static int64_t padded(int64_t channels)
+{
+    return (channels + LANES - 1) / LANES * LANES;
+}
+
+/* --- borders --------------------------------------------------------------------------------- */
+
+static void clear_border(uint8_t *arena, const view *v, const frame *b)
+{
+    if (!b->rows && !b->columns)
+        return;
+    int64_t row = (b->width + 2 * b->columns) * b->bytes;
+    uint8_t *corner = arena + v->at - b->rows * v->row - b->columns * v->pixel;
+    for (int64_t y = 0; y < b->height + 2 * b->rows; y++) {
+        uint8_t *at = corner + y * v->row;
+        if (y < b->rows || y >= b->rows + b->height) {
+            memset(at, 0, (size_t)row);
+        } else {
+            memset(at, 0, (size_t)(b->columns * b->bytes));
+            memset(at + (b->width + b->columns) * b->bytes, 0, (size_t)(b->columns * b->bytes));
+        }
+    }
+}
+
+static void clear_borders(uint8_t *arena, const finishing *f)
+{
+    if (f->stored)
+        clear_border(arena, &f->to, &f->border);
+    for (int64_t i = 0; i < f->projections; i++)
+        clear_border(arena, &f->levels[i].to, &f->levels[i].border);
+}
+
+/* --- convolutions ---------------------------------------------------------------------------- */
+
+static void write_trace(
+    const step *s, const int32_t *sums, int64_t pixels, int64_t groups, int64_t channel, int64_t y,
+    int64_t x)
+{
+    int32_t *to = (int32_t *)s->trace + (y * s->width + x) * s->channels;
+    for (int64_t p = 0; p < pixels; p++)
+        for (int64_t c = 0; c < groups * LANES && channel + c < s->channels; c++)
+            memcpy(to + p * s->channels + channel + c, sums + p * groups * LANES + c, 4);
+}
+
+/* One or two runs of a block of channels. Their places are counted in runs, row by row. */
+static void convolve_runs(
+    const worker *w, const step *s, const finishing *f, int64_t block, int64_t run, int64_t runs,
+    int64_t ring_rows)
+{
+    int32_t sums[TILE_NUMBERS], high[TILE_NUMBERS];
+    int64_t runs_of_row = (s->width + s->run - 1) / s->run;
+    int64_t groups_of_channels = s->blocks / s->group_blocks;
+    int64_t lanes_of_group = padded(s->channels) / LANES / groups_of_channels;
+    int64_t of_group = block / s->group_blocks, first = block % s->group_blocks * WIDEST_BLOCK;
+    int64_t channel = (of_group * lanes_of_group + first) * LANES;
+    int64_t groups = lanes_of_group - first < WIDEST_BLOCK ? 1 : WIDEST_BLOCK;
+    int64_t weight_bytes = channel * 4 * s->taps;
+    const uint8_t *from = w->arena + s->from.at + of_group * s->group_bytes, *windows[2];
+    const uint8_t *weights = (const uint8_t *)s->weights + weight_bytes;
+    int64_t ys[2], xs[2];
+    for (int64_t i = 0; i < 2; i++) {
+        int64_t place = run + (i < runs ? i : 0);
+        ys[i] = place / runs_of_row;
+        xs[i] = place % runs_of_row * s->run;
+        if (xs[i] > s->width - s->run)
+            xs[i] = s->width - s->run; /* the last run of a row begins within the one before */
+        windows[i] = from + ys[i] * s->stride_y * s->from.row + xs[i] * s->stride_x * s->from.pixel;
+    }
+    tile_kernel *tile = s->integers ? w->by->integers[s->run - 1][runs - 1][groups - 1]
+                                    : w->by->floats[s->run - 1][runs - 1][groups - 1];
+    int64_t pixel = s->stride_x * s->from.pixel;
+    tile(sums, windows[0], windows[1], pixel, s->offsets, s->taps, s->narrow_run, weights);
+    if (s->high_weights) {
+        const uint8_t *more = (const uint8_t *)s->high_weights + weight_bytes;
+        tile(high, windows[0], windows[1], pixel, s->offsets, s->taps, s->narrow_run, more);
+        for (int64_t i = 0; i < runs * s->run * groups * LANES; i++)
+            sums[i] = (int32_t)((uint32_t)sums[i] + (uint32_t)high[i] * 256u);
+    }
+    for (int64_t i = 0; i < runs; i++) {
+        const int32_t *part = sums + i * s->run * groups * LANES;
+        if (s->trace)
+            write_trace(s, part, s->run, groups, channel, ys[i], xs[i]);
+        w->by->finish(
+            f, w->arena, part, groups * LANES * 4, (int)s->integers, s->run, groups, channel,
+            ring_rows ? ys[i] % ring_rows : ys[i], xs[i]);
+    }
+}
+
+static void convolve(const worker *w, const step *s)
+{
+    int64_t runs = (s->width + s->run - 1) / s->run * s->height, pairs = (runs + 1) / 2;
+    int64_t begin = share(w, pairs * s->blocks, w->part), end = share(w, pairs * s->blocks, w->part + 1);
+    for (int64_t i = begin; i < end; i++) {
+        int64_t run = i % pairs * 2;
+        convolve_runs(w, s, &s->finish, i / pairs, run, runs - run < 2 ? 1 : 2, 0);
+    }
+}
+
+static void convolve_row(const worker *w, const step *s, const finishing *f, int64_t y, int64_t ring)
+{
+    int64_t runs = (s->width + s->run - 1) / s->run;
+    for (int64_t block = 0; block < s->blocks; block++)
+        for (int64_t run = 0; run < runs; run += 2)
+            convolve_runs(w, s, f, block, y * runs + run, runs - run < 2 ? 1 : 2, ring);
+}
+
+/* --- rows of other steps --------------------------------------------------------------------- */
+
+static void maximum_row(
+    const step *s, const uint8_t *from, const view *v, int64_t ring, int64_t y, int64_t height,
+    int64_t width, float *to)
+{
+    int64_t channels = padded(s->channels);
+    for (int64_t x = 0; x < s->pool_width; x++, to += channels) {
+        int started = 0;
+        for (int64_t i = 0; i < s->pool_kernel_y; i++) {
+            int64_t row = y * s->pool_stride_y + i - s->pool_pad_y;
+            if (row < 0 || row >= height)
+                continue;
+            for (int64_t j = 0; j < s->pool_kernel_x; j++) {
+                int64_t column = x * s->pool_stride_x + j - s->pool_pad_x;
+                if (column < 0 || column >= width)
+                    continue;
+                const float *a =
+                    (const float *)(from + (ring ? row % ring : row) * v->row + column * v->pixel);
+                if (!started)
+                    memcpy(to, a, (size_t)channels * 4);
+                else
+                    for (int64_t c = 0; c < channels; c++)
+                        to[c] = a[c] > to[c] ? a[c] : to[c];
+                started = 1;
+            }
+        }
+        if (!started) /* a window of padding alone, which is minus infinity */
+            for (int64_t c = 0; c < channels; c++)
+                to[c] = -__builtin_inff();
+    }
+}
+
+static void mean_row(const step *s, const uint8_t *arena, int64_t y, float *to)
+{
+    int64_t channels = padded(s->channels);
+    double count = (double)(s->kernel_y * s->kernel_x);
+    for (int64_t x = 0; x < s->width; x++, to += channels)
+        for (int64_t first = 0; first < channels; first += LANES) {
+            double sum[LANES] = {0};
+            for (int64_t i = 0; i < s->kernel_y; i++)
+                for (int64_t j = 0; j < s->kernel_x; j++) {
+                    const float *a = (const float *)(arena + s->from.at +
+                                                     (y * s->stride_y + i) * s->from.row +
+                                                     (x * s->stride_x + j) * s->from.pixel);
+                    for (int c = 0; c < LANES; c++)
+                        sum[c] += a[first + c];
+                }
+            for (int c = 0; c < LANES; c++)
+                to[first + c] = (float)(sum[c] / count);
+        }
+}
+
+/* Weights [tap][padded channels]: int32 of levels, or floats; `offsets` without channels. */
+static void depthwise_row(const step *s, const uint8_t *arena, int64_t y, void *to)
+{
+    int64_t channels = padded(s->channels);
+    for (int64_t x = 0; x < s->width; x++) {
+        const uint8_t *from = arena + s->from.at + y * s->stride_y * s->from.row +
+                              x * s->stride_x * s->from.pixel;
+        for (int64_t first = 0; first < channels; first += LANES) {
+            int32_t whole[LANES] = {0};
+            float sum[LANES] = {0};
+            for (int64_t tap = 0; tap < s->taps; tap++) {
+                const uint8_t *a = from + s->offsets[tap];
+                int64_t at = tap * channels + first;
+                if (s->integers)
+                    for (int c = 0; c < LANES; c++)
+                        whole[c] += a[first + c] * ((const int32_t *)s->weights)[at + c];
+                else
+                    for (int c = 0; c < LANES; c++)
+                        sum[c] += ((const float *)a)[first + c] * ((const float *)s->weights)[at + c];
+            }
+            memcpy((float *)to + x * channels + first, s->integers ? (void *)whole : sum, sizeof sum);
+        }
+    }
+}
+
+static void repeat_row(const step *s, const uint8_t *arena, int64_t y, float *to)
+{
+    int64_t channels = padded(s->channels);
+    const uint8_t *row = arena + s->from.at + y / s->kernel_y * s->from.row;
+    for (int64_t x = 0; x < s->width; x++)
+        memcpy(to + x * channels, row + x / s->kernel_x * s->from.pixel, (size_t)channels * 4);
+}
+
+static void unroll(const step *s, const uint8_t *arena, float *to)
+{
+    int64_t inputs = s->channels / (s->input_height * s->input_width), at = 0;
+    for (int64_t c = 0; c < inputs; c++)
+        for (int64_t y = 0; y < s->input_height; y++)
+            for (int64_t x = 0; x < s->input_width; x++)
+                memcpy(to + at++, arena + s->from.at + y * s->from.row + x * s->from.pixel + 4 * c, 4);
+    memset(to + at, 0, (size_t)(padded(s->channels) - at) * 4);
+}
+
+static void rows(const worker *w, const step *s)
+{
+    int64_t channels = padded(s->channels);
+    for (int64_t y = share(w, s->height, w->part); y < share(w, s->height, w->part + 1); y++) {
+        const uint8_t *sums = w->scratch;
+        int64_t pixel = channels * 4;
+        if (s->kind == APPLY) {
+            sums = w->arena + s->from.at + y * s->from.row;
+            pixel = s->from.pixel;
+        } else if (s->kind == MAXIMUM)
+            maximum_row(
+                s, w->arena + s->from.at, &s->from, 0, y, s->input_height, s->input_width,
+                (float *)w->scratch);
+        else if (s->kind == MEAN)
+            mean_row(s, w->arena, y, (float *)w->scratch);
+        else if (s->kind == DEPTHWISE)
+            depthwise_row(s, w->arena, y, w->scratch);
+        else if (s->kind == REPEAT)
+            repeat_row(s, w->arena, y, (float *)w->scratch);
+        else
+            unroll(s, w->arena, (float *)w->scratch);
+        if (s->trace)
+            write_trace(s, (const int32_t *)sums, s->width, channels / LANES, 0, y, 0);
+        w->by->finish(
+            &s->finish, w->arena, sums, pixel, s->kind == DEPTHWISE && s->integers, s->width,
+            channels / LANES, 0, y, 0);
+    }
+}
+
+/* A convolution whose rows go to a ring, from which the pool after it takes its windows. */
+static void convolve_and_pool(const worker *w, const step *s)
+{
+    finishing f = s->finish;
+    uint8_t *pooled = w->scratch + s->ring_bytes;
+    int64_t channels = padded(s->channels), next = 0;
+    f.to.at = w->scratch - w->arena;
+    for (int64_t y = share(w, s->pool_height, w->part); y < share(w, s->pool_height, w->part + 1); y++) {
+        int64_t first = y * s->pool_stride_y - s->pool_pad_y, last = first + s->pool_kernel_y;
+        next = next > first ? next : first > 0 ? first : 0;
+        for (; next < last && next < s->height; next++)
+            convolve_row(w, s, &f, next, s->pool_kernel_y);
+        maximum_row(
+            s, w->scratch, &f.to, s->pool_kernel_y, y, s->height, s->width, (float *)pooled);
+        w->by->finish(
+            &s->after, w->arena, pooled, channels * 4, 0, s->pool_width, channels / LANES, 0, y, 0);
+    }
+}
+
+static void load(const worker *w, const step *s)
+{
+    const view *to = &s->finish.to;
+    for (int64_t y = share(w, s->height, w->part); y < share(w, s->height, w->part + 1); y++)
+        for (int64_t c = 0; c < s->channels; c++) {
+            const float *from = w->image + (c * s->height + y) * s->width;
+            uint8_t *row = w->arena + to->at + y * to->row;
+            if (s->planes)
+                memcpy(row + c * s->planes, from, (size_t)s->width * 4);
+            else
+                for (int64_t x = 0; x < s->width; x++)
+                    memcpy(row + x * to->pixel + 4 * c, from + x, 4);
+        }
+    if (s->planes && w->part == 0)
+        for (int64_t c = 0; c < s->channels; c++) {
+            view plane = *to;
+            plane.at += c * s->planes;
+            clear_border(w->arena, &plane, &s->finish.border);
+        }
+}
+
+static void place(const worker *w, const step *s)
+{
+    const view *to = &s->finish.to;
+    for (int64_t y = share(w, s->height, w->part); y < share(w, s->height, w->part + 1); y++)
+        for (int64_t x = 0; x < s->width; x++)
+            memcpy(
+                w->arena + to->at + y * to->row + x * to->pixel,
+                w->arena + s->from.at + y * s->from.row + x * s->from.pixel, (size_t)s->channels * 4);
+}
+
+static void run_step(const worker *w, const step *s)
+{
+    if (w->part == 0 && !(s->kind == LOAD && s->planes)) {
+        if (!s->pooled)
+            clear_borders(w->arena, &s->finish);
+        else
+            clear_borders(w->arena, &s->after);
+    }
+    if (s->kind == LOAD)
+        load(w, s);
+    else if (s->kind == PLACE)
+        place(w, s);
+    else if (s->kind == CONVOLVE && s->pooled)
+        convolve_and_pool(w, s);
+    else if (s->kind == CONVOLVE)
+        convolve(w, s);
+    else
+        rows(w, s);
+}
+
+/* --- threads --------------------------------------------------------------------------------- */
+
+typedef struct {
+    worker w;
+    const step *steps;
+    int64_t begin, end, images, image_floats, output_floats;
+    const float *pixels;
+    float *outputs;
+    view output;
+    atomic_long *arrived;
+} job;
+
+/* Wait until every thread came here as often as this one. */
+static void meet(const job *j, long *times)
+{
+    if (j->w.parts == 1)
+        return;
+    long all = ++*times * (long)j->w.parts;
+    atomic_fetch_add_explicit(j->arrived, 1, memory_order_acq_rel);
+    for (int spins = 0; atomic_load_explicit(j->arrived, memory_order_acquire) < all; spins++)
+        if (spins > SPINS)
+            sched_yield();
+}
+
+static void *work(void *given)
+{
+    job *j = given;
+    long times = 0;
+    for (int64_t i = 0; i < j->images; i++) {
+        j->w.image = j->pixels + i * j->image_floats;
+        for (int64_t k = j->begin; k < j->end; k++) {
+            run_step(&j->w, &j->steps[k]);
+            meet(j, &times);
+        }
+        if (j->w.part == 0 && j->outputs)
+            memcpy(
+                j->outputs + i * j->output_floats, j->w.arena + j->output.at,
+                (size_t)j->output_floats * 4);
+        meet(j, &times);
+    }
+    return NULL;
+}
+
+/* --- what the library exports ---------------------------------------------------------------- */
+
+size_t apot_fast_step_bytes(void) { return sizeof(step); }
+
+static const kernels *kernels_at(int index)
+{
+    typedef const kernels *getter(void);
+    getter *const all[] = {
+        apot_avx512_vbmi, apot_avx512, apot_avx_vnni, apot_avx2, apot_neon, apot_plain};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        const kernels *found = all[i]();
+        if (found && index-- == 0)
+            return found;
+    }
+    return NULL;
+}
+
+const char *apot_fast_kernels(int index)
+{
+    const kernels *found = kernels_at(index);
+    return found ? found->name : NULL;
+}
+
+int apot_fast_run(
+    const step *steps, int64_t begin, int64_t end, int64_t images, const float *pixels,
+    int64_t image_floats, float *outputs, int64_t output_floats, view output, uint8_t *arena,
+    int64_t scratch, int64_t scratch_bytes, int64_t threads, int kernel)
+{
+    job jobs[MOST_THREADS];
+    pthread_t others[MOST_THREADS];
+    atomic_long arrived = 0;
+    const kernels *by = kernels_at(kernel);
+    if (!by || threads < 1 || threads > MOST_THREADS)
+        return 1;
+    for (int64_t i = 0; i < threads; i++) {
+        worker w = {by, arena, arena + scratch + i * scratch_bytes, pixels, i, threads};
+        jobs[i] = (job){w, steps, begin, end, images, image_floats, output_floats, pixels,
+                        outputs, output, &arrived};
+    }
+    int64_t started = 1;
+    while (started < threads && !pthread_create(&others[started], NULL, work, &jobs[started]))
+        started++;
+    if (started < threads) { /* fewer than asked for: nobody waits for those that are missing */
+        atomic_fetch_add(&arrived, (long)1 << 40);
+        for (int64_t i = 1; i < started; i++)
+            pthread_join(others[i], NULL);
+        return 2;
+    }
+    work(&jobs[0]);
+    for (int64_t i = 1; i < threads; i++)
+        pthread_join(others[i], NULL);
+    return 0;
+}
