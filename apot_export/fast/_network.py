@@ -26,8 +26,9 @@ class FastNetwork:
     Calls from several threads wait for each other: all use one memory.
     """
 
-    def __init__(self, network: CodedNetwork, program: Program, library: Library, kernel: int,
-                 threads: int) -> None:
+    def __init__(
+        self, network: CodedNetwork, program: Program, library: Library, kernel: int, threads: int
+    ) -> None:
         """Take the parts that `compile_network` made."""
         self._network = network
         self._program = program
@@ -47,7 +48,7 @@ class FastNetwork:
     @property
     def steps(self) -> tuple[str, ...]:
         """Name of the node that each step starts with."""
-        return self._program.names
+        return tuple(part.name for part in self._program.parts)
 
     def run(
         self, images: NDArray[np.float32], observe: Observer | None = None
@@ -93,9 +94,19 @@ class FastNetwork:
         program = self._program
         classes = 0 if results is None else results.shape[1]
         status = self._library.functions.apot_fast_run(
-            program.steps, begin, end, len(pixels), pixels.ctypes.data, pixels[0].size,
-            None if results is None else results.ctypes.data, classes, program.output.view(),
-            self._arena.ctypes.data, program.arena_bytes, program.scratch_bytes, self.threads,
+            program.steps,
+            begin,
+            end,
+            len(pixels),
+            pixels.ctypes.data,
+            int(np.prod(pixels.shape[1:])),
+            None if results is None else results.ctypes.data,
+            classes,
+            program.output.view(),
+            self._arena.ctypes.data,
+            program.arena_bytes,
+            program.scratch_bytes,
+            self.threads,
             self._kernel,
         )
         if status:
@@ -107,28 +118,30 @@ class FastNetwork:
         found: dict[str, list[NDArray[Any]]] = {}
         program = self._program
         for image, result in zip(pixels, results, strict=True):
-            for index, step in enumerate(program.steps):
-                sums = program.sums[index]
+            for index, part in enumerate(program.parts):
+                sums = self._traced(image, index)
                 if sums is not None:
-                    name, integers, (channels, height, width) = sums
-                    dtype = np.int32 if integers else np.float32
-                    trace = np.zeros((height, width, channels), dtype=dtype)
-                    step.trace = trace.ctypes.data
-                    self._run(image[None], None, index, index + 1)
-                    step.trace = None
-                    found.setdefault(name, []).append(trace.transpose(2, 0, 1))
-                else:
-                    self._run(image[None], None, index, index + 1)
-                for name in program.written[index]:
-                    value = program.places[name].read(self._arena)
-                    # The sums of a node without anything after them are known already.
-                    if sums is None or name != sums[0]:
-                        found.setdefault(name, []).append(value)
+                    found.setdefault(part.name, []).append(sums)
+                for name in part.written:
+                    found.setdefault(name, []).append(program.places[name].read(self._arena))
             result[...] = program.output.read(self._arena).ravel()
         for name, arrays in found.items():
             if name in self._network.shapes:
                 shape = self._network.shapes[name]
                 observe(name, np.stack(arrays).reshape(len(arrays), *shape))
+
+    def _traced(self, image: NDArray[np.float32], index: int) -> NDArray[Any] | None:
+        """Run a step; return its sums [channels, height, width] if it has weights."""
+        step, sums = self._program.steps[index], self._program.parts[index].sums
+        if sums is None:
+            self._run(image[None], None, index, index + 1)
+            return None
+        channels, height, width = sums.extents
+        trace = np.zeros((height, width, channels), dtype=np.int32 if sums.integers else np.float32)
+        step.trace = trace.ctypes.data
+        self._run(image[None], None, index, index + 1)
+        step.trace = None
+        return trace.transpose(2, 0, 1)
 
 
 def compile_network(

@@ -72,7 +72,7 @@ class Place:
         pixels = rows.reshape(-1, self.width + 2 * self.border[1], padded(self.channels))
         high, wide = self.border
         inner = pixels[high : high + self.height, wide : wide + self.width, : self.channels]
-        return np.ascontiguousarray(inner.transpose(2, 0, 1))
+        return inner.transpose(2, 0, 1).copy()
 
 
 def extents(shape: Shape) -> tuple[int, int, int]:

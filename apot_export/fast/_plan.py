@@ -47,17 +47,33 @@ _FLOAT_BYTES = 4
 _OFFSET_LIMIT = 1 << 31
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sums:
+    """Sums of a step with weights, before anything follows them."""
+
+    integers: bool
+    extents: tuple[int, int, int]
+    """(channels, height, width)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What a step is of the network."""
+
+    name: str
+    """The node that it starts with, which is also the name of its sums."""
+    written: tuple[str, ...] = ()
+    """Values that are complete in the arena after it, its sums excepted."""
+    sums: Sums | None = None
+
+
 @dataclass(kw_only=True, eq=False)
 class Program:
     """Steps, and what they need."""
 
     steps: ctypes.Array[Step]
-    names: tuple[str, ...]
-    """The node that each step starts with."""
-    sums: tuple[tuple[str, bool, tuple[int, int, int]] | None, ...]
-    """Of each step with weights: the name of its sums, whether they are integers, their extents."""
-    written: tuple[tuple[str, ...], ...]
-    """Values that each step leaves in the arena."""
+    parts: tuple[Part, ...]
+    """What each step is of the network."""
     places: dict[str, Place]
     output: Place
     arena_bytes: int
@@ -94,32 +110,31 @@ class _Lowering:
         self._scratch = 0
 
     def program(self) -> Program:
-        steps, names, sums, written = [self._load()], [self._network.input], [None], [()]
-        all_sums: list[tuple[str, bool, tuple[int, int, int]] | None] = [*sums]
-        all_written: list[tuple[str, ...]] = [*written]
+        steps, parts = [self._load()], [Part(name=self._network.input)]
         for fused in self._fused:
-            for step in self._lowered(fused):
-                steps.append(step)
-                names.append(fused.node.name)
-                weighted = isinstance(fused.node.operation, (Convolution, Linear))
-                shape = extents(self._shapes[fused.node.name])
-                all_sums.append(
-                    (fused.node.name, bool(step.integers), shape) if weighted else None
-                )
-                last = fused.last
-                values = [name for name, _ in last.levels] + [last.value] * last.stored
-                all_written.append(tuple(values))
+            lowered = self._lowered(fused)
+            steps += lowered
+            parts += [Part(name=fused.node.name)] * (len(lowered) - 1)
+            parts.append(self._part(fused, lowered[-1]))
         return Program(
             steps=(Step * len(steps))(*steps),
-            names=tuple(names),
-            sums=tuple(all_sums),
-            written=tuple(all_written),
+            parts=tuple(parts),
             places=self._places,
             output=self._output,
             arena_bytes=self._arena,
             scratch_bytes=-(-self._scratch // _CHUNK) * _CHUNK,
             constants=self._constants,
         )
+
+    def _part(self, fused: Fused, step: Step) -> Part:
+        last, name = fused.last, fused.node.name
+        written = [name for name, _ in last.levels] + [last.value] * last.stored
+        if not isinstance(fused.node.operation, (Convolution, Linear)):
+            return Part(name=name, written=tuple(written))
+        # The sums of a node without anything after them are known by that name already.
+        written = [value for value in written if value != name]
+        sums = Sums(integers=bool(step.integers), extents=extents(self._shapes[name]))
+        return Part(name=name, written=tuple(written), sums=sums)
 
     # --- what a step does ---------------------------------------------------------------------
 

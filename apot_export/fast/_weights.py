@@ -116,9 +116,7 @@ def pack(layer: Layer, groups: int) -> Packed:
         high=aligned(parts[1]) if high.any() else None,
         group_inputs=numbers.shape[1],
         groups=groups,
-        narrow_run=min(
-            _narrow_run(part, int(layer.activation.table.max())) for part in parts
-        ),
+        narrow_run=min(_narrow_run(part, int(layer.activation.table.max())) for part in parts),
     )
 
 

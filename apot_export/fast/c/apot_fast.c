@@ -261,6 +261,9 @@ static void convolve_and_pool(const worker *w, const step *s)
     uint8_t *pooled = w->scratch + s->ring_bytes;
     int64_t channels = padded(s->channels), next = 0;
     f.to.at = w->scratch - w->arena;
+    if (s->trace) /* also the sums of rows that no window reaches */
+        for (int64_t y = share(w, s->height, w->part); y < share(w, s->height, w->part + 1); y++)
+            convolve_row(w, s, &f, y, s->pool_kernel_y);
     for (int64_t y = share(w, s->pool_height, w->part); y < share(w, s->pool_height, w->part + 1); y++) {
         int64_t first = y * s->pool_stride_y - s->pool_pad_y, last = first + s->pool_kernel_y;
         next = next > first ? next : first > 0 ? first : 0;
