@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from apot_export.fast._network import FastNetwork, compile_network
+from apot_export.fast._profile import StepTime, profile
 
-__all__ = ["FastNetwork", "compile_network"]
+__all__ = ["FastNetwork", "StepTime", "compile_network", "profile"]

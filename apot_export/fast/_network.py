@@ -78,15 +78,28 @@ class FastNetwork:
                 self._observed(pixels, results, observe)
         return results.reshape(len(pixels), *shape)
 
-    def run_step(self, index: int, image: NDArray[np.float32]) -> None:
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One image: (channels, height, width)."""
+        return self._network.input_shape
+
+    def run_step(
+        self, index: int, image: NDArray[np.float32], *, projections: bool = True
+    ) -> None:
         """Run one step on what the steps before it left; for profiles.
 
         Args:
             index: Number of the step.
             image: The image that step 0 reads, float32 [channels, height, width], contiguous.
+            projections: Whether it also writes the levels that others read.
         """
+        step = self._program.steps[index]
         with self._lock:
+            counts = step.finish.projections, step.after.projections
+            if not projections:
+                step.finish.projections = step.after.projections = 0
             self._run(image[None], None, index, index + 1)
+            step.finish.projections, step.after.projections = counts
 
     def _run(
         self, pixels: NDArray[np.float32], results: NDArray[np.float32] | None, begin: int, end: int
