@@ -83,9 +83,7 @@ class FastNetwork:
         """One image: (channels, height, width)."""
         return self._network.input_shape
 
-    def run_step(
-        self, index: int, image: NDArray[np.float32], *, projections: bool = True
-    ) -> None:
+    def run_step(self, index: int, image: NDArray[np.float32], *, projections: bool = True) -> None:
         """Run one step on what the steps before it left; for profiles.
 
         Args:

@@ -262,8 +262,8 @@ class _Lowering:
         if finish.addend is not None:
             result.has_addend, result.addend = 1, self._places[finish.addend].view()
         if finish.bounds is not None:
-            result.clamped = 1
             result.low, result.high = finish.bounds
+            result.bounds = 1 if np.isposinf(result.high) else 2
         if finish.stored and finish.value in self._places:
             found = self._places[finish.value]
             result.stored, result.to, result.border = 1, found.view(), found.frame()
@@ -273,6 +273,7 @@ class _Lowering:
             assert isinstance(layer, CodedLayer)
             assert layer.activation is not None
             result.levels[slot] = self._projection(self._places[name], layer.activation)
+            result.levels[slot].below = finish.bounds is None or finish.bounds[0] < 0
         return result
 
     def _projection(self, to: Place, quantizer: ActivationQuantizer) -> Projection:

@@ -56,7 +56,13 @@ class Projection(ctypes.Structure):
 
     _fields_ = (
         *(("to", View), ("border", Frame), ("table", _pointer)),
-        *(("kind", _number), ("chunks", _number), ("scale", _float), ("last", _float)),
+        *(
+            ("kind", _number),
+            ("chunks", _number),
+            ("scale", _float),
+            ("last", _float),
+            ("below", _number),
+        ),
     )
 
 
@@ -65,7 +71,7 @@ class Finishing(ctypes.Structure):
 
     _fields_ = (
         *(("scale", _pointer), ("bias", _pointer)),
-        *((name, _number) for name in ("has_addend", "clamped", "stored", "projections")),
+        *((name, _number) for name in ("has_addend", "bounds", "stored", "projections")),
         *(("addend", View), ("to", View), ("border", Frame)),
         ("levels", Projection * PROJECTIONS),
         *(("low", _float), ("high", _float)),

@@ -67,72 +67,110 @@ static void write_trace(
             memcpy(to + p * s->channels + channel + c, sums + p * groups * LANES + c, 4);
 }
 
-/* One or two runs of a block of channels. Their places are counted in runs, row by row. */
+/* Where a block of output channels lies, and what it reads. */
+typedef struct {
+    int64_t channel, groups; /* the first channel; groups of LANES */
+    const uint8_t *from, *weights, *high_weights, *next; /* `next`: the block after it */
+    tile_kernel *tiles[2]; /* by runs - 1 */
+} block;
+
+static block block_at(const worker *w, const step *s, int64_t index)
+{
+    int64_t lanes_of_group = padded(s->channels) / LANES / (s->blocks / s->group_blocks);
+    int64_t group = index / s->group_blocks, first = index % s->group_blocks * WIDEST_BLOCK;
+    int64_t groups = lanes_of_group - first < WIDEST_BLOCK ? 1 : WIDEST_BLOCK;
+    int64_t channel = (group * lanes_of_group + first) * LANES;
+    int64_t at = channel * 4 * s->taps;
+    block b = {.channel = channel, .groups = groups};
+    b.from = w->arena + s->from.at + group * s->group_bytes;
+    b.weights = (const uint8_t *)s->weights + at;
+    b.high_weights = s->high_weights ? (const uint8_t *)s->high_weights + at : NULL;
+    b.next = index + 1 < s->blocks ? b.weights + groups * LANES * 4 * s->taps : b.weights;
+    for (int runs = 0; runs < 2; runs++)
+        b.tiles[runs] = s->integers ? w->by->integers[s->run - 1][runs][groups - 1]
+                                    : w->by->floats[s->run - 1][runs][groups - 1];
+    return b;
+}
+
+/* A run of pixels: its row, and its first pixel. */
+typedef struct {
+    int64_t y, x;
+} place_of_run;
+
+static place_of_run next_run(const step *s, place_of_run at)
+{
+    if (at.x + s->run >= s->width)
+        return (place_of_run){at.y + 1, 0};
+    /* The last run of a row begins within the one before. */
+    return (place_of_run){at.y, at.x + 2 * s->run <= s->width ? at.x + s->run : s->width - s->run};
+}
+
 static void convolve_runs(
-    const worker *w, const step *s, const finishing *f, int64_t block, int64_t run, int64_t runs,
-    int64_t ring_rows)
+    const worker *w, const step *s, const finishing *f, const block *b, const place_of_run *at,
+    int64_t runs, int64_t ring_rows, const uint8_t *ahead)
 {
     int32_t sums[TILE_NUMBERS], high[TILE_NUMBERS];
-    int64_t runs_of_row = (s->width + s->run - 1) / s->run;
-    int64_t groups_of_channels = s->blocks / s->group_blocks;
-    int64_t lanes_of_group = padded(s->channels) / LANES / groups_of_channels;
-    int64_t of_group = block / s->group_blocks, first = block % s->group_blocks * WIDEST_BLOCK;
-    int64_t channel = (of_group * lanes_of_group + first) * LANES;
-    int64_t groups = lanes_of_group - first < WIDEST_BLOCK ? 1 : WIDEST_BLOCK;
-    int64_t weight_bytes = channel * 4 * s->taps;
-    const uint8_t *from = w->arena + s->from.at + of_group * s->group_bytes, *windows[2];
-    const uint8_t *weights = (const uint8_t *)s->weights + weight_bytes;
-    int64_t ys[2], xs[2];
-    for (int64_t i = 0; i < 2; i++) {
-        int64_t place = run + (i < runs ? i : 0);
-        ys[i] = place / runs_of_row;
-        xs[i] = place % runs_of_row * s->run;
-        if (xs[i] > s->width - s->run)
-            xs[i] = s->width - s->run; /* the last run of a row begins within the one before */
-        windows[i] = from + ys[i] * s->stride_y * s->from.row + xs[i] * s->stride_x * s->from.pixel;
-    }
-    tile_kernel *tile = s->integers ? w->by->integers[s->run - 1][runs - 1][groups - 1]
-                                    : w->by->floats[s->run - 1][runs - 1][groups - 1];
-    int64_t pixel = s->stride_x * s->from.pixel;
-    tile(sums, windows[0], windows[1], pixel, s->offsets, s->taps, s->narrow_run, weights);
-    if (s->high_weights) {
-        const uint8_t *more = (const uint8_t *)s->high_weights + weight_bytes;
-        tile(high, windows[0], windows[1], pixel, s->offsets, s->taps, s->narrow_run, more);
-        for (int64_t i = 0; i < runs * s->run * groups * LANES; i++)
+    int64_t row = s->stride_y * s->from.row, pixel = s->stride_x * s->from.pixel;
+    const uint8_t *first = b->from + at[0].y * row + at[0].x * pixel;
+    const uint8_t *second = runs > 1 ? b->from + at[1].y * row + at[1].x * pixel : first;
+    tile_kernel *tile = b->tiles[runs - 1];
+    tile(sums, first, second, pixel, s->offsets, s->taps, s->narrow_run, b->weights, ahead);
+    if (b->high_weights) {
+        tile(high, first, second, pixel, s->offsets, s->taps, s->narrow_run, b->high_weights, ahead);
+        for (int64_t i = 0; i < runs * s->run * b->groups * LANES; i++)
             sums[i] = (int32_t)((uint32_t)sums[i] + (uint32_t)high[i] * 256u);
     }
     for (int64_t i = 0; i < runs; i++) {
-        const int32_t *part = sums + i * s->run * groups * LANES;
+        const int32_t *part = sums + i * s->run * b->groups * LANES;
         if (s->trace)
-            write_trace(s, part, s->run, groups, channel, ys[i], xs[i]);
+            write_trace(s, part, s->run, b->groups, b->channel, at[i].y, at[i].x);
         w->by->finish(
-            f, w->arena, part, groups * LANES * 4, (int)s->integers, s->run, groups, channel,
-            ring_rows ? ys[i] % ring_rows : ys[i], xs[i]);
+            f, w->arena, part, b->groups * LANES * 4, (int)s->integers, s->run, b->groups,
+            b->channel, ring_rows ? at[i].y % ring_rows : at[i].y, at[i].x);
+    }
+}
+
+/* Some runs of a block, two by two. The first tiles fetch the weights of the block after it. */
+static void convolve_block(
+    const worker *w, const step *s, const finishing *f, int64_t index, place_of_run from,
+    int64_t runs, int64_t ring_rows)
+{
+    block b = block_at(w, s, index);
+    const uint8_t *ahead = b.next, *end = b.next + b.groups * LANES * 4 * s->taps;
+    while (runs > 0) {
+        place_of_run pair[2] = {from, next_run(s, from)};
+        convolve_runs(w, s, f, &b, pair, runs > 1 ? 2 : 1, ring_rows, ahead);
+        from = next_run(s, pair[1]);
+        runs -= 2;
+        ahead = ahead + 64 * s->taps < end ? ahead + 64 * s->taps : b.weights;
     }
 }
 
 static void convolve(const worker *w, const step *s)
 {
-    int64_t runs = (s->width + s->run - 1) / s->run * s->height, pairs = (runs + 1) / 2;
-    int64_t begin = share(w, pairs * s->blocks, w->part), end = share(w, pairs * s->blocks, w->part + 1);
-    for (int64_t i = begin; i < end; i++) {
-        int64_t run = i % pairs * 2;
-        convolve_runs(w, s, &s->finish, i / pairs, run, runs - run < 2 ? 1 : 2, 0);
+    int64_t runs_of_row = (s->width + s->run - 1) / s->run, runs = runs_of_row * s->height;
+    int64_t pairs = (runs + 1) / 2, end = share(w, pairs * s->blocks, w->part + 1);
+    for (int64_t i = share(w, pairs * s->blocks, w->part); i < end;) {
+        int64_t index = i / pairs, run = i % pairs * 2;
+        int64_t last = end - index * pairs < pairs ? (end - index * pairs) * 2 : runs;
+        int64_t x = run % runs_of_row * s->run;
+        place_of_run from = {run / runs_of_row, x <= s->width - s->run ? x : s->width - s->run};
+        convolve_block(w, s, &s->finish, index, from, last - run, 0);
+        i = (index + 1) * pairs;
     }
 }
 
 static void convolve_row(const worker *w, const step *s, const finishing *f, int64_t y, int64_t ring)
 {
     int64_t runs = (s->width + s->run - 1) / s->run;
-    for (int64_t block = 0; block < s->blocks; block++)
-        for (int64_t run = 0; run < runs; run += 2)
-            convolve_runs(w, s, f, block, y * runs + run, runs - run < 2 ? 1 : 2, ring);
+    for (int64_t index = 0; index < s->blocks; index++)
+        convolve_block(w, s, f, index, (place_of_run){y, 0}, runs, ring);
 }
 
 /* --- rows of other steps --------------------------------------------------------------------- */
 
 static void maximum_row(
-    const step *s, const uint8_t *from, const view *v, int64_t ring, int64_t y, int64_t height,
+    const worker *w, const step *s, const uint8_t *from, const view *v, int64_t ring, int64_t y, int64_t height,
     int64_t width, float *to)
 {
     int64_t channels = padded(s->channels);
@@ -151,8 +189,7 @@ static void maximum_row(
                 if (!started)
                     memcpy(to, a, (size_t)channels * 4);
                 else
-                    for (int64_t c = 0; c < channels; c++)
-                        to[c] = a[c] > to[c] ? a[c] : to[c];
+                    w->by->maximum(to, a, channels);
                 started = 1;
             }
         }
@@ -236,7 +273,7 @@ static void rows(const worker *w, const step *s)
             pixel = s->from.pixel;
         } else if (s->kind == MAXIMUM)
             maximum_row(
-                s, w->arena + s->from.at, &s->from, 0, y, s->input_height, s->input_width,
+                w, s, w->arena + s->from.at, &s->from, 0, y, s->input_height, s->input_width,
                 (float *)w->scratch);
         else if (s->kind == MEAN)
             mean_row(s, w->arena, y, (float *)w->scratch);
@@ -270,7 +307,7 @@ static void convolve_and_pool(const worker *w, const step *s)
         for (; next < last && next < s->height; next++)
             convolve_row(w, s, &f, next, s->pool_kernel_y);
         maximum_row(
-            s, w->scratch, &f.to, s->pool_kernel_y, y, s->height, s->width, (float *)pooled);
+            w, s, w->scratch, &f.to, s->pool_kernel_y, y, s->height, s->width, (float *)pooled);
         w->by->finish(
             &s->after, w->arena, pooled, channels * 4, 0, s->pool_width, channels / LANES, 0, y, 0);
     }

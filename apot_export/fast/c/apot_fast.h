@@ -33,16 +33,17 @@ typedef struct {
     const uint8_t *table; /* a multiple of 64 bytes; a UNIFORM one has (i + 1) / 2 */
     int64_t kind, chunks; /* runs of 64 bytes of the table, 1 to 4 where it is SHUFFLED */
     float scale, last;
+    int64_t below; /* whether x can be below 0 */
 } projection;
 
 /* What happens to a sum: scale, bias, another value, bounds, then where it goes. */
 typedef struct {
     const float *scale, *bias; /* by channel; NULL: neither */
-    int64_t has_addend, clamped, stored, projections;
+    int64_t has_addend, bounds, stored, projections;
     view addend, to;
     frame border;
     projection levels[PROJECTIONS];
-    float low, high;
+    float low, high; /* bounds 1: low alone; 2: both */
 } finishing;
 
 enum step_kind {
@@ -81,15 +82,20 @@ typedef struct {
     finishing after;
 } step;
 
-/* Sums of one or two runs of pixels, [pixel][channel]. */
+/* Sums of one or two runs of pixels, [pixel][channel]. `ahead`: weights that are wanted soon, a
+ * cache line a tap. */
 typedef void tile_kernel(
     void *sums, const uint8_t *first, const uint8_t *second, ptrdiff_t pixel,
-    const int32_t *offsets, int64_t taps, int64_t narrow_run, const void *weights);
+    const int32_t *offsets, int64_t taps, int64_t narrow_run, const void *weights,
+    const uint8_t *ahead);
 
 /* What follows the sums of pixels of one row, for some groups of LANES channels. */
 typedef void finish_kernel(
     const finishing *finish, uint8_t *arena, const void *sums, ptrdiff_t pixel, int integers,
     int64_t pixels, int64_t groups, int64_t channel, int64_t y, int64_t x);
+
+/* Larger of two numbers each, into the first. */
+typedef void maximum_kernel(float *to, const float *other, int64_t count);
 
 /* Kernels of one kind of processor: tiles by pixels of a run - 1, runs - 1, groups - 1. */
 typedef struct {
@@ -97,6 +103,7 @@ typedef struct {
     tile_kernel *integers[LONGEST_RUN][2][WIDEST_BLOCK];
     tile_kernel *floats[LONGEST_RUN][2][WIDEST_BLOCK];
     finish_kernel *finish;
+    maximum_kernel *maximum;
 } kernels;
 
 /* Those of a file, or NULL where the compiler or the processor lacks the instructions. */

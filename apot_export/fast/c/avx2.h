@@ -173,8 +173,10 @@ static void all_floats(
     }
 }
 
-#define integer_tile all_integers
-#define float_tile all_floats
+#define integer_tile(P, R, G, sums, first, second, pixel, offsets, taps, run, weights, ahead)    \
+    all_integers(P, R, G, sums, first, second, pixel, offsets, taps, run, weights)
+#define float_tile(P, R, G, sums, first, second, pixel, offsets, taps, weights, ahead)           \
+    all_floats(P, R, G, sums, first, second, pixel, offsets, taps, weights)
 
 /* Bytes of two registers of 32-bit numbers from 0 to 255, in order. */
 INLINE __m128i to_bytes(__m256i low, __m256i high)
@@ -228,10 +230,10 @@ INLINE __m256 before_projection(
     }
     if (f->has_addend)
         v = _mm256_add_ps(v, _mm256_loadu_ps((const float *)(addend + 4 * c)));
-    if (f->clamped) {
+    if (f->bounds)
         v = _mm256_max_ps(v, _mm256_set1_ps(f->low));
+    if (f->bounds > 1)
         v = _mm256_min_ps(v, _mm256_set1_ps(f->high));
-    }
     return v;
 }
 
@@ -256,6 +258,13 @@ static void finish_row(
                 _mm_storeu_si128((__m128i *)levels, project(&f->levels[i], low, high));
             }
         }
+}
+
+static void maximum(float *to, const float *other, int64_t count)
+{
+    for (int64_t i = 0; i < count; i += 8)
+        _mm256_storeu_ps(
+            to + i, _mm256_max_ps(_mm256_loadu_ps(other + i), _mm256_loadu_ps(to + i)));
 }
 
 #include "tiles.h"

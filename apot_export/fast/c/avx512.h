@@ -6,11 +6,12 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
-#define AHEAD 4096 /* bytes: weights larger than the second cache arrive in time */
+#define LINE 64 /* bytes of a cache line */
 
 INLINE void integer_tile(
     int pixels, int runs, int groups, void *sums, const uint8_t *first, const uint8_t *second,
-    ptrdiff_t pixel, const int32_t *offsets, int64_t taps, int64_t narrow_run, const void *weights)
+    ptrdiff_t pixel, const int32_t *offsets, int64_t taps, int64_t narrow_run, const void *weights,
+    const uint8_t *ahead)
 {
     __m512i sum[2 * LONGEST_RUN][WIDEST_BLOCK];
     const int8_t *w = weights;
@@ -22,11 +23,9 @@ INLINE void integer_tile(
     for (int64_t tap = 0; tap < taps; tap++) {
         const uint8_t *a = first + offsets[tap], *b = second + offsets[tap];
         __m512i low = _mm512_loadu_si512(w), high = low;
-        _mm_prefetch((const char *)(w + AHEAD), _MM_HINT_T0);
-        if (groups > 1) {
+        _mm_prefetch((const char *)(ahead + tap * LINE), _MM_HINT_T1);
+        if (groups > 1)
             high = _mm512_loadu_si512(w + 64);
-            _mm_prefetch((const char *)(w + AHEAD + 64), _MM_HINT_T0);
-        }
         w += 64 * groups;
 #pragma GCC unroll 14
         for (int p = 0; p < pixels * runs; p++) {
@@ -47,7 +46,7 @@ INLINE void integer_tile(
 
 INLINE void float_tile(
     int pixels, int runs, int groups, void *sums, const uint8_t *first, const uint8_t *second,
-    ptrdiff_t pixel, const int32_t *offsets, int64_t taps, const void *weights)
+    ptrdiff_t pixel, const int32_t *offsets, int64_t taps, const void *weights, const uint8_t *ahead)
 {
     __m512 sum[2 * LONGEST_RUN][WIDEST_BLOCK];
     const float *w = weights;
@@ -58,11 +57,9 @@ INLINE void float_tile(
     for (int64_t tap = 0; tap < taps; tap++) {
         const uint8_t *a = first + offsets[tap], *b = second + offsets[tap];
         __m512 low = _mm512_loadu_ps(w), high = low;
-        _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);
-        if (groups > 1) {
+        _mm_prefetch((const char *)(ahead + tap * LINE), _MM_HINT_T1);
+        if (groups > 1)
             high = _mm512_loadu_ps(w + LANES);
-            _mm_prefetch((const char *)w + AHEAD + 64, _MM_HINT_T0);
-        }
         w += LANES * groups;
 #pragma GCC unroll 14
         for (int p = 0; p < pixels * runs; p++) {
@@ -95,7 +92,9 @@ INLINE __m512i looked_up(__m512i index, __m512i low, __m512i high)
 
 INLINE __m128i project(const projection *by, __m512 x, const __m512i *table)
 {
-    x = _mm512_max_ps(_mm512_mul_ps(x, _mm512_set1_ps(by->scale)), _mm512_setzero_ps());
+    x = _mm512_mul_ps(x, _mm512_set1_ps(by->scale));
+    if (by->below)
+        x = _mm512_max_ps(x, _mm512_setzero_ps());
     __m512i index = _mm512_cvttps_epi32(_mm512_min_ps(x, _mm512_set1_ps(by->last)));
     if (by->kind == UNIFORM)
         index = _mm512_srli_epi32(_mm512_add_epi32(index, _mm512_set1_epi32(1)), 1);
@@ -154,8 +153,10 @@ static void finish_row(
                 v = _mm512_add_ps(_mm512_mul_ps(v, scale), bias);
             if (f->has_addend)
                 v = _mm512_add_ps(v, _mm512_loadu_ps(addend + p * f->addend.pixel + 4 * c));
-            if (f->clamped)
-                v = _mm512_min_ps(_mm512_max_ps(v, low), high);
+            if (f->bounds)
+                v = _mm512_max_ps(v, low);
+            if (f->bounds > 1)
+                v = _mm512_min_ps(v, high);
             if (f->stored)
                 _mm512_storeu_ps(to + p * f->to.pixel + 4 * c, v);
             if (f->projections > 0)
@@ -168,6 +169,13 @@ static void finish_row(
                     project(two, v, second_table));
         }
     }
+}
+
+static void maximum(float *to, const float *other, int64_t count)
+{
+    for (int64_t i = 0; i < count; i += LANES)
+        _mm512_storeu_ps(
+            to + i, _mm512_max_ps(_mm512_loadu_ps(other + i), _mm512_loadu_ps(to + i)));
 }
 
 #include "tiles.h"

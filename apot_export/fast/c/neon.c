@@ -74,9 +74,10 @@ static int windows(
 
 static void integer_tile(
     int pixels, int runs, int groups, void *sums, const uint8_t *first, const uint8_t *second,
-    ptrdiff_t pixel, const int32_t *offsets, int64_t taps, int64_t narrow_run, const void *weights)
+    ptrdiff_t pixel, const int32_t *offsets, int64_t taps, int64_t narrow_run, const void *weights,
+    const uint8_t *ahead)
 {
-    (void)narrow_run;
+    (void)narrow_run, (void)ahead;
     for (int p = 0; p < pixels * runs; p += PART) {
         const uint8_t *from[PART];
         int count = windows(from, p, pixels, runs, first, second, pixel);
@@ -89,8 +90,9 @@ static void integer_tile(
 
 static void float_tile(
     int pixels, int runs, int groups, void *sums, const uint8_t *first, const uint8_t *second,
-    ptrdiff_t pixel, const int32_t *offsets, int64_t taps, const void *weights)
+    ptrdiff_t pixel, const int32_t *offsets, int64_t taps, const void *weights, const uint8_t *ahead)
 {
+    (void)ahead;
     for (int p = 0; p < pixels * runs; p += PART) {
         const uint8_t *from[PART];
         int count = windows(from, p, pixels, runs, first, second, pixel);
@@ -105,8 +107,9 @@ static void float_tile(
 
 const kernels *apot_neon(void)
 {
-    static kernels found = KERNELS("neon", NULL);
+    static kernels found = KERNELS("neon", NULL, NULL);
     found.finish = apot_plain()->finish;
+    found.maximum = apot_plain()->maximum;
 #ifdef __linux__
     return getauxval(AT_HWCAP) & DOT_PRODUCT ? &found : NULL;
 #else

@@ -5,9 +5,10 @@
 
 static void integer_tile(
     int pixels, int runs, int groups, void *sums, const uint8_t *first, const uint8_t *second,
-    ptrdiff_t pixel, const int32_t *offsets, int64_t taps, int64_t narrow_run, const void *weights)
+    ptrdiff_t pixel, const int32_t *offsets, int64_t taps, int64_t narrow_run, const void *weights,
+    const uint8_t *ahead)
 {
-    (void)narrow_run;
+    (void)narrow_run, (void)ahead;
     for (int p = 0; p < pixels * runs; p++) {
         const uint8_t *from = p < pixels ? first + p * pixel : second + (p - pixels) * pixel;
         for (int g = 0; g < groups; g++) {
@@ -26,8 +27,9 @@ static void integer_tile(
 
 static void float_tile(
     int pixels, int runs, int groups, void *sums, const uint8_t *first, const uint8_t *second,
-    ptrdiff_t pixel, const int32_t *offsets, int64_t taps, const void *weights)
+    ptrdiff_t pixel, const int32_t *offsets, int64_t taps, const void *weights, const uint8_t *ahead)
 {
+    (void)ahead;
     for (int p = 0; p < pixels * runs; p++) {
         const uint8_t *from = p < pixels ? first + p * pixel : second + (p - pixels) * pixel;
         for (int g = 0; g < groups; g++) {
@@ -79,11 +81,11 @@ static void finish_row(
                 for (int lane = 0; lane < LANES; lane++)
                     v[lane] += other[lane];
             }
-            if (f->clamped)
-                for (int lane = 0; lane < LANES; lane++) {
-                    float above = v[lane] > f->low ? v[lane] : f->low;
-                    v[lane] = above < f->high ? above : f->high;
-                }
+            for (int lane = 0; f->bounds && lane < LANES; lane++) {
+                v[lane] = v[lane] > f->low ? v[lane] : f->low;
+                if (f->bounds > 1)
+                    v[lane] = v[lane] < f->high ? v[lane] : f->high;
+            }
             if (f->stored)
                 memcpy(arena + f->to.at + y * f->to.row + (x + p) * f->to.pixel + 4 * c, v, sizeof v);
             for (int64_t i = 0; i < f->projections; i++) {
@@ -93,10 +95,16 @@ static void finish_row(
         }
 }
 
+static void maximum(float *to, const float *other, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        to[i] = other[i] > to[i] ? other[i] : to[i];
+}
+
 #include "tiles.h"
 
 const kernels *apot_plain(void)
 {
-    static const kernels found = KERNELS("plain", finish_row);
+    static const kernels found = KERNELS("plain", finish_row, maximum);
     return &found;
 }
