@@ -62,6 +62,8 @@ class Fused:
     """A pool that takes the finished rows while they are in the cache."""
     after: Finish | None = None
     """What follows the pool."""
+    spread: str | None = None
+    """Name of the source's transform, for a Winograd convolution."""
 
     @property
     def last(self) -> Finish:

@@ -182,6 +182,8 @@ def compile_network(
             expected=f"1 to {MOST_THREADS}",
             got=str(threads),
         )
-    program = lower(network)
     found = library or default_library()
-    return FastNetwork(network, program, found, found.index_of(kernels), threads)
+    kernel = found.index_of(kernels)
+    # AVX2 adds products in 16 bits, which transformed levels and weights leave.
+    program = lower(network, winograd=found.kernels[kernel] != "avx2")
+    return FastNetwork(network, program, found, kernel, threads)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from apot_export.fast._fuse import Fused
 from apot_export.fast._steps import Frame, View
 from apot_export.fast._weights import padded
+from apot_export.fast._winograd import POSITIONS
 from apot_export.integer._memory import Use, plan
 from apot_export.network import Concat, Convolution, Pair, Shape
 
@@ -115,6 +116,15 @@ def place(
             place.border = (high, across)
     uses = [Use(reads=(), writes=(given,))]
     for step in steps:
+        if step.spread is not None:
+            levels = places[step.source]
+            places[step.spread] = Place(
+                channels=levels.channels,
+                height=levels.height // 2 * POSITIONS,
+                width=levels.width // 2,
+                levels=True,
+            )
+            uses.append(Use(reads=(step.source,), writes=(step.spread,)))
         written = [name for name, _ in step.last.levels]
         written += [step.last.value] * step.last.stored
         uses.append(Use(reads=reads(step), writes=tuple(written)))
@@ -130,4 +140,4 @@ def reads(step: Fused) -> tuple[str, ...]:
     if isinstance(step.node.operation, Concat):
         return step.node.inputs
     addends = [step.finish.addend, step.after.addend if step.after else None]
-    return (step.source, *(name for name in addends if name is not None))
+    return (step.spread or step.source, *(name for name in addends if name is not None))

@@ -25,6 +25,7 @@ from apot_export.fast._steps import (
     View,
 )
 from apot_export.fast._weights import aligned, is_integer, pack, pack_depthwise, padded
+from apot_export.fast._winograd import POSITIONS, Winograd, is_eligible, transformed
 from apot_export.network import (
     ActivationQuantizer,
     AveragePool,
@@ -61,7 +62,7 @@ class Part:
     """What a step is of the network."""
 
     name: str
-    """The node that it starts with, which is also the name of its sums."""
+    """The node that it starts with, which is also the name of its sums; or its preparation."""
     written: tuple[str, ...] = ()
     """Values that are complete in the arena after it, its sums excepted."""
     sums: Sums | None = None
@@ -83,19 +84,24 @@ class Program:
     """Arrays whose addresses the steps hold."""
 
 
-def lower(network: CodedNetwork) -> Program:
+def lower(network: CodedNetwork, *, winograd: bool = True) -> Program:
     """Lower a network.
+
+    Args:
+        network: A coded network.
+        winograd: Whether convolutions may take their sums by Winograd's algorithm.
 
     Raises:
         KernelError: An operation or a layer has no kernel.
     """
-    return _Lowering(network).program()
+    return _Lowering(network, winograd=winograd).program()
 
 
 class _Lowering:
-    def __init__(self, network: CodedNetwork) -> None:
+    def __init__(self, network: CodedNetwork, *, winograd: bool) -> None:
         self._network = network
         self._fused, output = fuse(network)
+        self._winograd = self._winograds() if winograd else {}
         self._shapes = dict(network.shapes)
         if any(extent > 1 for extent in extents(self._shapes[output])[1:]):
             # The caller's order is channels, rows, columns.
@@ -109,12 +115,29 @@ class _Lowering:
         self._constants: list[NDArray[Any]] = []
         self._scratch = 0
 
+    def _winograds(self) -> dict[str, Winograd]:
+        """Return the transformed weights of the nodes that have them, and name their inputs."""
+        found = {}
+        for fused in self._fused:
+            operation = fused.node.operation
+            if not isinstance(operation, Convolution) or fused.pool is not None:
+                continue
+            layer = self._network.layers[operation.layer]
+            if not is_eligible(operation, layer, self._network.shapes[fused.node.name]):
+                continue
+            weights = transformed(layer)
+            if weights is not None:
+                found[fused.node.name] = weights
+                fused.spread = f"{fused.node.name} (spread)"
+        return found
+
     def program(self) -> Program:
         steps, parts = [self._load()], [Part(name=self._network.input)]
         for fused in self._fused:
             lowered = self._lowered(fused)
             steps += lowered
-            parts += [Part(name=fused.node.name)] * (len(lowered) - 1)
+            first = Part(name=fused.spread or fused.node.name)
+            parts += [first] * (len(lowered) - 1)
             parts.append(self._part(fused, lowered[-1]))
         return Program(
             steps=(Step * len(steps))(*steps),
@@ -162,6 +185,8 @@ class _Lowering:
             step.kind = self._pool(step, operation)
             self._needs_scratch(step.width * padded(step.channels) * _FLOAT_BYTES)
         step.finish = self._finishing(fused.finish)
+        if fused.spread is not None:
+            return [self._spread(fused), step]
         if fused.pool is not None and fused.after is not None:
             self._pool_after(step, fused.pool, fused.after)
         return [step]
@@ -223,7 +248,11 @@ class _Lowering:
         step.integers = is_integer(layer)
         step.from_ = source.view(operation.padding)
         step.stride_y, step.stride_x = operation.stride
+        step.rows, step.columns = step.height, step.width
         step.run = _best_run(step.width)
+        if fused.spread is not None:
+            self._convolve_planes(step, self._places[fused.spread], self._winograd[fused.node.name])
+            return
         rows = np.arange(kernel[0]) * operation.dilation[0] * source.row
         columns = np.arange(kernel[1]) * operation.dilation[1] * source.pixel
         windows = (rows[:, None] + columns).ravel()
@@ -248,6 +277,26 @@ class _Lowering:
         step.blocks = step.group_blocks * packed.groups
         item = 1 if packed.integers else _FLOAT_BYTES
         step.group_bytes = packed.group_inputs * item if packed.groups > 1 else 0
+
+    def _spread(self, fused: Fused) -> Step:
+        source, to = self._places[fused.source], self._places[fused.spread or ""]
+        step = Step(kind=StepKind.SPREAD, channels=source.channels)
+        step.height, step.width = to.height, to.width
+        step.rows, step.columns = source.height // 2, source.width // 2
+        step.from_, step.planes = source.view((1, 1)), to.plane // POSITIONS
+        step.offset, step.finish.to = self._winograd[fused.node.name].offset, to.view()
+        return step
+
+    def _convolve_planes(self, step: Step, planes: Place, winograd: Winograd) -> None:
+        step.kind, step.winograd = StepKind.CONVOLVE, 1
+        step.rows, step.columns = step.height // 2, step.width // 2
+        step.run = _best_run(step.columns)
+        step.from_, step.planes = planes.view(), planes.plane // POSITIONS
+        offsets = np.arange(0, planes.channels, 4, dtype=np.int32)
+        step.offsets, step.taps = self._address(offsets), len(offsets)
+        step.weights = self._address(winograd.weights)
+        step.corrections = self._address(winograd.corrections)
+        step.blocks = step.group_blocks = len(winograd.weights)
 
     # --- what follows the sums ----------------------------------------------------------------
 

@@ -29,6 +29,7 @@ class StepKind(IntEnum):
     REPEAT = 6
     PLACE = 7
     UNROLL = 8
+    SPREAD = 9
 
 
 class TableKind(IntEnum):
@@ -90,7 +91,9 @@ class Step(ctypes.Structure):
         *(("offsets", _pointer), ("taps", _number)),
         *(("weights", _pointer), ("high_weights", _pointer)),
         *((name, _number) for name in ("group_blocks", "group_bytes", "blocks", "run")),
-        *(("narrow_run", _number), ("planes", _number), ("trace", _pointer)),
+        *((name, _number) for name in ("narrow_run", "planes", "rows", "columns")),
+        *((name, _number) for name in ("winograd", "offset")),
+        *(("corrections", _pointer), ("trace", _pointer)),
         *(("finish", Finishing), ("pooled", _number)),
         *((name, _number) for name in ("pool_height", "pool_width", "pool_kernel_y")),
         *((name, _number) for name in ("pool_kernel_x", "pool_stride_y", "pool_stride_x")),

@@ -70,7 +70,8 @@ static void write_trace(
 /* Where a block of output channels lies, and what it reads. */
 typedef struct {
     int64_t channel, groups; /* the first channel; groups of LANES */
-    const uint8_t *from, *weights, *high_weights, *next; /* `next`: the block after it */
+    const uint8_t *from, *weights, *high_weights;
+    const uint8_t *next, *end; /* weights of the block after it */
     tile_kernel *tiles[2]; /* by runs - 1 */
 } block;
 
@@ -80,12 +81,13 @@ static block block_at(const worker *w, const step *s, int64_t index)
     int64_t group = index / s->group_blocks, first = index % s->group_blocks * WIDEST_BLOCK;
     int64_t groups = lanes_of_group - first < WIDEST_BLOCK ? 1 : WIDEST_BLOCK;
     int64_t channel = (group * lanes_of_group + first) * LANES;
-    int64_t at = channel * 4 * s->taps;
+    int64_t lane_bytes = 4 * s->taps * (s->winograd ? POSITIONS : 1), at = channel * lane_bytes;
     block b = {.channel = channel, .groups = groups};
     b.from = w->arena + s->from.at + group * s->group_bytes;
     b.weights = (const uint8_t *)s->weights + at;
     b.high_weights = s->high_weights ? (const uint8_t *)s->high_weights + at : NULL;
-    b.next = index + 1 < s->blocks ? b.weights + groups * LANES * 4 * s->taps : b.weights;
+    b.next = index + 1 < s->blocks ? b.weights + groups * LANES * lane_bytes : b.weights;
+    b.end = b.next + groups * LANES * lane_bytes;
     for (int runs = 0; runs < 2; runs++)
         b.tiles[runs] = s->integers ? w->by->integers[s->run - 1][runs][groups - 1]
                                     : w->by->floats[s->run - 1][runs][groups - 1];
@@ -99,10 +101,10 @@ typedef struct {
 
 static place_of_run next_run(const step *s, place_of_run at)
 {
-    if (at.x + s->run >= s->width)
+    if (at.x + s->run >= s->columns)
         return (place_of_run){at.y + 1, 0};
     /* The last run of a row begins within the one before. */
-    return (place_of_run){at.y, at.x + 2 * s->run <= s->width ? at.x + s->run : s->width - s->run};
+    return (place_of_run){at.y, at.x + 2 * s->run <= s->columns ? at.x + s->run : s->columns - s->run};
 }
 
 static void convolve_runs(
@@ -130,31 +132,72 @@ static void convolve_runs(
     }
 }
 
+/* The same of a Winograd convolution: a tile of each plane, then 2 x 2 pixels of their sums. */
+static void convolve_planes(
+    const worker *w, const step *s, const finishing *f, const block *b, const place_of_run *at,
+    int64_t runs, const uint8_t *ahead)
+{
+    int32_t sums[POSITIONS * TILE_NUMBERS], pixels[4 * TILE_NUMBERS];
+    int64_t count = runs * s->run, numbers = count * b->groups * LANES, pixel = s->from.pixel;
+    const uint8_t *first = b->from + at[0].y * s->from.row + at[0].x * pixel;
+    const uint8_t *second = runs > 1 ? b->from + at[1].y * s->from.row + at[1].x * pixel : first;
+    for (int64_t i = 0; i < POSITIONS; i++)
+        b->tiles[runs - 1](
+            sums + i * numbers, first + i * s->planes, second + i * s->planes, pixel, s->offsets,
+            s->taps, s->narrow_run, b->weights + i * s->taps * b->groups * LANES * 4,
+            ahead + i * s->taps * 64);
+    w->by->collect(sums, count, b->groups, s->corrections + b->channel, s->channels, pixels);
+    for (int64_t i = 0; i < runs; i++)
+        for (int64_t row = 0; row < 2; row++) {
+            const int32_t *part = pixels + (row * 2 * count + i * 2 * s->run) * b->groups * LANES;
+            int64_t y = 2 * at[i].y + row, x = 2 * at[i].x;
+            if (s->trace)
+                write_trace(s, part, 2 * s->run, b->groups, b->channel, y, x);
+            w->by->finish(
+                f, w->arena, part, b->groups * LANES * 4, 1, 2 * s->run, b->groups, b->channel, y, x);
+        }
+}
+
+static void spread_rows(const worker *w, const step *s)
+{
+    for (int64_t y = share(w, s->rows, w->part); y < share(w, s->rows, w->part + 1); y++)
+        for (int64_t x = 0; x < s->columns; x++)
+            w->by->spread(
+                w->arena + s->from.at + 2 * y * s->from.row + 2 * x * s->from.pixel, s->from.row,
+                s->from.pixel, s->channels, (int)s->offset,
+                w->arena + s->finish.to.at + y * s->finish.to.row + x * s->finish.to.pixel,
+                s->planes);
+}
+
 /* Some runs of a block, two by two. The first tiles fetch the weights of the block after it. */
 static void convolve_block(
     const worker *w, const step *s, const finishing *f, int64_t index, place_of_run from,
     int64_t runs, int64_t ring_rows)
 {
     block b = block_at(w, s, index);
-    const uint8_t *ahead = b.next, *end = b.next + b.groups * LANES * 4 * s->taps;
+    const uint8_t *ahead = b.next;
+    int64_t fetched = 64 * s->taps * (s->winograd ? POSITIONS : 1);
     while (runs > 0) {
         place_of_run pair[2] = {from, next_run(s, from)};
-        convolve_runs(w, s, f, &b, pair, runs > 1 ? 2 : 1, ring_rows, ahead);
+        if (s->winograd)
+            convolve_planes(w, s, f, &b, pair, runs > 1 ? 2 : 1, ahead);
+        else
+            convolve_runs(w, s, f, &b, pair, runs > 1 ? 2 : 1, ring_rows, ahead);
         from = next_run(s, pair[1]);
         runs -= 2;
-        ahead = ahead + 64 * s->taps < end ? ahead + 64 * s->taps : b.weights;
+        ahead = ahead + fetched < b.end ? ahead + fetched : b.weights;
     }
 }
 
 static void convolve(const worker *w, const step *s)
 {
-    int64_t runs_of_row = (s->width + s->run - 1) / s->run, runs = runs_of_row * s->height;
+    int64_t runs_of_row = (s->columns + s->run - 1) / s->run, runs = runs_of_row * s->rows;
     int64_t pairs = (runs + 1) / 2, end = share(w, pairs * s->blocks, w->part + 1);
     for (int64_t i = share(w, pairs * s->blocks, w->part); i < end;) {
         int64_t index = i / pairs, run = i % pairs * 2;
         int64_t last = end - index * pairs < pairs ? (end - index * pairs) * 2 : runs;
         int64_t x = run % runs_of_row * s->run;
-        place_of_run from = {run / runs_of_row, x <= s->width - s->run ? x : s->width - s->run};
+        place_of_run from = {run / runs_of_row, x <= s->columns - s->run ? x : s->columns - s->run};
         convolve_block(w, s, &s->finish, index, from, last - run, 0);
         i = (index + 1) * pairs;
     }
@@ -162,7 +205,7 @@ static void convolve(const worker *w, const step *s)
 
 static void convolve_row(const worker *w, const step *s, const finishing *f, int64_t y, int64_t ring)
 {
-    int64_t runs = (s->width + s->run - 1) / s->run;
+    int64_t runs = (s->columns + s->run - 1) / s->run;
     for (int64_t index = 0; index < s->blocks; index++)
         convolve_block(w, s, f, index, (place_of_run){y, 0}, runs, ring);
 }
@@ -356,6 +399,8 @@ static void run_step(const worker *w, const step *s)
         load(w, s);
     else if (s->kind == PLACE)
         place(w, s);
+    else if (s->kind == SPREAD)
+        spread_rows(w, s);
     else if (s->kind == CONVOLVE && s->pooled)
         convolve_and_pool(w, s);
     else if (s->kind == CONVOLVE)

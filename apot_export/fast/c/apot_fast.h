@@ -13,6 +13,7 @@
 #define WIDEST_BLOCK 2 /* groups of LANES output channels that a tile holds */
 #define TILE_NUMBERS (2 * LONGEST_RUN * WIDEST_BLOCK * LANES)
 #define PROJECTIONS 2
+#define POSITIONS 16 /* planes of a Winograd convolution */
 
 /* Where a value lies: bytes from the arena's start to its first pixel, between rows, pixels. */
 typedef struct {
@@ -55,7 +56,8 @@ enum step_kind {
     MEAN = 5,
     REPEAT = 6, /* pixels over blocks */
     PLACE = 7,  /* channels to a place among others */
-    UNROLL = 8  /* channels, rows, columns to channels of one pixel */
+    UNROLL = 8, /* channels, rows, columns to channels of one pixel */
+    SPREAD = 9  /* levels to the 16 planes of a convolution that is `winograd` */
 };
 
 typedef struct {
@@ -73,7 +75,10 @@ typedef struct {
     int64_t group_blocks, group_bytes;       /* blocks of the same input channels; to the next */
     int64_t blocks, run;                     /* blocks of channels; pixels of a run */
     int64_t narrow_run;                      /* taps whose pair sums fit int16; 0: not even one */
-    int64_t planes;                          /* LOAD: bytes between planes, 0: to pixels */
+    int64_t planes;                          /* bytes between planes; LOAD: 0 is to pixels */
+    int64_t rows, columns;                   /* of what a tile computes: pixels, or 2 x 2 of them */
+    int64_t winograd, offset;                /* 1: 16 planes to 2 x 2 pixels; of their levels */
+    const int32_t *corrections;              /* what the offsets add, negated: [4][channels] */
     void *trace;                             /* the sums [height, width, channels], or NULL */
     finishing finish;
     int64_t pooled;    /* MAXIMUM of the finished rows, which lie in a ring, then `after` */
@@ -97,6 +102,14 @@ typedef void finish_kernel(
 /* Larger of two numbers each, into the first. */
 typedef void maximum_kernel(float *to, const float *other, int64_t count);
 
+/* The transforms of `winograd.h`. */
+typedef void spread_kernel(
+    const uint8_t *from, ptrdiff_t row, ptrdiff_t pixel, int64_t channels, int offset, uint8_t *to,
+    ptrdiff_t plane);
+typedef void collect_kernel(
+    const int32_t *sums, int64_t pixels, int64_t groups, const int32_t *corrections,
+    int64_t channels, int32_t *to);
+
 /* Kernels of one kind of processor: tiles by pixels of a run - 1, runs - 1, groups - 1. */
 typedef struct {
     const char *name;
@@ -104,6 +117,8 @@ typedef struct {
     tile_kernel *floats[LONGEST_RUN][2][WIDEST_BLOCK];
     finish_kernel *finish;
     maximum_kernel *maximum;
+    spread_kernel *spread;
+    collect_kernel *collect;
 } kernels;
 
 /* Those of a file, or NULL where the compiler or the processor lacks the instructions. */

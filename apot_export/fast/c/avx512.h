@@ -179,3 +179,4 @@ static void maximum(float *to, const float *other, int64_t count)
 }
 
 #include "tiles.h"
+#include "winograd.h"

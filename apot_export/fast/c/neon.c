@@ -104,10 +104,11 @@ static void float_tile(
 }
 
 #include "tiles.h"
+#include "winograd.h"
 
 const kernels *apot_neon(void)
 {
-    static kernels found = KERNELS("neon", NULL, NULL);
+    static kernels found = KERNELS("neon", NULL, NULL, spread, collect);
     found.finish = apot_plain()->finish;
     found.maximum = apot_plain()->maximum;
 #ifdef __linux__

@@ -102,9 +102,10 @@ static void maximum(float *to, const float *other, int64_t count)
 }
 
 #include "tiles.h"
+#include "winograd.h"
 
 const kernels *apot_plain(void)
 {
-    static const kernels found = KERNELS("plain", finish_row, maximum);
+    static const kernels found = KERNELS("plain", finish_row, maximum, spread, collect);
     return &found;
 }
