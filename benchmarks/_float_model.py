@@ -70,10 +70,9 @@ def _weights(network: CodedNetwork, node: Node) -> dict[str, Any]:
     layer = network.layers[node.operation.layer]
     (affine,) = network.users(node.name)
     assert isinstance(affine.operation, ScaleBias)
-    coded = isinstance(layer, CodedLayer)
     numbers = layer.levels() if isinstance(layer, CodedLayer) else layer.weights()
     scale = affine.operation.scale.astype(np.float64)
-    if coded and layer.activation is not None:
+    if isinstance(layer, CodedLayer) and layer.activation is not None:
         scale = scale / layer.activation.step
     shaped = scale.reshape(-1, *[1] * (len(layer.shape) - 1))
     bias = np.broadcast_to(affine.operation.bias, layer.shape[:1])

@@ -1,6 +1,6 @@
 """Time the native kernels against ONNX Runtime, in turn, on one network.
 
-    python benchmarks/fast_path.py EXPORT [--threads 1] [--batch 1] [--rounds 40] [-o JSON]
+    python -m benchmarks.fast_path EXPORT [--threads 1] [--batch 1] [--rounds 40] [-o JSON]
 
 EXPORT is a folder that `apot-export convert` wrote. Every round runs each of them once: the plain
 float twin of the network on ONNX Runtime, the export on ONNX Runtime, and the native kernels.
@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from _float_model import float_model
 from numpy.typing import NDArray
 
 import apot_export
 from apot_export.fast import FastNetwork, compile_network, profile
 from apot_export.runtime import open_session
+from benchmarks._float_model import float_model
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 BASELINE = "ONNX Runtime, float32 twin"

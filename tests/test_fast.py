@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -16,12 +17,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apot_export.bitpack import pack
 from apot_export.codebook import apot, uniform
 from apot_export.conversion import convert
 from apot_export.datasets import kind_by_name
 from apot_export.errors import DatasetError, KernelError
 from apot_export.fast import _native, compile_network
-from apot_export.fast._native import Library, compile_kernels, default_library
+from apot_export.fast._native import (
+    Library,
+    compile_kernels,
+    default_library,
+    find_compiler,
+)
 from apot_export.fast._plan import _best_run
 from apot_export.fast._steps import View
 from apot_export.network import (
@@ -182,6 +189,47 @@ def test_groups(
         value, outputs, (3, 3), book, levels, groups=groups, padding=(1, 1), stride=(2, 1)
     )
     assert compared(builder.head(value, 5, book), library, kernels) > 0
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 7), (1, 1), (5, 30), (14, 9)])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_winograd(library: Library, kernels: str, size: tuple[int, int], bits: int) -> None:
+    builder = Builder(image=(64, *size), seed=bits)
+    book, inputs = apot(max(2, bits - 1), signed=True), apot(bits, signed=False)
+    value = builder.convolution("image", 96, (3, 3), book, quantizer(inputs, 0.9), padding=(1, 1))
+    other = builder.convolution("image", 96, (1, 1), book, quantizer(inputs, 1.1))
+    network = builder.finished(builder.add(Relu(), builder.add_up(other, value)))
+    fast = compile_network(network, kernels=kernels, library=library, threads=2)
+    # AVX2 adds products in 16 bits, which the transforms leave.
+    assert any("spread" in name for name in fast.steps) == (kernels != "avx2")
+    # Corners of the range: every level 0, every level the largest, and both in turn.
+    images = images_of(network, 3)
+    images[0, :, ::2, ::2] = 100
+    images[0, :, 1::2] = -100
+    assert differences(network, fast, images)["integer sums"] > 0
+
+
+def test_winograd_of_the_largest_weights(library: Library, kernels: str) -> None:
+    builder = Builder(image=(64, 6, 6))
+    levels = quantizer(uniform(5, signed=False), 1.0)
+    value = builder.convolution(
+        "image", 32, (3, 3), uniform(4, signed=True), levels, padding=(1, 1)
+    )
+    layer = builder.layers["layer0"]
+    assert isinstance(layer, CodedLayer)
+    codes = np.full((32, 64, 3, 3), 14, dtype=np.uint8)  # 9 * 14 = 126
+    codes[::2] |= np.uint8(0x10)
+    builder.layers["layer0"] = dataclasses.replace(layer, packed=pack(codes, 5))
+    network = builder.finished(value)
+    fast = compile_network(network, kernels=kernels, library=library)
+    assert any("spread" in name for name in fast.steps) == (kernels != "avx2")
+    images = np.full((1, 64, 6, 6), 10, dtype=np.float32)
+    assert differences(network, fast, images)["integer sums"] == 32 * 36
+    builder.layers["layer0"] = dataclasses.replace(layer, packed=pack(codes | np.uint8(1), 5))
+    network = builder.finished(value)  # 9 * 15 leaves int8
+    fast = compile_network(network, kernels=kernels, library=library)
+    assert not any("spread" in name for name in fast.steps)
+    assert differences(network, fast, images)["integer sums"] == 32 * 36
 
 
 @pytest.mark.parametrize("image", ["alone", "with others"])
@@ -347,7 +395,10 @@ def test_the_kernels_never_leave_their_memory(tmp_path: Path) -> None:
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     found = subprocess.run(
-        ["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=False
+        [find_compiler(), "-print-file-name=libasan.so"],
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout.strip()
     if Path(found).is_absolute():
         environment["LD_PRELOAD"] = found

@@ -54,7 +54,7 @@ class Fused:
     """Nodes that become one step."""
 
     node: Node
-    """The producer. One that only finishes has a `ScaleBias`, `Add`, `Relu`, `Clip` or quantizer."""
+    """The producer; a `ScaleBias`, `Add`, `Relu`, `Clip` or quantizer only finishes."""
     source: str
     """The value that is read first."""
     finish: Finish

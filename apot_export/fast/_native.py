@@ -26,14 +26,14 @@ _FLAGS = (
     *("-ffp-contract=off", "-fno-strict-aliasing"),
 )
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mfma")
-_X86_FLAGS = {
+_X86_FLAGS: dict[str, tuple[str, ...]] = {
     "avx512_vbmi.c": (*_AVX512, "-mavx512vbmi"),
     "avx512.c": _AVX512,
     "avx_vnni.c": ("-mavx2", "-mfma", "-mavxvnni"),
     "avx2.c": ("-mavx2", "-mfma"),
 }
-_ARM_FLAGS = {"neon.c": ("-march=armv8.2-a+dotprod",)}
-_FLAGS_OF_MACHINE = {
+_ARM_FLAGS: dict[str, tuple[str, ...]] = {"neon.c": ("-march=armv8.2-a+dotprod",)}
+_FLAGS_OF_MACHINE: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": _X86_FLAGS,
     "amd64": _X86_FLAGS,
     "aarch64": _ARM_FLAGS,

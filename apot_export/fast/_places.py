@@ -111,8 +111,10 @@ def place(
     for step in steps:
         if isinstance(step.node.operation, Convolution):
             place = places[step.source]
-            wide = zip(place.border, step.node.operation.padding, strict=True)
-            high, across = (max(pair) for pair in wide)
+            padding = step.node.operation.padding
+            if step.spread is not None:  # its last window of 4 x 4 reaches beyond an odd image
+                padding = (1 + place.height % 2, 1 + place.width % 2)
+            high, across = map(max, zip(place.border, padding, strict=True))
             place.border = (high, across)
     uses = [Use(reads=(), writes=(given,))]
     for step in steps:
@@ -120,8 +122,8 @@ def place(
             levels = places[step.source]
             places[step.spread] = Place(
                 channels=levels.channels,
-                height=levels.height // 2 * POSITIONS,
-                width=levels.width // 2,
+                height=-(-levels.height // 2) * POSITIONS,
+                width=-(-levels.width // 2),
                 levels=True,
             )
             uses.append(Use(reads=(step.source,), writes=(step.spread,)))

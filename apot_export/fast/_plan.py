@@ -123,7 +123,7 @@ class _Lowering:
             if not isinstance(operation, Convolution) or fused.pool is not None:
                 continue
             layer = self._network.layers[operation.layer]
-            if not is_eligible(operation, layer, self._network.shapes[fused.node.name]):
+            if not is_eligible(operation, layer):
                 continue
             weights = transformed(layer)
             if weights is not None:
@@ -227,7 +227,8 @@ class _Lowering:
         return next(node.name for node in self._network.nodes if node.operation is pool)
 
     def _placed_beside(self, fused: Fused) -> list[Step]:
-        steps, channel, whole = [], 0, self._places[fused.node.name]
+        steps: list[Step] = []
+        channel, whole = 0, self._places[fused.node.name]
         for name in fused.node.inputs:
             part = self._places[name]
             step = Step(kind=StepKind.PLACE, channels=part.channels)
@@ -282,14 +283,14 @@ class _Lowering:
         source, to = self._places[fused.source], self._places[fused.spread or ""]
         step = Step(kind=StepKind.SPREAD, channels=source.channels)
         step.height, step.width = to.height, to.width
-        step.rows, step.columns = source.height // 2, source.width // 2
+        step.rows, step.columns = -(-source.height // 2), to.width
         step.from_, step.planes = source.view((1, 1)), to.plane // POSITIONS
         step.offset, step.finish.to = self._winograd[fused.node.name].offset, to.view()
         return step
 
     def _convolve_planes(self, step: Step, planes: Place, winograd: Winograd) -> None:
         step.kind, step.winograd = StepKind.CONVOLVE, 1
-        step.rows, step.columns = step.height // 2, step.width // 2
+        step.rows, step.columns = -(-step.height // 2), planes.width
         step.run = _best_run(step.columns)
         step.from_, step.planes = planes.view(), planes.plane // POSITIONS
         offsets = np.arange(0, planes.channels, 4, dtype=np.int32)

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from apot_export.bounds import INT32_LIMIT
 from apot_export.fast._steps import LANES, WIDEST_BLOCK
-from apot_export.network import CodedLayer, Convolution, Layer, Shape
+from apot_export.network import CodedLayer, Convolution, Layer
 
 _LARGEST_BYTE = 255
 _LARGEST_INT8 = 127
 _VECTOR_BYTES = 64
-_LARGEST_WEIGHTS = 3 << 19
+_LARGEST_WEIGHTS = 1 << 23
 """Bytes of transformed weights beyond which reading them takes longer than multiplying."""
 _MOST_SUMMANDS = 9
 POSITIONS = 16
@@ -43,8 +43,8 @@ class Winograd:
     """What the offsets add to the four results, negated: [4][outputs]."""
 
 
-def is_eligible(operation: Convolution, layer: Layer, shape: Shape) -> bool:
-    """Whether a convolution has the form: an even image, a plain 3 x 3 kernel, whole blocks."""
+def is_eligible(operation: Convolution, layer: Layer) -> bool:
+    """Whether a convolution has the form: a plain 3 x 3 kernel, whole blocks of channels."""
     return (
         isinstance(layer, CodedLayer)
         and layer.activation is not None
@@ -53,8 +53,6 @@ def is_eligible(operation: Convolution, layer: Layer, shape: Shape) -> bool:
         and operation.groups == 1
         and layer.shape[0] % (LANES * WIDEST_BLOCK) == 0
         and layer.shape[1] % _VECTOR_BYTES == 0
-        and shape[1] % 2 == 0
-        and shape[2] % 2 == 0
         and POSITIONS * layer.shape[0] * layer.shape[1] <= _LARGEST_WEIGHTS
     )
 

@@ -151,10 +151,13 @@ static void convolve_planes(
         for (int64_t row = 0; row < 2; row++) {
             const int32_t *part = pixels + (row * 2 * count + i * 2 * s->run) * b->groups * LANES;
             int64_t y = 2 * at[i].y + row, x = 2 * at[i].x;
+            int64_t inside = s->width - x < 2 * s->run ? s->width - x : 2 * s->run;
+            if (y >= s->height)
+                continue;
             if (s->trace)
-                write_trace(s, part, 2 * s->run, b->groups, b->channel, y, x);
+                write_trace(s, part, inside, b->groups, b->channel, y, x);
             w->by->finish(
-                f, w->arena, part, b->groups * LANES * 4, 1, 2 * s->run, b->groups, b->channel, y, x);
+                f, w->arena, part, b->groups * LANES * 4, 1, inside, b->groups, b->channel, y, x);
         }
 }
 
