@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -72,15 +73,18 @@ def compile_kernels(folder: Path, flags: Sequence[str] = ("-O3",)) -> Path:
     compiler = find_compiler()
     by_file = _FLAGS_OF_MACHINE.get(platform.machine().lower(), {})
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        objects = []
-        for name in (*_ALWAYS, *sorted(set(_X86_FLAGS) | set(_ARM_FLAGS))):
-            target = Path(work) / f"{name}.o"
-            base = [compiler, *_FLAGS, *flags, "-c", str(SOURCES / name), "-o", str(target)]
+
+        def compiled(name: str) -> str:
+            target = str(Path(work) / f"{name}.o")
+            base = [compiler, *_FLAGS, *flags, "-c", str(SOURCES / name), "-o", target]
             # A compiler that does not know an instruction set builds the file without it: such a
             # file then says that it has no kernels.
             if _failure([*base, *by_file.get(name, ())]) and (failure := _failure(base)):
                 raise KernelError("The C compiler refused a kernel.", where=name, got=failure)
-            objects.append(str(target))
+            return target
+
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            objects = list(pool.map(compiled, (*_ALWAYS, *sorted(_X86_FLAGS | _ARM_FLAGS))))
         library = Path(work) / "libapot_fast.so"
         failure = _failure([compiler, *_FLAGS, *flags, "-shared", "-o", str(library), *objects])
         if failure:

@@ -13,7 +13,7 @@ from apot_export.errors import KernelError
 from apot_export.execution import require_images
 from apot_export.fast._native import Library, default_library
 from apot_export.fast._plan import Program, lower
-from apot_export.fast._weights import aligned
+from apot_export.fast._weights import large_memory
 from apot_export.network import CodedNetwork
 
 MOST_THREADS = 64
@@ -38,7 +38,7 @@ class FastNetwork:
         """Threads that share the work on an image."""
         self._lock = threading.Lock()
         size = program.arena_bytes + threads * program.scratch_bytes
-        self._arena = aligned(np.zeros(size, dtype=np.uint8))
+        self._arena = large_memory(size)
 
     @property
     def kernels(self) -> str:

@@ -24,7 +24,7 @@ from apot_export.fast._steps import (
     TableKind,
     View,
 )
-from apot_export.fast._weights import aligned, is_integer, pack, pack_depthwise, padded
+from apot_export.fast._weights import Constants, is_integer, pack, pack_depthwise, padded
 from apot_export.fast._winograd import POSITIONS, Winograd, is_eligible, transformed
 from apot_export.network import (
     ActivationQuantizer,
@@ -80,8 +80,8 @@ class Program:
     arena_bytes: int
     scratch_bytes: int
     """Of each thread, behind the arena."""
-    constants: list[NDArray[Any]]
-    """Arrays whose addresses the steps hold."""
+    constants: Constants
+    """What the addresses in the steps point to."""
 
 
 def lower(network: CodedNetwork, *, winograd: bool = True) -> Program:
@@ -112,7 +112,7 @@ class _Lowering:
             output = flat.name
         self._places, self._arena = place(self._fused, self._shapes, network.input, output)
         self._output = self._places[output]
-        self._constants: list[NDArray[Any]] = []
+        self._constants = Constants()
         self._scratch = 0
 
     def _winograds(self) -> dict[str, Winograd]:
@@ -345,8 +345,7 @@ class _Lowering:
         )
 
     def _address(self, array: NDArray[Any]) -> int:
-        self._constants.append(aligned(array))
-        return self._constants[-1].ctypes.data
+        return self._constants.address(array)
 
     def _needs_scratch(self, size: int) -> None:
         self._scratch = max(self._scratch, size)

@@ -15,18 +15,42 @@ from apot_export.network import CodedLayer, Layer
 
 Array = NDArray[Any]
 _ALIGNMENT = 64
+_PAGE = 1 << 21
+_PIECE = 1 << 25
+_LEAST = 1 << 22
+"""Bytes from which numpy asks for large pages."""
 _INT16_LIMIT = (1 << 15) - 1
 _BYTE_LEVELS = 4
 """Levels that one instruction multiplies for each output channel."""
 
 
-def aligned(array: Array) -> Array:
-    """Return a copy whose first byte lies at a multiple of a cache line."""
-    memory = np.zeros(array.nbytes + _ALIGNMENT, dtype=np.uint8)
-    skip = -memory.ctypes.data % _ALIGNMENT
-    result = memory[skip : skip + array.nbytes].view(array.dtype).reshape(array.shape)
-    result[...] = array
-    return result
+def large_memory(size: int) -> NDArray[np.uint8]:
+    """Return memory that begins with a large page and, where the system has them, is made of such.
+
+    A network's numbers take thousands of small pages, more than a processor keeps addresses of.
+    What is never touched takes no memory.
+    """
+    memory = np.zeros(max(size, _LEAST) + _PAGE, dtype=np.uint8)
+    return memory[-memory.ctypes.data % _PAGE :]
+
+
+class Constants:
+    """Arrays that live as long as a program, in few large pieces of memory."""
+
+    def __init__(self) -> None:
+        self._pieces: list[NDArray[np.uint8]] = []
+        self._used = 0
+
+    def address(self, array: Array) -> int:
+        """Copy an array to a cache line of its own; return its address."""
+        size = -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+        if not self._pieces or self._used + size > self._pieces[-1].size:
+            self._pieces.append(large_memory(max(size, _PIECE)))
+            self._used = 0
+        place = self._pieces[-1][self._used : self._used + array.nbytes]
+        place[...] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self._used += size
+        return place.ctypes.data
 
 
 def padded(channels: int) -> int:
@@ -74,7 +98,7 @@ def pack_depthwise(layer: Layer) -> Array:
     taps = numbers.reshape(len(numbers), -1).T
     result = np.zeros((len(taps), padded(len(numbers))), dtype=numbers.dtype)
     result[:, : len(numbers)] = taps
-    return aligned(result)
+    return result
 
 
 def pack(layer: Layer, groups: int) -> Packed:
@@ -92,7 +116,7 @@ def pack(layer: Layer, groups: int) -> Packed:
         weights = _in_blocks(numbers, groups, together)
         return Packed(
             integers=False,
-            weights=aligned(weights),
+            weights=weights,
             high=None,
             group_inputs=numbers.shape[1],
             groups=groups,
@@ -112,8 +136,8 @@ def pack(layer: Layer, groups: int) -> Packed:
     assert layer.activation is not None
     return Packed(
         integers=True,
-        weights=aligned(parts[0]),
-        high=aligned(parts[1]) if high.any() else None,
+        weights=parts[0],
+        high=parts[1] if high.any() else None,
         group_inputs=numbers.shape[1],
         groups=groups,
         narrow_run=min(_narrow_run(part, int(layer.activation.table.max())) for part in parts),
