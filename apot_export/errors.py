@@ -98,3 +98,7 @@ class DeviceError(ApotExportError):
 
 class IntegerError(ApotExportError):
     """A network has no all-integer form."""
+
+
+class KernelError(ApotExportError):
+    """The native kernels cannot be built, or do not run a network."""

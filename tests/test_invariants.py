@@ -29,6 +29,7 @@ ROOMS = (
     "execution",
     "reference",
     "integer",
+    "fast",
     "packfile",
     "export_directory",
     "downstream",

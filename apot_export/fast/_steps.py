@@ -1,0 +1,102 @@
+"""The layouts of `c/apot_fast.h`."""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+
+LANES = 16
+"""Channels are padded to a multiple of this."""
+WIDEST_BLOCK = 2
+"""Groups of `LANES` channels whose weights lie together."""
+LONGEST_RUN = 7
+"""Pixels of one row that are computed together."""
+PROJECTIONS = 2
+"""Quantizers that a step can feed beside its floats."""
+
+_number, _pointer, _float = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+
+
+class StepKind(IntEnum):
+    """What a step does."""
+
+    LOAD = 0
+    CONVOLVE = 1
+    DEPTHWISE = 2
+    APPLY = 3
+    MAXIMUM = 4
+    MEAN = 5
+    REPEAT = 6
+    PLACE = 7
+    UNROLL = 8
+    SPREAD = 9
+
+
+class TableKind(IntEnum):
+    """How half steps become levels."""
+
+    UNIFORM = 0
+    SHUFFLED = 1
+    INDEXED = 2
+
+
+class View(ctypes.Structure):
+    """Where a value lies in the arena, in bytes."""
+
+    _fields_ = (("at", _number), ("row", _number), ("pixel", _number))
+
+
+class Frame(ctypes.Structure):
+    """A value's extent and the zeros around it."""
+
+    _fields_ = tuple((name, _number) for name in ("height", "width", "rows", "columns", "bytes"))
+
+
+class Projection(ctypes.Structure):
+    """Floats to levels."""
+
+    _fields_ = (
+        *(("to", View), ("border", Frame), ("table", _pointer)),
+        *(
+            ("kind", _number),
+            ("chunks", _number),
+            ("scale", _float),
+            ("last", _float),
+            ("below", _number),
+        ),
+    )
+
+
+class Finishing(ctypes.Structure):
+    """What happens to a sum."""
+
+    _fields_ = (
+        *(("scale", _pointer), ("bias", _pointer)),
+        *((name, _number) for name in ("has_addend", "bounds", "stored", "projections")),
+        *(("addend", View), ("to", View), ("border", Frame)),
+        ("levels", Projection * PROJECTIONS),
+        *(("low", _float), ("high", _float)),
+    )
+
+
+class Step(ctypes.Structure):
+    """One step of a program."""
+
+    _fields_ = (
+        *((name, _number) for name in ("kind", "integers", "height", "width", "channels")),
+        *((name, _number) for name in ("input_height", "input_width")),
+        ("from_", View),
+        *((name, _number) for name in ("stride_y", "stride_x")),
+        *((name, _number) for name in ("kernel_y", "kernel_x", "pad_y", "pad_x")),
+        *(("offsets", _pointer), ("taps", _number)),
+        *(("weights", _pointer), ("high_weights", _pointer)),
+        *((name, _number) for name in ("group_blocks", "group_bytes", "blocks", "run")),
+        *((name, _number) for name in ("narrow_run", "planes", "rows", "columns")),
+        *((name, _number) for name in ("winograd", "offset")),
+        *(("corrections", _pointer), ("trace", _pointer)),
+        *(("finish", Finishing), ("pooled", _number)),
+        *((name, _number) for name in ("pool_height", "pool_width", "pool_kernel_y")),
+        *((name, _number) for name in ("pool_kernel_x", "pool_stride_y", "pool_stride_x")),
+        *((name, _number) for name in ("pool_pad_y", "pool_pad_x", "ring_bytes")),
+        ("after", Finishing),
+    )

@@ -1,0 +1,510 @@
+/* Runs steps: cuts values into tiles and rows, shares them among threads. */
+#include "apot_fast.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST_THREADS 64
+#define SPINS 2000 /* looks at a barrier before the processor is given to others */
+
+/* A thread's share of an image: `part` of `parts`, with bytes of its own. */
+typedef struct {
+    const kernels *by;
+    uint8_t *arena, *scratch;
+    const float *image;
+    int64_t part, parts;
+} worker;
+
+static int64_t share(const worker *w, int64_t count, int64_t part)
+{
+    return count * part / w->parts;
+}
+
+static int64_t padded(int64_t channels)
+{
+    return (channels + LANES - 1) / LANES * LANES;
+}
+
+/* --- borders --------------------------------------------------------------------------------- */
+
+static void clear_border(uint8_t *arena, const view *v, const frame *b)
+{
+    if (!b->rows && !b->columns)
+        return;
+    int64_t row = (b->width + 2 * b->columns) * b->bytes;
+    uint8_t *corner = arena + v->at - b->rows * v->row - b->columns * v->pixel;
+    for (int64_t y = 0; y < b->height + 2 * b->rows; y++) {
+        uint8_t *at = corner + y * v->row;
+        if (y < b->rows || y >= b->rows + b->height) {
+            memset(at, 0, (size_t)row);
+        } else {
+            memset(at, 0, (size_t)(b->columns * b->bytes));
+            memset(at + (b->width + b->columns) * b->bytes, 0, (size_t)(b->columns * b->bytes));
+        }
+    }
+}
+
+static void clear_borders(uint8_t *arena, const finishing *f)
+{
+    if (f->stored)
+        clear_border(arena, &f->to, &f->border);
+    for (int64_t i = 0; i < f->projections; i++)
+        clear_border(arena, &f->levels[i].to, &f->levels[i].border);
+}
+
+/* --- convolutions ---------------------------------------------------------------------------- */
+
+static void write_trace(
+    const step *s, const int32_t *sums, int64_t pixels, int64_t groups, int64_t channel, int64_t y,
+    int64_t x)
+{
+    int32_t *to = (int32_t *)s->trace + (y * s->width + x) * s->channels;
+    for (int64_t p = 0; p < pixels; p++)
+        for (int64_t c = 0; c < groups * LANES && channel + c < s->channels; c++)
+            memcpy(to + p * s->channels + channel + c, sums + p * groups * LANES + c, 4);
+}
+
+/* Where a block of output channels lies, and what it reads. */
+typedef struct {
+    int64_t channel, groups; /* the first channel; groups of LANES */
+    const uint8_t *from, *weights, *high_weights;
+    const uint8_t *next, *end; /* weights of the block after it */
+    tile_kernel *tiles[2]; /* by runs - 1 */
+} block;
+
+static block block_at(const worker *w, const step *s, int64_t index)
+{
+    int64_t lanes_of_group = padded(s->channels) / LANES / (s->blocks / s->group_blocks);
+    int64_t group = index / s->group_blocks, first = index % s->group_blocks * WIDEST_BLOCK;
+    int64_t groups = lanes_of_group - first < WIDEST_BLOCK ? 1 : WIDEST_BLOCK;
+    int64_t channel = (group * lanes_of_group + first) * LANES;
+    int64_t lane_bytes = 4 * s->taps * (s->winograd ? POSITIONS : 1), at = channel * lane_bytes;
+    block b = {.channel = channel, .groups = groups};
+    b.from = w->arena + s->from.at + group * s->group_bytes;
+    b.weights = (const uint8_t *)s->weights + at;
+    b.high_weights = s->high_weights ? (const uint8_t *)s->high_weights + at : NULL;
+    b.next = index + 1 < s->blocks ? b.weights + groups * LANES * lane_bytes : b.weights;
+    b.end = b.next + groups * LANES * lane_bytes;
+    for (int runs = 0; runs < 2; runs++)
+        b.tiles[runs] = s->integers ? w->by->integers[s->run - 1][runs][groups - 1]
+                                    : w->by->floats[s->run - 1][runs][groups - 1];
+    return b;
+}
+
+/* A run of pixels: its row, and its first pixel. */
+typedef struct {
+    int64_t y, x;
+} place_of_run;
+
+static place_of_run next_run(const step *s, place_of_run at)
+{
+    if (at.x + s->run >= s->columns)
+        return (place_of_run){at.y + 1, 0};
+    /* The last run of a row begins within the one before. */
+    return (place_of_run){at.y, at.x + 2 * s->run <= s->columns ? at.x + s->run : s->columns - s->run};
+}
+
+static void convolve_runs(
+    const worker *w, const step *s, const finishing *f, const block *b, const place_of_run *at,
+    int64_t runs, int64_t ring_rows, const uint8_t *ahead)
+{
+    int32_t sums[TILE_NUMBERS], high[TILE_NUMBERS];
+    int64_t row = s->stride_y * s->from.row, pixel = s->stride_x * s->from.pixel;
+    const uint8_t *first = b->from + at[0].y * row + at[0].x * pixel;
+    const uint8_t *second = runs > 1 ? b->from + at[1].y * row + at[1].x * pixel : first;
+    tile_kernel *tile = b->tiles[runs - 1];
+    tile(sums, first, second, pixel, s->offsets, s->taps, s->narrow_run, b->weights, ahead);
+    if (b->high_weights) {
+        tile(high, first, second, pixel, s->offsets, s->taps, s->narrow_run, b->high_weights, ahead);
+        for (int64_t i = 0; i < runs * s->run * b->groups * LANES; i++)
+            sums[i] = (int32_t)((uint32_t)sums[i] + (uint32_t)high[i] * 256u);
+    }
+    for (int64_t i = 0; i < runs; i++) {
+        const int32_t *part = sums + i * s->run * b->groups * LANES;
+        if (s->trace)
+            write_trace(s, part, s->run, b->groups, b->channel, at[i].y, at[i].x);
+        w->by->finish(
+            f, w->arena, part, b->groups * LANES * 4, (int)s->integers, s->run, b->groups,
+            b->channel, ring_rows ? at[i].y % ring_rows : at[i].y, at[i].x);
+    }
+}
+
+/* The same of a Winograd convolution: a tile of each plane, then 2 x 2 pixels of their sums. */
+static void convolve_planes(
+    const worker *w, const step *s, const finishing *f, const block *b, const place_of_run *at,
+    int64_t runs, const uint8_t *ahead)
+{
+    int32_t sums[POSITIONS * TILE_NUMBERS], pixels[4 * TILE_NUMBERS];
+    int64_t count = runs * s->run, numbers = count * b->groups * LANES, pixel = s->from.pixel;
+    const uint8_t *first = b->from + at[0].y * s->from.row + at[0].x * pixel;
+    const uint8_t *second = runs > 1 ? b->from + at[1].y * s->from.row + at[1].x * pixel : first;
+    for (int64_t i = 0; i < POSITIONS; i++)
+        b->tiles[runs - 1](
+            sums + i * numbers, first + i * s->planes, second + i * s->planes, pixel, s->offsets,
+            s->taps, s->narrow_run, b->weights + i * s->taps * b->groups * LANES * 4,
+            ahead + i * s->taps * 64);
+    w->by->collect(sums, count, b->groups, s->corrections + b->channel, s->channels, pixels);
+    for (int64_t i = 0; i < runs; i++)
+        for (int64_t row = 0; row < 2; row++) {
+            const int32_t *part = pixels + (row * 2 * count + i * 2 * s->run) * b->groups * LANES;
+            int64_t y = 2 * at[i].y + row, x = 2 * at[i].x;
+            int64_t inside = s->width - x < 2 * s->run ? s->width - x : 2 * s->run;
+            if (y >= s->height)
+                continue;
+            if (s->trace)
+                write_trace(s, part, inside, b->groups, b->channel, y, x);
+            w->by->finish(
+                f, w->arena, part, b->groups * LANES * 4, 1, inside, b->groups, b->channel, y, x);
+        }
+}
+
+static void spread_rows(const worker *w, const step *s)
+{
+    for (int64_t y = share(w, s->rows, w->part); y < share(w, s->rows, w->part + 1); y++)
+        for (int64_t x = 0; x < s->columns; x++)
+            w->by->spread(
+                w->arena + s->from.at + 2 * y * s->from.row + 2 * x * s->from.pixel, s->from.row,
+                s->from.pixel, s->channels, (int)s->offset,
+                w->arena + s->finish.to.at + y * s->finish.to.row + x * s->finish.to.pixel,
+                s->planes);
+}
+
+/* Some runs of a block, two by two. The first tiles fetch the weights of the block after it. */
+static void convolve_block(
+    const worker *w, const step *s, const finishing *f, int64_t index, place_of_run from,
+    int64_t runs, int64_t ring_rows)
+{
+    block b = block_at(w, s, index);
+    const uint8_t *ahead = b.next;
+    int64_t fetched = 64 * s->taps * (s->winograd ? POSITIONS : 1);
+    while (runs > 0) {
+        place_of_run pair[2] = {from, next_run(s, from)};
+        if (s->winograd)
+            convolve_planes(w, s, f, &b, pair, runs > 1 ? 2 : 1, ahead);
+        else
+            convolve_runs(w, s, f, &b, pair, runs > 1 ? 2 : 1, ring_rows, ahead);
+        from = next_run(s, pair[1]);
+        runs -= 2;
+        ahead = ahead + fetched < b.end ? ahead + fetched : b.weights;
+    }
+}
+
+static void convolve(const worker *w, const step *s)
+{
+    int64_t runs_of_row = (s->columns + s->run - 1) / s->run, runs = runs_of_row * s->rows;
+    int64_t pairs = (runs + 1) / 2, end = share(w, pairs * s->blocks, w->part + 1);
+    for (int64_t i = share(w, pairs * s->blocks, w->part); i < end;) {
+        int64_t index = i / pairs, run = i % pairs * 2;
+        int64_t last = end - index * pairs < pairs ? (end - index * pairs) * 2 : runs;
+        int64_t x = run % runs_of_row * s->run;
+        place_of_run from = {run / runs_of_row, x <= s->columns - s->run ? x : s->columns - s->run};
+        convolve_block(w, s, &s->finish, index, from, last - run, 0);
+        i = (index + 1) * pairs;
+    }
+}
+
+static void convolve_row(const worker *w, const step *s, const finishing *f, int64_t y, int64_t ring)
+{
+    int64_t runs = (s->columns + s->run - 1) / s->run;
+    for (int64_t index = 0; index < s->blocks; index++)
+        convolve_block(w, s, f, index, (place_of_run){y, 0}, runs, ring);
+}
+
+/* --- rows of other steps --------------------------------------------------------------------- */
+
+static void maximum_row(
+    const worker *w, const step *s, const uint8_t *from, const view *v, int64_t ring, int64_t y, int64_t height,
+    int64_t width, float *to)
+{
+    int64_t channels = padded(s->channels);
+    for (int64_t x = 0; x < s->pool_width; x++, to += channels) {
+        int started = 0;
+        for (int64_t i = 0; i < s->pool_kernel_y; i++) {
+            int64_t row = y * s->pool_stride_y + i - s->pool_pad_y;
+            if (row < 0 || row >= height)
+                continue;
+            for (int64_t j = 0; j < s->pool_kernel_x; j++) {
+                int64_t column = x * s->pool_stride_x + j - s->pool_pad_x;
+                if (column < 0 || column >= width)
+                    continue;
+                const float *a =
+                    (const float *)(from + (ring ? row % ring : row) * v->row + column * v->pixel);
+                if (!started)
+                    memcpy(to, a, (size_t)channels * 4);
+                else
+                    w->by->maximum(to, a, channels);
+                started = 1;
+            }
+        }
+        if (!started) /* a window of padding alone, which is minus infinity */
+            for (int64_t c = 0; c < channels; c++)
+                to[c] = -__builtin_inff();
+    }
+}
+
+static void mean_row(const step *s, const uint8_t *arena, int64_t y, float *to)
+{
+    int64_t channels = padded(s->channels);
+    double count = (double)(s->kernel_y * s->kernel_x);
+    for (int64_t x = 0; x < s->width; x++, to += channels)
+        for (int64_t first = 0; first < channels; first += LANES) {
+            double sum[LANES] = {0};
+            for (int64_t i = 0; i < s->kernel_y; i++)
+                for (int64_t j = 0; j < s->kernel_x; j++) {
+                    const float *a = (const float *)(arena + s->from.at +
+                                                     (y * s->stride_y + i) * s->from.row +
+                                                     (x * s->stride_x + j) * s->from.pixel);
+                    for (int c = 0; c < LANES; c++)
+                        sum[c] += a[first + c];
+                }
+            for (int c = 0; c < LANES; c++)
+                to[first + c] = (float)(sum[c] / count);
+        }
+}
+
+/* Weights [tap][padded channels]: int32 of levels, or floats; `offsets` without channels. */
+static void depthwise_row(const step *s, const uint8_t *arena, int64_t y, void *to)
+{
+    int64_t channels = padded(s->channels);
+    for (int64_t x = 0; x < s->width; x++) {
+        const uint8_t *from = arena + s->from.at + y * s->stride_y * s->from.row +
+                              x * s->stride_x * s->from.pixel;
+        for (int64_t first = 0; first < channels; first += LANES) {
+            int32_t whole[LANES] = {0};
+            float sum[LANES] = {0};
+            for (int64_t tap = 0; tap < s->taps; tap++) {
+                const uint8_t *a = from + s->offsets[tap];
+                int64_t at = tap * channels + first;
+                if (s->integers)
+                    for (int c = 0; c < LANES; c++)
+                        whole[c] += a[first + c] * ((const int32_t *)s->weights)[at + c];
+                else
+                    for (int c = 0; c < LANES; c++)
+                        sum[c] += ((const float *)a)[first + c] * ((const float *)s->weights)[at + c];
+            }
+            memcpy((float *)to + x * channels + first, s->integers ? (void *)whole : sum, sizeof sum);
+        }
+    }
+}
+
+static void repeat_row(const step *s, const uint8_t *arena, int64_t y, float *to)
+{
+    int64_t channels = padded(s->channels);
+    const uint8_t *row = arena + s->from.at + y / s->kernel_y * s->from.row;
+    for (int64_t x = 0; x < s->width; x++)
+        memcpy(to + x * channels, row + x / s->kernel_x * s->from.pixel, (size_t)channels * 4);
+}
+
+static void unroll(const step *s, const uint8_t *arena, float *to)
+{
+    int64_t inputs = s->channels / (s->input_height * s->input_width), at = 0;
+    for (int64_t c = 0; c < inputs; c++)
+        for (int64_t y = 0; y < s->input_height; y++)
+            for (int64_t x = 0; x < s->input_width; x++)
+                memcpy(to + at++, arena + s->from.at + y * s->from.row + x * s->from.pixel + 4 * c, 4);
+    memset(to + at, 0, (size_t)(padded(s->channels) - at) * 4);
+}
+
+static void rows(const worker *w, const step *s)
+{
+    int64_t channels = padded(s->channels);
+    for (int64_t y = share(w, s->height, w->part); y < share(w, s->height, w->part + 1); y++) {
+        const uint8_t *sums = w->scratch;
+        int64_t pixel = channels * 4;
+        if (s->kind == APPLY) {
+            sums = w->arena + s->from.at + y * s->from.row;
+            pixel = s->from.pixel;
+        } else if (s->kind == MAXIMUM)
+            maximum_row(
+                w, s, w->arena + s->from.at, &s->from, 0, y, s->input_height, s->input_width,
+                (float *)w->scratch);
+        else if (s->kind == MEAN)
+            mean_row(s, w->arena, y, (float *)w->scratch);
+        else if (s->kind == DEPTHWISE)
+            depthwise_row(s, w->arena, y, w->scratch);
+        else if (s->kind == REPEAT)
+            repeat_row(s, w->arena, y, (float *)w->scratch);
+        else
+            unroll(s, w->arena, (float *)w->scratch);
+        if (s->trace)
+            write_trace(s, (const int32_t *)sums, s->width, channels / LANES, 0, y, 0);
+        w->by->finish(
+            &s->finish, w->arena, sums, pixel, s->kind == DEPTHWISE && s->integers, s->width,
+            channels / LANES, 0, y, 0);
+    }
+}
+
+/* A convolution whose rows go to a ring, from which the pool after it takes its windows. */
+static void convolve_and_pool(const worker *w, const step *s)
+{
+    finishing f = s->finish;
+    uint8_t *pooled = w->scratch + s->ring_bytes;
+    int64_t channels = padded(s->channels), next = 0;
+    f.to.at = w->scratch - w->arena;
+    if (s->trace) /* also the sums of rows that no window reaches */
+        for (int64_t y = share(w, s->height, w->part); y < share(w, s->height, w->part + 1); y++)
+            convolve_row(w, s, &f, y, s->pool_kernel_y);
+    for (int64_t y = share(w, s->pool_height, w->part); y < share(w, s->pool_height, w->part + 1); y++) {
+        int64_t first = y * s->pool_stride_y - s->pool_pad_y, last = first + s->pool_kernel_y;
+        next = next > first ? next : first > 0 ? first : 0;
+        for (; next < last && next < s->height; next++)
+            convolve_row(w, s, &f, next, s->pool_kernel_y);
+        maximum_row(
+            w, s, w->scratch, &f.to, s->pool_kernel_y, y, s->height, s->width, (float *)pooled);
+        w->by->finish(
+            &s->after, w->arena, pooled, channels * 4, 0, s->pool_width, channels / LANES, 0, y, 0);
+    }
+}
+
+static void load(const worker *w, const step *s)
+{
+    const view *to = &s->finish.to;
+    for (int64_t y = share(w, s->height, w->part); y < share(w, s->height, w->part + 1); y++)
+        for (int64_t c = 0; c < s->channels; c++) {
+            const float *from = w->image + (c * s->height + y) * s->width;
+            uint8_t *row = w->arena + to->at + y * to->row;
+            if (s->planes)
+                memcpy(row + c * s->planes, from, (size_t)s->width * 4);
+            else
+                for (int64_t x = 0; x < s->width; x++)
+                    memcpy(row + x * to->pixel + 4 * c, from + x, 4);
+        }
+    if (s->planes && w->part == 0)
+        for (int64_t c = 0; c < s->channels; c++) {
+            view plane = *to;
+            plane.at += c * s->planes;
+            clear_border(w->arena, &plane, &s->finish.border);
+        }
+}
+
+static void place(const worker *w, const step *s)
+{
+    const view *to = &s->finish.to;
+    for (int64_t y = share(w, s->height, w->part); y < share(w, s->height, w->part + 1); y++)
+        for (int64_t x = 0; x < s->width; x++)
+            memcpy(
+                w->arena + to->at + y * to->row + x * to->pixel,
+                w->arena + s->from.at + y * s->from.row + x * s->from.pixel, (size_t)s->channels * 4);
+}
+
+static void run_step(const worker *w, const step *s)
+{
+    if (w->part == 0 && !(s->kind == LOAD && s->planes)) {
+        if (!s->pooled)
+            clear_borders(w->arena, &s->finish);
+        else
+            clear_borders(w->arena, &s->after);
+    }
+    if (s->kind == LOAD)
+        load(w, s);
+    else if (s->kind == PLACE)
+        place(w, s);
+    else if (s->kind == SPREAD)
+        spread_rows(w, s);
+    else if (s->kind == CONVOLVE && s->pooled)
+        convolve_and_pool(w, s);
+    else if (s->kind == CONVOLVE)
+        convolve(w, s);
+    else
+        rows(w, s);
+}
+
+/* --- threads --------------------------------------------------------------------------------- */
+
+typedef struct {
+    worker w;
+    const step *steps;
+    int64_t begin, end, images, image_floats, output_floats;
+    const float *pixels;
+    float *outputs;
+    view output;
+    atomic_long *arrived;
+} job;
+
+/* Wait until every thread came here as often as this one. */
+static void meet(const job *j, long *times)
+{
+    if (j->w.parts == 1)
+        return;
+    long all = ++*times * (long)j->w.parts;
+    atomic_fetch_add_explicit(j->arrived, 1, memory_order_acq_rel);
+    for (int spins = 0; atomic_load_explicit(j->arrived, memory_order_acquire) < all; spins++)
+        if (spins > SPINS)
+            sched_yield();
+}
+
+static void *work(void *given)
+{
+    job *j = given;
+    long times = 0;
+    for (int64_t i = 0; i < j->images; i++) {
+        j->w.image = j->pixels + i * j->image_floats;
+        for (int64_t k = j->begin; k < j->end; k++) {
+            run_step(&j->w, &j->steps[k]);
+            meet(j, &times);
+        }
+        if (j->w.part == 0 && j->outputs)
+            memcpy(
+                j->outputs + i * j->output_floats, j->w.arena + j->output.at,
+                (size_t)j->output_floats * 4);
+        meet(j, &times);
+    }
+    return NULL;
+}
+
+/* --- what the library exports ---------------------------------------------------------------- */
+
+size_t apot_fast_step_bytes(void) { return sizeof(step); }
+
+static const kernels *kernels_at(int index)
+{
+    typedef const kernels *getter(void);
+    getter *const all[] = {
+        apot_avx512_vbmi, apot_avx512, apot_avx_vnni, apot_avx2, apot_neon, apot_plain};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        const kernels *found = all[i]();
+        if (found && index-- == 0)
+            return found;
+    }
+    return NULL;
+}
+
+const char *apot_fast_kernels(int index)
+{
+    const kernels *found = kernels_at(index);
+    return found ? found->name : NULL;
+}
+
+int apot_fast_run(
+    const step *steps, int64_t begin, int64_t end, int64_t images, const float *pixels,
+    int64_t image_floats, float *outputs, int64_t output_floats, view output, uint8_t *arena,
+    int64_t scratch, int64_t scratch_bytes, int64_t threads, int kernel)
+{
+    job jobs[MOST_THREADS];
+    pthread_t others[MOST_THREADS];
+    atomic_long arrived = 0;
+    const kernels *by = kernels_at(kernel);
+    if (!by || threads < 1 || threads > MOST_THREADS)
+        return 1;
+    for (int64_t i = 0; i < threads; i++) {
+        worker w = {by, arena, arena + scratch + i * scratch_bytes, pixels, i, threads};
+        jobs[i] = (job){w, steps, begin, end, images, image_floats, output_floats, pixels,
+                        outputs, output, &arrived};
+    }
+    int64_t started = 1;
+    while (started < threads && !pthread_create(&others[started], NULL, work, &jobs[started]))
+        started++;
+    if (started < threads) { /* fewer than asked for: nobody waits for those that are missing */
+        atomic_fetch_add(&arrived, (long)1 << 40);
+        for (int64_t i = 1; i < started; i++)
+            pthread_join(others[i], NULL);
+        return 2;
+    }
+    work(&jobs[0]);
+    for (int64_t i = 1; i < threads; i++)
+        pthread_join(others[i], NULL);
+    return 0;
+}

@@ -1,0 +1,145 @@
+/* Steps of a lowered network and the kernels that run them. `_steps.py` has the same layouts.
+ *
+ * Values lie in one arena, row by row, channels innermost and padded to a multiple of 16 (LANES).
+ * Addresses of values are offsets into the arena; addresses of constants are pointers. */
+#ifndef APOT_FAST_H
+#define APOT_FAST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define LANES 16
+#define LONGEST_RUN 7 /* pixels of one row that a tile holds; a tile has one or two such runs */
+#define WIDEST_BLOCK 2 /* groups of LANES output channels that a tile holds */
+#define TILE_NUMBERS (2 * LONGEST_RUN * WIDEST_BLOCK * LANES)
+#define PROJECTIONS 2
+#define POSITIONS 16 /* planes of a Winograd convolution */
+
+/* Where a value lies: bytes from the arena's start to its first pixel, between rows, pixels. */
+typedef struct {
+    int64_t at, row, pixel;
+} view;
+
+/* Zeros around a value: rows above and below, pixels left and right. */
+typedef struct {
+    int64_t height, width, rows, columns, bytes; /* of the value; of the border; of a pixel */
+} frame;
+
+enum table_kind { UNIFORM = 0, SHUFFLED = 1, INDEXED = 2 };
+
+/* Floats to levels: table[floor(clip(x * scale, 0, last))]. */
+typedef struct {
+    view to;
+    frame border;
+    const uint8_t *table; /* a multiple of 64 bytes; a UNIFORM one has (i + 1) / 2 */
+    int64_t kind, chunks; /* runs of 64 bytes of the table, 1 to 4 where it is SHUFFLED */
+    float scale, last;
+    int64_t below; /* whether x can be below 0 */
+} projection;
+
+/* What happens to a sum: scale, bias, another value, bounds, then where it goes. */
+typedef struct {
+    const float *scale, *bias; /* by channel; NULL: neither */
+    int64_t has_addend, bounds, stored, projections;
+    view addend, to;
+    frame border;
+    projection levels[PROJECTIONS];
+    float low, high; /* bounds 1: low alone; 2: both */
+} finishing;
+
+enum step_kind {
+    LOAD = 0,      /* the caller's image, planes of rows, to planes or to pixels */
+    CONVOLVE = 1,  /* levels or floats through tiles */
+    DEPTHWISE = 2, /* one input channel an output channel */
+    APPLY = 3,     /* only what follows a sum */
+    MAXIMUM = 4,
+    MEAN = 5,
+    REPEAT = 6, /* pixels over blocks */
+    PLACE = 7,  /* channels to a place among others */
+    UNROLL = 8, /* channels, rows, columns to channels of one pixel */
+    SPREAD = 9  /* levels to the 16 planes of a convolution that is `winograd` */
+};
+
+typedef struct {
+    int64_t kind;
+    int64_t integers;                        /* levels times int8 weights, or floats */
+    int64_t height, width, channels;         /* of the output; of a LOAD the image's */
+    int64_t input_height, input_width;       /* where windows are cut at the edge */
+    view from;                               /* the input; of a convolution's border's corner */
+    int64_t stride_y, stride_x;
+    int64_t kernel_y, kernel_x, pad_y, pad_x; /* windows of pools; factors of REPEAT */
+    const int32_t *offsets;                  /* bytes from a pixel's window to each tap */
+    int64_t taps;                            /* of offsets; four levels, or one float, a tap */
+    const void *weights;                     /* [block][tap][LANES x groups][4 or 1] */
+    const void *high_weights;                /* their multiples of 256, or NULL */
+    int64_t group_blocks, group_bytes;       /* blocks of the same input channels; to the next */
+    int64_t blocks, run;                     /* blocks of channels; pixels of a run */
+    int64_t narrow_run;                      /* taps whose pair sums fit int16; 0: not even one */
+    int64_t planes;                          /* bytes between planes; LOAD: 0 is to pixels */
+    int64_t rows, columns;                   /* of what a tile computes: pixels, or 2 x 2 of them */
+    int64_t winograd, offset;                /* 1: 16 planes to 2 x 2 pixels; of their levels */
+    const int32_t *corrections;              /* what the offsets add, negated: [4][channels] */
+    void *trace;                             /* the sums [height, width, channels], or NULL */
+    finishing finish;
+    int64_t pooled;    /* MAXIMUM of the finished rows, which lie in a ring, then `after` */
+    int64_t pool_height, pool_width, pool_kernel_y, pool_kernel_x, pool_stride_y, pool_stride_x;
+    int64_t pool_pad_y, pool_pad_x, ring_bytes;
+    finishing after;
+} step;
+
+/* Sums of one or two runs of pixels, [pixel][channel]. `ahead`: weights that are wanted soon, a
+ * cache line a tap. */
+typedef void tile_kernel(
+    void *sums, const uint8_t *first, const uint8_t *second, ptrdiff_t pixel,
+    const int32_t *offsets, int64_t taps, int64_t narrow_run, const void *weights,
+    const uint8_t *ahead);
+
+/* What follows the sums of pixels of one row, for some groups of LANES channels. */
+typedef void finish_kernel(
+    const finishing *finish, uint8_t *arena, const void *sums, ptrdiff_t pixel, int integers,
+    int64_t pixels, int64_t groups, int64_t channel, int64_t y, int64_t x);
+
+/* Larger of two numbers each, into the first. */
+typedef void maximum_kernel(float *to, const float *other, int64_t count);
+
+/* The transforms of `winograd.h`. */
+typedef void spread_kernel(
+    const uint8_t *from, ptrdiff_t row, ptrdiff_t pixel, int64_t channels, int offset, uint8_t *to,
+    ptrdiff_t plane);
+typedef void collect_kernel(
+    const int32_t *sums, int64_t pixels, int64_t groups, const int32_t *corrections,
+    int64_t channels, int32_t *to);
+
+/* Kernels of one kind of processor: tiles by pixels of a run - 1, runs - 1, groups - 1. */
+typedef struct {
+    const char *name;
+    tile_kernel *integers[LONGEST_RUN][2][WIDEST_BLOCK];
+    tile_kernel *floats[LONGEST_RUN][2][WIDEST_BLOCK];
+    finish_kernel *finish;
+    maximum_kernel *maximum;
+    spread_kernel *spread;
+    collect_kernel *collect;
+} kernels;
+
+/* Those of a file, or NULL where the compiler or the processor lacks the instructions. */
+const kernels *apot_plain(void);
+const kernels *apot_avx2(void);
+const kernels *apot_avx_vnni(void);
+const kernels *apot_avx512_vbmi(void);
+const kernels *apot_avx512(void);
+const kernels *apot_neon(void);
+
+/* --- what the library exports ------------------------------------------------------------------ */
+
+size_t apot_fast_step_bytes(void);
+
+/* Name of the kernels of an index, NULL behind the last; the first are the fastest. */
+const char *apot_fast_kernels(int index);
+
+/* Run steps [begin, end) on images one after the other; 0, or an error number. */
+int apot_fast_run(
+    const step *steps, int64_t begin, int64_t end, int64_t images, const float *pixels,
+    int64_t image_floats, float *outputs, int64_t output_floats, view output, uint8_t *arena,
+    int64_t scratch, int64_t scratch_bytes, int64_t threads, int kernel);
+
+#endif

@@ -1,0 +1,182 @@
+/* 512-bit kernels: 64 products of levels and weights an instruction. Tables of levels are permuted
+ * by bytes where the including file has VBMI, else by pairs of bytes. */
+#include "apot_fast.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define LINE 64 /* bytes of a cache line */
+
+INLINE void integer_tile(
+    int pixels, int runs, int groups, void *sums, const uint8_t *first, const uint8_t *second,
+    ptrdiff_t pixel, const int32_t *offsets, int64_t taps, int64_t narrow_run, const void *weights,
+    const uint8_t *ahead)
+{
+    __m512i sum[2 * LONGEST_RUN][WIDEST_BLOCK];
+    const int8_t *w = weights;
+    int32_t *to = sums;
+    (void)narrow_run;
+#pragma GCC unroll 14
+    for (int p = 0; p < pixels * runs; p++)
+        sum[p][0] = sum[p][1] = _mm512_setzero_si512();
+    for (int64_t tap = 0; tap < taps; tap++) {
+        const uint8_t *a = first + offsets[tap], *b = second + offsets[tap];
+        __m512i low = _mm512_loadu_si512(w), high = low;
+        _mm_prefetch((const char *)(ahead + tap * LINE), _MM_HINT_T1);
+        if (groups > 1)
+            high = _mm512_loadu_si512(w + 64);
+        w += 64 * groups;
+#pragma GCC unroll 14
+        for (int p = 0; p < pixels * runs; p++) {
+            int32_t four;
+            memcpy(&four, p < pixels ? a + p * pixel : b + (p - pixels) * pixel, sizeof four);
+            __m512i levels = _mm512_set1_epi32(four);
+            sum[p][0] = _mm512_dpbusd_epi32(sum[p][0], levels, low);
+            if (groups > 1)
+                sum[p][1] = _mm512_dpbusd_epi32(sum[p][1], levels, high);
+        }
+    }
+#pragma GCC unroll 14
+    for (int p = 0; p < pixels * runs; p++)
+#pragma GCC unroll 2
+        for (int g = 0; g < groups; g++)
+            _mm512_storeu_si512(to + (p * groups + g) * LANES, sum[p][g]);
+}
+
+INLINE void float_tile(
+    int pixels, int runs, int groups, void *sums, const uint8_t *first, const uint8_t *second,
+    ptrdiff_t pixel, const int32_t *offsets, int64_t taps, const void *weights, const uint8_t *ahead)
+{
+    __m512 sum[2 * LONGEST_RUN][WIDEST_BLOCK];
+    const float *w = weights;
+    float *to = sums;
+#pragma GCC unroll 14
+    for (int p = 0; p < pixels * runs; p++)
+        sum[p][0] = sum[p][1] = _mm512_setzero_ps();
+    for (int64_t tap = 0; tap < taps; tap++) {
+        const uint8_t *a = first + offsets[tap], *b = second + offsets[tap];
+        __m512 low = _mm512_loadu_ps(w), high = low;
+        _mm_prefetch((const char *)(ahead + tap * LINE), _MM_HINT_T1);
+        if (groups > 1)
+            high = _mm512_loadu_ps(w + LANES);
+        w += LANES * groups;
+#pragma GCC unroll 14
+        for (int p = 0; p < pixels * runs; p++) {
+            float one;
+            memcpy(&one, p < pixels ? a + p * pixel : b + (p - pixels) * pixel, sizeof one);
+            __m512 value = _mm512_set1_ps(one);
+            sum[p][0] = _mm512_fmadd_ps(value, low, sum[p][0]);
+            if (groups > 1)
+                sum[p][1] = _mm512_fmadd_ps(value, high, sum[p][1]);
+        }
+    }
+#pragma GCC unroll 14
+    for (int p = 0; p < pixels * runs; p++)
+#pragma GCC unroll 2
+        for (int g = 0; g < groups; g++)
+            _mm512_storeu_ps(to + (p * groups + g) * LANES, sum[p][g]);
+}
+
+/* Entries of up to 128 bytes of a table, each in the lowest byte of its 32 bits. */
+INLINE __m512i looked_up(__m512i index, __m512i low, __m512i high)
+{
+#ifdef __AVX512VBMI__
+    return _mm512_permutex2var_epi8(low, index, high);
+#else
+    __m512i pairs = _mm512_permutex2var_epi16(low, _mm512_srli_epi32(index, 1), high);
+    __m512i odd = _mm512_slli_epi32(_mm512_and_si512(index, _mm512_set1_epi32(1)), 3);
+    return _mm512_srlv_epi32(_mm512_and_si512(pairs, _mm512_set1_epi32(0xffff)), odd);
+#endif
+}
+
+INLINE __m128i project(const projection *by, __m512 x, const __m512i *table)
+{
+    x = _mm512_mul_ps(x, _mm512_set1_ps(by->scale));
+    if (by->below)
+        x = _mm512_max_ps(x, _mm512_setzero_ps());
+    __m512i index = _mm512_cvttps_epi32(_mm512_min_ps(x, _mm512_set1_ps(by->last)));
+    if (by->kind == UNIFORM)
+        index = _mm512_srli_epi32(_mm512_add_epi32(index, _mm512_set1_epi32(1)), 1);
+    else if (by->kind == SHUFFLED) {
+        __m512i level = looked_up(index, table[0], table[1]);
+        if (by->chunks > 2) {
+            __mmask16 above = _mm512_cmpgt_epi32_mask(index, _mm512_set1_epi32(127));
+            __m512i rest = _mm512_and_si512(index, _mm512_set1_epi32(127));
+            level = _mm512_mask_blend_epi32(above, level, looked_up(rest, table[2], table[3]));
+        }
+        index = level;
+    } else {
+        int32_t indices[LANES];
+        _mm512_storeu_si512(indices, index);
+        for (int lane = 0; lane < LANES; lane++)
+            indices[lane] = by->table[indices[lane]];
+        index = _mm512_loadu_si512(indices);
+    }
+    return _mm512_cvtepi32_epi8(index);
+}
+
+INLINE void load_table(const projection *by, __m512i *table)
+{
+    if (by->kind == SHUFFLED)
+        for (int chunk = 0; chunk < 4; chunk++)
+            table[chunk] = _mm512_loadu_si512(by->table + 64 * (chunk < by->chunks ? chunk : 0));
+}
+
+static void finish_row(
+    const finishing *f, uint8_t *arena, const void *sums, ptrdiff_t pixel, int integers,
+    int64_t pixels, int64_t groups, int64_t channel, int64_t y, int64_t x)
+{
+    const uint8_t *addend = arena + f->addend.at + y * f->addend.row + x * f->addend.pixel;
+    uint8_t *to = arena + f->to.at + y * f->to.row + x * f->to.pixel;
+    const projection *one = &f->levels[0], *two = &f->levels[1];
+    uint8_t *first = arena + one->to.at + y * one->to.row + x * one->to.pixel + channel;
+    uint8_t *second = arena + two->to.at + y * two->to.row + x * two->to.pixel + channel;
+    __m512i first_table[4] = {0}, second_table[4] = {0};
+    if (f->projections > 0)
+        load_table(one, first_table);
+    if (f->projections > 1)
+        load_table(two, second_table);
+    __m512 low = _mm512_set1_ps(f->low), high = _mm512_set1_ps(f->high);
+    for (int64_t g = 0; g < groups; g++) {
+        int64_t c = channel + g * LANES;
+        __m512 scale = low, bias = low;
+        if (f->scale) {
+            scale = _mm512_loadu_ps(f->scale + c);
+            bias = _mm512_loadu_ps(f->bias + c);
+        }
+        for (int64_t p = 0; p < pixels; p++) {
+            const uint8_t *from = (const uint8_t *)sums + p * pixel + g * LANES * 4;
+            __m512 v = integers ? _mm512_cvtepi32_ps(_mm512_loadu_si512(from))
+                                : _mm512_loadu_ps(from);
+            if (f->scale)
+                v = _mm512_add_ps(_mm512_mul_ps(v, scale), bias);
+            if (f->has_addend)
+                v = _mm512_add_ps(v, _mm512_loadu_ps(addend + p * f->addend.pixel + 4 * c));
+            if (f->bounds)
+                v = _mm512_max_ps(v, low);
+            if (f->bounds > 1)
+                v = _mm512_min_ps(v, high);
+            if (f->stored)
+                _mm512_storeu_ps(to + p * f->to.pixel + 4 * c, v);
+            if (f->projections > 0)
+                _mm_storeu_si128(
+                    (__m128i *)(first + p * one->to.pixel + g * LANES),
+                    project(one, v, first_table));
+            if (f->projections > 1)
+                _mm_storeu_si128(
+                    (__m128i *)(second + p * two->to.pixel + g * LANES),
+                    project(two, v, second_table));
+        }
+    }
+}
+
+static void maximum(float *to, const float *other, int64_t count)
+{
+    for (int64_t i = 0; i < count; i += LANES)
+        _mm512_storeu_ps(
+            to + i, _mm512_max_ps(_mm512_loadu_ps(other + i), _mm512_loadu_ps(to + i)));
+}
+
+#include "tiles.h"
+#include "winograd.h"
