@@ -21,6 +21,7 @@ _SIDE_NAMES = {
     "ort-cpu": "ONNX Runtime",
     "ort-cuda": "ONNX Runtime on CUDA",
     "openvino": "OpenVINO",
+    "native": "native kernels",
     "oracle": "the oracle",
     "packed": "the packed file's reader",
 }

@@ -61,7 +61,7 @@ def verify(
         str,
         typer.Option(
             help="What is compared with the original, the export of the verdict first: any of "
-            "ort, ort-cpu, ort-cuda, openvino, oracle, packed.",
+            "ort, ort-cpu, ort-cuda, openvino, native, oracle, packed.",
         ),
     ] = "ort",
     backends: Annotated[

@@ -32,14 +32,14 @@ def test_sides_are_named() -> None:
     for wrong in ("", "tensorrt", "ort,"):
         with pytest.raises(DeviceError) as caught:
             parse_sides(wrong, "cpu")
-        assert "ort,ort-cpu,ort-cuda,openvino,oracle,packed" in str(caught.value)
+        assert "ort,ort-cpu,ort-cuda,openvino,native,oracle,packed" in str(caught.value)
     assert ort_device("ort-cuda", "cuda:1") == "cuda:1"
     assert ort_device("ort-cpu", "cuda:1") == "cpu"
     assert ort_device("ort-cuda", "cpu") == "cuda"
 
 
 @pytest.mark.parametrize(
-    "sides", ["ort,oracle", "packed,ort-cpu", "oracle", "ort,openvino,oracle,packed"]
+    "sides", ["ort,oracle", "packed,ort-cpu", "oracle", "ort,openvino,native,oracle,packed"]
 )
 def test_every_side_agrees_with_the_original(workshop: Workshop, sides: str) -> None:
     report = workshop.verify(workshop.export, sides=sides, limit=60)

@@ -12,6 +12,7 @@ _EXECUTORS = {
     "ort-cpu": "ONNX Runtime, CPU",
     "ort-cuda": "ONNX Runtime, CUDA",
     "openvino": "OpenVINO",
+    "native": "Native kernels",
     "oracle": "Oracle, shifts and adds",
     "packed": "Packed file",
 }

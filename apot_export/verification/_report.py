@@ -69,7 +69,7 @@ class ComparedSide:
     """An executor of the export, and what it has in common with the original."""
 
     name: str
-    """ort-cpu, ort-cuda, openvino, oracle or packed."""
+    """ort-cpu, ort-cuda, openvino, native, oracle or packed."""
     side: Side
     agreement: float
     """Fraction of images for which it names the original's class."""

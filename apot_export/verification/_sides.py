@@ -18,7 +18,7 @@ from apot_export.export_directory import PACKED_MODEL
 from apot_export.network import CodedNetwork
 from apot_export.runtime import Placement, measure_placement, open_session
 
-SIDES = ("ort", "ort-cpu", "ort-cuda", "openvino", "oracle", "packed")
+SIDES = ("ort", "ort-cpu", "ort-cuda", "openvino", "native", "oracle", "packed")
 """ort: ONNX Runtime on the original's device."""
 
 
@@ -104,20 +104,27 @@ def open_sides(
     for name in names:
         if name == "oracle":
             opened.executors[name] = partial(reference.run, packed)
+        elif name == "native":
+            from apot_export.fast import compile_network
+
+            compiled = compile_network(packed, threads=threads)
+            opened.executors[name] = compiled.run
+            opened.options[name] = {"threads": threads, "kernels": compiled.kernels}
         elif name == "packed":
             opened.executors[name] = _downstream(directory / PACKED_MODEL)
         elif name == "openvino":
             from apot_export.openvino_runtime import open_openvino
 
-            compiled = open_openvino(model, threads=threads)
-            opened.executors[name] = compiled.run
-            opened.options[name] = {"version": compiled.version, **compiled.options}
+            session = open_openvino(model, threads=threads)
+            opened.executors[name] = session.run
+            opened.options[name] = {"version": session.version, **session.options}
         else:
             place = ort_device(name, device)
-            session = open_session(model, place, threads=threads)
-            opened.executors[name] = session.run
-            opened.options[name] = {"threads": threads, **session.options}
-            opened.placements[name] = (session.provider, measure_placement(model, place, image))
+            opened_session = open_session(model, place, threads=threads)
+            opened.executors[name] = opened_session.run
+            opened.options[name] = {"threads": threads, **opened_session.options}
+            placement = measure_placement(model, place, image)
+            opened.placements[name] = (opened_session.provider, placement)
     return opened
 
 

@@ -65,8 +65,9 @@ def verify(
         seed: Of that drawing.
         batch_size: Images per batch; None for a size that fits the image.
         workers: Threads that decode images ahead; None for as many as there are cores, at most 4.
-        sides: Of ort, ort-cpu, ort-cuda, openvino, oracle and packed, separated by commas: what is
-            compared with the original; the first one is the export of the verdict. None: ort.
+        sides: Of ort, ort-cpu, ort-cuda, openvino, native, oracle and packed, separated by commas:
+            what is compared with the original; the first one is the export of the verdict. None:
+            ort.
         backends: Of numpy, ort-cpu, ort-cuda and c, separated by commas: run the integer network on
             these and compare every bit of its logits; None: leave it alone.
         resume: Go on from the finished shards of an interrupted run of the same kind.
