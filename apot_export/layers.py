@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from apot_export.bitpack import Codes, unpack
 from apot_export.codebook import Codebook, distinct_levels
+from apot_export.on_demand import OnDemand
 from apot_export.planes import Planes
 
 Shape = tuple[int, ...]
@@ -135,7 +137,7 @@ class CodedLayer:
     name: str
     shape: Shape
     """Weight shape: [out, in / groups, height, width] or [out, in]."""
-    packed: NDArray[np.uint8]
+    packed: OnDemand[NDArray[np.uint8]] = OnDemand()  # noqa: RUF009 - a descriptor
     """Codes in C order, bit-packed (see `apot_export.bitpack`)."""
     codebook: Codebook
     step: float
@@ -146,10 +148,14 @@ class CodedLayer:
     """Clipping threshold of the weights as trained, sign included; None for 8-bit layers."""
     activation: ActivationQuantizer | None = None
     """Quantizer of the layer's input; None where the input stays float."""
+    decode: Callable[[], Codes] | None = None
+    """Returns the codes, flat, where they are stored in another way than `packed`."""
 
     @property
     def codes(self) -> Codes:
         """Code of every weight: uint8 (uint16 where a code has more than 8 bits), weight shape."""
+        if self.decode is not None:
+            return self.decode().reshape(self.shape)
         count = int(np.prod(self.shape, dtype=np.int64))
         return unpack(self.packed, self.codebook.bits, count).reshape(self.shape)
 
@@ -167,12 +173,14 @@ class FloatLayer:
     """A layer whose weights stay float32."""
 
     name: str
-    weight: NDArray[np.float32]
+    weight: OnDemand[NDArray[np.float32]] = OnDemand()  # noqa: RUF009 - a descriptor
+    stated_shape: Shape | None = None
+    """Its shape, where that is known before the weights are read."""
 
     @property
     def shape(self) -> Shape:
         """Weight shape."""
-        return self.weight.shape
+        return self.weight.shape if self.stated_shape is None else self.stated_shape
 
     def weights(self) -> NDArray[np.float32]:
         """Value of every weight: float32, weight shape."""

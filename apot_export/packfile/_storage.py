@@ -1,0 +1,125 @@
+"""How a layer's codes lie in the file: as they are, as digits, or entropy-coded (FORMAT.md, 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apot_export import digits, rans
+from apot_export.bitpack import Codes, pack, unpack
+from apot_export.codebook import storage_bytes
+from apot_export.layers import CodedLayer, Shape
+from apot_export.packfile import _json
+from apot_export.packfile._stored import StoredTensors
+
+_DIGITS, _ENTROPY = "digits", "entropy"
+_WORTHWHILE = 64
+"""Bytes that another storage must save: its description takes about as many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A layer's codes as the file holds them."""
+
+    content: NDArray[np.uint8]
+    storage: dict[str, Any] | None
+    """The member of the layer's description; None for the bit stream, which is the default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Functions that read a layer's codes."""
+
+    packed: Callable[[], NDArray[np.uint8]]
+    decode: Callable[[], Codes] | None
+
+
+def stored_codes(layer: CodedLayer, *, plain: bool, compress: bool) -> Written:
+    """Choose the smallest storage of a layer's codes.
+
+    Args:
+        layer: The layer.
+        plain: Keep the bit stream, which the integer program reads.
+        compress: Entropy coding, too, may be chosen.
+    """
+    best = Written(content=layer.packed, storage=None)
+    if plain:
+        return best
+    codes, bits = layer.codes, layer.codebook.bits
+    used = np.flatnonzero(np.bincount(codes.reshape(-1))).tolist()
+    if digits.LEAST_BASE <= len(used) <= digits.MOST_BASE:
+        size = digits.digit_bytes(len(used), codes.size)
+        if size + _WORTHWHILE <= best.content.size:
+            storage: dict[str, Any] = {"kind": _DIGITS, "codes": used}
+            best = Written(content=digits.encode_digits(codes, used), storage=storage)
+    if compress:
+        stream, coding = rans.encode(codes, bits)
+        readable = rans.problem(stream.size, bits, codes.size, coding) is None
+        if readable and stream.size + _WORTHWHILE <= best.content.size:
+            storage = {"kind": _ENTROPY, "precision": coding.precision, "lanes": coding.lanes}
+            best = Written(content=stream, storage=storage)
+    return best
+
+
+def found_codes(layer: str, storage: Any, tensors: StoredTensors, shape: Shape, bits: int) -> Found:
+    """Check what is said of a layer's codes, and return how to read them, which reads nothing yet.
+
+    Raises:
+        ValueError: The storage is unknown, or no tensor of this type and size has such codes.
+    """
+    name, count = f"{layer}.codes", math.prod(shape)
+    content = tensors.unread(name)
+    if content.dtype != np.uint8 or content.ndim != 1:
+        raise ValueError(f"{name}: {content.dtype} {list(content.shape)} is not what it must be")
+    if storage is None:
+        _require_size(name, content, storage_bytes(shape, bits))
+        return Found(
+            packed=tensors.deferred(name, lambda packed: _without_surplus(packed, bits, count)),
+            decode=None,
+        )
+    kind = _json.mapping(name, storage).get("kind")
+    if kind == _DIGITS:
+        _, listed = _json.fields(name, storage, "kind", "codes")
+        used = _json.integers(name, listed, most=(1 << bits) - 1)
+        if sorted(set(used)) != list(used) or not (
+            digits.LEAST_BASE <= len(used) <= digits.MOST_BASE
+        ):
+            raise ValueError(f"{name}: the codes {list(used)} are not 2 to 16 ascending ones")
+        _require_size(name, content, digits.digit_bytes(len(used), count))
+        return _decoded(
+            tensors.deferred(name, lambda found: digits.decode_digits(found, used, bits, count)),
+            bits,
+        )
+    if kind != _ENTROPY:
+        raise ValueError(f"{name}: unknown storage {kind!r}")
+    _, precision, lanes = _json.fields(name, storage, "kind", "precision", "lanes")
+    coding = rans.Coding(
+        precision=_json.integer(name, precision, rans.LEAST_PRECISION, rans.MOST_PRECISION),
+        lanes=_json.integer(name, lanes, least=1),
+    )
+    if problem := rans.problem(content.size, bits, count, coding):
+        raise ValueError(f"{name}: {problem}")
+    return _decoded(
+        tensors.deferred(name, lambda found: rans.decode(found, bits, count, coding)), bits
+    )
+
+
+def _decoded(decode: Callable[[], Codes], bits: int) -> Found:
+    return Found(packed=lambda: pack(decode(), bits), decode=decode)
+
+
+def _without_surplus(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:
+    """Return a bit stream whose filling bits are zero."""
+    tail = (count - 1) % 8 + 1
+    unpack(packed[(count - tail) * bits // 8 :], bits, tail)
+    return packed
+
+
+def _require_size(name: str, content: NDArray[Any], size: int) -> None:
+    if content.shape != (size,):
+        raise ValueError(f"{name}: {content.dtype} {list(content.shape)} is not what it must be")
