@@ -38,7 +38,8 @@ class WeightQuantizer:
     """What decides the sign of a weight of level 0, as the codes' arithmetic has it.
 
     "sign": the weight, but the threshold for a weight of exactly 0 (times sign(t), then alpha);
-    "round": the weight (rounded as it is); "added": the threshold ((q - t) + t loses the sign).
+    "round": the weight (rounded as it is); "added": the threshold ((q - t) + t loses the sign);
+    "positive": nothing, all are +0, as the user chose.
     """
     mean: np.float32 | None = None
     """Subtracted from the weights, as the original computed it; None: no normalisation."""

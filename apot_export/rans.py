@@ -26,7 +26,7 @@ CODES_OF_A_BYTE = 1024
 _LEAST_STATE = 1 << WORD_BITS
 _STATE_BYTES, _WORD_BYTES, _FREQUENCY_BYTES = 4, 2, 2
 _PRECISIONS = (4, 5, 8, 12, 16)
-"""What the encoder tries, the fastest to decode first: k = 4, 3, 2, 1 and 1 codes a turn."""
+"""What the encoder tries, the fastest to decode first: up to 4, 3, 2, 1 and 1 codes a turn."""
 _TOLERANCE = 1.001
 """How much larger a stream may be that decodes faster."""
 _BYTES_OF_A_LANE = 512
@@ -46,15 +46,14 @@ class Coding:
     lanes: int
     """Coders that take turns, at least 1."""
 
-    @property
-    def codes_of_a_turn(self) -> int:
-        """Codes that a lane decodes before it may read a word."""
-        return WORD_BITS // self.precision
+    def codes_of_a_turn(self, bits: int) -> int:
+        """Return how many codes a lane decodes before it may read a word."""
+        return WORD_BITS // max(self.precision, bits)
 
     def turns(self, bits: int, count: int) -> int:
         """Return how often every lane decodes; the codes beyond lie in the lanes' last states."""
         coded = max(0, count - WORD_BITS * self.lanes // bits)
-        return -(-coded // (self.codes_of_a_turn * self.lanes))
+        return -(-coded // (self.codes_of_a_turn(bits) * self.lanes))
 
 
 # --- encoding -------------------------------------------------------------------------------------
@@ -80,9 +79,9 @@ def encode(
     counts = np.bincount(flat, minlength=1 << bits)
     if counts.size > 1 << bits:
         raise ValueError(f"code {counts.size - 1} does not fit {bits} bits")
-    coding = _chosen(counts) if coding is None else coding
+    coding = _chosen(counts, bits) if coding is None else coding
     frequencies = _frequencies(counts, coding.precision)
-    lanes, turns, width = coding.lanes, coding.turns(bits, flat.size), coding.codes_of_a_turn
+    lanes, turns, width = coding.lanes, coding.turns(bits, flat.size), coding.codes_of_a_turn(bits)
     coded = turns * lanes * width
     states, words = _encoded(
         flat[:coded].reshape(turns, lanes, width), flat[coded:], bits, frequencies, coding
@@ -100,7 +99,7 @@ def _encoded(
     tail = pack(rest, bits)
     last[: tail.size] = tail
     states = last.view("<u2").astype(np.int64) + _LEAST_STATE
-    room = 2 * WORD_BITS - coding.precision * coding.codes_of_a_turn
+    room = 2 * WORD_BITS - coding.precision * turns.shape[-1]
     words = [np.zeros(0, dtype=np.int64)]
     for turn in turns[::-1]:
         columns = [(frequencies[codes], starts[codes]) for codes in turn.T]
@@ -114,7 +113,7 @@ def _encoded(
     return states, np.concatenate(words[::-1])
 
 
-def _chosen(counts: NDArray[np.int64]) -> Coding:
+def _chosen(counts: NDArray[np.int64], bits: int) -> Coding:
     """Choose the precision by the size of the stream, and the lanes so that numpy is fast."""
     distinct = int(np.count_nonzero(counts))
     sizes = {
@@ -125,7 +124,7 @@ def _chosen(counts: NDArray[np.int64]) -> Coding:
     least = min(sizes.values())
     precision = next(p for p, size in sizes.items() if size <= least * _TOLERANCE)
     size = int(sizes[precision])
-    width = Coding(precision=precision, lanes=1).codes_of_a_turn
+    width = Coding(precision=precision, lanes=1).codes_of_a_turn(bits)
     lanes = max(
         1,
         size // _BYTES_OF_A_LANE,
@@ -178,7 +177,7 @@ def decode(content: NDArray[np.uint8], bits: int, count: int, coding: Coding) ->
         ValueError: The stream is none of so many codes. Time and memory stay within what the size
             of the content allows, whatever it holds.
     """
-    lanes, turns, width = coding.lanes, coding.turns(bits, count), coding.codes_of_a_turn
+    lanes, turns, width = coding.lanes, coding.turns(bits, count), coding.codes_of_a_turn(bits)
     if found := problem(content.size, bits, count, coding):
         raise ValueError(found)
     table = _FREQUENCY_BYTES << bits
@@ -190,7 +189,7 @@ def decode(content: NDArray[np.uint8], bits: int, count: int, coding: Coding) ->
     words = content[head:].view("<u2").astype(np.uint32)
     if int(states.min()) < _LEAST_STATE:
         raise ValueError("a state below 2^16")
-    rows = _decoded(states, words, turns, _Steps(frequencies, coding))
+    rows = _decoded(states, words, turns, _Steps(frequencies, coding.precision, width))
     last = (states - np.uint32(_LEAST_STATE)).astype("<u4")
     if int(last.max()) >= _LEAST_STATE:
         raise ValueError("a last state that is not below 2^17")
@@ -223,9 +222,8 @@ class _Steps:
     `factors[low] * above + addends[low]`, and yields the codes `symbols[low]`.
     """
 
-    def __init__(self, frequencies: NDArray[np.uint32], coding: Coding) -> None:
+    def __init__(self, frequencies: NDArray[np.uint32], precision: int, width: int) -> None:
         """Combine the steps of the codes of a turn."""
-        precision, width = coding.precision, coding.codes_of_a_turn
         self.bits = precision * width
         slots = np.arange(1 << precision, dtype=np.uint32)
         code_of_slot = np.repeat(

@@ -96,6 +96,15 @@ def write(container: Container) -> bytes:
     return b"".join([len(header).to_bytes(_LENGTH_BYTES, "little"), header, *chunks])
 
 
+def tensor_bytes(content: bytes) -> dict[str, int]:
+    """Return the bytes of every tensor of a container that `write` made, by name."""
+    length = int.from_bytes(content[:_LENGTH_BYTES], "little")
+    entries = _json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + length].decode("ascii"))
+    del entries["__metadata__"]
+    offsets = {name: entry["data_offsets"] for name, entry in entries.items()}
+    return {name: end - begin for name, (begin, end) in offsets.items()}
+
+
 def read(path: Path) -> tuple[dict[str, str], StoredTensors]:
     """Map a file and check its header and layout; each tensor's content is checked on first use.
 

@@ -18,8 +18,8 @@ from apot_export.packfile import _json
 from apot_export.packfile._stored import StoredTensors
 
 _DIGITS, _ENTROPY = "digits", "entropy"
-_WORTHWHILE = 64
-"""Bytes that another storage must save: its description takes about as many."""
+_WORTHWHILE = 160
+"""Bytes that another storage must save: what describes and aligns it takes about as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Written:
     """A layer's codes as the file holds them."""
 
     content: NDArray[np.uint8]
-    storage: dict[str, Any] | None
+    storage: dict[str, list[int]] | None
     """The member of the layer's description; None for the bit stream, which is the default."""
 
 
@@ -55,14 +55,12 @@ def stored_codes(layer: CodedLayer, *, plain: bool, compress: bool) -> Written:
     if digits.LEAST_BASE <= len(used) <= digits.MOST_BASE:
         size = digits.digit_bytes(len(used), codes.size)
         if size + _WORTHWHILE <= best.content.size:
-            storage: dict[str, Any] = {"kind": _DIGITS, "codes": used}
-            best = Written(content=digits.encode_digits(codes, used), storage=storage)
+            best = Written(content=digits.encode_digits(codes, used), storage={_DIGITS: used})
     if compress:
         stream, coding = rans.encode(codes, bits)
         readable = rans.problem(stream.size, bits, codes.size, coding) is None
         if readable and stream.size + _WORTHWHILE <= best.content.size:
-            storage = {"kind": _ENTROPY, "precision": coding.precision, "lanes": coding.lanes}
-            best = Written(content=stream, storage=storage)
+            best = Written(content=stream, storage={_ENTROPY: [coding.precision, coding.lanes]})
     return best
 
 
@@ -82,9 +80,8 @@ def found_codes(layer: str, storage: Any, tensors: StoredTensors, shape: Shape, 
             packed=tensors.deferred(name, lambda packed: _without_surplus(packed, bits, count)),
             decode=None,
         )
-    kind = _json.mapping(name, storage).get("kind")
-    if kind == _DIGITS:
-        _, listed = _json.fields(name, storage, "kind", "codes")
+    if _DIGITS in _json.mapping(name, storage):
+        (listed,) = _json.fields(name, storage, _DIGITS)
         used = _json.integers(name, listed, most=(1 << bits) - 1)
         if sorted(set(used)) != list(used) or not (
             digits.LEAST_BASE <= len(used) <= digits.MOST_BASE
@@ -95,9 +92,8 @@ def found_codes(layer: str, storage: Any, tensors: StoredTensors, shape: Shape, 
             tensors.deferred(name, lambda found: digits.decode_digits(found, used, bits, count)),
             bits,
         )
-    if kind != _ENTROPY:
-        raise ValueError(f"{name}: unknown storage {kind!r}")
-    _, precision, lanes = _json.fields(name, storage, "kind", "precision", "lanes")
+    (pair,) = _json.fields(name, storage, _ENTROPY)
+    precision, lanes = _json.array(name, pair)
     coding = rans.Coding(
         precision=_json.integer(name, precision, rans.LEAST_PRECISION, rans.MOST_PRECISION),
         lanes=_json.integer(name, lanes, least=1),

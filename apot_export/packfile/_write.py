@@ -52,12 +52,7 @@ def packed_file_bytes(
         IntegerError: The integer network does not fit a program, or codes cannot be compressed
             because it reads them.
     """
-    if compress and integer is not None:
-        raise IntegerError(
-            "An integer program reads codes where they lie, so they cannot be compressed.",
-            expected="either the integer network or compressed codes",
-            fix="leave out --compress or --integer",
-        )
+    require_compressible(compress=compress, integer=integer is not None)
     writer = _Writer(plain=integer is not None, compress=compress)
     content = {
         "input": {"name": network.input, "shape": list(network.input_shape)},
@@ -80,6 +75,16 @@ def packed_file_bytes(
         program = program_bytes(integer, network, stored)
         tensors[INTEGER] = np.frombuffer(program, dtype=np.uint8)
     return write(Container(metadata=metadata, tensors=tensors))
+
+
+def require_compressible(*, compress: bool, integer: bool) -> None:
+    """Raise `IntegerError` where codes shall be both compressed and read by an integer program."""
+    if compress and integer:
+        raise IntegerError(
+            "An integer program reads codes where they lie, so they cannot be compressed.",
+            expected="either the integer network or compressed codes",
+            fix="leave out --compress or --integer",
+        )
 
 
 class _Writer:
