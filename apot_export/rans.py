@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from apot_export.bitpack import Codes, pack, unpack
 
 WORD_BITS = 16
-LEAST_PRECISION, MOST_PRECISION = 4, 16
+LEAST_PRECISION, MOST_PRECISION = 4, 15
 MOST_TURNS = 1 << 16
 """Turns of a stream: a bound on the time that decoding takes."""
 CODES_OF_A_BYTE = 1024
 """Most codes that a byte may stand for: a bound on the memory that decoding takes."""
 _LEAST_STATE = 1 << WORD_BITS
 _STATE_BYTES, _WORD_BYTES, _FREQUENCY_BYTES = 4, 2, 2
-_PRECISIONS = (4, 5, 8, 12, 16)
+_PRECISIONS = (4, 5, 8, 12, 15)
 """What the encoder tries, the fastest to decode first: up to 4, 3, 2, 1 and 1 codes a turn."""
 _TOLERANCE = 1.001
 """How much larger a stream may be that decodes faster."""
@@ -42,7 +42,7 @@ class Coding:
     """What a reader must know of a stream beside the width and number of its codes."""
 
     precision: int
-    """The frequencies of all codes sum to 2 ** precision: 4 to 16."""
+    """The frequencies of all codes sum to 2 ** precision: 4 to 15."""
     lanes: int
     """Coders that take turns, at least 1."""
 
