@@ -21,6 +21,9 @@ _DIGITS, _ENTROPY = "digits", "entropy"
 _WORTHWHILE = 160
 """Bytes that another storage must save: what describes and aligns it takes about as many."""
 
+_LOOKED_AT = 4096
+"""Codes at the start of a layer that show how many of its codes occur; a multiple of eight."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
@@ -50,10 +53,13 @@ def stored_codes(layer: CodedLayer, *, plain: bool, compress: bool) -> Written:
     best = Written(content=layer.packed, storage=None)
     if plain:
         return best
-    codes, bits = layer.codes, layer.codebook.bits
+    bits, count = layer.codebook.bits, math.prod(layer.shape)
+    if not compress and not _may_be_digits(best.content, bits, count):
+        return best
+    codes = layer.codes
     used = np.flatnonzero(np.bincount(codes.reshape(-1))).tolist()
     if digits.LEAST_BASE <= len(used) <= digits.MOST_BASE:
-        size = digits.digit_bytes(len(used), codes.size)
+        size = digits.digit_bytes(len(used), count)
         if size + _WORTHWHILE <= best.content.size:
             best = Written(content=digits.encode_digits(codes, used), storage={_DIGITS: used})
     if compress:
@@ -62,6 +68,15 @@ def stored_codes(layer: CodedLayer, *, plain: bool, compress: bool) -> Written:
         if readable and stream.size + _WORTHWHILE <= best.content.size:
             best = Written(content=stream, storage={_ENTROPY: [coding.precision, coding.lanes]})
     return best
+
+
+def _may_be_digits(packed: NDArray[np.uint8], bits: int, count: int) -> bool:
+    """Tell from some of a layer's codes whether it is worth while to look at all of them."""
+    few = min(count, _LOOKED_AT)
+    used = np.unique(unpack(packed[: storage_bytes((few,), bits)], bits, few)).size
+    if used > digits.MOST_BASE:
+        return False
+    return digits.digit_bytes(max(used, digits.LEAST_BASE), count) < packed.size
 
 
 def found_codes(layer: str, storage: Any, tensors: StoredTensors, shape: Shape, bits: int) -> Found:
