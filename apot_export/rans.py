@@ -29,10 +29,10 @@ _PRECISIONS = (4, 5, 8, 12, 15)
 """What the encoder tries, the fastest to decode first: up to 4, 3, 2, 1 and 1 codes a turn."""
 _TOLERANCE = 1.001
 """How much larger a stream may be that decodes faster."""
-_BYTES_OF_A_LANE = 512
+_BYTES_OF_A_LANE = 384
 """Of a long stream; a lane costs about 1.2 bytes."""
 _BYTES_OF_A_SHORT_LANE = 256
-_SHORT_LANES = 128
+_SHORT_LANES = 192
 """Lanes up to which the number of array operations, not of numbers, is what takes time."""
 _LONG_TURNS = 4096
 
