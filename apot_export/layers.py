@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.bitpack import Codes, unpack
+from apot_export.bitpack import Codes, pack, unpack
 from apot_export.codebook import Codebook, distinct_levels
 from apot_export.on_demand import OnDemand
 from apot_export.planes import Planes
@@ -131,6 +131,26 @@ class SourceLayer:
 # --- as codes -------------------------------------------------------------------------------------
 
 
+_PACKED: OnDemand[NDArray[np.uint8]] = OnDemand()
+_WEIGHT: OnDemand[NDArray[np.float32]] = OnDemand()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedCodes:
+    """Codes that are stored in another way than bit-packed; calling it packs them."""
+
+    decode: Callable[[], Codes]
+    """Returns the codes, flat."""
+    bits: int
+    """Width of a code."""
+    stored_bytes: int
+    """What they take where they are stored."""
+
+    def __call__(self) -> NDArray[np.uint8]:
+        """Return them bit-packed (see `apot_export.bitpack`)."""
+        return pack(self.decode(), self.bits)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CodedLayer:
     """A layer whose weights are codes of a codebook."""
@@ -138,7 +158,7 @@ class CodedLayer:
     name: str
     shape: Shape
     """Weight shape: [out, in / groups, height, width] or [out, in]."""
-    packed: OnDemand[NDArray[np.uint8]] = OnDemand()  # noqa: RUF009 - a descriptor
+    packed: OnDemand[NDArray[np.uint8]] = _PACKED
     """Codes in C order, bit-packed (see `apot_export.bitpack`)."""
     codebook: Codebook
     step: float
@@ -149,14 +169,18 @@ class CodedLayer:
     """Clipping threshold of the weights as trained, sign included; None for 8-bit layers."""
     activation: ActivationQuantizer | None = None
     """Quantizer of the layer's input; None where the input stays float."""
-    decode: Callable[[], Codes] | None = None
-    """Returns the codes, flat, where they are stored in another way than `packed`."""
+
+    @property
+    def encoded(self) -> EncodedCodes | None:
+        """Where the codes come from, as long as `packed` was not asked for; None: from `packed`."""
+        source = _PACKED.pending(self)
+        return source if isinstance(source, EncodedCodes) else None
 
     @property
     def codes(self) -> Codes:
         """Code of every weight: uint8 (uint16 where a code has more than 8 bits), weight shape."""
-        if self.decode is not None:
-            return self.decode().reshape(self.shape)
+        if self.encoded is not None:
+            return self.encoded.decode().reshape(self.shape)
         count = int(np.prod(self.shape, dtype=np.int64))
         return unpack(self.packed, self.codebook.bits, count).reshape(self.shape)
 
@@ -174,7 +198,7 @@ class FloatLayer:
     """A layer whose weights stay float32."""
 
     name: str
-    weight: OnDemand[NDArray[np.float32]] = OnDemand()  # noqa: RUF009 - a descriptor
+    weight: OnDemand[NDArray[np.float32]] = _WEIGHT
     stated_shape: Shape | None = None
     """Its shape, where that is known before the weights are read."""
 

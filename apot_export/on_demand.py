@@ -41,5 +41,10 @@ class OnDemand(Generic[T]):
             value = vars(instance)[self._place] = value()
         return value
 
+    def pending(self, instance: object) -> Callable[[], T] | None:
+        """Return the function that has not been called yet; None where the value is there."""
+        value = vars(instance)[self._place]
+        return value if callable(value) else None
+
     def __set__(self, instance: Any, value: T | Callable[[], T]) -> None:
         vars(instance)[self._place] = value

@@ -127,6 +127,50 @@ def test_json_of_convert() -> None:
 
 
 @here
+def test_compressed_exports_are_smaller_and_verify() -> None:
+    plain = document("convert", CHECKPOINT, "-o", "plain", "--bits", 3)
+    small = document("convert", CHECKPOINT, "-o", "small", "--bits", 3, "--compress")
+    assert (plain["compressed"], small["compressed"]) == (False, True)
+    assert small["files"][PACKED_MODEL] < plain["files"][PACKED_MODEL]
+    assert small["code_bits"] < plain["code_bits"]
+    assert json.loads(Path("small", MANIFEST).read_bytes())["compressed"] is True
+    assert "compressed" not in json.loads(Path("plain", MANIFEST).read_bytes())
+    assert document("verify", "small", "--limit", 20)["verdict"] == "PASS"
+    assert run("inspect", "alphas", "small").stdout == run("inspect", "alphas", "plain").stdout
+    stored = [sum(row["stored_bits"] for row in document("inspect", "bits", name)["layers"])
+              for name in ("plain", "small")]  # fmt: skip
+    assert stored[1] == small["code_bits"] < stored[0] == plain["code_bits"]
+    for layer, found in load_packed("small").layers.items():
+        assert found.weights().tobytes() == load_packed("plain").layers[layer].weights().tobytes()
+    both = run("convert", CHECKPOINT, "-o", "both", "--compress", "--integer")
+    assert (both.exit_code, Path("both").exists()) == (2, False)
+    assert "leave out --compress or --integer" in both.stderr
+
+
+@here
+def test_ternary_weights_without_signs_of_zeros_take_1_6_bits() -> None:
+    document("convert", CHECKPOINT, "-o", "signed", "--bits", 2)
+    found = document("convert", CHECKPOINT, "-o", "ternary", "--bits", 2, "--unsigned-zeros")
+    assert json.loads(Path("ternary", MANIFEST).read_bytes())["choices"]["unsigned_zeros"] is True
+    report = document("verify", "ternary", "--limit", 20)
+    assert report["verdict"] == "PASS"
+    signed, ternary = load_packed("signed").layers, load_packed("ternary").layers
+    changed = 0
+    for name, layer in ternary.items():
+        before, after = signed[name].weights(), layer.weights()
+        np.testing.assert_array_equal(before, after)
+        assert not (np.signbit(after) & (after == 0)).any() or layer.codebook.bits > 2
+        changed += int((np.signbit(before) != np.signbit(after)).sum())
+        if layer.codebook.bits == 2 and layer.codes.size > 1600:
+            assert layer.encoded is not None
+            assert layer.encoded.stored_bytes == -(-layer.codes.size // 5)
+    assert changed
+    assert found["code_bits"] < document("inspect", "bits", "signed")["layers"].__len__() * 1e9
+    refused = run("convert", "alq", "--unsigned-zeros")
+    assert refused.exit_code == 2
+
+
+@here
 def test_json_of_verify() -> None:
     content = document("verify", EXPORT, "--limit", 20, "--device", "cpu")
     side = dict.fromkeys(["top1", "top5", "images_per_second"], float)

@@ -98,8 +98,7 @@ def read_layer(
     return CodedLayer(
         name=name,
         shape=shape,
-        packed=codes.packed,
-        decode=codes.decode,
+        packed=codes,
         codebook=codebook,
         step=_json.number(name, step),
         values=parameters.take(name, 1 << codebook.bits),

@@ -117,7 +117,7 @@ class PackedNetwork:
             self.stored.check_all()
         for layer in self.layers.values():
             if isinstance(layer, CodedLayer):
-                _ = layer.codes if layer.decode else layer.packed
+                _ = layer.codes if layer.encoded else layer.packed
         return self
 
 

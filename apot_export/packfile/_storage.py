@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export import digits, rans
-from apot_export.bitpack import Codes, pack, unpack
+from apot_export.bitpack import unpack
 from apot_export.codebook import storage_bytes
-from apot_export.layers import CodedLayer, Shape
+from apot_export.layers import CodedLayer, EncodedCodes, Shape
 from apot_export.packfile import _json
 from apot_export.packfile._stored import StoredTensors
 
@@ -32,14 +32,6 @@ class Written:
     content: NDArray[np.uint8]
     storage: dict[str, list[int]] | None
     """The member of the layer's description; None for the bit stream, which is the default."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """Functions that read a layer's codes."""
-
-    packed: Callable[[], NDArray[np.uint8]]
-    decode: Callable[[], Codes] | None
 
 
 def stored_codes(layer: CodedLayer, *, plain: bool, compress: bool) -> Written:
@@ -79,8 +71,12 @@ def _may_be_digits(packed: NDArray[np.uint8], bits: int, count: int) -> bool:
     return digits.digit_bytes(max(used, digits.LEAST_BASE), count) < packed.size
 
 
-def found_codes(layer: str, storage: Any, tensors: StoredTensors, shape: Shape, bits: int) -> Found:
-    """Check what is said of a layer's codes, and return how to read them, which reads nothing yet.
+def found_codes(
+    layer: str, storage: Any, tensors: StoredTensors, shape: Shape, bits: int
+) -> Callable[[], NDArray[np.uint8]]:
+    """Check what is said of a layer's codes, and return a function that reads and packs them.
+
+    It is `EncodedCodes` where they are not stored bit-packed. Nothing of them is read yet.
 
     Raises:
         ValueError: The storage is unknown, or no tensor of this type and size has such codes.
@@ -91,10 +87,7 @@ def found_codes(layer: str, storage: Any, tensors: StoredTensors, shape: Shape, 
         raise ValueError(f"{name}: {content.dtype} {list(content.shape)} is not what it must be")
     if storage is None:
         _require_size(name, content, storage_bytes(shape, bits))
-        return Found(
-            packed=tensors.deferred(name, lambda packed: _without_surplus(packed, bits, count)),
-            decode=None,
-        )
+        return tensors.deferred(name, lambda packed: _without_surplus(packed, bits, count))
     if _DIGITS in _json.mapping(name, storage):
         (listed,) = _json.fields(name, storage, _DIGITS)
         used = _json.integers(name, listed, most=(1 << bits) - 1)
@@ -103,10 +96,10 @@ def found_codes(layer: str, storage: Any, tensors: StoredTensors, shape: Shape, 
         ):
             raise ValueError(f"{name}: the codes {list(used)} are not 2 to 16 ascending ones")
         _require_size(name, content, digits.digit_bytes(len(used), count))
-        return _decoded(
-            tensors.deferred(name, lambda found: digits.decode_digits(found, used, bits, count)),
-            bits,
+        decode = tensors.deferred(
+            name, lambda found: digits.decode_digits(found, used, bits, count)
         )
+        return EncodedCodes(decode=decode, bits=bits, stored_bytes=content.size)
     (pair,) = _json.fields(name, storage, _ENTROPY)
     precision, lanes = _json.array(name, pair)
     coding = rans.Coding(
@@ -115,13 +108,8 @@ def found_codes(layer: str, storage: Any, tensors: StoredTensors, shape: Shape, 
     )
     if problem := rans.problem(content.size, bits, count, coding):
         raise ValueError(f"{name}: {problem}")
-    return _decoded(
-        tensors.deferred(name, lambda found: rans.decode(found, bits, count, coding)), bits
-    )
-
-
-def _decoded(decode: Callable[[], Codes], bits: int) -> Found:
-    return Found(packed=lambda: pack(decode(), bits), decode=decode)
+    decode = tensors.deferred(name, lambda found: rans.decode(found, bits, count, coding))
+    return EncodedCodes(decode=decode, bits=bits, stored_bytes=content.size)
 
 
 def _without_surplus(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:
