@@ -169,6 +169,7 @@ def test_a_grid_of_exponent_zero_is_refused(tmp_path: Path) -> None:
         ("apot-v1", Choices(bits=4, legacy_divisor=True), "--legacy-divisor"),
         ("apot-v2", Choices(bits=4, alpha_terms=2), "--alpha-terms"),
         ("full-precision", Choices(normalize_weights=False), "--no-weight-normalization"),
+        ("full-precision", Choices(unsigned_zeros=True), "--unsigned-zeros"),
         (
             "full-precision",
             Choices(layer_bits=(LayerBits(pattern="*", weight_bits=3, activation_bits=3),)),
