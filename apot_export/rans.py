@@ -34,6 +34,8 @@ _BYTES_OF_A_LANE = 384
 _BYTES_OF_A_SHORT_LANE = 256
 _SHORT_LANES = 192
 """Lanes up to which the number of array operations, not of numbers, is what takes time."""
+_TURNS = 512
+"""Turns beyond which lanes are shorter, too."""
 _LONG_TURNS = 4096
 
 
@@ -123,13 +125,13 @@ def _chosen(counts: NDArray[np.int64], bits: int) -> Coding:
     }
     least = min(sizes.values())
     precision = next(p for p, size in sizes.items() if size <= least * _TOLERANCE)
-    size = int(sizes[precision])
+    size, count = int(sizes[precision]), int(counts.sum())
     width = Coding(precision=precision, lanes=1).codes_of_a_turn(bits)
     lanes = max(
         1,
         size // _BYTES_OF_A_LANE,
-        min(_SHORT_LANES, size // _BYTES_OF_A_SHORT_LANE),
-        -(-int(counts.sum()) // (width * _LONG_TURNS)),
+        min(max(_SHORT_LANES, count // (width * _TURNS)), size // _BYTES_OF_A_SHORT_LANE),
+        -(-count // (width * _LONG_TURNS)),
     )
     return Coding(precision=precision, lanes=lanes)
 
