@@ -27,11 +27,11 @@ _LEAST_STATE = 1 << WORD_BITS
 _STATE_BYTES, _WORD_BYTES, _FREQUENCY_BYTES = 4, 2, 2
 _PRECISIONS = (4, 5, 8, 12, 15)
 """What the encoder tries, the fastest to decode first: up to 4, 3, 2, 1 and 1 codes a turn."""
-_TOLERANCE = 1.001
+_TOLERANCE = 1.002
 """How much larger a stream may be that decodes faster."""
 _BYTES_OF_A_LANE = 384
 """Of a long stream; a lane costs about 1.2 bytes."""
-_BYTES_OF_A_SHORT_LANE = 256
+_BYTES_OF_A_SHORT_LANE = 192
 _SHORT_LANES = 192
 """Lanes up to which the number of array operations, not of numbers, is what takes time."""
 _TURNS = 512
