@@ -4,6 +4,10 @@ Many coders ("lanes") share one stream of 16-bit words and one table of frequenc
 so each step of all lanes is a handful of array operations. FORMAT.md, section 3.8, is the
 specification.
 
+No library takes its place: readers of packed files need numpy only, and on the codes of a ResNet-18
+this decodes as fast as compiled coders of one stream, and smaller than zstd and DeepCABAC
+(benchmarks/size_and_loading.py).
+
 Sources: Duda, "Asymmetric numeral systems", arXiv:1311.2540; Giesen, "Interleaved entropy coders",
 arXiv:1402.3392.
 """

@@ -4,8 +4,8 @@
 
 The checkpoint is converted once a bit-width, as if it had been trained with it: the distribution of
 codes is then that of its latent weights under its own thresholds. Decoding is given in weights a
-second of CPU time, on one core. `zstandard`, `constriction` and
-`nncodec` (DeepCABAC) are measured where they are installed.
+second of CPU time, on one core. `zstandard`, `constriction` and `nncodec` (DeepCABAC) are measured
+where they are installed.
 """
 
 from __future__ import annotations
