@@ -25,10 +25,13 @@ def accumulator_bound(layer: CodedLayer) -> int:
     if layer.activation is None:
         raise BoundError("Only a layer with a quantized input has accumulators.", where=layer.name)
     levels = layer.levels().reshape(layer.shape[0], -1)
-    positive = levels.sum(axis=1, where=levels > 0, dtype=np.int64).max(initial=0)
-    negative = -levels.sum(axis=1, where=levels < 0, dtype=np.int64).min(initial=0)
-    largest_input = int(np.abs(layer.activation.codebook.levels).max())
-    return int(max(positive, negative)) * largest_input
+    most = int(np.abs(layer.codebook.levels).max()) * levels.shape[1]
+    exact = np.int32 if most < INT32_LIMIT else np.int64
+    sums = levels.sum(axis=1, dtype=exact).astype(np.int64)
+    magnitudes = np.abs(levels).sum(axis=1, dtype=exact).astype(np.int64)
+    # Positive levels add up to half of the sum of both, negative ones to half of the difference.
+    largest_sum = int(((magnitudes + np.abs(sums)) // 2).max(initial=0))
+    return largest_sum * int(np.abs(layer.activation.codebook.levels).max())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from torch import nn
 from apot_export._version import VERSION
 from apot_export.capture import capture
 from apot_export.checkpoint import require_checkpoint_file
+from apot_export.codebook import storage_bytes
 from apot_export.encode import encode_network
 from apot_export.errors import ModelError
 from apot_export.export_directory import (
@@ -35,7 +36,6 @@ from apot_export.network import (
     CodedLayer,
     CodedNetwork,
     FloatLayer,
-    Layer,
     PlaneLayer,
 )
 from apot_export.onnx_export import build_integer_model, build_model, serialise
@@ -46,7 +46,7 @@ from apot_export.own_networks import (
     load_own,
     original_of_module,
 )
-from apot_export.packfile import packed_file_bytes
+from apot_export.packfile import packed_file_bytes, require_compressible, tensor_bytes
 from apot_export.quantization import Choices
 from apot_export.torch_layers import QuantConv2d
 
@@ -83,13 +83,15 @@ class ConversionResult:
     weights: int
     """Number of weights that are stored as codes."""
     code_bits: int
-    """Bits that these codes take, before each layer is filled to whole bytes."""
+    """Bits that these codes take in the packed file, before each layer is filled to whole bytes."""
     weight_error: float
     """Root mean square of what --alpha-terms changed, relative to that of the weights."""
     checkpoint_bytes: int
     seconds: float
     integer: dict[str, Any] | None
     """What the manifest says of the integer network; None without one."""
+    compressed: bool = False
+    """Whether codes that get smaller by it are entropy-coded in the packed file."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form."""
@@ -113,6 +115,7 @@ class ConversionResult:
             "checkpoint_bytes": self.checkpoint_bytes,
             "seconds": self.seconds,
             "integer": self.integer,
+            "compressed": self.compressed,
         }
 
 
@@ -125,6 +128,7 @@ def convert(
     input_shape: Sequence[int] | str | None = None,
     choices: Choices | None = None,
     integer: IntegerChoices | None = None,
+    compress: bool = False,
     force: bool = False,
     **said: Any,
 ) -> ConversionResult:
@@ -139,6 +143,7 @@ def convert(
         input_shape: One image of a network of the user's own: channels, height, width.
         choices: What is known of the checkpoint beyond its name.
         integer: Write the all-integer network, too, as these choices say; None: do not.
+        compress: Entropy-code the codes in the packed file; not together with `integer`.
         force: Replace an earlier export in `directory`.
         **said: Fields of `Choices`, in place of one: `bits=4`, `method="uniform"`, ...
 
@@ -152,6 +157,7 @@ def convert(
     export = type(checkpoint).__name__ if path is None else export_name(path)
     target = Path(export if directory is None else directory)
     require_free(target, force=force)
+    require_compressible(compress=compress, integer=integer is not None)
     chosen = choices or Choices(**said)
     spec = _spec(checkpoint, model, model_arguments, input_shape)
     if isinstance(checkpoint, nn.Module):
@@ -180,7 +186,9 @@ def convert(
     form = None if integer is None else _integer_form(coded, onnx_model, original, integer)
     files = {
         ONNX_MODEL: serialise(onnx_model),
-        PACKED_MODEL: packed_file_bytes(coded, provenance, form.network if form else None),
+        PACKED_MODEL: packed_file_bytes(
+            coded, provenance, form.network if form else None, compress=compress
+        ),
     }
     if form is not None:
         integer_model = build_integer_model(
@@ -208,6 +216,8 @@ def convert(
         manifest["model"] = spec.to_json()
     if form is not None:
         manifest["integer"] = form.to_json()
+    if compress:
+        manifest["compressed"] = True
     sizes = write_export(target, files, manifest, force=force)
     return ConversionResult(
         path=target,
@@ -228,11 +238,12 @@ def convert(
             for layer in coded.layers.values()
             if not isinstance(layer, FloatLayer)
         ),
-        code_bits=sum(_code_bits(layer) for layer in coded.layers.values()),
+        code_bits=_code_bits(coded, files[PACKED_MODEL]),
         weight_error=_weight_error(original, coded) if chosen.alpha_terms else 0.0,
         checkpoint_bytes=path.stat().st_size if path else _state_bytes(original.module),
         seconds=time.perf_counter() - started,
         integer=None if form is None else form.to_json(),
+        compressed=compress,
     )
 
 
@@ -291,10 +302,18 @@ def _state_bytes(module: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _code_bits(layer: Layer) -> int:
-    if isinstance(layer, CodedLayer):
-        return math.prod(layer.shape) * layer.codebook.bits
-    return layer.planes.storage_bits() if isinstance(layer, PlaneLayer) else 0
+def _code_bits(coded: CodedNetwork, packed: bytes) -> int:
+    """Return the bits of all codes; of a bit stream those that carry something."""
+    stored = tensor_bytes(packed)
+    total = 0
+    for name, layer in coded.layers.items():
+        if isinstance(layer, CodedLayer):
+            size = stored[f"{name}.codes"]
+            is_stream = size == storage_bytes(layer.shape, layer.codebook.bits)
+            total += math.prod(layer.shape) * layer.codebook.bits if is_stream else 8 * size
+        elif isinstance(layer, PlaneLayer):
+            total += layer.planes.storage_bits()
+    return total
 
 
 def _bits(coded: CodedNetwork, original: Original) -> float:

@@ -214,6 +214,8 @@ def _encode_thresholded(
         negative[zero] = np.signbit(quantizer.alpha)
     elif quantizer.zeros == "added":
         negative[(codebook.levels == 0)[codes]] = np.signbit(quantizer.alpha)
+    elif quantizer.zeros == "positive":
+        negative[(codebook.levels == 0)[codes] | zero] = False
     codes |= np.multiply(negative, codebook.sign_mask, dtype=codes.dtype)
     if codebook.level_zero is None and zero.any():
         codebook, unit_values, codes = _with_zero(codebook, unit_values, codes, zero)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.bitpack import Codes, unpack
+from apot_export.bitpack import Codes, pack, unpack
 from apot_export.codebook import Codebook, distinct_levels
+from apot_export.on_demand import OnDemand
 from apot_export.planes import Planes
 
 Shape = tuple[int, ...]
@@ -36,7 +38,8 @@ class WeightQuantizer:
     """What decides the sign of a weight of level 0, as the codes' arithmetic has it.
 
     "sign": the weight, but the threshold for a weight of exactly 0 (times sign(t), then alpha);
-    "round": the weight (rounded as it is); "added": the threshold ((q - t) + t loses the sign).
+    "round": the weight (rounded as it is); "added": the threshold ((q - t) + t loses the sign);
+    "positive": nothing, all are +0, as the user chose.
     """
     mean: np.float32 | None = None
     """Subtracted from the weights, as the original computed it; None: no normalisation."""
@@ -128,6 +131,26 @@ class SourceLayer:
 # --- as codes -------------------------------------------------------------------------------------
 
 
+_PACKED: OnDemand[NDArray[np.uint8]] = OnDemand()
+_WEIGHT: OnDemand[NDArray[np.float32]] = OnDemand()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedCodes:
+    """Codes that are stored in another way than bit-packed; calling it packs them."""
+
+    decode: Callable[[], Codes]
+    """Returns the codes, flat."""
+    bits: int
+    """Width of a code."""
+    stored_bytes: int
+    """What they take where they are stored."""
+
+    def __call__(self) -> NDArray[np.uint8]:
+        """Return them bit-packed (see `apot_export.bitpack`)."""
+        return pack(self.decode(), self.bits)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CodedLayer:
     """A layer whose weights are codes of a codebook."""
@@ -135,7 +158,7 @@ class CodedLayer:
     name: str
     shape: Shape
     """Weight shape: [out, in / groups, height, width] or [out, in]."""
-    packed: NDArray[np.uint8]
+    packed: OnDemand[NDArray[np.uint8]] = _PACKED
     """Codes in C order, bit-packed (see `apot_export.bitpack`)."""
     codebook: Codebook
     step: float
@@ -148,8 +171,16 @@ class CodedLayer:
     """Quantizer of the layer's input; None where the input stays float."""
 
     @property
+    def encoded(self) -> EncodedCodes | None:
+        """Where the codes come from, as long as `packed` was not asked for; None: from `packed`."""
+        source = _PACKED.pending(self)
+        return source if isinstance(source, EncodedCodes) else None
+
+    @property
     def codes(self) -> Codes:
         """Code of every weight: uint8 (uint16 where a code has more than 8 bits), weight shape."""
+        if self.encoded is not None:
+            return self.encoded.decode().reshape(self.shape)
         count = int(np.prod(self.shape, dtype=np.int64))
         return unpack(self.packed, self.codebook.bits, count).reshape(self.shape)
 
@@ -167,12 +198,14 @@ class FloatLayer:
     """A layer whose weights stay float32."""
 
     name: str
-    weight: NDArray[np.float32]
+    weight: OnDemand[NDArray[np.float32]] = _WEIGHT
+    stated_shape: Shape | None = None
+    """Its shape, where that is known before the weights are read."""
 
     @property
     def shape(self) -> Shape:
         """Weight shape."""
-        return self.weight.shape
+        return self.weight.shape if self.stated_shape is None else self.stated_shape
 
     def weights(self) -> NDArray[np.float32]:
         """Value of every weight: float32, weight shape."""

@@ -106,6 +106,7 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
             z=z,
             legacy_divisor=choices.legacy_divisor,
             normalize_weights=choices.normalize_weights,
+            unsigned_zeros=choices.unsigned_zeros,
         ),
         exceptions=choices.layer_bits,
     )
@@ -153,6 +154,12 @@ def _require_applicable(choices: Choices, dialect: Dialect, method: str, path: P
                 "weights with clipping thresholds",
             ),
             ("--layer-bits", bool(choices.layer_bits), levels, "layers with clipping thresholds"),
+            (
+                "--unsigned-zeros",
+                choices.unsigned_zeros,
+                levels,
+                "weights with clipping thresholds",
+            ),
             (
                 "--alpha-terms",
                 bool(choices.alpha_terms),

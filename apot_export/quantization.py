@@ -45,6 +45,8 @@ class Quantization:
     """Uniform activations divided by 2 ** (bits - 1) - 1, as code before 2021-03-20 did."""
     normalize_weights: bool = True
     """Weights are centred and divided by their standard deviation first; some forks do not."""
+    unsigned_zeros: bool = False
+    """Weights of level 0 become +0, whatever sign training left them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +175,8 @@ class Choices:
     layer_bits: tuple[LayerBits, ...] = ()
     alpha_terms: int = 0
     """Powers of two that each coordinate of multi-bit weights becomes the sum of; 0: floats."""
+    unsigned_zeros: bool = False
+    """Make every weight of level 0 a +0, which no result of the network depends on."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that manifests store."""

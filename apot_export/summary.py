@@ -246,7 +246,8 @@ def _width(layer: Layer) -> LayerWidth:
     kind, bits, filters, stored = "float", float(_FLOAT_BITS), None, weights * _FLOAT_BITS
     if isinstance(layer, CodedLayer):
         kind, bits = "codes", float(layer.codebook.bits)
-        stored = weights * layer.codebook.bits
+        encoded = layer.encoded
+        stored = weights * layer.codebook.bits if encoded is None else 8 * encoded.stored_bytes
     elif isinstance(layer, PlaneLayer):
         kind, bits, filters = "sign vectors", layer.planes.average_bits(), layer.planes.filters
         stored = layer.planes.storage_bits()

@@ -66,6 +66,14 @@ def convert(
             help="Weights were quantized without centring and scaling, as some forks do.",
         ),
     ] = False,
+    unsigned_zeros: Annotated[
+        bool,
+        typer.Option(
+            "--unsigned-zeros",
+            help="Make every zero weight a +0, whatever sign training left; then ternary weights "
+            "take 1.6 bits, not 2.",
+        ),
+    ] = False,
     layer_bits: Annotated[
         Optional[list[str]],  # noqa: UP045 - likewise
         typer.Option(
@@ -128,6 +136,13 @@ def convert(
         Optional[Path],  # noqa: UP045 - likewise
         typer.Option(help="Calibration images; default: $APOT_EXPORT_DATA, else ./data."),
     ] = None,
+    compress: Annotated[
+        bool,
+        typer.Option(
+            "--compress",
+            help="Entropy-code the packed file's weights: smaller at rest, decoded when used.",
+        ),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier export in the output directory.")
     ] = False,
@@ -155,6 +170,7 @@ def convert(
             legacy_divisor=legacy_divisor,
             normalize_weights=not raw_weights,
             alpha_terms=alpha_terms,
+            unsigned_zeros=unsigned_zeros,
             layer_bits=(*from_file, *map(parse_layer_bits, layer_bits or [])),
         )
         result = convert_checkpoint(
@@ -165,6 +181,7 @@ def convert(
             input_shape=input_shape,
             choices=choices,
             integer=integer_choices(fraction_bits, input_bits, input_type, data, wanted=integer),
+            compress=compress,
             force=force,
         )
         if as_json:

@@ -124,7 +124,7 @@ def seal(header: Json | str, data: bytes) -> bytes:
 def load(folder: Path, content: bytes) -> PackedNetwork:
     path = folder / "model.apot.safetensors"
     path.write_bytes(content)
-    return load_packed(path)
+    return load_packed(path).check()
 
 
 def refusal(folder: Path, content: bytes) -> str:

@@ -18,6 +18,7 @@ from apot_export.original import load_original
 from apot_export.packfile import load_packed, packed_file_bytes
 from apot_export.quantization import Choices, LayerBits
 from apot_export.runtime import open_session
+from apot_export.torch_layers import QuantConv2d
 from apot_export.verification._certificate import original_weights
 from apot_export.verification._instrument import with_outputs
 from apot_export.verification._levels import compare_levels
@@ -102,6 +103,21 @@ def test_the_legacy_divisor(tmp_path: Path) -> None:
     check(path, images.numpy(), Choices(bits=4, method="uniform", legacy_divisor=True))
 
 
+@pytest.mark.parametrize("family", ["apot-v1", "apot-v2", "nonzero"])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_zeros_without_a_sign(family: str, bits: int, tmp_path: Path) -> None:
+    path = tmp_path / "network.pth.tar"
+    name = "ResNet-14 (MNIST)" if family == "apot-v2" else "ResNet-20 (CIFAR)"
+    images = write_checkpoint(path, name, family, images=1)
+    choices = Choices(bits=bits, activation_bits=4, unsigned_zeros=True)
+    check(path, images.numpy(), choices)
+    original = load_original(path, choices)
+    layer = next(layer for layer in original.module.modules() if isinstance(layer, QuantConv2d))
+    weights = layer.quantized_weight().numpy()
+    assert (weights == 0).any()
+    assert not np.signbit(weights[weights == 0]).any()
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_full_precision(name: str, tmp_path: Path) -> None:
     path = tmp_path / "network_32bit.pth.tar"
@@ -169,6 +185,7 @@ def test_a_grid_of_exponent_zero_is_refused(tmp_path: Path) -> None:
         ("apot-v1", Choices(bits=4, legacy_divisor=True), "--legacy-divisor"),
         ("apot-v2", Choices(bits=4, alpha_terms=2), "--alpha-terms"),
         ("full-precision", Choices(normalize_weights=False), "--no-weight-normalization"),
+        ("full-precision", Choices(unsigned_zeros=True), "--unsigned-zeros"),
         (
             "full-precision",
             Choices(layer_bits=(LayerBits(pattern="*", weight_bits=3, activation_bits=3),)),

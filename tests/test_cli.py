@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from apot_export._version import VERSION
@@ -124,6 +125,52 @@ def test_json_of_convert() -> None:
     assert (content["bits"], content["bits_from"]) == (4, "file name")
     assert content["files"] == {path.name: path.stat().st_size for path in Path("out").iterdir()}
     assert 4 * content["weights"] < content["code_bits"] < 5 * content["weights"]
+
+
+@here
+def test_compressed_exports_are_smaller_and_verify() -> None:
+    plain = document("convert", CHECKPOINT, "-o", "plain", "--bits", 3)
+    small = document("convert", CHECKPOINT, "-o", "small", "--bits", 3, "--compress")
+    assert (plain["compressed"], small["compressed"]) == (False, True)
+    assert small["files"][PACKED_MODEL] < plain["files"][PACKED_MODEL]
+    assert small["code_bits"] < plain["code_bits"]
+    assert json.loads(Path("small", MANIFEST).read_bytes())["compressed"] is True
+    assert "compressed" not in json.loads(Path("plain", MANIFEST).read_bytes())
+    assert document("verify", "small", "--limit", 20)["verdict"] == "PASS"
+    shown = [run("inspect", "alphas", name).stdout for name in ("plain", "small")]
+    assert shown[1] == shown[0].replace("plain", "small")
+    stored = [sum(row["stored_bits"] for row in document("inspect", "bits", name)["layers"])
+              for name in ("plain", "small")]  # fmt: skip
+    assert stored[1] == small["code_bits"] < stored[0] == plain["code_bits"]
+    for layer, found in load_packed("small").layers.items():
+        assert found.weights().tobytes() == load_packed("plain").layers[layer].weights().tobytes()
+    both = run("convert", CHECKPOINT, "-o", "both", "--compress", "--integer")
+    assert (both.exit_code, Path("both").exists()) == (2, False)
+    assert "leave out --compress or --integer" in both.stderr
+
+
+@here
+def test_ternary_weights_without_signs_of_zeros_take_1_6_bits() -> None:
+    document("convert", CHECKPOINT, "-o", "signed", "--bits", 2)
+    found = document("convert", CHECKPOINT, "-o", "ternary", "--bits", 2, "--unsigned-zeros")
+    assert json.loads(Path("ternary", MANIFEST).read_bytes())["choices"]["unsigned_zeros"] is True
+    report = document("verify", "ternary", "--limit", 20)
+    assert report["verdict"] == "PASS"
+    signed, ternary = load_packed("signed").layers, load_packed("ternary").layers
+    changed = 0
+    for name, layer in ternary.items():
+        before, after = signed[name].weights(), layer.weights()
+        np.testing.assert_array_equal(before, after)
+        assert isinstance(layer, CodedLayer)
+        changed += int((np.signbit(before) != np.signbit(after)).sum())
+        if layer.codebook.bits == 2:
+            assert not (np.signbit(after) & (after == 0)).any()
+        if layer.codebook.bits == 2 and layer.codes.size > 4000:
+            assert layer.encoded is not None
+            assert layer.encoded.stored_bytes == -(-layer.codes.size // 5)
+    assert changed
+    bits = [layer["stored_bits"] for layer in document("inspect", "bits", "ternary")["layers"]]
+    assert sum(bits) == found["code_bits"] < 2 * found["weights"]
 
 
 @here

@@ -20,6 +20,7 @@ from safetensors.numpy import load as load_safetensors
 
 from apot_export.bitpack import pack, unpack
 from apot_export.codebook import Codebook, apot
+from apot_export.digits import decode_digits, encode_digits
 from apot_export.network import (
     ActivationQuantizer,
     CodedLayer,
@@ -33,6 +34,7 @@ from apot_export.network import (
 )
 from apot_export.packfile import FORMAT_VERSION, load_packed, packed_file_bytes
 from apot_export.planes import Planes, pack_counts
+from apot_export.rans import Coding, decode, encode
 from apot_export.reference import quantize_activation, run, shift_add_product
 
 Vector = dict[str, list[str]]
@@ -86,7 +88,7 @@ def test_every_vector_of_the_specification_is_executed() -> None:
     counts = {kind: sum(kind == found for found, _ in BLOCKS) for kind, _ in BLOCKS}
     assert counts == {
         "crc32": 1, "pack": 8, "codebook": 5, "quantizer": 2, "file": 1, "layer": 1, "run": 1,
-        "planes": 1,
+        "planes": 1, "digits": 1, "entropy": 1,
     }  # fmt: skip
     assert f"format version {FORMAT_VERSION}" in SPECIFICATION
     assert [int(vector["bits"][0]) for vector in vectors("pack")] == [1, 2, 3, 4, 5, 8, 9, 16]
@@ -145,6 +147,41 @@ def test_planes(vector: dict[str, list[str]]) -> None:
     )
     assert pack_counts(planes.counts)[0].tobytes() == packed_bytes(vector["counts"]).tobytes()
     assert planes.weights().reshape(-1).tobytes() == floats(vector["values"]).tobytes()
+
+
+@pytest.mark.parametrize("vector", vectors("digits"))
+def test_digits(vector: Vector) -> None:
+    bits, used, codes = (integers(vector[key]) for key in ("bits", "digits", "codes"))
+    stored = packed_bytes(vector["bytes"])
+    assert encode_digits(np.array(codes, dtype=np.uint8), used).tobytes() == stored.tobytes()
+    assert decode_digits(stored, used, bits[0], len(codes)).tolist() == codes
+    assert mini_digits(stored.tobytes(), used, len(codes)) == codes
+
+
+@pytest.mark.parametrize("vector", vectors("entropy"))
+def test_entropy(vector: Vector) -> None:
+    bits, precision, lanes, turns = (
+        int(vector[key][0]) for key in ("bits", "precision", "lanes", "turns")
+    )
+    codes, stored = integers(vector["codes"]), packed_bytes(vector["bytes"])
+    coding = Coding(precision=precision, lanes=lanes)
+    assert coding.turns(bits, len(codes)) == turns
+    made, _ = encode(np.array(codes, dtype=np.uint8), bits, coding)
+    assert made.tobytes() == stored.tobytes()
+    assert decode(stored, bits, len(codes), coding).tolist() == codes
+    assert mini_entropy(stored.tobytes(), bits, precision, lanes, len(codes)) == codes
+
+
+@pytest.mark.parametrize(("bits", "precision"), [(1, 4), (2, 5), (3, 4), (4, 8), (5, 9), (9, 12)])
+def test_a_reader_written_from_the_text_decodes_streams(bits: int, precision: int) -> None:
+    rng = np.random.default_rng(bits)
+    used = min(1 << bits, 1 << precision)
+    codes = (rng.geometric(min(0.7, 3 / used), size=700) - 1) % used
+    array = codes.astype(np.uint8 if bits <= 8 else np.uint16)
+    for lanes in (1, 7, 400):
+        stream, _ = encode(array, bits, Coding(precision=precision, lanes=lanes))
+        found = mini_entropy(stream.tobytes(), bits, precision, lanes, codes.size)
+        assert found == codes.tolist()
 
 
 # --- the complete file ----------------------------------------------------------------------------
@@ -243,6 +280,43 @@ def mini_codes(packed: bytes, bits: int, count: int) -> list[int]:
         window = padded[place] + 256 * padded[place + 1] + 65536 * padded[place + 2]
         codes.append((window >> shift) % 2**bits)
     return codes
+
+
+def mini_digits(stored: bytes, used: list[int], count: int) -> list[int]:
+    """Read codes as section 3.7 says."""
+    base = len(used)
+    places = next(d for d in range(8, 0, -1) if base**d <= 256)
+    assert len(stored) == -(-count // places)
+    found = [used[byte // base**i % base] for byte in stored for i in range(places)]
+    assert all(code == used[0] for code in found[count:])
+    return found[:count]
+
+
+def mini_entropy(stored: bytes, bits: int, m: int, lanes: int, count: int) -> list[int]:
+    """Read codes as section 3.8 says."""
+    k = 16 // max(m, bits)
+    turns = -(-max(0, count - 16 * lanes // bits) // (k * lanes))
+    frequency = struct.unpack_from(f"<{2**bits}H", stored)
+    start = [sum(frequency[:c]) for c in range(2**bits)]
+    assert sum(frequency) == 2**m
+    x = list(struct.unpack_from(f"<{lanes}I", stored, 2 * 2**bits))
+    rest = stored[2 * 2**bits + 4 * lanes :]
+    words = list(struct.unpack(f"<{len(rest) // 2}H", rest))
+    codes = []
+    for _ in range(turns):
+        for j in range(lanes):
+            for _ in range(k):
+                slot = x[j] % 2**m
+                (c,) = (c for c in range(2**bits) if 0 <= slot - start[c] < frequency[c])
+                x[j] = frequency[c] * (x[j] // 2**m) + slot - start[c]
+                codes.append(c)
+            if x[j] < 2**16:
+                x[j] = 2**16 * x[j] + words.pop(0)
+            assert 2**16 <= x[j] < 2**32
+    assert not words
+    assert max(x) < 2**17
+    tail = struct.pack(f"<{lanes}H", *(state - 2**16 for state in x))
+    return codes + mini_codes(tail, bits, count - len(codes))
 
 
 def mini_level(book: dict[str, Any], code: int) -> int:

@@ -239,8 +239,8 @@ def test_a_misplaced_program_is_refused(tmp_path: Path, damage: str) -> None:
     coded = random_network(1)
     path = tmp_path / "model.apot.safetensors"
     path.write_bytes(file_of(coded, lower(coded, fraction_bits=10)))
-    found = read(path)
-    tensors = dict(found.tensors)
+    found, stored = read(path)
+    tensors = dict(stored)
     program = tensors.pop("integer")
     if damage == "first":
         tensors = {"integer": program, **tensors}
@@ -248,7 +248,7 @@ def test_a_misplaced_program_is_refused(tmp_path: Path, damage: str) -> None:
         tensors["integer"] = program[:, None]
     else:
         tensors["integer"] = np.zeros(4, dtype=np.float32)
-    metadata = {name: found.metadata[name] for name in ("network", "provenance")}
+    metadata = {name: found[name] for name in ("network", "provenance")}
     path.write_bytes(write(Container(metadata=metadata, tensors=tensors)))
     with pytest.raises(PackedFileError, match="integer"):
         load_packed(path)

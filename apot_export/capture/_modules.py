@@ -116,7 +116,7 @@ def _source_layer(path: str, module: nn.Conv2d | nn.Linear) -> SourceLayer:
             codebook=rule.codebook,
             rule=rule.rule,
             candidates=rule.candidates,
-            zeros=rule.zeros,
+            zeros="positive" if quantization.unsigned_zeros else rule.zeros,
             alpha=np.float32(module.weight_alpha.item()),
             # With PyTorch's own reductions: an ulp in either could move a weight over a boundary.
             mean=np.float32(module.weight.mean().item()) if normalized else None,

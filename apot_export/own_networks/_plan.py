@@ -184,6 +184,7 @@ def _of_layer(layer: ThresholdLayer, choices: Choices, exception: LayerBits | No
         activation_bits=activation_bits or bits,
         legacy_divisor=choices.legacy_divisor,
         normalize_weights=choices.normalize_weights,
+        unsigned_zeros=choices.unsigned_zeros,
     )
     fitting = layer.fitting(base)
     wanted = [

@@ -13,6 +13,7 @@ import numpy as np
 
 from apot_export.errors import PackedFileError
 from apot_export.packfile import _json
+from apot_export.packfile._stored import StoredTensors, damaged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +38,7 @@ _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Container:
-    """Metadata strings and named tensors, in file order."""
+    """Metadata strings and named tensors to be written, in file order."""
 
     metadata: Mapping[str, str]
     tensors: Mapping[str, NDArray[Any]]
@@ -96,11 +97,20 @@ def write(container: Container) -> bytes:
     return b"".join([len(header).to_bytes(_LENGTH_BYTES, "little"), header, *chunks])
 
 
-def read(path: Path) -> Container:
-    """Map a file and check all of it: header, layout and the checksum of every tensor.
+def tensor_bytes(content: bytes) -> dict[str, int]:
+    """Return the bytes of every tensor of a container that `write` made, by name."""
+    length = int.from_bytes(content[:_LENGTH_BYTES], "little")
+    entries = _json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + length].decode("ascii"))
+    del entries["__metadata__"]
+    offsets = {name: entry["data_offsets"] for name, entry in entries.items()}
+    return {name: end - begin for name, (begin, end) in offsets.items()}
+
+
+def read(path: Path) -> tuple[dict[str, str], StoredTensors]:
+    """Map a file and check its header and layout; each tensor's content is checked on first use.
 
     Returns:
-        Metadata, and tensors that are read-only views of the mapped file.
+        Metadata strings, and tensors that are read-only views of the mapped file.
 
     Raises:
         PackedFileError: The file is missing, truncated, damaged or of another format.
@@ -108,7 +118,7 @@ def read(path: Path) -> Container:
     try:
         with path.open("rb") as file:
             if path.stat().st_size < _LENGTH_BYTES:
-                raise _damaged(path, "at least 8 bytes", f"{path.stat().st_size} bytes")
+                raise damaged(path, "at least 8 bytes", f"{path.stat().st_size} bytes")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise PackedFileError(
@@ -125,24 +135,14 @@ def read(path: Path) -> Container:
         )
     length = int.from_bytes(view[:_LENGTH_BYTES], "little")
     if length > _MAXIMUM_HEADER_BYTES or _LENGTH_BYTES + length > len(view):
-        raise _damaged(path, f"a header of {length} bytes", f"{len(view)} bytes in all")
+        raise damaged(path, f"a header of {length} bytes", f"{len(view)} bytes in all")
     if (_LENGTH_BYTES + length) % ALIGNMENT:
-        raise _damaged(path, f"data at a multiple of {ALIGNMENT}", str(_LENGTH_BYTES + length))
+        raise damaged(path, f"data at a multiple of {ALIGNMENT}", str(_LENGTH_BYTES + length))
     entries = _checked_header(path, bytes(view[_LENGTH_BYTES : _LENGTH_BYTES + length]))
     metadata = entries.pop("__metadata__")
-    tensors = _tensors(path, entries, view[_LENGTH_BYTES + length :])
-    checksums = _checksums(path, metadata, len(tensors))
-    for (name, tensor), stated in zip(tensors.items(), checksums, strict=True):
-        found = f"{zlib.crc32(tensor.data):08x}"
-        if found != stated:
-            raise PackedFileError(
-                "A tensor of the packed file is damaged.",
-                where=f"{path}: {name}",
-                expected=f"CRC-32 {stated}",
-                got=f"CRC-32 {found}",
-                fix="copy the file again, or convert the checkpoint again",
-            )
-    return Container(metadata=metadata, tensors=tensors)
+    views, padding = _views(path, entries, view[_LENGTH_BYTES + length :])
+    checksums = _checksums(path, metadata, len(views))
+    return metadata, StoredTensors(path, views, dict(zip(views, checksums, strict=True)), padding)
 
 
 def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
     blank = header[:start] + _UNKNOWN_CRC + header[start + _CRC_DIGITS :]
     found = f"{zlib.crc32(blank):08x}".encode()
     if stated != found:
-        raise _damaged(
+        raise damaged(
             path,
             f"header CRC-32 {stated.decode('ascii', 'replace')}",
             f"CRC-32 {found.decode()}",
@@ -164,7 +164,7 @@ def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
             _json.text(name, content)
         identity = (metadata["format"], metadata["format_version"])
     except (ValueError, KeyError) as error:
-        raise _damaged(path, "a header as FORMAT.md describes", str(error)) from error
+        raise damaged(path, "a header as FORMAT.md describes", str(error)) from error
     if identity != (FORMAT, str(FORMAT_VERSION)):
         raise PackedFileError(
             "The packed file has a format or version that this program does not read.",
@@ -179,7 +179,7 @@ def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
 def _checksums(path: Path, metadata: Mapping[str, str], tensors: int) -> list[str]:
     digits = metadata.get("checksums", "")
     if len(digits) != tensors * _CRC_DIGITS:
-        raise _damaged(
+        raise damaged(
             path, f"a checksum for every tensor: {tensors} x 8 digits", f"{len(digits)} digits"
         )
     return [digits[start : start + _CRC_DIGITS] for start in range(0, len(digits), _CRC_DIGITS)]
@@ -190,9 +190,15 @@ def _alignment(dtype: np.dtype[Any], size: int) -> int:
     return ALIGNMENT if size >= _ALIGNED_BYTES else dtype.itemsize
 
 
-def _tensors(path: Path, entries: dict[str, Any], data: memoryview) -> dict[str, NDArray[Any]]:
-    """Check that the entries tile the data exactly, and return those that are not padding."""
+def _views(
+    path: Path, entries: dict[str, Any], data: memoryview
+) -> tuple[dict[str, NDArray[Any]], dict[str, memoryview]]:
+    """Check that the entries tile the data exactly; return the tensors, and those that are padding.
+
+    Nothing of the data is read.
+    """
     tensors: dict[str, NDArray[Any]] = {}
+    padding: dict[str, memoryview] = {}
     position = 0
     try:
         for name, entry in entries.items():
@@ -202,30 +208,22 @@ def _tensors(path: Path, entries: dict[str, Any], data: memoryview) -> dict[str,
             begin, end = _json.integers(name, offsets, most=len(data))
             size = math.prod(shape) * dtype.itemsize
             if begin != position or end - begin != size:
-                raise _damaged(path, f"{name} at byte {position}", f"{begin} to {end}, {shape}")
+                raise damaged(path, f"{name} at byte {position}", f"{begin} to {end}, {shape}")
             position = end
             if not name.startswith(_PADDING_PREFIX):
                 if begin % _alignment(dtype, size):
                     multiple = _alignment(dtype, size)
-                    raise _damaged(path, f"{name} at a multiple of {multiple}", str(begin))
+                    raise damaged(path, f"{name} at a multiple of {multiple}", str(begin))
                 tensors[name] = np.frombuffer(data[begin:end], dtype=dtype).reshape(shape)
-            elif size >= ALIGNMENT or any(data[begin:end]):
-                raise _damaged(path, f"less than {ALIGNMENT} zeros in {name}", f"{size} bytes")
+            elif size >= ALIGNMENT or dtype != _DTYPES["U8"]:
+                raise damaged(path, f"less than {ALIGNMENT} bytes in {name}", f"{size} {kind}")
+            else:
+                padding[name] = data[begin:end]
     except (KeyError, ValueError) as error:
-        raise _damaged(path, "tensor entries as in safetensors", str(error)) from error
+        raise damaged(path, "tensor entries as in safetensors", str(error)) from error
     if position != len(data):
-        raise _damaged(path, f"{position} bytes of tensors", f"{len(data)} bytes")
-    return tensors
-
-
-def _damaged(path: Path, expected: str, got: str) -> PackedFileError:
-    return PackedFileError(
-        "The packed file is truncated or damaged.",
-        where=str(path),
-        expected=expected,
-        got=got,
-        fix="copy the file again, or convert the checkpoint again",
-    )
+        raise damaged(path, f"{position} bytes of tensors", f"{len(data)} bytes")
+    return tensors, padding
 
 
 def _entry(dtype: str, shape: tuple[int, ...], position: int, size: int) -> dict[str, Any]:

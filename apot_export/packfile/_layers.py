@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.bitpack import unpack
-from apot_export.codebook import MAXIMUM_LEVEL, Codebook, storage_bytes
+from apot_export.codebook import MAXIMUM_LEVEL, Codebook
 from apot_export.layers import (
     ActivationQuantizer,
     CodedLayer,
@@ -19,9 +18,10 @@ from apot_export.layers import (
     PlaneLayer,
 )
 from apot_export.packfile import _json
+from apot_export.packfile._storage import found_codes
+from apot_export.packfile._stored import StoredTensors
 from apot_export.planes import Planes, summed_terms
 
-Tensors = Mapping[str, NDArray[Any]]
 PARAMETERS = "parameters"
 INTEGER = "integer"
 """The tensor of the integer program: the last one, where there is one."""
@@ -48,7 +48,7 @@ def read_codebook(description: Any) -> Codebook:
 class Parameters:
     """Takes numbers from the tensor `parameters`, one run after the other."""
 
-    def __init__(self, tensors: Tensors) -> None:
+    def __init__(self, tensors: StoredTensors) -> None:
         self._numbers: NDArray[Any] = np.empty(0, dtype="<f4")
         if PARAMETERS in tensors:
             self._numbers = read_tensor(tensors, PARAMETERS, "<f4")
@@ -75,33 +75,30 @@ def read_layer(
     name: str,
     description: Any,
     codebooks: list[Codebook],
-    tensors: Tensors,
+    tensors: StoredTensors,
     parameters: Parameters,
 ) -> Layer:
     """Read a layer."""
     if _json.mapping(name, description).get("kind") == "float":
         _json.fields(name, description, "kind")
-        return FloatLayer(name=name, weight=read_tensor(tensors, f"{name}.weight", "<f4"))
+        return _float(name, tensors)
     if _json.mapping(name, description).get("kind") == "planes":
         return PlaneLayer(name=name, planes=_planes(name, description, tensors, parameters))
-    kind, extents, book, step, alpha, activation = _json.members(
+    kind, extents, book, step, alpha, activation, storage = _json.members(
         name,
         description,
         ("kind", "shape", "codebook", "step"),
-        {"alpha": None, "activation": None},
+        {"alpha": None, "activation": None, "storage": None},
     )
     if kind != "coded":
         raise ValueError(f"{name}: unknown kind {kind!r}")
     codebook = _chosen(name, codebooks, book)
     shape = _json.integers(name, extents, least=1)
-    packed = read_tensor(tensors, f"{name}.codes", "u1", storage_bytes(shape, codebook.bits))
-    count = math.prod(shape)
-    tail = (count - 1) % 8 + 1
-    unpack(packed[(count - tail) * codebook.bits // 8 :], codebook.bits, tail)  # zero filling bits
+    codes = found_codes(name, storage, tensors, shape, codebook.bits)
     return CodedLayer(
         name=name,
         shape=shape,
-        packed=packed,
+        packed=codes,
         codebook=codebook,
         step=_json.number(name, step),
         values=parameters.take(name, 1 << codebook.bits),
@@ -110,7 +107,14 @@ def read_layer(
     )
 
 
-def _planes(name: str, description: Any, tensors: Tensors, parameters: Parameters) -> Planes:
+def _float(name: str, tensors: StoredTensors) -> FloatLayer:
+    stored = f"{name}.weight"
+    shape = require_type(tensors, stored, "<f4").shape
+    weight = tensors.deferred(stored, lambda weight: weight)
+    return FloatLayer(name=name, weight=weight, stated_shape=shape)
+
+
+def _planes(name: str, description: Any, tensors: StoredTensors, parameters: Parameters) -> Planes:
     _, extents, size, width, position_major, summands = _json.members(
         name,
         description,
@@ -175,11 +179,15 @@ def _chosen(name: str, codebooks: list[Codebook], index: Any) -> Codebook:
     return codebooks[_json.integer(name, index, most=len(codebooks) - 1)]
 
 
-def read_tensor(tensors: Tensors, name: str, dtype: str, size: int | None = None) -> NDArray[Any]:
-    """Return a tensor of the stated type and size."""
-    tensor = tensors[name]
-    if tensor.dtype != np.dtype(dtype) or (size is not None and tensor.shape != (size,)):
+def require_type(tensors: StoredTensors, name: str, dtype: str) -> NDArray[Any]:
+    """Return a tensor of the stated type, of which nothing is read."""
+    tensor = tensors.unread(name)
+    if tensor.dtype != np.dtype(dtype):
         raise ValueError(f"{name}: {tensor.dtype} {list(tensor.shape)} is not what it must be")
-    if tensor.dtype != np.uint8 and not np.isfinite(tensor).all():
-        raise ValueError(f"{name}: values that are not finite")
     return tensor
+
+
+def read_tensor(tensors: StoredTensors, name: str, dtype: str) -> NDArray[Any]:
+    """Return a tensor of the stated type, checked."""
+    require_type(tensors, name, dtype)
+    return tensors[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from apot_export.network import (
     Add,
     AveragePool,
     Clip,
+    CodedLayer,
     CodedNetwork,
     Concat,
     Convolution,
@@ -39,11 +41,11 @@ from apot_export.packfile._layers import (
     INTEGER,
     NEUTRAL,
     Parameters,
-    Tensors,
     read_codebook,
     read_layer,
-    read_tensor,
+    require_type,
 )
+from apot_export.packfile._stored import StoredTensors
 from apot_export.packfile._wellformed import require_well_formed
 
 if TYPE_CHECKING:
@@ -71,14 +73,26 @@ _OPERATION_BY_NAME = {operation.__name__: operation for operation in _OPERATIONS
 class PackedNetwork:
     """A network read from a packed file.
 
-    `layers[name]` has `.codes`, `.levels()`, `.step`, `.weights()` and `.codebook`.
+    `layers[name]` has `.codes`, `.levels()`, `.step`, `.weights()` and `.codebook`. A layer's codes
+    are read from the mapped file, and compared with their checksum, when they are first asked for.
     """
 
     network: CodedNetwork
     provenance: Mapping[str, Any]
     """What the network was made from: checkpoint digest, tool version, options, bit-width."""
-    integer: bytes | None = None
-    """Its integer program, which FORMAT.md describes in section 8."""
+    stored: StoredTensors | None = None
+    """The tensors of the file; None for a network that was not read from one."""
+
+    @cached_property
+    def integer(self) -> bytes | None:
+        """Its integer program, which FORMAT.md describes in section 8.
+
+        Raises:
+            PackedFileError: It is damaged.
+        """
+        if self.stored is None or INTEGER not in self.stored:
+            return None
+        return self.stored[INTEGER].tobytes()
 
     @property
     def layers(self) -> Mapping[str, Layer]:
@@ -93,12 +107,29 @@ class PackedNetwork:
         """
         return reference.run(self.network, images)
 
+    def check(self) -> PackedNetwork:
+        """Read and check everything that was left unread, and return the network.
+
+        Raises:
+            PackedFileError: Something of it is damaged or not well formed.
+        """
+        if self.stored is not None:
+            self.stored.check_all()
+        for layer in self.layers.values():
+            if isinstance(layer, CodedLayer):
+                _ = layer.codes if layer.encoded else layer.packed
+        return self
+
 
 # --- reading --------------------------------------------------------------------------------------
 
 
 def load_packed(path: str | PathLike[str]) -> PackedNetwork:
-    """Read a packed file, or the one in an export directory, with numpy alone.
+    """Open a packed file, or the one in an export directory, with numpy alone.
+
+    The file is mapped into memory. Its header, its graph and its small parameters are checked;
+    codes and float weights are checked when they are first used, and raise `PackedFileError` then.
+    `.check()` checks all of them at once.
 
     Raises:
         PackedFileError: The file is missing, truncated, damaged, of another version, or its
@@ -107,12 +138,14 @@ def load_packed(path: str | PathLike[str]) -> PackedNetwork:
     file = Path(path)
     if file.is_dir():
         file = file / "model.apot.safetensors"
-    container = read(file)
+    metadata, tensors = read(file)
     try:
-        provenance = _json.mapping("provenance", _json.loads(container.metadata["provenance"]))
-        network = _network(_json.loads(container.metadata["network"]), container.tensors)
-        require_well_formed(network, container.tensors)
-        program = _program(container.tensors)
+        provenance = _json.mapping("provenance", _json.loads(metadata["provenance"]))
+        network = _network(_json.loads(metadata["network"]), tensors)
+        require_well_formed(network, tensors)
+        _require_program(tensors)
+    except PackedFileError:
+        raise
     except ApotExportError as error:
         raise PackedFileError(
             "The packed file's network is not well formed.", where=str(file), got=str(error)
@@ -124,19 +157,19 @@ def load_packed(path: str | PathLike[str]) -> PackedNetwork:
             expected="a network as FORMAT.md describes",
             got=f"{type(error).__name__}: {error}",
         ) from error
-    return PackedNetwork(network=network, provenance=provenance, integer=program)
+    return PackedNetwork(network=network, provenance=provenance, stored=tensors)
 
 
-def _program(tensors: Tensors) -> bytes | None:
+def _require_program(tensors: StoredTensors) -> None:
+    """Raise `ValueError` unless an integer program, where there is one, lies where it must."""
     if INTEGER not in tensors:
-        return None
-    program = read_tensor(tensors, INTEGER, "u1")
+        return
+    program = require_type(tensors, INTEGER, "u1")
     if program.ndim != 1 or list(tensors)[-1] != INTEGER:
         raise ValueError(f"{INTEGER} is not the last tensor, or has more than one axis")
-    return program.tobytes()
 
 
-def _network(content: Any, tensors: Tensors) -> CodedNetwork:
+def _network(content: Any, tensors: StoredTensors) -> CodedNetwork:
     image, output, books, layers, nodes = _json.fields(
         "network", content, "input", "output", "codebooks", "layers", "nodes"
     )

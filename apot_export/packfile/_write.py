@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.codebook import Codebook
+from apot_export.errors import IntegerError
 from apot_export.integer import IntegerNetwork
 from apot_export.integer._program import program_bytes
 from apot_export.integer._program_parts import Stored
@@ -26,6 +27,7 @@ from apot_export.network import (
 from apot_export.packfile import _json
 from apot_export.packfile._container import Container, positions, write
 from apot_export.packfile._layers import INTEGER, NEUTRAL, PARAMETERS
+from apot_export.packfile._storage import stored_codes
 from apot_export.planes import pack_counts
 
 
@@ -33,19 +35,25 @@ def packed_file_bytes(
     network: CodedNetwork,
     provenance: Mapping[str, Any],
     integer: IntegerNetwork | None = None,
+    *,
+    compress: bool = False,
 ) -> bytes:
     """Serialise a coded network: the same network and provenance give the same bytes.
 
     Args:
         network: The network.
         provenance: What it was made from.
-        integer: What `lower` made of the network, for the file to hold as a program, too.
+        integer: What `lower` made of the network, for the file to hold as a program, too. Then all
+            codes are a bit stream, as the program reads them.
+        compress: Entropy-code the codes of layers that get smaller by it.
 
     Raises:
         ValueError: The network or the provenance holds what FORMAT.md cannot store.
-        IntegerError: The integer network does not fit a program.
+        IntegerError: The integer network does not fit a program, or codes cannot be compressed
+            because it reads them.
     """
-    writer = _Writer()
+    require_compressible(compress=compress, integer=integer is not None)
+    writer = _Writer(plain=integer is not None, compress=compress)
     content = {
         "input": {"name": network.input, "shape": list(network.input_shape)},
         "output": network.output,
@@ -69,10 +77,21 @@ def packed_file_bytes(
     return write(Container(metadata=metadata, tensors=tensors))
 
 
+def require_compressible(*, compress: bool, integer: bool) -> None:
+    """Raise `IntegerError` where codes shall be both compressed and read by an integer program."""
+    if compress and integer:
+        raise IntegerError(
+            "An integer program reads codes where they lie, so they cannot be compressed.",
+            expected="either the integer network or compressed codes",
+            fix="leave out --compress or --integer",
+        )
+
+
 class _Writer:
     """Collects tensors and codebooks while it describes layers and nodes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, plain: bool, compress: bool) -> None:
+        self._plain, self._compress = plain, compress
         self.codebooks: list[dict[str, Any]] = []
         self._codebooks: list[Codebook] = []
         self._parameters: list[NDArray[np.float32]] = []
@@ -101,7 +120,8 @@ class _Writer:
         return described
 
     def _coded(self, name: str, layer: CodedLayer) -> dict[str, Any]:
-        self._octets[f"{name}.codes"] = layer.packed
+        codes = stored_codes(layer, plain=self._plain, compress=self._compress)
+        self._octets[f"{name}.codes"] = codes.content
         self._parameters.append(layer.values)
         description: dict[str, Any] = {
             "kind": "coded",
@@ -113,6 +133,8 @@ class _Writer:
             description["alpha"] = layer.alpha
         if layer.activation is not None:
             description["activation"] = self._activation(layer.activation)
+        if codes.storage is not None:
+            description["storage"] = codes.storage
         return description
 
     def _activation(self, quantizer: ActivationQuantizer) -> dict[str, Any]:

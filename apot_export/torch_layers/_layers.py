@@ -73,7 +73,8 @@ class QuantConv2d(nn.Conv2d):
         if self.quantization.family == "apot-v2" and self.quantization.weight_bits > TERNARY_BITS:
             # That code computes (q - t) + t for its gradient, which turns -0 into +0.
             levels = levels + 0.0
-        return levels.mul(self.weight_alpha)
+        weight = levels.mul(self.weight_alpha)
+        return weight + 0.0 if self.quantization.unsigned_zeros else weight
 
     def scaled_input(self, image: torch.Tensor) -> torch.Tensor:
         """Return what the input's levels are chosen for: float32 up to 1, the input's shape."""
