@@ -98,3 +98,7 @@ class DeviceError(ApotExportError):
 
 class IntegerError(ApotExportError):
     """A network has no all-integer form."""
+
+
+class TargetError(ApotExportError):
+    """An ONNX model was asked for in a form that does not exist."""

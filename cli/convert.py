@@ -128,6 +128,13 @@ def convert(
         Optional[Path],  # noqa: UP045 - likewise
         typer.Option(help="Calibration images; default: $APOT_EXPORT_DATA, else ./data."),
     ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            help="Runtime that the ONNX model is made fast for: portable, cpu (ONNX Runtime on "
+            "CPUs), cuda (ONNX Runtime on NVIDIA GPUs) or openvino; every one runs in any."
+        ),
+    ] = "portable",
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier export in the output directory.")
     ] = False,
@@ -165,6 +172,7 @@ def convert(
             input_shape=input_shape,
             choices=choices,
             integer=integer_choices(fraction_bits, input_bits, input_type, data, wanted=integer),
+            target=target,
             force=force,
         )
         if as_json:

@@ -18,6 +18,7 @@ ROOMS = (
     "bitpack",
     "quantization",
     "planes",
+    "targets",
     "operations",
     "layers",
     "network",
