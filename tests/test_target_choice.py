@@ -27,9 +27,10 @@ from apot_export.network import (
     QuantizeActivation,
 )
 from apot_export.onnx_export import serialise
-from apot_export.onnx_export.channels_last import CHANNELS_LAST, PATCHES, POINTWISE, PRODUCT
+from apot_export.onnx_export.bodies_cpu import CHANNELS_LAST, PATCHES, POINTWISE, PRODUCT
+from apot_export.onnx_export.bodies_cuda import THREE_PARTS
+from apot_export.onnx_export.bodies_openvino import EIGHT_BITS
 from apot_export.onnx_export.lowering import fits_bytes, tf32_is_exact
-from apot_export.onnx_export.other_targets import EIGHT_BITS, THREE_PARTS
 from apot_export.targets import TARGETS
 from tests._onnx_networks import (
     DIGITS,

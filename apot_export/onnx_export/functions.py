@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx
 from onnx import parser
 
-from apot_export.onnx_export import channels_last, other_targets
+from apot_export.onnx_export import bodies_cpu, bodies_cuda, bodies_openvino
 
 DOMAIN = "apot"
 DOMAIN_VERSION = 1
@@ -249,8 +249,9 @@ _BODIES = {
     **{(name, ""): text for name, text in _PORTABLE.items()},
     ("ShiftConv", SPLIT): SHIFT_CONV_SPLIT,
     ("ShiftGemm", SPLIT): SHIFT_GEMM_SPLIT,
-    **channels_last.BODIES,
-    **other_targets.BODIES,
+    **bodies_cpu.BODIES,
+    **bodies_cuda.BODIES,
+    **bodies_openvino.BODIES,
 }
 
 

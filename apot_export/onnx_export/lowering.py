@@ -23,8 +23,9 @@ from apot_export.network import (
     Node,
     QuantizeActivation,
     ScaleBias,
+    Shape,
 )
-from apot_export.onnx_export import channels_last, other_targets
+from apot_export.onnx_export import bodies_cpu, bodies_cuda, bodies_openvino
 from apot_export.targets import CPU, CUDA, OPENVINO
 
 _LARGEST_LEVEL = 255
@@ -100,6 +101,11 @@ def _few_significant_bits(values: np.ndarray[Any, np.dtype[np.int32]]) -> bool:
     return bool((scaled == np.round(scaled)).all())
 
 
+def _image_shape(shape: Shape) -> dict[str, list[int]]:
+    channels, height, width = shape
+    return {"image_shape": [-1, height, width, channels]}
+
+
 # --- ONNX Runtime on CPUs -------------------------------------------------------------------------
 
 
@@ -113,17 +119,13 @@ def _cpu_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) ->
         shape = network.shapes[node.name]
         if len(shape) != _IMAGE_RANK or not all(_integer_product(network, u) for u in users):
             return None
-        channels, height, width = shape
-        return Body(
-            overload=channels_last.CHANNELS_LAST,
-            attributes={"image_shape": [-1, height, width, channels]},
-        )
+        return Body(overload=bodies_cpu.CHANNELS_LAST, attributes=_image_shape(shape))
     if isinstance(operation, ScaleBias):
         producer = next((n for n in network.nodes if n.name == node.inputs[0]), None)
         product = None if producer is None else _integer_product(network, producer)
         if product is not None:
             image = len(network.shapes[node.name]) == _IMAGE_RANK
-            overload = channels_last.CHANNELS_LAST if image else channels_last.PRODUCT
+            overload = bodies_cpu.CHANNELS_LAST if image else bodies_cpu.PRODUCT
             return Body(overload=overload, needs_one=True)
     return None
 
@@ -137,7 +139,7 @@ def _integer_product(network: CodedNetwork, node: Node) -> Body | None:
     if not isinstance(layer, CodedLayer) or not fits_bytes(layer):
         return None
     if isinstance(operation, Linear):
-        return Body(overload=channels_last.PRODUCT)
+        return Body(overload=bodies_cpu.PRODUCT)
     if operation.groups != 1:
         return None
     return _patches(network, node, operation, layer)
@@ -148,7 +150,7 @@ def _patches(network: CodedNetwork, node: Node, operation: Convolution, layer: C
     terms = math.prod(layer.shape[1:])
     attributes: dict[str, Any] = {"weight_shape": [terms, outputs]}
     if (tuple(kernel), operation.stride, operation.padding) == ((1, 1), (1, 1), (0, 0)):
-        return Body(overload=channels_last.POINTWISE, attributes=attributes)
+        return Body(overload=bodies_cpu.POINTWISE, attributes=attributes)
     _, *extent = network.shapes[node.inputs[0]]
     _, *places = network.shapes[node.name]
     padding = list(operation.padding)
@@ -170,7 +172,7 @@ def _patches(network: CodedNetwork, node: Node, operation: Convolution, layer: C
         "tap_columns": taps[1],
         "patch_shape": [0, *places, terms],
     }
-    return Body(overload=channels_last.PATCHES, attributes=attributes)
+    return Body(overload=bodies_cpu.PATCHES, attributes=attributes)
 
 
 # --- other runtimes -------------------------------------------------------------------------------
@@ -183,7 +185,7 @@ def _cuda_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -
         return None
     layer = network.layers[operation.layer]
     if isinstance(layer, CodedLayer) and layer.activation is None:
-        return Body(overload=other_targets.THREE_PARTS)
+        return Body(overload=bodies_cuda.THREE_PARTS)
     return None
 
 
@@ -193,8 +195,11 @@ def _openvino_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Nod
         layer = network.layers[operation.layer]
         if not isinstance(layer, CodedLayer) or layer.activation is None:
             return None
-        small = layer.activation.last_index <= _LARGEST_LEVEL
-        return Body(overload=other_targets.GATHER_BYTES if small else other_targets.GATHER)
+        ending = bodies_openvino.BYTES if layer.activation.last_index <= _LARGEST_LEVEL else ""
+        shape = network.shapes[node.name]
+        if len(shape) != _IMAGE_RANK:
+            return Body(overload=bodies_openvino.GATHER_FLAT + ending)
+        return Body(overload=bodies_openvino.GATHER + ending, attributes=_image_shape(shape))
     if not isinstance(operation, (Convolution, Linear)):
         return None
     layer = network.layers[operation.layer]
@@ -202,4 +207,4 @@ def _openvino_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Nod
         return None
     # The kernels give float32.
     exact = proofs[layer.name].bound < FLOAT32_EXACT
-    return Body(overload=other_targets.EIGHT_BITS) if exact else None
+    return Body(overload=bodies_openvino.EIGHT_BITS) if exact else None
