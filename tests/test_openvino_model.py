@@ -105,7 +105,7 @@ def in_openvino(model: onnx.ModelProto, images: Floats) -> dict[str, np.ndarray[
         read, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     )
     results = compiled(images)
-    return {next(iter(output.get_names())): results[output] for output in compiled.outputs}
+    return {name: results[port] for port in compiled.outputs for name in port.get_names()}
 
 
 @pytest.mark.parametrize("target", ["portable", "openvino"])
