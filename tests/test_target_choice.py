@@ -20,11 +20,15 @@ from apot_export.codebook import Codebook, apot, uniform
 from apot_export.conversion import convert
 from apot_export.errors import TargetError
 from apot_export.network import (
+    Add,
     CodedLayer,
     CodedNetwork,
     Convolution,
     Flatten,
+    MaxPool,
+    Operation,
     QuantizeActivation,
+    Relu,
 )
 from apot_export.onnx_export import serialise
 from apot_export.onnx_export.bodies_cpu import CHANNELS_LAST, PATCHES, POINTWISE, PRODUCT
@@ -127,6 +131,16 @@ def test_large_accumulators_stay_exact() -> None:
 # --- ONNX Runtime sees what the bodies are written for -------------------------------------------
 
 
+def optimised_operators(net: CodedNetwork, folder: Path) -> list[str]:
+    """Return the operators that ONNX Runtime makes of a network for CPUs."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3
+    content = serialise(model_for(net, "cpu"))
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node]
+
+
 def test_onnx_runtime_fuses_the_cpu_bodies(tmp_path: Path) -> None:
     book, inputs = apot(4, signed=True), apot(4, signed=False)
     layers = [coded(n, (8, 8, 3, 3), book, quantizer(inputs, 1.0), i) for i, n in enumerate("ab")]
@@ -143,14 +157,35 @@ def test_onnx_runtime_fuses_the_cpu_bodies(tmp_path: Path) -> None:
         ],
         (8, 6, 6),
     )
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    options.log_severity_level = 3
-    content = serialise(model_for(net, "cpu"))
-    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    kinds = optimised_operators(net, tmp_path)
     assert kinds.count("MatMulIntegerToFloat") == 2
     assert kinds.count("Transpose") == 2  # into channels last, and out of it
+
+
+def test_a_residual_stream_is_transposed_once(tmp_path: Path) -> None:
+    book, inputs = apot(3, signed=True), apot(4, signed=False)
+    names = "abcd"
+    layers = [
+        coded(n, (8, 8, 3, 3), book, quantizer(inputs, 1.0), seed) for seed, n in enumerate(names)
+    ]
+    graph: list[tuple[str, Operation, str]] = [
+        ("pool", MaxPool(kernel=(2, 2), stride=(1, 1)), "image")
+    ]
+    stream = "pool"
+    for seed, n in enumerate(names):
+        graph += [
+            (f"{n}.levels", QuantizeActivation(layer=n), stream),
+            (f"{n}.sums", Convolution(layer=n, padding=(1, 1)), f"{n}.levels"),
+            (f"{n}.scaled", affine(8, seed), f"{n}.sums"),
+            (f"{n}.added", Add(), f"{n}.scaled {stream}"),
+            (n, Relu(), f"{n}.added"),
+        ]
+        stream = n
+    net = network(list(layers), graph, (8, 7, 7))
+    kinds = optimised_operators(net, tmp_path)
+    assert kinds.count("MatMulIntegerToFloat") == len(names)
+    assert kinds.count("Transpose") == 2
+    assert assert_every_value_is_the_oracles(net, "cpu", np.ones((2, 8, 7, 7), np.float32)) > 0
 
 
 # --- TF32 -----------------------------------------------------------------------------------------

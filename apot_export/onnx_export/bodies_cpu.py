@@ -90,12 +90,15 @@ QuantizeActivation
     (x, scale, last, levels) => (quantized)
 {{
     image = {_TO_CHANNELS_LAST} (x)
-    any = Constant <value_ints: ints = [-1]> ()
-    flat = Reshape (image, any)
-    scaled = Mul (flat, scale)
     zero = Constant <value_float: float = 0.0> ()
-    clipped = Clip (scaled, zero, last)
-    index = Cast <to: int = 6> (clipped)
+    alpha_or_so = Div (last, scale)
+    beyond = Constant <value_float: float = 1.000001> ()
+    limit = Mul (alpha_or_so, beyond)
+    clipped = Clip (image, zero, limit)
+    scaled = Mul (clipped, scale)
+    wide_index = Cast <to: int = 6> (scaled)
+    any = Constant <value_ints: ints = [-1]> ()
+    index = Reshape (wide_index, any)
     flat_levels = GatherElements <axis: int = 0> (levels, index)
     image_shape = Constant <value_ints: ints = @image_shape> ()
     image_levels = Reshape (flat_levels, image_shape)
@@ -103,7 +106,12 @@ QuantizeActivation
 }}
 """
 """`image_shape` [4]: (-1, height, width, channels). A shape that is known before the session runs
-lets the runtime see through to the transpositions."""
+lets the runtime see through to the transpositions.
+
+It clips before it scales, so that the runtime fuses the clip with a ReLU. The limit lies a few
+roundings beyond alpha: whatever is clipped by it has the last index all the same, since that index
+ends one whole step further, and what is not clipped is scaled as ever.
+"""
 
 _SCALE_BIAS_CHANNELS_LAST = f"""
 ScaleBias (x, scale, bias, one) => (y)
@@ -135,6 +143,18 @@ ScaleBias (x, scale, bias, one) => (y)
 }
 """
 
+_KEEP_CHANNELS_LAST = f"""
+KeepChannelsLast <image_shape: ints> (x) => (y)
+{{
+    image = {_TO_CHANNELS_LAST} (x)
+    image_shape = Constant <value_ints: ints = @image_shape> ()
+    same = Reshape (image, image_shape)
+    y = {_TO_CHANNELS_FIRST} (same)
+}}
+"""
+"""The input. What two readers share is transposed once, before either of them: the shape stands
+between the transpositions, which would cancel and come back for every reader."""
+
 _ONE = """
 One (x) => (one)
 {
@@ -153,4 +173,5 @@ BODIES = {
     ("ScaleBias", CHANNELS_LAST): _SCALE_BIAS_CHANNELS_LAST,
     ("ScaleBias", PRODUCT): _SCALE_BIAS_PRODUCT,
     ("One", ""): _ONE,
+    ("KeepChannelsLast", ""): _KEEP_CHANNELS_LAST,
 }

@@ -38,7 +38,7 @@ from apot_export.onnx_export._builder import (
     table_digest,
 )
 from apot_export.onnx_export.functions import SPLIT, function
-from apot_export.onnx_export.lowering import Body, bodies_of, tf32_is_exact
+from apot_export.onnx_export.lowering import Body, bodies_of, shared_images, tf32_is_exact
 from apot_export.targets import CUDA, PORTABLE, require_target
 
 _ONE = "one"
@@ -73,11 +73,14 @@ def build_model(
     """
     proofs = prove(network)
     bodies = bodies_of(network, proofs, require_target(target))
+    shared = shared_images(network, bodies)
     graph = _Graph(network=network, proofs=proofs, bodies=bodies)
     if any(body.needs_one for body in bodies.values()):
         graph.add_one()
     for node in network.nodes:
         graph.add(node)
+        if node.name in shared:
+            graph.keep_channels_last(shared[node.name])
     largest = max((proof.bound for proof in proofs.values()), default=0)
     facts = {"largest_accumulator_bound": str(largest)}
     if target != PORTABLE:
@@ -121,6 +124,14 @@ class _Graph(GraphBuilder):
     def add_one(self) -> None:
         """Add the 1.0 that the bodies of some nodes read."""
         self._apot("One", [INPUT], _ONE)
+
+    def keep_channels_last(self, image_shape: list[int]) -> None:
+        """Let the last node's value pass through a layout that all its readers share."""
+        (value,) = self.nodes[-1].output
+        first = f"{value}.channels_first"
+        self.nodes[-1].output[0] = first
+        self._apot("KeepChannelsLast", [first], value, image_shape=image_shape)
+        self.nodes[-1].name = f"{value}.channels_last"
 
     def add(self, node: Node) -> None:
         operation = node.operation

@@ -16,12 +16,15 @@ import numpy as np
 
 from apot_export.bounds import FLOAT32_EXACT, Proof
 from apot_export.network import (
+    Add,
+    Clip,
     CodedLayer,
     CodedNetwork,
     Convolution,
     Linear,
     Node,
     QuantizeActivation,
+    Relu,
     ScaleBias,
     Shape,
 )
@@ -58,6 +61,29 @@ def bodies_of(network: CodedNetwork, proofs: Mapping[str, Proof], target: str) -
         if body is not None:
             bodies[node.name] = body
     return bodies
+
+
+def shared_images(network: CodedNetwork, bodies: Mapping[str, Body]) -> dict[str, list[int]]:
+    """Return the values that are best laid out channels last once, and their shapes so.
+
+    These are images that both a quantizer and an addition read, and that no channels-last body
+    made: the ones at which the first residual branch leaves.
+    """
+    chosen = bodies_cpu.CHANNELS_LAST
+    images = {name for name, body in bodies.items() if body.overload == chosen}
+    last: set[str] = set()
+    shared: dict[str, list[int]] = {}
+    for node in network.nodes:
+        users = network.users(node.name)
+        keeps = isinstance(node.operation, (Add, Relu, Clip)) and bool(last & set(node.inputs))
+        if node.name in images or keeps:
+            last.add(node.name)
+        elif any(isinstance(user.operation, Add) for user in users) and any(
+            isinstance(user.operation, QuantizeActivation) and user.name in images for user in users
+        ):
+            shared[node.name] = _image_shape(network.shapes[node.name])["image_shape"]
+            last.add(node.name)
+    return shared
 
 
 def fits_bytes(layer: CodedLayer) -> bool:
