@@ -124,12 +124,15 @@ class PackedNetwork:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def load_packed(path: str | PathLike[str]) -> PackedNetwork:
+def load_packed(path: str | PathLike[str], *, lazy: bool = False) -> PackedNetwork:
     """Open a packed file, or the one in an export directory, with numpy alone.
 
-    The file is mapped into memory. Its header, its graph and its small parameters are checked;
-    codes and float weights are checked when they are first used, and raise `PackedFileError` then.
-    `.check()` checks all of them at once.
+    The file is mapped into memory; nothing is decoded before it is asked for.
+
+    Args:
+        path: The file or directory.
+        lazy: Compare codes and float weights with their checksums when they are first used, which
+            raise `PackedFileError` then, and not now: a layer is had without reading the others.
 
     Raises:
         PackedFileError: The file is missing, truncated, damaged, of another version, or its
@@ -157,6 +160,8 @@ def load_packed(path: str | PathLike[str]) -> PackedNetwork:
             expected="a network as FORMAT.md describes",
             got=f"{type(error).__name__}: {error}",
         ) from error
+    if not lazy:
+        tensors.check_all()
     return PackedNetwork(network=network, provenance=provenance, stored=tensors)
 
 
