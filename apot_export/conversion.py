@@ -48,6 +48,7 @@ from apot_export.own_networks import (
 )
 from apot_export.packfile import packed_file_bytes, require_compressible, tensor_bytes
 from apot_export.quantization import Choices
+from apot_export.targets import PORTABLE, require_target
 from apot_export.torch_layers import QuantConv2d
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ class ConversionResult:
     """Root mean square of what --alpha-terms changed, relative to that of the weights."""
     checkpoint_bytes: int
     seconds: float
+    target: str
+    """Runtime that the ONNX model is lowered for."""
     integer: dict[str, Any] | None
     """What the manifest says of the integer network; None without one."""
     compressed: bool = False
@@ -114,6 +117,7 @@ class ConversionResult:
             "weight_error": self.weight_error,
             "checkpoint_bytes": self.checkpoint_bytes,
             "seconds": self.seconds,
+            "target": self.target,
             "integer": self.integer,
             "compressed": self.compressed,
         }
@@ -129,6 +133,7 @@ def convert(
     choices: Choices | None = None,
     integer: IntegerChoices | None = None,
     compress: bool = False,
+    target: str = PORTABLE,
     force: bool = False,
     **said: Any,
 ) -> ConversionResult:
@@ -144,6 +149,7 @@ def convert(
         choices: What is known of the checkpoint beyond its name.
         integer: Write the all-integer network, too, as these choices say; None: do not.
         compress: Entropy-code the codes in the packed file; not together with `integer`.
+        target: Runtime that the ONNX model is lowered for: "portable", "cpu", "cuda", "openvino".
         force: Replace an earlier export in `directory`.
         **said: Fields of `Choices`, in place of one: `bits=4`, `method="uniform"`, ...
 
@@ -155,8 +161,9 @@ def convert(
     if path is not None:
         require_checkpoint_file(path)
     export = type(checkpoint).__name__ if path is None else export_name(path)
-    target = Path(export if directory is None else directory)
-    require_free(target, force=force)
+    folder = Path(export if directory is None else directory)
+    require_free(folder, force=force)
+    require_target(target)
     require_compressible(compress=compress, integer=integer is not None)
     chosen = choices or Choices(**said)
     spec = _spec(checkpoint, model, model_arguments, input_shape)
@@ -182,7 +189,7 @@ def convert(
     # File names may be any bytes; the strings of artifacts are Unicode.
     name = export.encode(errors="backslashreplace").decode()
     metadata = {"apot_export": json.dumps(provenance, sort_keys=True)}
-    onnx_model = build_model(coded, name=name, tool=tool, metadata=metadata)
+    onnx_model = build_model(coded, name=name, tool=tool, metadata=metadata, target=target)
     form = None if integer is None else _integer_form(coded, onnx_model, original, integer)
     files = {
         ONNX_MODEL: serialise(onnx_model),
@@ -205,10 +212,11 @@ def convert(
         "grid_from": original.grid_from,
         "choices": complete.to_json(),
         "name": name,
+        "target": target,
         "input_shape": list(original.architecture.input_shape),
         "checkpoint": {
             # Relative, so that a folder with checkpoint and export can move as one.
-            "path": os.path.relpath(path.absolute(), target.absolute()) if path else None,
+            "path": os.path.relpath(path.absolute(), folder.absolute()) if path else None,
             "sha256": provenance["checkpoint_sha256"],
         },
     }
@@ -218,9 +226,9 @@ def convert(
         manifest["integer"] = form.to_json()
     if compress:
         manifest["compressed"] = True
-    sizes = write_export(target, files, manifest, force=force)
+    sizes = write_export(folder, files, manifest, force=force)
     return ConversionResult(
-        path=target,
+        path=folder,
         family=original.dialect.name,
         architecture=original.architecture.name,
         bits=_bits(coded, original),
@@ -242,6 +250,7 @@ def convert(
         weight_error=_weight_error(original, coded) if chosen.alpha_terms else 0.0,
         checkpoint_bytes=path.stat().st_size if path else _state_bytes(original.module),
         seconds=time.perf_counter() - started,
+        target=target,
         integer=None if form is None else form.to_json(),
         compressed=compress,
     )

@@ -102,3 +102,7 @@ class IntegerError(ApotExportError):
 
 class KernelError(ApotExportError):
     """The native kernels cannot be built, or do not run a network."""
+
+
+class TargetError(ApotExportError):
+    """An ONNX model was asked for in a form that does not exist."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.errors import DeviceError, ExportError
-from apot_export.onnx_export.inlining import inlined
+from apot_export.onnx_export.inlining import model_for_openvino
 
 _DEVICE = "CPU"
 _OPTIONS = {
@@ -72,7 +72,9 @@ def open_openvino(model: bytes, *, threads: int = 0) -> OpenVinoSession:
     options = {**_OPTIONS, **({_THREADS: str(threads)} if threads else {})}
     core = openvino.Core()
     try:
-        compiled = core.compile_model(core.read_model(inlined(model), b""), _DEVICE, options)
+        compiled = core.compile_model(
+            core.read_model(model_for_openvino(model), b""), _DEVICE, options
+        )
     except Exception as error:
         raise ExportError(
             "OpenVINO does not load the model.",

@@ -70,8 +70,13 @@ class Session:
         return [result.numpy() for result in binding.get_outputs()]
 
 
-def provider_for(device: str) -> tuple[str, dict[str, str]]:
+def provider_for(device: str, *, tf32: bool = False) -> tuple[str, dict[str, str]]:
     """Return the execution provider of a device ("cpu", "cuda" or "cuda:1") and its options.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:1".
+        tf32: Whether the model is one that TF32 does not round: of target "cuda", and with
+            `tf32_exact` = "true" in its metadata.
 
     Raises:
         DeviceError: This ONNX Runtime has no such provider.
@@ -85,13 +90,18 @@ def provider_for(device: str) -> tuple[str, dict[str, str]]:
             got=", ".join(onnxruntime.get_available_providers()),
             fix="install onnxruntime-gpu (and remove onnxruntime), or use --device cpu",
         )
-    # TF32 would round the float layers; "DEFAULT" never picks Winograd or FFT convolutions, whose
-    # fractions would break exact integers.
-    number = device.partition(":")[2] or "0"
-    return CUDA, {"device_id": number, "use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+    # TF32 would round the float layers of other targets; "DEFAULT" never picks Winograd or FFT
+    # convolutions, whose fractions would break exact integers.
+    return CUDA, {
+        "device_id": device.partition(":")[2] or "0",
+        "use_tf32": str(int(tf32)),
+        "cudnn_conv_algo_search": "DEFAULT",
+    }
 
 
-def open_session(model: bytes, device: str, *, threads: int = 0, profile: str = "") -> Session:
+def open_session(
+    model: bytes, device: str, *, threads: int = 0, profile: str = "", tf32: bool = False
+) -> Session:
     """Open a session.
 
     Args:
@@ -99,12 +109,13 @@ def open_session(model: bytes, device: str, *, threads: int = 0, profile: str = 
         device: "cpu", "cuda" or "cuda:1".
         threads: Intra-operator threads; 0 for ONNX Runtime's choice.
         profile: Prefix of a profile file to write; empty for none.
+        tf32: Let CUDA use TF32: for models alone that it does not round (see `provider_for`).
 
     Raises:
         DeviceError: The provider is missing or did not load.
         ExportError: ONNX Runtime refuses the model.
     """
-    provider, provider_options = provider_for(device)
+    provider, provider_options = provider_for(device, tf32=tf32)
     onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
     if provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()
@@ -166,10 +177,13 @@ class Placement:
         )
 
 
-def measure_placement(model: bytes, device: str, images: NDArray[np.float32]) -> Placement:
+def measure_placement(
+    model: bytes, device: str, images: NDArray[np.float32], *, tf32: bool = False
+) -> Placement:
     """Run a batch under ONNX Runtime's profiler and read off where every node ran."""
     with tempfile.TemporaryDirectory() as folder:
-        session = open_session(model, device, profile=str(Path(folder) / "profile"))
+        profile = str(Path(folder) / "profile")
+        session = open_session(model, device, profile=profile, tf32=tf32)
         session.run(images)
         events = json.loads(Path(session.session.end_profiling()).read_text(encoding="utf-8"))
     return placement_of_events(events)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from apot_export.summary import Thresholds, Widths
 
 _FULL_PRECISION = 32
+_EVERYWHERE = "portable"
 MULTI_BIT = "alq"
 """The family whose weights are sums of scaled sign vectors."""
 _BAR_WIDTH = 16
@@ -86,8 +87,8 @@ def print_conversion(result: ConversionResult) -> None:
             f"{result.weights:,} weights in {_bytes(round(packed))}: "
             f"{result.code_bits / result.weights:.2f} bits a weight",
         )
-    if result.integer is not None:
-        facts.add_row(Text("integer", "dim"), _integer_line(result.integer))
+    for name, text in _extras(result):
+        facts.add_row(Text(name, "dim"), text)
     facts.add_row(Text("time", "dim"), f"{result.seconds:.2f} s")
     console.print(Text.assemble(("Converted ", "bold green"), f"to {result.path}/"), soft_wrap=True)
     console.print(facts)
@@ -98,6 +99,16 @@ def print_conversion(result: ConversionResult) -> None:
     for name, count in result.files.items():
         table.add_row(name, _bytes(count), f"{count / result.checkpoint_bytes:.1%}")
     console.print(table)
+
+
+def _extras(result: ConversionResult) -> Iterator[tuple[str, str]]:
+    """Yield what was asked for beyond the usual."""
+    if result.target != _EVERYWHERE:
+        yield "target", result.target
+    if result.compressed:
+        yield "packed file", "entropy-coded"
+    if result.integer is not None:
+        yield "integer", _integer_line(result.integer)
 
 
 def _integer_line(form: dict[str, Any]) -> str:

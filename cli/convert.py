@@ -143,6 +143,13 @@ def convert(
             help="Entropy-code the packed file's weights: smaller at rest, decoded when used.",
         ),
     ] = False,
+    target: Annotated[
+        str,
+        typer.Option(
+            help="Runtime that the ONNX model is made fast for: portable, cpu (ONNX Runtime on "
+            "CPUs), cuda (ONNX Runtime on NVIDIA GPUs) or openvino; every one runs in any."
+        ),
+    ] = "portable",
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier export in the output directory.")
     ] = False,
@@ -182,6 +189,7 @@ def convert(
             choices=choices,
             integer=integer_choices(fraction_bits, input_bits, input_type, data, wanted=integer),
             compress=compress,
+            target=target,
             force=force,
         )
         if as_json:

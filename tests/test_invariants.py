@@ -21,6 +21,7 @@ ROOMS = (
     "on_demand",
     "quantization",
     "planes",
+    "targets",
     "operations",
     "layers",
     "network",

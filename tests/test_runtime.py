@@ -151,6 +151,13 @@ def test_a_cuda_session_is_opened_with_its_options(fake: type[FakeSession]) -> N
     assert fake.opened == (b"model", 2, [(CUDA, dict(session.options)), (CPU, {})])
 
 
+def test_tf32_is_for_models_that_say_so(fake: type[FakeSession]) -> None:
+    fake.loads_cuda = True
+    session = open_session(b"model", "cuda", tf32=True)
+    assert session.options["use_tf32"] == "1"
+    assert provider_for("cpu", tf32=True) == (CPU, {})
+
+
 def test_verify_does_not_fall_back_where_cuda_was_asked_for(
     monkeypatch: pytest.MonkeyPatch, export: Path, project: Path
 ) -> None:

@@ -2,13 +2,15 @@
 
 The node is the meaning: it carries codes, digit tables, threshold and step as inputs and
 attributes, so that a hardware compiler can match it. The body is the lowering that any ONNX runtime
-executes. All bodies here are the portable ones.
+executes. All bodies here are the portable ones; an overload names another one.
 """
 
 from __future__ import annotations
 
 import onnx
 from onnx import parser
+
+from apot_export.onnx_export import bodies_cpu, bodies_cuda, bodies_openvino
 
 DOMAIN = "apot"
 DOMAIN_VERSION = 1
@@ -230,8 +232,7 @@ SHIFT_GEMM_SPLIT = SHIFT_CONV_SPLIT.replace(
 ).replace(f"Conv <{_CONVOLUTION_ATTRIBUTES}>", "Gemm <transB: int = 1>")
 """`SHIFT_CONV_SPLIT` for matrices."""
 
-_SPLIT_BODIES = {"ShiftConv": SHIFT_CONV_SPLIT, "ShiftGemm": SHIFT_GEMM_SPLIT}
-_BODIES = {
+_PORTABLE = {
     "DecodeWeights": DECODE_WEIGHTS,
     "QuantizeActivation": QUANTIZE_ACTIVATION,
     "ShiftConv": SHIFT_CONV,
@@ -245,10 +246,19 @@ _BODIES = {
 SPLIT = "split"
 """Overload of `ShiftConv` and `ShiftGemm` for accumulators that float32 does not hold whole."""
 
+_BODIES = {
+    **{(name, ""): text for name, text in _PORTABLE.items()},
+    ("ShiftConv", SPLIT): SHIFT_CONV_SPLIT,
+    ("ShiftGemm", SPLIT): SHIFT_GEMM_SPLIT,
+    **bodies_cpu.BODIES,
+    **bodies_cuda.BODIES,
+    **bodies_openvino.BODIES,
+}
+
 
 def function(name: str, overload: str = "") -> onnx.FunctionProto:
     """Return an `apot` operator's function; `overload` names a body other than the usual one."""
-    text = _SPLIT_BODIES[name] if overload == SPLIT else _BODIES[name]
+    text = _BODIES[name, overload]
     parsed: onnx.FunctionProto = parser.parse_function(f"{_HEADER}\n{text.strip()}")
     parsed.overload = overload
     return parsed

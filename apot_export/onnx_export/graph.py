@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,10 +38,20 @@ from apot_export.onnx_export._builder import (
     table_digest,
 )
 from apot_export.onnx_export.functions import SPLIT, function
+from apot_export.onnx_export.lowering import Body, bodies_of, shared_images, tf32_is_exact
+from apot_export.targets import CUDA, PORTABLE, require_target
+
+_ONE = "one"
+"""Name of the value that nodes with `Body.needs_one` read."""
 
 
 def build_model(
-    network: CodedNetwork, *, name: str, tool: str, metadata: Mapping[str, str]
+    network: CodedNetwork,
+    *,
+    name: str,
+    tool: str,
+    metadata: Mapping[str, str],
+    target: str = PORTABLE,
 ) -> onnx.ModelProto:
     """Build the model.
 
@@ -50,19 +60,33 @@ def build_model(
         name: Name of the graph.
         tool: Name and version of the producer, separated by a blank.
         metadata: Provenance, written as metadata properties.
+        target: The runtime that it is lowered for, one of `TARGETS`. Any other runs it, too.
 
     Returns:
         A model with input `images` float32 [batch, C, H, W] and output `logits` float32
-        [batch, classes].
+        [batch, classes]. Targets other than "portable" are named in its metadata; "cuda" also says
+        there whether TF32 rounds none of its factors (`tf32_exact`).
 
     Raises:
         BoundError: A layer's accumulator cannot be proven exact.
+        TargetError: There is no such target.
     """
     proofs = prove(network)
-    graph = _Graph(network=network, proofs=proofs)
+    bodies = bodies_of(network, proofs, require_target(target))
+    shared = shared_images(network, bodies)
+    graph = _Graph(network=network, proofs=proofs, bodies=bodies)
+    if any(body.needs_one for body in bodies.values()):
+        graph.add_one()
     for node in network.nodes:
         graph.add(node)
+        if node.name in shared:
+            graph.keep_channels_last(shared[node.name])
     largest = max((proof.bound for proof in proofs.values()), default=0)
+    facts = {"largest_accumulator_bound": str(largest)}
+    if target != PORTABLE:
+        facts["target"] = target
+    if target == CUDA:
+        facts["tf32_exact"] = str(tf32_is_exact(network)).lower()
     return model_of(
         graph.graph_of(
             name,
@@ -72,7 +96,7 @@ def build_model(
         ),
         [function(*operator) for operator in sorted(graph.operators)],
         tool=tool,
-        metadata={**metadata, "largest_accumulator_bound": str(largest)},
+        metadata={**metadata, **facts},
     )
 
 
@@ -94,6 +118,20 @@ def _attributes(operation: Operation) -> dict[str, Any]:
 @dataclass(kw_only=True)
 class _Graph(GraphBuilder):
     proofs: Mapping[str, Proof]
+    bodies: Mapping[str, Body] = field(default_factory=dict)
+    """Bodies other than the portable ones, by node."""
+
+    def add_one(self) -> None:
+        """Add the 1.0 that the bodies of some nodes read."""
+        self._apot("One", [INPUT], _ONE)
+
+    def keep_channels_last(self, image_shape: list[int]) -> None:
+        """Let the last node's value pass through a layout that all its readers share."""
+        (value,) = self.nodes[-1].output
+        first = f"{value}.channels_first"
+        self.nodes[-1].output[0] = first
+        self._apot("KeepChannelsLast", [first], value, image_shape=image_shape)
+        self.nodes[-1].name = f"{value}.channels_last"
 
     def add(self, node: Node) -> None:
         operation = node.operation
@@ -108,7 +146,7 @@ class _Graph(GraphBuilder):
             shape = (-1, *[1] * (rank - 1))
             scale = self._initializer(f"{node.name}.scale", operation.scale.reshape(shape))
             bias = self._initializer(f"{node.name}.bias", operation.bias.reshape(shape))
-            self._apot("ScaleBias", [*inputs, scale, bias], output)
+            self._add_apot("ScaleBias", node, [*inputs, scale, bias], output)
         elif isinstance(operation, Clip):
             limits = [
                 self._initializer(f"clip_{limit:g}", np.array(limit, dtype=np.float32))
@@ -144,14 +182,14 @@ class _Graph(GraphBuilder):
             return
         weights = self._decoded(layer)
         if layer.activation is None:
-            self._apot(f"Integer{kind}", [*inputs, weights], output, **attributes)
+            self._add_apot(f"Integer{kind}", node, [*inputs, weights], output, **attributes)
         else:
             self.types[node.name] = TensorProto.INT32
             split = self.proofs[layer.name].split
-            overload = SPLIT if split else ""
-            if split:
+            overload = SPLIT if split and node.name not in self.bodies else ""
+            if overload:
                 attributes |= {"low_values": float(1 << split), "low_scale": 1 << split}
-            self._apot(f"Shift{kind}", [*inputs, weights], output, overload, **attributes)
+            self._add_apot(f"Shift{kind}", node, [*inputs, weights], output, overload, **attributes)
 
     def _add_quantizer(
         self, node: Node, operation: QuantizeActivation, inputs: list[str], output: str
@@ -167,8 +205,9 @@ class _Graph(GraphBuilder):
         self.types[node.name] = helper.np_dtype_to_tensor_dtype(np.dtype(level_type))
         last = quantizer.last_index
         digest = f"{quantizer.codebook.bits}_{table_digest(quantizer.codebook):08x}_{last}"
-        self._apot(
+        self._add_apot(
             "QuantizeActivation",
+            node,
             [
                 *inputs,
                 self._initializer(f"{node.name}.scale", np.asarray(quantizer.index_scale)),
@@ -179,6 +218,23 @@ class _Graph(GraphBuilder):
             alpha=float(quantizer.alpha),
             **codebook_attributes(quantizer.codebook),
         )
+
+    def _add_apot(
+        self,
+        operator: str,
+        node: Node,
+        inputs: list[str],
+        output: str,
+        overload: str = "",
+        **attributes: Any,
+    ) -> None:
+        """Add a node with the body that the target has for it."""
+        body = self.bodies.get(node.name)
+        if body is not None:
+            overload = body.overload
+            attributes |= body.attributes
+            inputs = [*inputs, _ONE] if body.needs_one else inputs
+        self._apot(operator, inputs, output, overload, **attributes)
 
     def _value(self, name: str) -> str:
         return {self.network.input: INPUT, self.network.output: OUTPUT}.get(name, name)

@@ -1,12 +1,12 @@
-"""Models without functions, for runtimes whose readers take standard operators only."""
+"""Serialised models as OpenVINO reads them."""
 
 from __future__ import annotations
 
 import onnx
-from onnx.inliner import inline_local_functions
+
+from apot_export.onnx_export.openvino_model import openvino_model
 
 
-def inlined(model: bytes) -> bytes:
-    """Replace the `apot` operators of a serialised model by their bodies."""
-    flat: onnx.ModelProto = inline_local_functions(onnx.load_model_from_string(model))
-    return bytes(flat.SerializeToString())
+def model_for_openvino(model: bytes) -> bytes:
+    """Serialise what `openvino_model` makes of a serialised model."""
+    return bytes(openvino_model(onnx.load_model_from_string(model)).SerializeToString())

@@ -32,6 +32,12 @@ def parse_model(data: bytes) -> onnx.ModelProto:
         ) from error
 
 
+def tf32_exact(model: onnx.ModelProto) -> bool:
+    """Tell whether a model says that TF32 rounds none of its factors: one made for CUDA."""
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    return facts.get("target") == "cuda" and facts.get("tf32_exact") == "true"
+
+
 def with_outputs(model: onnx.ModelProto, names: Iterable[str] | None = None) -> bytes:
     """Return the model with values of its graph (all described ones unless named) as outputs."""
     copy = onnx.ModelProto()

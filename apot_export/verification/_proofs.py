@@ -19,6 +19,7 @@ from apot_export.verification._instrument import (
     by_layer,
     decoder_model,
     float_weights,
+    tf32_exact,
     with_outputs,
 )
 from apot_export.verification._levels import compare_levels
@@ -66,7 +67,8 @@ def prove_export(
     """
     model_weights = _model_weights(graph)
     weights = certify_weights(module, packed, model_weights)
-    exported = open_session(with_outputs(graph), device).run_all(sample)
+    session = open_session(with_outputs(graph), device, tf32=tf32_exact(graph))
+    exported = session.run_all(sample)
     levels = compare_levels(module, sample, exported)
     accumulators = compare_oracle(packed, sample[:_ORACLE_IMAGES], exported)
     failures = tuple(proof_failures(weights, levels, accumulators))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -25,7 +26,7 @@ from apot_export.network import CodedNetwork
 from apot_export.original import Original
 from apot_export.verification._accuracy import Measured, merge
 from apot_export.verification._backends import compare_backends, parse_backends
-from apot_export.verification._instrument import parse_model
+from apot_export.verification._instrument import parse_model, tf32_exact
 from apot_export.verification._processes import Processes
 from apot_export.verification._proofs import Proofs, prove_export
 from apot_export.verification._report import (
@@ -97,7 +98,8 @@ class Run:
         names = parse_sides(self.choices.sides, self.device)
         model = (self.directory / ONNX_MODEL).read_bytes()
         sample = self._sample()
-        proofs = self._prove(model, names, sample)
+        graph = parse_model(model)
+        proofs = self._prove(graph, names, sample)
         opened = open_sides(
             names,
             directory=self.directory,
@@ -105,6 +107,7 @@ class Run:
             packed=self.packed,
             device=self.device,
             threads=torch.get_num_threads(),
+            tf32=tf32_exact(graph),
             image=sample[:1],
         )
         measured, notes = self._measure(opened)
@@ -165,13 +168,14 @@ class Run:
             fix="copy the images again",
         )
 
-    def _prove(self, model: bytes, names: Sequence[str], sample: NDArray[np.float32]) -> Proofs:
+    def _prove(
+        self, graph: onnx.ModelProto, names: Sequence[str], sample: NDArray[np.float32]
+    ) -> Proofs:
         found: Proofs | None = None
         if self.processes.first:
             self.progress("levels", 0, 1)
             first = next((name for name in names if name.startswith("ort-")), "ort-cpu")
             device = ort_device(first, self.device)
-            graph = parse_model(model)
             found = prove_export(self.source.module, graph, self.packed, sample, device)
             self.progress("levels", 1, 1)
         (proofs,) = (one for one in self.processes.gather(found) if one is not None)

@@ -84,6 +84,7 @@ def open_sides(
     packed: CodedNetwork,
     device: str,
     threads: int,
+    tf32: bool,
     image: NDArray[np.float32],
 ) -> OpenedSides:
     """Open sides of an export.
@@ -95,6 +96,7 @@ def open_sides(
         packed: The network of its packed file.
         device: Where the original runs.
         threads: Threads of each runtime.
+        tf32: Whether the model is one that TF32 does not round: ONNX Runtime may use it on CUDA.
         image: An image to find out with where nodes run, float32 [1, C, H, W].
 
     Raises:
@@ -120,10 +122,10 @@ def open_sides(
             opened.options[name] = {"version": session.version, **session.options}
         else:
             place = ort_device(name, device)
-            opened_session = open_session(model, place, threads=threads)
+            opened_session = open_session(model, place, threads=threads, tf32=tf32)
             opened.executors[name] = opened_session.run
             opened.options[name] = {"threads": threads, **opened_session.options}
-            placement = measure_placement(model, place, image)
+            placement = measure_placement(model, place, image, tf32=tf32)
             opened.placements[name] = (opened_session.provider, placement)
     return opened
 
