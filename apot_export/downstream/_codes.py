@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def unpack(stream: Bytes, width: int, count: int, where: str) -> Codes:
 
 def _read_digits(stream: Bytes, meanings: list[int], bits: int, count: int, where: str) -> Codes:
     """Read codes that are digits of base n, as many a byte as it holds (3.7)."""
-    ascending = all(one < other for one, other in zip(meanings, meanings[1:], strict=False))
+    ascending = all(one < other for one, other in pairwise(meanings))
     fine = ascending and meanings[-1] < 2**bits
     require(fine, f"{where}: the digits {meanings} are no ascending codes of {bits} bits")
     base = len(meanings)
