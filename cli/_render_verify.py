@@ -142,6 +142,8 @@ def _original(settings: Mapping[str, Any]) -> str:
 def _exactness(report: Report) -> str:
     if report.settings["family"] == MULTI_BIT:
         return "up to the order of adding their sign vectors"
+    if report.settings["unsigned_zeros"]:
+        return "bit for bit, zeros without signs"
     return "bit for bit"
 
 

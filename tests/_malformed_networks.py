@@ -5,10 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
+from apot_export import downstream
+from apot_export.errors import PackedFileError
+from apot_export.packfile import PackedNetwork, load_packed
 from tests._small_networks import Json, packed, seal, unseal
 
 
@@ -102,3 +106,19 @@ def mutate(data: st.DataObject, content: Any) -> Any:
     else:
         parent[place[-1]] = value
     return content
+
+
+def both_readers(
+    folder: Path, content: bytes
+) -> tuple[PackedNetwork | None, downstream.DownstreamNetwork | None]:
+    """Read with both readers; None stands for a refusal."""
+    path = folder / "model.apot.safetensors"
+    path.write_bytes(content)
+    try:
+        product = load_packed(path).check()
+    except PackedFileError:
+        product = None
+    try:
+        return product, downstream.load(path)
+    except ValueError:
+        return product, None

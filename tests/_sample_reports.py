@@ -149,6 +149,7 @@ def passing() -> Report:
             "method": "apot",
             "family": "apot-v1",
             "alpha_terms": 0,
+            "unsigned_zeros": False,
             "architecture": "ResNet-20 (CIFAR)",
             "tf32": False,
             "provider_options": {},

@@ -136,7 +136,8 @@ def test_compressed_exports_are_smaller_and_verify() -> None:
     assert small["code_bits"] < plain["code_bits"]
     assert json.loads(Path("small", MANIFEST).read_bytes())["compressed"] is True
     assert "compressed" not in json.loads(Path("plain", MANIFEST).read_bytes())
-    assert document("verify", "small", "--limit", 20)["verdict"] == "PASS"
+    for sides in ("ort", "packed"):
+        assert document("verify", "small", "--limit", 20, "--sides", sides)["verdict"] == "PASS"
     shown = [run("inspect", "alphas", name).stdout for name in ("plain", "small")]
     assert shown[1] == shown[0].replace("plain", "small")
     stored = [sum(row["stored_bits"] for row in document("inspect", "bits", name)["layers"])
@@ -154,8 +155,13 @@ def test_ternary_weights_without_signs_of_zeros_take_1_6_bits() -> None:
     document("convert", CHECKPOINT, "-o", "signed", "--bits", 2)
     found = document("convert", CHECKPOINT, "-o", "ternary", "--bits", 2, "--unsigned-zeros")
     assert json.loads(Path("ternary", MANIFEST).read_bytes())["choices"]["unsigned_zeros"] is True
-    report = document("verify", "ternary", "--limit", 20)
-    assert report["verdict"] == "PASS"
+    for name, unsigned in (("signed", False), ("ternary", True)):
+        report = document("verify", name, "--limit", 20, "--sides", "packed")
+        assert report["verdict"] == "PASS"
+        assert report["settings"]["unsigned_zeros"] is unsigned
+        shown = " ".join(run("verify", name, "--limit", 20).stdout.split())
+        assert ("equal bit for bit, zeros without signs (" in shown) is unsigned
+        assert ("equal bit for bit (" in shown) is not unsigned
     signed, ternary = load_packed("signed").layers, load_packed("ternary").layers
     changed = 0
     for name, layer in ternary.items():

@@ -26,15 +26,14 @@ from apot_export import downstream, reference
 from apot_export.checkpoint import load_checkpoint
 from apot_export.codebook import apot, uniform
 from apot_export.downstream._layers import Tensors, _read_coordinates, _read_planes
-from apot_export.errors import PackedFileError
 from apot_export.export_directory import PACKED_MODEL
 from apot_export.network import Add, CodedNetwork, ScaleBias
-from apot_export.packfile import PackedNetwork, load_packed, packed_file_bytes
+from apot_export.packfile import packed_file_bytes
 from tests import _integer_networks as integer_networks
 from tests import _random_integer_networks as random_networks
 from tests._commands import EXPORT
 from tests._integer_networks import Recipe
-from tests._malformed_networks import MALFORMED, described, mutate, with_network
+from tests._malformed_networks import MALFORMED, both_readers, described, mutate, with_network
 from tests._onnx_networks import quantizer
 from tests._published import PUBLISHED, Floats, Shelf, agreement, in_batches
 from tests._small_networks import Json, packed, seal, unseal
@@ -289,20 +288,6 @@ def test_a_nan_in_front_of_a_quantizer_is_an_error(tmp_path: Path) -> None:
 
 
 # --- files that break a rule ----------------------------------------------------------------------
-
-
-def both_readers(folder: Path, content: bytes) -> tuple[PackedNetwork | None, Reader | None]:
-    """Read with both readers; None stands for a refusal."""
-    path = folder / "model.apot.safetensors"
-    path.write_bytes(content)
-    try:
-        product = load_packed(path)
-    except PackedFileError:
-        product = None
-    try:
-        return product, downstream.load(path)
-    except ValueError:
-        return product, None
 
 
 @pytest.mark.parametrize(("path", "value", "_"), MALFORMED, ids=range(len(MALFORMED)))

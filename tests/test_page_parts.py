@@ -149,6 +149,22 @@ def test_what_is_not_there_is_said() -> None:
     assert "NaN" in text
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"unsigned_zeros": False}, "bit for bit"),
+        ({"unsigned_zeros": True}, "bit for bit, zeros without signs"),
+        ({"unsigned_zeros": True, "family": "alq"}, "up to the order of adding sign vectors"),
+    ],
+)
+def test_how_equal_weights_are_is_said(settings: dict[str, object], words: str) -> None:
+    report = passing()
+    page = render_page(dataclasses.replace(report, settings={**report.settings, **settings}))
+    texts = Outline(page).texts
+    assert f"layers with weights equal {words}" in texts
+    assert any(f" equal {words};" in text for text in texts)
+
+
 def test_agreement_of_all_images_differs_from_images_that_were_not_kept() -> None:
     report = passing()
     one, *others = report.sides

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,19 +11,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apot_export import rans
-from apot_export.bitpack import Codes, pack
-from apot_export.codebook import Codebook, uniform
+from apot_export.bitpack import pack
 from apot_export.digits import decode_digits, digit_bytes, digits_of_a_byte, encode_digits
 from apot_export.errors import IntegerError, PackedFileError
-from apot_export.network import CodedLayer, Convolution, FloatLayer, Network, Node
+from apot_export.network import CodedLayer
 from apot_export.packfile import load_packed, packed_file_bytes, tensor_bytes
 from apot_export.rans import Coding
-from tests._small_networks import Json, load, refusal, seal, unseal
+from tests._small_networks import load, refusal, unseal
+from tests._stored_networks import (
+    MALFORMED_STORAGES,
+    as_codes,
+    example,
+    resealed,
+    skewed,
+    stored_network,
+    with_storage,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from apot_export.network import CodedNetwork
 
 RANDOM = settings(derandomize=True, deadline=None, max_examples=120)
 PRECISIONS = st.integers(rans.LEAST_PRECISION, rans.MOST_PRECISION)
@@ -33,17 +39,6 @@ PRECISIONS = st.integers(rans.LEAST_PRECISION, rans.MOST_PRECISION)
 def entropy_bytes(codes: np.ndarray[Any, np.dtype[Any]]) -> float:
     counts = np.unique(codes, return_counts=True)[1]
     return float(counts @ -np.log2(counts / counts.sum())) / 8
-
-
-def skewed(bits: int, size: int, seed: int = 0) -> Codes:
-    """Draw codes as weights have them: a rounded normal distribution, sign above magnitude."""
-    numbers = np.random.default_rng(seed).normal(scale=0.3, size=size) * (1 << bits) / 2
-    magnitudes = np.minimum(np.abs(np.rint(numbers)), (1 << bits) // 2 - 1).astype(int)
-    return as_codes(magnitudes | ((numbers < 0) << (bits - 1)), bits)
-
-
-def as_codes(numbers: np.ndarray[Any, np.dtype[Any]], bits: int) -> Codes:
-    return numbers.astype(np.uint8) if bits <= 8 else numbers.astype(np.uint16)
 
 
 # --- the coders -----------------------------------------------------------------------------------
@@ -185,36 +180,6 @@ def test_what_are_no_digits_is_said() -> None:
 # --- in the packed file ---------------------------------------------------------------------------
 
 
-def network(**codes: np.ndarray[Any, np.dtype[Any]]) -> CodedNetwork:
-    """Build a network of one convolution 1 x 1 for every named array of 4-bit or 2-bit codes."""
-    layers: dict[str, Any] = {}
-    nodes = []
-    before = "image"
-    for name, array in codes.items():
-        bits = 2 if "ternary" in name else 4
-        book: Codebook = uniform(bits - 1, signed=True)
-        layers[name] = CodedLayer(
-            name=name,
-            shape=(array.size // 40, 40, 1, 1),
-            packed=pack(array, bits),
-            codebook=book,
-            step=0.5,
-            values=(book.levels * 0.5).astype(np.float32),
-        )
-        nodes.append(Node(name=f"{name}.out", inputs=("image",), operation=Convolution(layer=name)))
-        before = f"{name}.out"
-    layers["float"] = FloatLayer(name="float", weight=np.full((2, 40, 1, 1), 0.5, dtype="<f4"))
-    nodes.append(Node(name="float.out", inputs=("image",), operation=Convolution(layer="float")))
-    return Network[Any](
-        nodes=tuple(nodes), layers=layers, input="image", input_shape=(40, 2, 2), output=before
-    )
-
-
-def example() -> CodedNetwork:
-    ternary = np.random.default_rng(5).choice([0, 1, 3], size=8000).astype(np.uint8)
-    return network(a=skewed(4, 8000), b=skewed(4, 12000, 1), ternary=ternary)
-
-
 def storages(content: bytes) -> dict[str, Any]:
     described = json.loads(unseal(content)[0]["__metadata__"]["network"])["layers"]
     return {name: layer.get("storage") for name, layer in described.items()}
@@ -251,10 +216,10 @@ def test_compressed_files_hold_the_same_network(tmp_path: Path) -> None:
 def test_codes_that_gain_nothing_stay_a_bit_stream() -> None:
     even = np.arange(8000) % 16
     assert (
-        storages(packed_file_bytes(network(a=even.astype(np.uint8)), {}, compress=True))["a"]
+        storages(packed_file_bytes(stored_network(a=even.astype(np.uint8)), {}, compress=True))["a"]
         is None
     )
-    short = network(ternary=np.array([0, 1, 3, 0] * 10, dtype=np.uint8))
+    short = stored_network(ternary=np.array([0, 1, 3, 0] * 10, dtype=np.uint8))
     assert storages(packed_file_bytes(short, {}))["ternary"] is None
 
 
@@ -265,57 +230,11 @@ def test_an_integer_program_needs_a_bit_stream(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def with_storage(storage: object, layer: str = "a", content: bytes | None = None) -> bytes:
-    header, data = unseal(content or packed_file_bytes(example(), {}, compress=True))
-    described = json.loads(header["__metadata__"]["network"])
-    described["layers"][layer]["storage"] = storage
-    header["__metadata__"]["network"] = json.dumps(described)
-    return seal(header, data)
-
-
-@pytest.mark.parametrize(
-    ("layer", "storage", "reason"),
-    [
-        ("a", None, "a.codes"),
-        ("a", "entropy", "an object"),
-        ("a", {}, "an object of entropy"),
-        ("a", {"huffman": [8, 7]}, "an object of entropy"),
-        ("a", {"entropy": [8, 7], "digits": [0, 1]}, "an object of digits"),
-        ("a", {"entropy": [3, 7]}, "from 4 to 15"),
-        ("a", {"entropy": [16, 7]}, "from 4 to 15"),
-        ("a", {"entropy": [8, 0]}, "from 1"),
-        ("a", {"entropy": [8]}, "unpack"),
-        ("a", {"entropy": [8, 1 << 30]}, "1073741824 lanes"),
-        ("a", {"entropy": [9, 7]}, "sum to 2^9"),
-        ("a", {"digits": [0, 1, 3]}, "a.codes"),
-        ("ternary", {"digits": [0, 1]}, "ternary.codes"),
-        ("ternary", {"digits": [0, 1, 4]}, "from 0 to 3"),
-        ("ternary", {"digits": [0, 3, 1]}, "ascending"),
-        ("ternary", {"digits": [3]}, "ascending"),
-    ],
-)
+@pytest.mark.parametrize(("layer", "storage", "reason"), MALFORMED_STORAGES)
 def test_malformed_storages_are_refused(
     tmp_path: Path, layer: str, storage: object, reason: str
 ) -> None:
-    content = with_storage(storage, layer)
-    if layer == "ternary":
-        content = with_storage(storage, layer, packed_file_bytes(example(), {}))
-    assert reason in refusal(tmp_path, content)
-
-
-def resealed(content: bytes, name: str, change: dict[int, int]) -> bytes:
-    """Change bytes of a tensor and put the checksum right."""
-    header, data = unseal(content)
-    begin, end = header[name]["data_offsets"]
-    damaged = bytearray(data)
-    for place, value in change.items():
-        damaged[begin + place % (end - begin)] = value
-    names = [key for key in header if not key.startswith(("_padding.", "__metadata__"))]
-    sums: Json = header["__metadata__"]
-    at = 8 * names.index(name)
-    crc = f"{zlib.crc32(damaged[begin:end]):08x}"
-    sums["checksums"] = sums["checksums"][:at] + crc + sums["checksums"][at + 8 :]
-    return seal(header, bytes(damaged))
+    assert reason in refusal(tmp_path, with_storage(storage, layer))
 
 
 @RANDOM

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ._codes import read_codes, unpack
 from ._container import require
 from ._members import ACTIVATION, CODEBOOK, LAYERS, members
 
@@ -48,19 +49,6 @@ class Tensors:
         """Require that nothing is left over."""
         require(not len(self._numbers), "there are more parameters than the network needs")
         require(not self._tensors, f"tensors of no layer: {', '.join(self._tensors)}")
-
-
-def unpack(stream: NDArray[np.uint8], width: int, count: int, where: str) -> NDArray[np.uint16]:
-    """Read `count` codes of `width` bits, lowest bit first, without gaps (3.1)."""
-    fine = len(stream) == -(-width * count // 8)
-    require(fine, f"{where}: {count} codes of {width} bits are not {len(stream)} bytes")
-    bits = np.unpackbits(stream, bitorder="little")
-    require(not bits[width * count :].any(), f"{where}: bits after the last code are not 0")
-    places = bits[: width * count].reshape(count, width)
-    codes = np.zeros(count, np.uint16)
-    for place in range(width):
-        codes |= places[:, place].astype(np.uint16) << np.uint16(place)
-    return codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +154,8 @@ def read_layer(value: Any, name: str, books: list[Codebook], tensors: Tensors) -
     require(layer["codebook"] < len(books), f"{where}: no such codebook")
     book = books[layer["codebook"]]
     stream = tensors.take(f"{name}.codes", np.uint8, 1)
-    codes = unpack(stream, book.bits, math.prod(layer["shape"]), where).reshape(layer["shape"])
+    count = math.prod(layer["shape"])
+    codes = read_codes(stream, layer["storage"], book.bits, count, where).reshape(layer["shape"])
     return Layer(
         factors=book.levels().astype(np.int32)[codes],
         codes=codes,

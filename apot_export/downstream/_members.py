@@ -33,6 +33,7 @@ _KINDS: Mapping[str, _Check] = {
     "array": _is(list),
     "bits": _integer(1, 8),
     "denominator": _integer(1, 2**23),
+    "digits": _array(_integer(0), *range(2, 17)),
     "flag": _is(bool),
     "image": _array(_integer(1), 3),
     "integer": _integer(0),
@@ -57,10 +58,11 @@ ACTIVATION = "codebook:integer alpha:number input_denominator?:denominator"
 LAYERS = {
     "float": "kind:text",
     "coded": "kind:text shape:shape codebook:integer step:number alpha?:number|null "
-    "activation?:object|null",
+    "activation?:object|null storage?:object|null",
     "planes": "kind:text shape:shape group_size:positive count_bits:bits position_major?:flag "
     "terms?:integer",
 }
+STORAGES = {"digits": "digits:digits", "entropy": "entropy:pair"}
 NODE = "name:text operation:text inputs?:texts "
 OPERATIONS = {
     "Convolution": "layer:text stride?:pair padding?:margin dilation?:pair groups?:positive",

@@ -70,6 +70,8 @@ def exactness(report: Report) -> str:
     """Return how equal weights can be."""
     if report.settings.get("family") == _MULTI_BIT:
         return "up to the order of adding sign vectors"
+    if report.settings.get("unsigned_zeros"):
+        return "bit for bit, zeros without signs"
     return "bit for bit"
 
 

@@ -24,6 +24,7 @@ from apot_export.executors import torch_executor, twin_executors
 from apot_export.export_directory import ONNX_MODEL, attach_to_manifest
 from apot_export.network import CodedNetwork
 from apot_export.original import Original
+from apot_export.quantization import Choices
 from apot_export.verification._accuracy import Measured, merge
 from apot_export.verification._backends import compare_backends, parse_backends
 from apot_export.verification._instrument import parse_model, tf32_exact
@@ -287,6 +288,7 @@ class Run:
             "method": quantization.method,
             "family": self.source.dialect.name,
             "alpha_terms": self.source.alpha_terms,
+            "unsigned_zeros": Choices.of_json(self.manifest["choices"]).unsigned_zeros,
             "architecture": self.source.architecture.name,
             **self.flags,
             **_versions(),
