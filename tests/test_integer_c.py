@@ -24,7 +24,6 @@ from apot_export.codebook import apot, uniform
 from apot_export.conversion import convert
 from apot_export.errors import BoundError, IntegerError, PackedFileError
 from apot_export.integer import IntegerNetwork, lower, run_integer
-from apot_export.integer._memory import Use, plan
 from apot_export.integer._native import (
     SOURCES,
     WITHOUT_MULTIPLICATION,
@@ -33,6 +32,7 @@ from apot_export.integer._native import (
 )
 from apot_export.integer._reference import fixed_point
 from apot_export.integer._scales import signed_digits
+from apot_export.memory_plan import Use, plan
 from apot_export.network import CodedNetwork, MaxPool, PlaneLayer, Relu, ScaleBias
 from apot_export.packfile import load_packed, packed_file_bytes
 from apot_export.packfile._container import Container, read, write

@@ -13,6 +13,7 @@ ROOMS = (
     # floor 0
     "errors",
     "significance",
+    "memory_plan",
     "_version",
     "codebook",
     "bitpack",

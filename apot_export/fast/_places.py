@@ -13,7 +13,7 @@ from apot_export.fast._fuse import Fused
 from apot_export.fast._steps import Frame, View
 from apot_export.fast._weights import padded
 from apot_export.fast._winograd import POSITIONS
-from apot_export.integer._memory import Use, plan
+from apot_export.memory_plan import Use, plan
 from apot_export.network import Concat, Convolution, Pair, Shape
 
 _LINE = 64

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apot_export.errors import IntegerError
-from apot_export.integer._memory import Use, plan, rounded_up
 from apot_export.integer._network import (
     Clamp,
     Convolve,
@@ -46,6 +45,7 @@ from apot_export.integer._program_parts import (
     weight_scratch,
     words,
 )
+from apot_export.memory_plan import Use, plan, rounded_up
 from apot_export.network import CodedNetwork, Pair, Shape
 
 PROGRAM_VERSION = 1

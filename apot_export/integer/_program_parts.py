@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from apot_export.errors import IntegerError
-from apot_export.integer._memory import rounded_up
 from apot_export.integer._network import (
     Clamp,
     IntegerLayer,
@@ -21,6 +20,7 @@ from apot_export.integer._network import (
 )
 from apot_export.integer._scales import signed_digits
 from apot_export.layers import CodedLayer, Layer, PlaneLayer
+from apot_export.memory_plan import rounded_up
 from apot_export.planes import pack_counts
 
 LEVELS, NARROW, WIDE, IMAGE = range(4)
