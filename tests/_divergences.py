@@ -27,6 +27,7 @@ from apot_export.verification._instrument import (
     by_layer,
     decoder_model,
     float_weights,
+    stated_attributes,
     with_outputs,
 )
 from apot_export.verification._report import CAUSES, Divergence
@@ -143,7 +144,10 @@ def diverge(
     if decoders is not None:
         weights |= by_layer(open_session(decoders, "cpu").run_all())
     exported = open_session(with_outputs(proto), "cpu").run_all(images)
-    return first_divergence(original, packed or both or right, weights, images, exported)
+    attributes = stated_attributes(proto)
+    return first_divergence(
+        original, packed or both or right, weights, attributes, images, exported
+    )
 
 
 def scale_of(norm: Any) -> NDArray[np.float32]:

@@ -21,6 +21,7 @@ from apot_export.network import CodedLayer, CodedNetwork, FloatLayer
 from apot_export.original import load_original
 from apot_export.packfile import load_packed
 from apot_export.quantization import Choices
+from apot_export.torch_layers import QuantConv2d
 from tests._divergences import (
     MIDDLE,
     QUANTIZATIONS,
@@ -166,6 +167,14 @@ NORMALISATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "output channel by output channel": lambda w: (
         (w - w.mean((1, 2, 3), keepdim=True)) / w.std((1, 2, 3), keepdim=True)
     ),
+    "output channel by output channel with the biased": lambda w: (
+        (w - w.mean((1, 2, 3), keepdim=True)) / w.std((1, 2, 3), keepdim=True, unbiased=False)
+    ),
+    "1e-05 added to the standard deviation": lambda w: (w - w.mean()) / (w.std() + 1e-5),
+    "1e-05 added to the variance": lambda w: (w - w.mean()) / (w.var() + 1e-5).sqrt(),
+    # In so few weights the biased variance is mostly not to be told from the other one.
+    "1e-05 added to the": lambda w: (w - w.mean()) / (w.var(unbiased=False) + 1e-5).sqrt(),
+    "largest magnitude instead of normalised": lambda w: w / w.abs().max(),
 }
 
 
@@ -176,6 +185,8 @@ def test_weights_that_were_normalised_otherwise(family: str, form: str) -> None:
     for seed in range(20):
         original = small(QUANTIZATIONS[family], seed, width=16)
         original.middle.weight.data = original.middle.weight * 20 + 0.3
+        if "added" in form:  # which shows where the deviation is small
+            original.middle.weight.data *= 1e-3
         other = requantized(original, normalize_weights=False)
         other.middle.weight.data = NORMALISATIONS[form](original.middle.weight)
         wrong, right = coded(other), coded(original)
@@ -184,6 +195,28 @@ def test_weights_that_were_normalised_otherwise(family: str, form: str) -> None:
     divergence = diverge(original, both=wrong)
     evidence = assert_weights(divergence, right, wrong, "missing weight normalisation")
     assert form in evidence
+
+
+def test_one_weight_shows_a_cause_where_later_layers_confirm_it(reference: Path) -> None:
+    """Of the first layers of this network the biased deviation moves one weight each, or none."""
+    checkpoint = "checkpoints/Enhanced-Quantization/result/cifar100/res32_2bit/model_best.pth.tar"
+    original = load_original(reference / checkpoint, Choices(bits=2)).module
+    other = copy.deepcopy(original)
+    for layer in other.modules():
+        if isinstance(layer, QuantConv2d):
+            weight = layer.weight.detach()
+            layer.quantization = dataclasses.replace(layer.quantization, normalize_weights=False)
+            layer.weight.data = (weight - weight.mean()) / weight.std(unbiased=False)
+    right, wrong = (coded(network, (3, 32, 32)) for network in (original, other))
+    images = sample(1, (3, 32, 32))
+    divergence = diverge(original, both=wrong, images=images)
+    name, cause = "layer1.0.conv1", "missing weight normalisation"
+    evidence = assert_weights(divergence, right, wrong, cause, name)
+    assert evidence.startswith("1 of 2304 weights differ")
+    assert "show the same" in evidence
+    # Alone, that weight may as well have been corrupted.
+    alone = dataclasses.replace(right, layers={**right.layers, name: wrong.layers[name]})
+    assert_weights(diverge(original, both=alone, images=images), right, alone, None, name)
 
 
 # --- no cause is invented -------------------------------------------------------------------------

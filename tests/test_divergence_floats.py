@@ -14,6 +14,7 @@ from apot_export.verification._causes_tf32 import nearest_away, nearest_even, tr
 from tests._divergences import (
     MIDDLE,
     QUANTIZATIONS,
+    SHAPE,
     UNIFORM,
     Edit,
     body,
@@ -143,6 +144,38 @@ def test_an_image_with_height_and_width_swapped() -> None:
     divergence = found(diverge(original, edit=edit))
     assert (divergence.layer, divergence.cause) == ("relu", "layout")
     assert "CWH instead of CHW" in divergence.evidence
+
+
+@pytest.mark.parametrize(
+    ("axis", "name", "value", "said"),
+    [
+        (1, "first", "images", "reverse order along C"),
+        (3, "first", "images", "reverse order along W"),
+        (1, "fc", "flatten", "8 x 9 features transposed"),
+    ],
+)
+def test_a_layer_that_reads_its_input_in_another_order(
+    axis: int, name: str, value: str, said: str
+) -> None:
+    """As BGR instead of RGB: the weights are right, and so is the value that is read."""
+    extent = SHAPE[axis - 1]
+    order = np.arange(extent)[::-1]
+    if value == "flatten":
+        order = np.arange(72).reshape(8, 9).T.reshape(-1)
+
+    def edit(model: onnx.ModelProto) -> None:
+        indices = numpy_helper.from_array(np.ascontiguousarray(order), "indices")
+        model.graph.initializer.append(indices)
+        (node,) = (node for node in model.graph.node if node.output[0] == f"{name}.sums")
+        assert node.input[0] == value
+        node.input[0] = "moved"
+        moved = helper.make_node("Gather", [value, "indices"], ["moved"], axis=axis)
+        model.graph.node.insert(list(model.graph.node).index(node), moved)
+
+    divergence = found(diverge(small(UNIFORM), edit=edit))
+    assert (divergence.layer, divergence.kind) == (name, "values")
+    assert divergence.cause == "layout", divergence.evidence
+    assert said in divergence.evidence
 
 
 # --- and what has no known cause ------------------------------------------------------------------

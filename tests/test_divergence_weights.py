@@ -23,6 +23,7 @@ from tests._divergences import (
     assert_weights,
     change_codes,
     coded,
+    coded_levels,
     diverge,
     found,
     sample,
@@ -61,6 +62,25 @@ def test_an_int8_clamp(name: str, lowest: int, place: str) -> None:
         assert (divergence.original, divergence.export) == (-145, lowest)
     else:
         assert_weights(divergence, right, wrong, divergence.cause, name)
+
+
+@pytest.mark.parametrize("place", ["both", "packed", "model"])
+def test_integers_that_wrapped_around_into_int8(place: str) -> None:
+    original = small(UNIFORM)
+    weight = original.first.weight.data
+    weight[2, 1] = -1.14 * weight.max()
+    right = coded(original)
+
+    def wrap(codes: NDArray[Any]) -> NDArray[Any]:
+        wrapped = (coded_levels(right, "first") + 128) % 256 - 128
+        return np.where(wrapped == coded_levels(right, "first"), codes, np.abs(wrapped))
+
+    wrong = change_codes(right, "first", wrap)
+    packed, model = (None if place == other else wrong for other in ("model", "packed"))
+    divergence = found(diverge(original, packed=packed, model=model))
+    assert (divergence.layer, divergence.channel) == ("first", 2)
+    assert divergence.cause == "int8 clamp of first or last layer"
+    assert "wrapped around into int8" in divergence.evidence
 
 
 def test_the_int8_clamp_of_a_published_network(reference: Path) -> None:
@@ -173,6 +193,15 @@ def test_weights_in_another_order(family: str, form: str) -> None:
     assert found(diverge(original, model=wrong)).cause == "layout"
 
 
+@pytest.mark.parametrize(("family", "count"), [("apot-v1", 2), ("apot-v2", 8)])
+def test_codes_unpacked_from_the_other_end(family: str, count: int) -> None:
+    original = small(QUANTIZATIONS[family])
+    right = coded(original)
+    wrong = change_codes(right, MIDDLE, lambda w: w.reshape(-1, count)[:, ::-1].reshape(w.shape))
+    evidence = assert_weights(diverge(original, both=wrong), right, wrong, "layout")
+    assert f"within every {count} codes" in evidence
+
+
 def test_linear_weights_in_another_order() -> None:
     original = small(UNIFORM)
     right = coded(original)
@@ -200,6 +229,19 @@ def test_a_batch_norm_in_float_weights() -> None:
     divergence = diverge(original, both=wrong)
     evidence = assert_weights(divergence, right, wrong, "fused batch-norm", "first")
     assert "output channel by output channel" in evidence
+
+
+@pytest.mark.parametrize("name", ["first", MIDDLE])
+def test_a_batch_norm_in_latent_weights_that_were_not_quantized(name: str) -> None:
+    original = small(UNIFORM)
+    norm = {"first": original.bn1, MIDDLE: original.bn2}[name]
+    right = coded(original)
+    latent = original.get_submodule(name).weight.numpy() * scale_of(norm)
+    fused = FloatLayer(name=name, weight=latent)
+    wrong = dataclasses.replace(right, layers={**right.layers, name: fused})
+    divergence = found(diverge(original, packed=wrong))
+    assert (divergence.layer, divergence.cause) == (name, "fused batch-norm")
+    assert "not quantized" in divergence.evidence
 
 
 def test_one_factor_for_all_weights_is_no_batch_norm() -> None:

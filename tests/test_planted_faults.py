@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper, parser
+from onnx import helper, numpy_helper, parser
 
 from apot_export.bitpack import pack
 from apot_export.capture import capture
@@ -156,6 +156,46 @@ def test_a_step_that_is_not_the_values_fails(workshop: Workshop) -> None:
     wrong = change_layer(workshop.network, LAYER, step=layer.step * 1.00001)
     report = workshop.verify(workshop.write(packed=wrong))
     assert f"{LAYER}: step" in " ".join(report.failures)
+
+
+def test_a_weight_threshold_that_is_not_the_original_s_fails(workshop: Workshop) -> None:
+    """No weight depends on it, but `inspect` prints it."""
+    layer = workshop.network.layers[LAYER]
+    assert isinstance(layer, CodedLayer)
+    assert layer.alpha is not None
+    wrong = change_layer(workshop.network, LAYER, alpha=layer.alpha * 1.5)
+    report = workshop.verify(workshop.write(packed=wrong))
+    assert f"{LAYER}: weight threshold" in " ".join(report.failures)
+    assert report.divergence is not None
+    assert (report.divergence.layer, report.divergence.kind) == (LAYER, "constants")
+    assert report.divergence.export == layer.alpha * 1.5
+
+
+@pytest.mark.parametrize(
+    ("value", "attribute", "wrong"),
+    [
+        (f"{LAYER}.levels", "alpha", 9.0),
+        (f"{LAYER}.levels", "denominator", 15),
+        (f"{LAYER}.levels_of_weights", "bits", 5),
+        (f"{LAYER}.levels_of_weights", "digit_tables", [0, 1, 2, 3]),
+    ],
+)
+def test_a_node_that_says_what_it_does_not_do_fails(
+    workshop: Workshop, value: str, attribute: str, wrong: Any
+) -> None:
+    """ONNX Runtime never reads it; a runtime with operators of its own would."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        (node,) = (item for item in model.graph.node if item.output[0] == value)
+        (found,) = (item for item in node.attribute if item.name == attribute)
+        found.CopyFrom(helper.make_attribute(attribute, wrong))
+
+    report = workshop.verify(workshop.write(edit=edit))
+    said = f"{LAYER}: attribute {attribute} of {value} {wrong} instead of"
+    assert said in " ".join(report.failures)
+    assert report.divergence is not None
+    assert (report.divergence.layer, report.divergence.kind) == (LAYER, "constants")
+    assert report.divergence.cause is None
 
 
 @pytest.mark.parametrize(

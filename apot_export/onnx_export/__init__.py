@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from apot_export.onnx_export._builder import codebook_attributes
 from apot_export.onnx_export.functions import DOMAIN
 from apot_export.onnx_export.graph import OPSET, build_model, serialise
 from apot_export.onnx_export.integer_graph import build_integer_model
 from apot_export.onnx_export.openvino_model import openvino_model
 
-__all__ = ["DOMAIN", "OPSET", "build_integer_model", "build_model", "openvino_model", "serialise"]
+__all__ = [
+    "DOMAIN",
+    "OPSET",
+    "build_integer_model",
+    "build_model",
+    "codebook_attributes",
+    "openvino_model",
+    "serialise",
+]

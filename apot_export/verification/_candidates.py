@@ -74,6 +74,8 @@ def by_chance(difference: Difference, forms: int) -> bool:
         difference: With the same shape on both sides.
         forms: Number of tensors that the hypothesis allows.
     """
+    if difference.corroborated:
+        return False
     total, changed = difference.differs.size, difference.count
     values = max(len(np.unique(side)) for side in (difference.original, difference.export))
     # Tensors with so many changes: which places, times which other values.

@@ -7,7 +7,8 @@ none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterable
 
 from apot_export.verification._causes_bits import legacy_divisor, wrong_bits
 from apot_export.verification._causes_fused import fused_batch_norm
@@ -42,6 +43,24 @@ def probable_cause(difference: Difference) -> tuple[str | None, str]:
     (cause, evidence), *others = fitting
     also = "".join(f"; {name} would fit, too" for name, _ in others)
     return cause, f"{found}: {evidence}{also}"
+
+
+def corroborated_cause(first: Difference, later: Iterable[Difference]) -> tuple[str, str] | None:
+    """Return the cause of a later difference where it explains the first one, too.
+
+    A fault of all layers may have changed a single value of the first one, which alone shows
+    nothing.
+    """
+    hypotheses = dict(HYPOTHESES)
+    for difference in later:
+        cause, _ = probable_cause(difference)
+        if cause is None:
+            continue
+        evidence = hypotheses[cause](dataclasses.replace(first, corroborated=True))
+        if evidence is not None:
+            also = f"; {difference.count} {difference.kind} of {difference.layer} show the same"
+            return cause, f"{_what_differs(first)}: {evidence}{also}"
+    return None
 
 
 def _what_differs(difference: Difference) -> str:

@@ -7,7 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from apot_export.torch_layers import FirstConv2d, LastLinear, QuantConv2d, eight_bit_weight
+from apot_export.torch_layers import (
+    FirstConv2d,
+    LastLinear,
+    QuantConv2d,
+    QuantizedLayer,
+    eight_bit_weight,
+)
 from apot_export.verification._candidates import agreeing, requantized
 from apot_export.verification._causes_weights import explains
 from apot_export.verification._differences import (
@@ -33,14 +39,23 @@ def fused_batch_norm(difference: Difference) -> str | None:
         return None
     if difference.differs.ndim == 0:
         return _without_sums(difference, run)
-    if not isinstance(difference, WeightDifference):
-        return None
+    if isinstance(difference, WeightDifference):
+        return _folded_into_weights(difference, scale)
+    return None
+
+
+def _folded_into_weights(difference: WeightDifference, scale: NDArray[np.float64]) -> str | None:
     if _folded_before_quantization(difference, scale):
         return (
             "the export's weights are exactly the levels of latent weights that were multiplied by "
             "the following batch-norm's gamma / sqrt(variance + eps)"
         )
-    return _times_scale(difference, run, scale)
+    if _folded_without_quantization(difference, scale):
+        return (
+            "the export's weights are the latent weights, not quantized, times the following "
+            "batch-norm's gamma / sqrt(variance + eps)"
+        )
+    return _times_scale(difference, difference.run, scale)
 
 
 def _without_sums(difference: Difference, run: LayerRun) -> str | None:
@@ -96,10 +111,21 @@ def _channel_factors(difference: WeightDifference) -> NDArray[np.float64] | None
     return factors if fits.all() and shown > len(factors) else None
 
 
+def _folded(module: nn.Conv2d | nn.Linear, scale: NDArray[np.float64]) -> torch.Tensor:
+    axes = (-1, *[1] * (module.weight.ndim - 1))
+    return module.weight.detach() * torch.from_numpy(scale).float().reshape(axes)
+
+
+def _folded_without_quantization(difference: WeightDifference, scale: NDArray[np.float64]) -> bool:
+    if difference.in_levels or not isinstance(difference.run.module, QuantizedLayer):
+        return False
+    folded = _folded(difference.run.module, scale).numpy()
+    return bool((np.abs(difference.export - folded) <= _SAME * np.abs(folded)).all())
+
+
 def _folded_before_quantization(difference: WeightDifference, scale: NDArray[np.float64]) -> bool:
     module = difference.run.module
-    axes = (-1, *[1] * (module.weight.ndim - 1))
-    folded = module.weight.detach() * torch.from_numpy(scale).float().reshape(axes)
+    folded = _folded(module, scale)
     if isinstance(module, QuantConv2d):
         candidate = requantized(module)
         candidate.weight = nn.Parameter(folded, requires_grad=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from apot_export.verification._candidates import by_chance
@@ -15,12 +17,18 @@ from apot_export.verification._differences import (
     LevelDifference,
     ValueDifference,
     WeightDifference,
+    within,
 )
+from apot_export.verification._rounding import Bounded
 
 _SAME = 1e-6
 """Largest difference of two spellings of one weight, in units of the largest."""
 _WEIGHT_AXES = {2: "OI", 4: "OIHW"}
 _VALUE_AXES = {1: "C", 3: "CHW"}
+_FEWEST_VALUES = 3
+"""Values that must differ: fewer show no order of the input."""
+_SHARED_BYTES = (2, 4, 8)
+"""Codes that may begin and end on a byte boundary together."""
 _FLAT_AXES = 2
 """A tensor of at most so many axes has features that may have been flattened."""
 _LARGEST_FLATTENED = 1 << 24
@@ -28,7 +36,13 @@ _LARGEST_FLATTENED = 1 << 24
 
 
 def layout(difference: Difference) -> str | None:
-    """The export holds the original's numbers in another order."""
+    """The export holds the original's numbers, or reads its inputs, in another order."""
+    if isinstance(difference, ValueDifference) and (says := _operand_order(difference)):
+        return says
+    return _result_order(difference)
+
+
+def _result_order(difference: Difference) -> str | None:
     original, export = difference.original, difference.export
     if original.size != export.size or not export.size:
         return None
@@ -53,6 +67,25 @@ def layout(difference: Difference) -> str | None:
         expected, slack = (_ordered(side, order, lead) for side in (original, allowed))
         if (np.abs(expected.astype(np.float64) - export) <= slack).all():
             return f"they are the original's {says}"
+    return None
+
+
+def _operand_order(difference: ValueDifference) -> str | None:
+    """Find the order in which a layer read its input, as BGR instead of RGB."""
+    run = difference.run
+    if run is None or not difference.differs.ndim or difference.count < _FEWEST_VALUES:
+        return None
+    run = run.first(len(difference.export))
+    value, bound = run.operand.value, run.operand.bound
+    names = _VALUE_AXES.get(value.ndim - 1, "")
+    shape = tuple(value.shape[1:])
+    for says, order in _orders(shape, shape, names) if names else ():
+        places = torch.from_numpy(order.flatten())
+        operand = Bounded(
+            *(side.flatten(1)[:, places].reshape(side.shape) for side in (value, bound))
+        )
+        if within(dataclasses.replace(run, operand=operand).computed(), difference.export):
+            return f"they are what the layer makes of its input {says}"
     return None
 
 
@@ -92,6 +125,8 @@ def _orders(
             yield f"stored as {names} and read as {other}", read
     if into == shape:
         yield from _reversed(places, names)
+        if names.startswith("O"):
+            yield from _turned_groups(places)
         if len(names) <= _FLAT_AXES:
             yield from _flattened(places)
 
@@ -102,6 +137,14 @@ def _reversed(places: NDArray[np.int64], names: str) -> Iterator[tuple[str, NDAr
         for axes in itertools.combinations(turned, count):
             said = " and ".join(names[axis] for axis in axes)
             yield f"in reverse order along {said}", np.flip(places, axes)
+
+
+def _turned_groups(places: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Yield codes that were unpacked from the other end of the bytes that they share."""
+    for count in _SHARED_BYTES:
+        if places.size % count == 0:
+            turned = np.flip(places.reshape(-1, count), 1).reshape(places.shape)
+            yield f"in reverse order within every {count} codes, which share bytes", turned
 
 
 def _flattened(places: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.int64]]]:

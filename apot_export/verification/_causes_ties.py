@@ -81,9 +81,10 @@ def tie_rule(difference: Difference) -> str | None:
         return None
     if _contradicts(rounding.scaled, differs, export):
         return None
+    count = int(differs.sum())
     return (
-        f"all {int(differs.sum())} lie half-way between two levels within {_TIE_ULPS} units in the "
-        "last place, and the export took the other one"
+        f"{f'all {count} lie' if count > 1 else 'it lies'} half-way between two levels within "
+        f"{_TIE_ULPS} units in the last place, and the export took the other one"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -13,13 +15,19 @@ from apot_export.verification._candidates import (
     with_weight,
 )
 from apot_export.verification._causes_ties import rounding_of_weights
-from apot_export.verification._differences import Difference, WeightDifference
+from apot_export.verification._differences import Array, Difference, WeightDifference
 
-_INT8_RANGES = ((-128, 127), (-127, 127))
+_INT8_FORMS: dict[str, Callable[[Array], Array]] = {
+    "clipped to -128 to 127": lambda integers: np.clip(integers, -128, 127),
+    "clipped to -127 to 127": lambda integers: np.clip(integers, -127, 127),
+    "wrapped around into int8": lambda integers: (integers + 128) % 256 - 128,
+}
+_EPSILON = 1e-5
+"""What normalisations commonly add so as not to divide by 0."""
 
 
 def int8_clamp(difference: Difference) -> str | None:
-    """The integers of a first or last layer were clipped to int8."""
+    """The integers of a first or last layer were forced into int8."""
     if not isinstance(difference, WeightDifference) or difference.differs.ndim == 0:
         return None
     module, step = difference.run.module, weight_step(difference.run.module)
@@ -27,14 +35,13 @@ def int8_clamp(difference: Difference) -> str | None:
         return None
     original = difference.original
     integers = np.rint(original if difference.in_levels else original / step)
-    for low, high in _INT8_RANGES:
-        clipped = np.clip(integers, low, high)
-        if agreeing(difference, clipped * step, step).all() and not by_chance(
-            difference, len(_INT8_RANGES)
+    for says, forced in _INT8_FORMS.items():
+        if agreeing(difference, forced(integers) * step, step).all() and not by_chance(
+            difference, len(_INT8_FORMS)
         ):
             return (
                 f"the original's integers go from {integers.min():.0f} to {integers.max():.0f}, "
-                f"and the export's are exactly those clipped to {low} to {high}"
+                f"and the export's are exactly those {says}"
             )
     return None
 
@@ -73,8 +80,9 @@ def _normalisations(module: QuantConv2d) -> dict[str, torch.Tensor]:
     if not module.quantization.normalize_weights:
         return {"normalised, which the original's are not": (weight - mean) / deviation}
     rows = weight.flatten(1)
-    row_mean, row_deviation = (
-        numbers.reshape(-1, 1, 1, 1) for numbers in (rows.mean(dim=1), rows.std(dim=1))
+    row_mean, row_deviation, row_biased = (
+        numbers.reshape(-1, 1, 1, 1)
+        for numbers in (rows.mean(dim=1), rows.std(dim=1), rows.std(dim=1, unbiased=False))
     )
     return {
         "not normalised": weight,
@@ -83,4 +91,15 @@ def _normalisations(module: QuantConv2d) -> dict[str, torch.Tensor]:
         "centred, but not divided by their standard deviation": weight - mean,
         "divided by their standard deviation, but not centred": weight / deviation,
         "normalised output channel by output channel": (weight - row_mean) / row_deviation,
+        "normalised output channel by output channel with the biased standard deviation": (
+            weight - row_mean
+        )
+        / row_biased,
+        f"normalised with {_EPSILON:g} added to the standard deviation": (weight - mean)
+        / (deviation + _EPSILON),
+        f"normalised with {_EPSILON:g} added to the variance": (weight - mean)
+        / (weight.var() + _EPSILON).sqrt(),
+        f"normalised with {_EPSILON:g} added to the biased variance": (weight - mean)
+        / (weight.var(unbiased=False) + _EPSILON).sqrt(),
+        "divided by their largest magnitude instead of normalised": weight / weight.abs().max(),
     }

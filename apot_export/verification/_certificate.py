@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from apot_export.network import CodedLayer, CodedNetwork, Layer, PlaneLayer
+from apot_export.network import CodedLayer, CodedNetwork, Layer, PlaneLayer, QuantizeActivation
+from apot_export.onnx_export import codebook_attributes
 from apot_export.planes import ungrouped
-from apot_export.torch_layers import QuantizedLayer
+from apot_export.torch_layers import QuantConv2d, QuantizedLayer
 from apot_export.verification._report import WeightCertificate
 
 _SHOWN = 5
@@ -31,7 +33,10 @@ def original_weights(module: nn.Module) -> dict[str, NDArray[np.float32]]:
 
 
 def certify_weights(
-    module: nn.Module, packed: CodedNetwork, model_weights: dict[str, NDArray[Any]]
+    module: nn.Module,
+    packed: CodedNetwork,
+    model_weights: Mapping[str, NDArray[Any]],
+    attributes: Mapping[str, Mapping[str, Any]],
 ) -> WeightCertificate:
     """Compare every weight.
 
@@ -39,13 +44,16 @@ def certify_weights(
         module: The original.
         packed: The network of the packed file.
         model_weights: What the ONNX model decodes by layer: integer levels, or float weights.
+        attributes: What the ONNX model's nodes say of themselves, by value.
     """
     expected = original_weights(module)
     offenders: list[str] = []
     exact = 0
     for name, weights in expected.items():
-        threshold = getattr(module.get_submodule(name), "act_alpha", None)
-        finding = _compare_layer(name, weights, threshold, packed, model_weights)
+        finding = _compare_layer(name, weights, module.get_submodule(name), packed, model_weights)
+        if finding is None:
+            wrong = next(wrong_attributes(packed, name, attributes), None)
+            finding = None if wrong is None else f"{name}: {wrong.says}"
         if finding is None:
             exact += 1
         else:
@@ -63,9 +71,9 @@ def certify_weights(
 def _compare_layer(
     name: str,
     expected: NDArray[np.float32],
-    threshold: torch.Tensor | None,
+    module: nn.Module,
     packed: CodedNetwork,
-    model_weights: dict[str, NDArray[Any]],
+    model_weights: Mapping[str, NDArray[Any]],
 ) -> str | None:
     layer = packed.layers.get(name)
     if layer is None or name not in model_weights:
@@ -82,7 +90,7 @@ def _compare_layer(
     differs = np.asarray(model_weights[name] != levels)
     if differs.any():
         return f"{name}: {_first(differs, model_weights[name], levels)} in the ONNX model"
-    return _compare_constants(layer, threshold)
+    return _compare_constants(layer, module)
 
 
 def _compare_planes(
@@ -122,14 +130,75 @@ def step_error(layer: CodedLayer) -> float | None:
     return float(layer.values[largest]) / int(levels[largest])
 
 
-def _compare_constants(layer: Layer, threshold: torch.Tensor | None) -> str | None:
+@dataclass(frozen=True)
+class WrongAttribute:
+    """An attribute of the ONNX model that says something else than the packed file."""
+
+    says: str
+    expected: float | None
+    """None where it is no number."""
+    got: float | None
+
+
+def wrong_attributes(
+    packed: CodedNetwork, name: str, attributes: Mapping[str, Mapping[str, Any]]
+) -> Iterator[WrongAttribute]:
+    """Yield what the ONNX model's nodes say of a layer's codes and does not hold.
+
+    Args:
+        packed: The network of the packed file, whose layer is that of the original.
+        name: The layer.
+        attributes: What nodes of the model say, by value.
+    """
+    layer = packed.layers[name]
+    if not isinstance(layer, CodedLayer):
+        return
+    said = {
+        f"{name}.levels_of_weights": {
+            **codebook_attributes(layer.codebook),
+            "signed": int(layer.codebook.signed),
+        }
+    }
+    if layer.activation is not None:
+        quantizer = {
+            **codebook_attributes(layer.activation.codebook),
+            "alpha": float(layer.activation.alpha),
+        }
+        said |= {
+            node.name: quantizer
+            for node in packed.nodes
+            if isinstance(node.operation, QuantizeActivation) and node.operation.layer == name
+        }
+    for value, expected in said.items():
+        found = attributes.get(value, {})
+        for attribute, right in expected.items():
+            got = found.get(attribute)
+            if got != right:
+                numbers = [
+                    float(side) if isinstance(side, (int, float)) else None for side in (right, got)
+                ]
+                says = f"attribute {attribute} of {value} {got} instead of {right}"
+                yield WrongAttribute(f"{says} in the ONNX model", *numbers)
+
+
+def weight_threshold(module: nn.Module) -> float | None:
+    """Return the clipping threshold of a layer's weights; None where it has none."""
+    return float(module.weight_alpha) if isinstance(module, QuantConv2d) else None
+
+
+def _compare_constants(layer: Layer, module: nn.Module) -> str | None:
     """Compare what a layer of the packed file says beside its weights."""
     quantizer = None
     if isinstance(layer, CodedLayer):
         quantizer = layer.activation
         if step_error(layer) is not None:
             return f"{layer.name}: step {layer.step}, which its values are no multiples of"
-    expected = None if threshold is None else float(threshold)
+        if layer.alpha != weight_threshold(module):
+            return (
+                f"{layer.name}: weight threshold {layer.alpha} instead of "
+                f"{weight_threshold(module)}"
+            )
+    expected = float(module.act_alpha) if isinstance(module, QuantConv2d) else None
     got = None if quantizer is None else float(quantizer.alpha)
     if got != expected:
         return f"{layer.name}: activation threshold {got} instead of {expected}"

@@ -18,7 +18,12 @@ from torch import nn
 from apot_export import reference
 from apot_export.network import CodedLayer, CodedNetwork, Layer, Node, PlaneLayer
 from apot_export.torch_layers import QuantConv2d, QuantizedLayer
-from apot_export.verification._certificate import plane_rounding, step_error
+from apot_export.verification._certificate import (
+    plane_rounding,
+    step_error,
+    weight_threshold,
+    wrong_attributes,
+)
 from apot_export.verification._differences import (
     BOTH,
     MODEL,
@@ -52,6 +57,8 @@ class Export:
     packed: CodedNetwork
     weights: Mapping[str, Array]
     """What the ONNX model decodes by layer: integer levels, or float weights."""
+    attributes: Mapping[str, Mapping[str, Any]]
+    """What the ONNX model's nodes say of themselves, by value."""
     images: NDArray[np.float32]
     values: Mapping[str, Array]
     """Every value of the ONNX graph on these images, by name."""
@@ -205,6 +212,8 @@ def _constants(step: Step, module: nn.Module, export: Export) -> Iterator[Differ
         true_step = step_error(layer)
         if true_step is not None:
             yield difference("the weights are no multiples of their step", true_step, layer.step)
+        if layer.alpha != weight_threshold(module):
+            yield difference("another weight threshold", weight_threshold(module), layer.alpha)
     threshold = float(module.act_alpha) if isinstance(module, QuantConv2d) else None
     got = None if quantizer is None else float(quantizer.alpha)
     if threshold != got:
@@ -217,6 +226,25 @@ def _constants(step: Step, module: nn.Module, export: Export) -> Iterator[Differ
         if steps != quantizer.input_steps:
             says = "another number of input steps up to the activation threshold"
             yield difference(says, steps, quantizer.input_steps)
+
+
+def attribute_differences(module: nn.Module, export: Export) -> Iterator[Difference]:
+    """Yield what the ONNX model says of its codes and does not hold: it computes the right values.
+
+    A runtime with operators of its own would believe it.
+    """
+    for name in export.packed.layers:
+        for wrong in wrong_attributes(export.packed, name, export.attributes):
+            yield ConstantDifference(
+                layer=name,
+                kind="constants",
+                artifact=MODEL,
+                original=np.array(np.nan if wrong.expected is None else wrong.expected),
+                export=np.array(np.nan if wrong.got is None else wrong.got),
+                says=wrong.says,
+                module=module.get_submodule(name),
+                quantizer=None,
+            )
 
 
 # --- levels ---------------------------------------------------------------------------------------

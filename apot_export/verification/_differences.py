@@ -62,6 +62,8 @@ class Difference:
     """Of that shape; without axes where the whole differs."""
     says: str = ""
     """What differs, where numbers alone do not say it."""
+    corroborated: bool = False
+    """Whether a later layer has shown a cause beyond doubt: then fewer values suffice here."""
 
     @property
     def count(self) -> int:

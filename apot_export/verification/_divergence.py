@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from apot_export.network import CodedNetwork
-from apot_export.verification._causes import probable_cause
-from apot_export.verification._comparisons import Export, differences
-from apot_export.verification._differences import Array, Difference
+from apot_export.verification._causes import corroborated_cause, probable_cause
+from apot_export.verification._comparisons import Export, attribute_differences, differences
+from apot_export.verification._differences import Array, Difference, WeightDifference
 from apot_export.verification._forced import forced_steps
 from apot_export.verification._report import Divergence
+
+_LATER_DIFFERENCES = 64
+"""Differences after the first one that are asked for its cause."""
 
 
 @torch.no_grad()
@@ -23,6 +27,7 @@ def first_divergence(
     module: nn.Module,
     packed: CodedNetwork,
     model_weights: Mapping[str, NDArray[Any]],
+    attributes: Mapping[str, Mapping[str, Any]],
     images: NDArray[np.float32],
     exported: Mapping[str, NDArray[Any]],
 ) -> Divergence | None:
@@ -36,21 +41,40 @@ def first_divergence(
         module: The original, on the CPU, in evaluation mode.
         packed: The network of the packed file.
         model_weights: What the ONNX model decodes by layer: integer levels, or float weights.
+        attributes: What the ONNX model's nodes say of themselves, by value.
         images: A sample, float32 [N, C, H, W].
         exported: Every value of the ONNX graph on this sample, by name; the logits too.
 
     Returns:
         None where the export is the original, up to float32 rounding of float values.
     """
-    export = Export(packed=packed, weights=model_weights, images=images, values=exported)
-    for step in forced_steps(module, images, exported):
-        for difference in differences(step, export):
-            return _named(difference)
-    return None
+    export = Export(
+        packed=packed,
+        weights=model_weights,
+        attributes=attributes,
+        images=images,
+        values=exported,
+    )
+    steps = forced_steps(module, images, exported)
+    found = chain(
+        (difference for step in steps for difference in differences(step, export)),
+        attribute_differences(module, export),
+    )
+    first = next(found, None)
+    if first is None:
+        return None
+    cause, evidence = probable_cause(first)
+    if cause is None and isinstance(first, WeightDifference) and first.differs.ndim:
+        later = (
+            difference
+            for difference in islice(found, _LATER_DIFFERENCES)
+            if isinstance(difference, WeightDifference) and difference.artifact == first.artifact
+        )
+        cause, evidence = corroborated_cause(first, later) or (cause, evidence)
+    return _named(first, cause, evidence)
 
 
-def _named(difference: Difference) -> Divergence:
-    cause, evidence = probable_cause(difference)
+def _named(difference: Difference, cause: str | None, evidence: str) -> Divergence:
     place: tuple[int, ...] = ()
     if difference.differs.ndim:
         place = tuple(int(index) for index in np.argwhere(difference.differs)[0])

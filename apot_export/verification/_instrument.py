@@ -15,6 +15,7 @@ from apot_export.errors import ExportError
 _DECODED_SUFFIXES = (".levels_of_weights", ".decoded_weights")
 """What the export calls the value of a layer's decoded weights: integers, or floats."""
 
+_SPEAKING = ("DecodeWeights", "QuantizeActivation")
 _DECODERS = ("DecodeWeights", "DecodePlanes", "SumTerms")
 
 
@@ -56,6 +57,18 @@ def float_weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
         tensor.name.removesuffix(".weight"): onnx.numpy_helper.to_array(tensor)
         for tensor in model.graph.initializer
         if tensor.name.endswith(".weight")
+    }
+
+
+def stated_attributes(model: onnx.ModelProto) -> dict[str, dict[str, Any]]:
+    """Return what weight decoders and quantizers say of themselves, by the value they compute.
+
+    No function's body reads these attributes: they are for runtimes with operators of their own.
+    """
+    return {
+        node.output[0]: {item.name: helper.get_attribute_value(item) for item in node.attribute}
+        for node in model.graph.node
+        if node.op_type in _SPEAKING
     }
 
 

@@ -19,6 +19,7 @@ from apot_export.verification._instrument import (
     by_layer,
     decoder_model,
     float_weights,
+    stated_attributes,
     tf32_exact,
     with_outputs,
 )
@@ -66,14 +67,17 @@ def prove_export(
         ExportError: The model does not hold what an export's model holds.
     """
     model_weights = _model_weights(graph)
-    weights = certify_weights(module, packed, model_weights)
+    attributes = stated_attributes(graph)
+    weights = certify_weights(module, packed, model_weights, attributes)
     session = open_session(with_outputs(graph), device, tf32=tf32_exact(graph))
     exported = session.run_all(sample)
     levels = compare_levels(module, sample, exported)
     accumulators = compare_oracle(packed, sample[:_ORACLE_IMAGES], exported)
     failures = tuple(proof_failures(weights, levels, accumulators))
     divergence = (
-        first_divergence(module, packed, model_weights, sample, exported) if failures else None
+        first_divergence(module, packed, model_weights, attributes, sample, exported)
+        if failures
+        else None
     )
     return Proofs(
         weights=weights,
