@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -160,7 +161,9 @@ def _furthest(levels: LevelComparison) -> str:
     if not levels.differing:
         return ""
     furthest = max(layer.largest_distance for layer in levels.layers)
-    return f" (furthest from its decision point: {furthest:.0%} of the bound)"
+    if not math.isfinite(furthest):
+        return ", some of them levels that the original does not have"
+    return f" (furthest from its decision point: {furthest:,.0%} of the bound)"
 
 
 def _checks(report: Report) -> list[tuple[bool, str, str]]:
@@ -199,7 +202,7 @@ def _checks(report: Report) -> list[tuple[bool, str, str]]:
             levels.values_outside == 0,
             "values",
             f"{levels.values_outside:,} of {levels.values_compared:,} beyond float rounding "
-            f"(largest difference {levels.largest_ratio:.0%} of its bound)",
+            f"(largest difference {levels.largest_ratio:,.0%} of its bound)",
         ),
         (
             not noise,

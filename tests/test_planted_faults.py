@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -156,6 +157,26 @@ def test_a_step_that_is_not_the_values_fails(workshop: Workshop) -> None:
     wrong = change_layer(workshop.network, LAYER, step=layer.step * 1.00001)
     report = workshop.verify(workshop.write(packed=wrong))
     assert f"{LAYER}: step" in " ".join(report.failures)
+
+
+def test_a_failure_is_json_that_any_parser_reads(workshop: Workshop) -> None:
+    """Levels that the original does not have are infinitely far away; JSON has no infinity."""
+    report = workshop.verify(workshop.write(model=other_levels(workshop.network)))
+    (worst,) = (layer for layer in report.levels.layers if layer.layer == LAYER)
+    assert np.isinf(worst.largest_distance)
+    document = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert LAYER in [
+        layer["layer"]
+        for layer in document["levels"]["layers"]
+        if layer["largest_distance"] is None
+    ]
+
+    infinite = workshop.verify(
+        workshop.write(model=affine("layer2.0.bn2", bias=np.inf)(workshop.network))
+    )
+    assert infinite.verdict == "FAIL"
+    assert np.isinf(infinite.levels.largest_ratio)
+    json.dumps(infinite.to_json(), allow_nan=False)
 
 
 def test_a_weight_threshold_that_is_not_the_original_s_fails(workshop: Workshop) -> None:

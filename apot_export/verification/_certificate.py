@@ -209,5 +209,5 @@ def _first(differs: NDArray[np.bool_], got: NDArray[Any], expected: NDArray[Any]
     place = tuple(int(axis[0]) for axis in np.nonzero(differs))
     return (
         f"{int(differs.sum())} of {differs.size} weights differ, "
-        f"first at {list(place)}: {got[place]!r} instead of {expected[place]!r}"
+        f"first at {list(place)}: {got[place]:.9g} instead of {expected[place]:.9g}"
     )

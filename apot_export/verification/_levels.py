@@ -139,7 +139,9 @@ class _TeacherForced(Forced):
         allowed = 2 * computed.bound.double()
         outside = ~(difference <= allowed)
         self.findings.values_compared += difference.numel()
+        # What is no number is further away than anything.
         ratios = difference / allowed.clamp(min=torch.finfo(torch.float32).tiny)
+        ratios = ratios.nan_to_num(nan=torch.inf, posinf=torch.inf)
         self.findings.largest_ratio = max(self.findings.largest_ratio, float(ratios.max()))
         if outside.any():
             self.findings.values_outside += int(outside.sum())

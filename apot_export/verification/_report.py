@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -297,9 +298,9 @@ class Report:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Return the stable JSON form."""
+        """Return the stable JSON form; null stands for what is infinite or no number."""
         export = self.sides[0]
-        return {
+        found = {
             "verdict": self.verdict,
             "failures": list(self.failures),
             "divergence": None if self.divergence is None else _divergence(self.divergence),
@@ -368,6 +369,16 @@ class Report:
             "settings": dict(self.settings),
             "notes": list(self.notes),
         }
+        return {name: _finite(value) for name, value in found.items()}
+
+
+def _finite(value: Any) -> Any:
+    """Put None in the place of floats that JSON has no word for."""
+    if isinstance(value, dict):
+        return {name: _finite(member) for name, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(member) for member in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _side(side: Side) -> dict[str, Any]:
