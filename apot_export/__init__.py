@@ -1,6 +1,7 @@
 """apot-export: trained powers-of-two networks to deployable, proven shift-add artifacts.
 
-`load_packed` needs numpy alone; `convert` and `verify` import PyTorch and ONNX when first used.
+`load_packed` needs numpy alone; `convert`, `verify` and `tune` import ONNX, and PyTorch, when first
+used.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from apot_export.conversion import ConversionResult, convert
     from apot_export.errors import ApotExportError
     from apot_export.packfile import PackedNetwork, load_packed
+    from apot_export.tuning import TuningResult, tune
     from apot_export.verification import Report, verify
 
 __version__ = VERSION
@@ -22,8 +24,10 @@ _HOMES = {
     "ConversionResult": "conversion",
     "PackedNetwork": "packfile",
     "Report": "verification",
+    "TuningResult": "tuning",
     "convert": "conversion",
     "load_packed": "packfile",
+    "tune": "tuning",
     "verify": "verification",
 }
 """Module of each public name: heavy libraries are imported by what needs them, when it does."""
@@ -33,9 +37,11 @@ __all__ = [
     "ConversionResult",
     "PackedNetwork",
     "Report",
+    "TuningResult",
     "__version__",
     "convert",
     "load_packed",
+    "tune",
     "verify",
 ]
 

@@ -34,6 +34,7 @@ from tests._commands import (
 VERBS = [
     ["convert"],
     ["verify"],
+    ["tune"],
     ["inspect"],
     ["inspect", "alphas"],
     ["inspect", "bits"],

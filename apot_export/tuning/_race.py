@@ -22,6 +22,7 @@ _PROMISING = 4
 """How many times as many rounds a challenger gets that seems faster, but may be noise."""
 _TURN = 0.02
 """Seconds of a turn, at least: a short model runs several times in it."""
+_MOST_REPEATS = 1000
 _STANDARD_ERRORS = 3.0
 _LEAST_NOISE = 0.005
 _NORMAL_DEVIATION = 1.4826
@@ -39,7 +40,8 @@ class Track:
         self._repeats = [1] * len(runs)
         for index in range(len(runs)):
             self._turn(index)  # what is allocated on the first run
-            self._repeats[index] = max(1, math.ceil(_TURN / max(self._turn(index), 1e-9)))
+            shortest = _TURN / _MOST_REPEATS
+            self._repeats[index] = math.ceil(_TURN / max(self._turn(index), shortest))
         self._first = 0
 
     def round(self) -> list[float]:
