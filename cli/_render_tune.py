@@ -44,22 +44,22 @@ def print_tuning(result: TuningResult) -> None:
 
 def _print_groups(console: Console, result: TuningResult) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("layers")
+    table.add_column("layers", no_wrap=True)
     table.add_column("kind", no_wrap=True)
     table.add_column("lowering", no_wrap=True)
-    table.add_column("ratio with another", no_wrap=True)
+    table.add_column("with another", no_wrap=True)
     for group in result.groups:
         first, *others = group.layers
-        more = f" and {len(others)} more" if others else ""
+        more = f" (+{len(others)})" if others else ""
         choice = group.lowering if len(group.candidates) > 1 else Text("no choice", "dim")
-        table.add_row(f"{first}{more}", group.kind, choice, _tried(group))
+        table.add_row(f"{first}{more}", group.kind, choice, _others(group))
     console.print(table)
 
 
-def _tried(group: GroupResult) -> str:
+def _others(group: GroupResult) -> str:
     return ", ".join(
         f"{lowering} {'refused' if ratio is None else f'{ratio:.3f}'}"
-        for lowering, ratio in group.tried.items()
+        for lowering, ratio in group.others.items()
     )
 
 

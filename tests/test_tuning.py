@@ -131,6 +131,16 @@ def test_the_planted_optimum_is_written(folder: Path) -> None:
     assert found.ratios["tuned"] == found.ratio
     assert found.ratios["portable"] == pytest.approx(1.0)
     assert found.milliseconds["tuned"] == pytest.approx(1000 * layers * FAST)
+    assert {
+        layer: group.others
+        for group in found.groups
+        for layer in group.layers
+        if layer in ("layer1.0.conv1", WIDE[0], "fc")
+    } == {
+        "layer1.0.conv1": {"portable": pytest.approx(layers / (layers + 2))},
+        WIDE[0]: {"cpu": pytest.approx(layers / (layers + 1))},
+        "fc": {},
+    }
     # Nothing but bodies and the words that name them.
     added = {"One", "KeepChannelsLast"}
     kinds = [node.op_type for node in after.graph.node if node.op_type not in added]
@@ -431,7 +441,7 @@ def test_the_command_measures_and_says_what_it_did() -> None:
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     assert result.stdout.startswith(f"{EXPORT}: ONNX Runtime ")
-    assert "layer1.0.conv1 and 1 more" in result.stdout
+    assert "layer1.0.conv1 (+1)" in result.stdout
     assert "3x3, 8 to 8, at 8x8" in result.stdout
     assert "the model before" in result.stdout
     if manifest_of()["target"] == "tuned":

@@ -9,7 +9,19 @@ import pytest
 
 from apot_export.errors import ExportError
 from apot_export.tuning._plan import Plan
-from apot_export.tuning._race import FEWEST, Noise, Run, duel, measure_noise, race, ratios
+from apot_export.tuning._race import (
+    FEWEST,
+    LOOKS,
+    MOST,
+    Duel,
+    Noise,
+    Run,
+    duel,
+    measure_noise,
+    race,
+    ratios,
+)
+from apot_export.tuning._search import Trial, compared_with
 from tests._tuning_machine import LOWERINGS, Bench, Machine, group, sum_of
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -42,6 +54,17 @@ def test_a_race_ends_with_its_rounds_or_its_time() -> None:
     assert len(times) == 10  # two runs before the first round
 
 
+def test_a_race_ends_once_it_is_decided() -> None:
+    machine = Machine()
+    runs = [machine.takes(1.0)]
+    (times,) = race(runs, machine.clock, 1e9, rounds=MOST, decided=lambda _: True)
+    assert len(times) == LOOKS[0]
+    (times,) = race(runs, machine.clock, 1e9, rounds=MOST, decided=lambda t: len(t[0]) >= 40)
+    assert len(times) == 50
+    (times,) = race(runs, machine.clock, 1e9, rounds=MOST)
+    assert len(times) == MOST
+
+
 def test_short_models_run_several_times_in_a_turn() -> None:
     machine = Machine()
     runs = 0
@@ -51,14 +74,14 @@ def test_short_models_run_several_times_in_a_turn() -> None:
         runs += 1
         machine.now += 0.001
 
-    (times,) = race([run], machine.clock, machine.now)
+    (times,) = race([run], machine.clock, machine.now, rounds=MOST)
     assert runs == 2 + FEWEST * 20
     np.testing.assert_allclose(times, 0.001)
 
 
 def test_a_clock_that_stands_still() -> None:
     """What takes no time is not repeated for ever, nor faster than anything."""
-    times = race([lambda: None, lambda: None], lambda: 0.0, 0.0)
+    times = race([lambda: None, lambda: None], lambda: 0.0, 0.0, rounds=MOST)
     assert ratios(*times) == [1.0] * FEWEST
 
 
@@ -69,7 +92,10 @@ def test_noise_of_equal_models() -> None:
     loud = Machine(jitter=0.05)
     noise = measure_noise(loud.takes(1.0), loud.takes(1.0), loud.clock, 1e9)
     assert 0.03 < noise.spread < 0.15
-    assert 0 < noise.bias < noise.spread
+    assert noise.bias == 0  # chance explains what there is
+    machine = Machine()
+    copy = machine.takes(1.25)  # placed badly in memory
+    assert measure_noise(machine.takes(1.0), copy, machine.clock, 1e9).bias == pytest.approx(0.2)
 
 
 def test_margins_shrink_with_rounds_and_grow_with_scatter() -> None:
@@ -98,17 +124,17 @@ def test_hopeless_challengers_are_dropped_early() -> None:
     assert machine.now - began == (2 + FEWEST) * 3
     began = machine.now
     duel(machine.takes(1.0), machine.takes(1.0), noise, machine.clock, 1e9)
-    assert machine.now - began == (2 + 25) * 2
+    assert machine.now - began == (2 + LOOKS[0]) * 2
 
 
 def test_promising_challengers_get_more_rounds() -> None:
-    """1 % is within the noise of 25 rounds, and beyond that of 32."""
+    """1 % is within the noise of 25 rounds, and beyond that of 50."""
     machine = Machine()
     noise = Noise(bias=0.0, spread=0.015)
     began = machine.now
     found = duel(machine.takes(1.0), machine.takes(0.99), noise, machine.clock, 1e9)
     assert found is not None
-    assert machine.now - began == pytest.approx((2 + 32) * 1.99)
+    assert machine.now - began == pytest.approx((2 + 50) * 1.99)
     assert found.won
 
 
@@ -198,20 +224,23 @@ def test_what_lost_is_tried_again_beside_new_neighbours() -> None:
     assert found.plan.lowerings == {"a": "portable", "b": "portable"}
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_what_is_no_more_than_noise_is_not_kept(seed: int) -> None:
-    """0.5 % in 3 % of jitter: kept by none of five searches of five groups."""
-    costs = {layer: {"cpu": 1.0, "portable": 0.975} for layer in NAMES}
+def test_what_is_no_more_than_noise_is_not_kept() -> None:
+    """0.1 % in 3 % of jitter: at most one of a hundred such lowerings is kept."""
+    costs = {layer: {"cpu": 1.0, "portable": 0.995} for layer in NAMES}
 
     def seconds(plan: Plan) -> float:
         return sum_of(costs)(plan) + (1.0 if plan.target == "portable" else 0.0)
 
-    machine = Machine(jitter=0.03, rng=np.random.default_rng(seed))
-    bench = Bench(machine=machine, seconds=seconds, groups=[group(n) for n in NAMES])
-    found = bench.search()
-    assert found.noise.spread > 0.01
-    assert found.plan == Plan(target="cpu")
-    assert found.complete
+    kept = 0
+    for seed in range(20):
+        machine = Machine(jitter=0.03, rng=np.random.default_rng(seed))
+        bench = Bench(machine=machine, seconds=seconds, groups=[group(n) for n in NAMES])
+        found = bench.search()
+        assert found.noise.spread > 0.01
+        assert found.complete
+        assert len(found.trials) >= len(NAMES)
+        kept += len(found.plan.lowerings)
+    assert kept <= 1
 
 
 def test_what_is_more_than_noise_is_kept() -> None:
@@ -311,3 +340,24 @@ def test_progress_is_told() -> None:
     bench.search()
     assert ("lowerings", 0, 10) in bench.told
     assert all(0 <= done <= total for _, done, total in bench.told)
+
+
+def test_other_lowerings_are_compared_with_the_chosen_one() -> None:
+    def trial(lowering: str, replaced: str, ratio: float | None) -> Trial:
+        outcome = None if ratio is None else Duel(ratio=ratio, margin=0.01)
+        return Trial(layers=("a",), lowering=lowering, replaced=replaced, outcome=outcome)
+
+    assert compared_with("cpu", []) == {}
+    lost = trial("portable", "cpu", 0.8)
+    assert compared_with("cpu", [lost]) == {"portable": 0.8}
+    won = trial("x", "cpu", 2.0)
+    refused = trial("y", "x", None)
+    assert compared_with("x", [lost, won, refused]) == {
+        "cpu": pytest.approx(0.5),
+        "portable": pytest.approx(0.4),
+        "y": None,
+    }
+    again = trial("portable", "x", 0.6)
+    assert compared_with("x", [lost, won, again])["portable"] == pytest.approx(0.6)
+    # A whole target may have won the last race instead.
+    assert compared_with("cpu", [lost, won])["x"] == pytest.approx(2.0)

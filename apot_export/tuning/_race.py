@@ -17,9 +17,10 @@ Clock = Callable[[], float]
 
 FEWEST = 5
 """Rounds without which nothing is said."""
-_MOST = 25
-_PROMISING = 4
-"""How many times as many rounds a challenger gets that seems faster, but may be noise."""
+LOOKS = (25, 50, 100, 200)
+"""Rounds after which it is asked whether a ratio is beyond noise: looking after each would find
+that sooner or later of equal models, too."""
+MOST = LOOKS[-1]
 _TURN = 0.02
 """Seconds of a turn, at least: a short model runs several times in it."""
 _MOST_REPEATS = 1000
@@ -62,7 +63,12 @@ class Track:
 
 
 def race(
-    runs: Sequence[Run], clock: Clock, until: float, *, rounds: int = _MOST
+    runs: Sequence[Run],
+    clock: Clock,
+    until: float,
+    *,
+    rounds: int,
+    decided: Callable[[list[list[float]]], bool] = lambda _times: False,
 ) -> list[list[float]]:
     """Return the seconds of every contestant in every round.
 
@@ -71,12 +77,18 @@ def race(
         clock: Tells the time.
         until: When to stop; `FEWEST` rounds are run all the same.
         rounds: How many to run in this time.
+        decided: Tells after `LOOKS` of rounds whether further ones would change nothing.
     """
     track = Track(runs, clock)
-    found: list[list[float]] = []
-    while len(found) < FEWEST or (len(found) < rounds and clock() < until):
-        found.append(track.round())
-    return [list(times) for times in zip(*found, strict=True)]
+    times: list[list[float]] = [[] for _ in runs]
+    done = 0
+    while done < FEWEST or (done < rounds and clock() < until):
+        for own, seconds in zip(times, track.round(), strict=True):
+            own.append(seconds)
+        done += 1
+        if done in LOOKS and decided(times):
+            break
+    return times
 
 
 def ratios(baseline: Sequence[float], times: Sequence[float]) -> list[float]:
@@ -89,21 +101,23 @@ class Noise:
     """How equal models differ: what a ratio must exceed to mean anything."""
 
     bias: float
-    """Distance from 1 of the median ratio of two copies of a model."""
+    """Distance from 1 of the median ratio of two copies of a model, beyond what chance does."""
     spread: float
     """Standard deviation of their ratio in one round, as a share of it."""
 
     def margin(self, found: Sequence[float]) -> float:
         """Return how far from 1 the median of ratios must lie; as many, as scattered as these."""
         spread = max(self.spread, _deviation(found))
-        error = _MEDIAN_ERROR * spread / math.sqrt(len(found))
+        error = _median_error(spread, len(found))
         return max(_LEAST_NOISE, self.bias + _STANDARD_ERRORS * error)
 
 
 def measure_noise(run: Run, copy: Run, clock: Clock, until: float) -> Noise:
     """Race a model against an identical copy of itself."""
-    found = ratios(*race([run, copy], clock, until))
-    return Noise(bias=abs(statistics.median(found) - 1), spread=_deviation(found))
+    found = ratios(*race([run, copy], clock, until, rounds=MOST))
+    spread = _deviation(found)
+    by_chance = _STANDARD_ERRORS * _median_error(spread, len(found))
+    return Noise(bias=max(0.0, abs(statistics.median(found) - 1) - by_chance), spread=spread)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +156,13 @@ def duel(incumbent: Run, challenger: Run, noise: Noise, clock: Clock, until: flo
 def _decided(found: Sequence[float], noise: Noise) -> bool:
     """Return whether more rounds would change nothing, or so many that they are not worth it."""
     median, margin = statistics.median(found), noise.margin(found)
-    if len(found) < _MOST:
-        return max(found) < 1 and median < 1 - margin
-    return median <= 1 or median > 1 + margin or len(found) >= _PROMISING * _MOST
+    if len(found) in LOOKS:
+        return median <= 1 or median > 1 + margin or len(found) == MOST
+    return max(found) < 1 and median < 1 - margin
+
+
+def _median_error(spread: float, rounds: int) -> float:
+    return _MEDIAN_ERROR * spread / math.sqrt(rounds)
 
 
 def _deviation(found: Sequence[float]) -> float:

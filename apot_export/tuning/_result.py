@@ -20,9 +20,9 @@ class GroupResult:
     """Lowerings that differ for these layers: a single one where there is nothing to choose."""
     lowering: str
     """Of the fastest model."""
-    tried: Mapping[str, float | None]
-    """How many times as fast the model was with another lowering of these layers than with the one
-    it had then, when last tried; None where the runtime refused it."""
+    others: Mapping[str, float | None]
+    """How many times as fast the model is with each other lowering of these layers that was tried;
+    None where the runtime refused it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class TuningResult:
                     "kind": group.kind,
                     "candidates": list(group.candidates),
                     "lowering": group.lowering,
-                    "tried": dict(group.tried),
+                    "others": dict(group.others),
                 }
                 for group in self.groups
             ],

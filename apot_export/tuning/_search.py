@@ -26,6 +26,8 @@ class Trial:
 
     layers: tuple[str, ...]
     lowering: str
+    replaced: str
+    """The lowering that these layers had."""
     outcome: Duel | None
     """None where the runtime refused the model."""
 
@@ -84,7 +86,8 @@ def search(
     while since_a_win < len(choices):
         group, lowering = choices[number % len(choices)]
         progress("lowerings", min(number, len(choices)), len(choices))
-        if group.same_as[plan.of(group.layers[0])] != lowering:
+        replaced = group.same_as[plan.of(group.layers[0])]
+        if replaced != lowering:
             if clock() >= until:
                 break
             candidate = plan.changed(group.layers, lowering)
@@ -94,7 +97,9 @@ def search(
                 outcome = duel(incumbent, challenger, noise, clock, until)
                 if outcome is None:
                     break
-            trials.append(Trial(layers=group.layers, lowering=lowering, outcome=outcome))
+            trials.append(
+                Trial(layers=group.layers, lowering=lowering, replaced=replaced, outcome=outcome)
+            )
             if challenger is not None and trials[-1].won:
                 plan, incumbent, since_a_win = candidate, challenger, -1
         number += 1
@@ -106,6 +111,26 @@ def search(
         complete=since_a_win == len(choices),
         targets=ranked,
     )
+
+
+def compared_with(chosen: str, trials: Sequence[Trial]) -> dict[str, float | None]:
+    """Return how many times as fast a model is with each other lowering of a group.
+
+    Args:
+        chosen: The lowering that it has.
+        trials: Of this group, in the order in which they were made.
+
+    Returns:
+        Ratios by lowering, as last measured; None where the runtime refused the model.
+    """
+    speeds: dict[str, float | None] = {}
+    for trial in trials:
+        before = speeds.get(trial.replaced) or 1.0
+        speeds[trial.replaced] = before
+        ratio = None if trial.outcome is None else trial.outcome.ratio
+        speeds[trial.lowering] = None if ratio is None else before * ratio
+    own = speeds.pop(chosen, None) or 1.0
+    return {name: None if speed is None else speed / own for name, speed in speeds.items()}
 
 
 def _opened(open_model: Open, plan: Plan) -> Run | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -29,10 +29,10 @@ from apot_export.tuning._check import (
 )
 from apot_export.tuning._directory import Export, require_writable, write_tuned
 from apot_export.tuning._place import Logits, Place, gpu_name, processor_name, require_place
-from apot_export.tuning._plan import Plan, group_layers, lowerings_for, targets_for
-from apot_export.tuning._race import Clock, Run, race, ratios
+from apot_export.tuning._plan import Group, Plan, group_layers, lowerings_for, targets_for
+from apot_export.tuning._race import MOST, Clock, Noise, Run, race, ratios
 from apot_export.tuning._result import GroupResult, TuningResult
-from apot_export.tuning._search import Found, Progress, search
+from apot_export.tuning._search import Found, Progress, compared_with, search
 
 _SEARCH_SHARE = 0.75
 """Of the time; the last race has the rest."""
@@ -142,20 +142,7 @@ def tune_at(
         noise=final.margin,
         ratios=final.ratios,
         milliseconds=final.milliseconds,
-        groups=tuple(
-            GroupResult(
-                layers=group.layers,
-                kind=group.kind,
-                candidates=group.candidates,
-                lowering=final.plan.of(group.layers[0]),
-                tried={
-                    trial.lowering: None if trial.outcome is None else trial.outcome.ratio
-                    for trial in found.trials
-                    if trial.layers == group.layers
-                },
-            )
-            for group in groups
-        ),
+        groups=tuple(_result_of(group, final.plan, found) for group in groups),
         trials=len(found.trials),
         complete=found.complete,
         integers=integers,
@@ -164,6 +151,18 @@ def tune_at(
     )
     write_tuned(export, output, serialise(model) if written else None, result, force=force)
     return result
+
+
+def _result_of(group: Group, plan: Plan, found: Found) -> GroupResult:
+    lowering = plan.of(group.layers[0])
+    trials = [trial for trial in found.trials if trial.layers == group.layers]
+    return GroupResult(
+        layers=group.layers,
+        kind=group.kind,
+        candidates=group.candidates,
+        lowering=lowering,
+        others=compared_with(group.same_as[lowering], trials),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -213,8 +212,14 @@ def _last_race(
     plans |= {target: Plan(target=target) for target in found.targets}
     runs = [workbench.run_of(before)]
     runs += [workbench.run_of(workbench.open(plan)) for plan in plans.values()]
-    baseline, *others = race(runs, clock, until)
-    by_round = {name: ratios(baseline, times) for name, times in zip(plans, others, strict=True)}
+    times = race(
+        runs,
+        clock,
+        until,
+        rounds=MOST,
+        decided=lambda times: _is_decided(times, found.noise),
+    )
+    by_round = dict(zip(plans, _against_first(times), strict=True))
     medians = {name: statistics.median(values) for name, values in by_round.items()}
     best = max(medians, key=medians.__getitem__)
     return _Final(
@@ -223,10 +228,22 @@ def _last_race(
         margin=found.noise.margin(by_round[best]),
         ratios={_BEFORE: 1.0, **medians},
         milliseconds={
-            name: 1000 * statistics.median(times)
-            for name, times in zip((_BEFORE, *plans), (baseline, *others), strict=True)
+            name: 1000 * statistics.median(own)
+            for name, own in zip((_BEFORE, *plans), times, strict=True)
         },
     )
+
+
+def _against_first(times: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Return by round how many times as fast as the first one the others were."""
+    first, *others = times
+    return [ratios(first, own) for own in others]
+
+
+def _is_decided(times: Sequence[Sequence[float]], noise: Noise) -> bool:
+    """Return whether the fastest is faster than the first by more than noise."""
+    best = max(_against_first(times), key=statistics.median)
+    return statistics.median(best) > 1 + noise.margin(best)
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
