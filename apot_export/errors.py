@@ -106,3 +106,7 @@ class KernelError(ApotExportError):
 
 class TargetError(ApotExportError):
     """An ONNX model was asked for in a form that does not exist."""
+
+
+class TuningError(ApotExportError):
+    """A model cannot be tuned, or the tuned one does not compute the network."""

@@ -70,6 +70,11 @@ class Session:
         return [result.numpy() for result in binding.get_outputs()]
 
 
+def version() -> str:
+    """Return ONNX Runtime's version."""
+    return str(onnxruntime.__version__)
+
+
 def provider_for(device: str, *, tf32: bool = False) -> tuple[str, dict[str, str]]:
     """Return the execution provider of a device ("cpu", "cuda" or "cuda:1") and its options.
 

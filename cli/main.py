@@ -1,4 +1,4 @@
-"""`apot-export`: convert, verify, inspect."""
+"""`apot-export`: convert, verify, tune, inspect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import convert, inspect, verify
+from . import convert, inspect, tune, verify
 
 app = typer.Typer(
     name="apot-export",
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command("convert")(convert.convert)
 app.command("verify")(verify.verify)
+app.command("tune")(tune.tune)
 app.add_typer(inspect.app, name="inspect")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,17 @@ from apot_export.verification._instrument import integers_as_such, with_outputs
 from tests._onnx_networks import DISABLED, EVERYTHING, Floats, run_all
 
 
-def model_for(net: CodedNetwork, target: str) -> onnx.ModelProto:
-    return build_model(net, name="test", tool="test 1.2", metadata={"who": "test"}, target=target)
+def model_for(
+    net: CodedNetwork, target: str, lowerings: Mapping[str, str] | None = None
+) -> onnx.ModelProto:
+    return build_model(
+        net,
+        name="test",
+        tool="test 1.2",
+        metadata={"who": "test"},
+        target=target,
+        lowerings=lowerings,
+    )
 
 
 def sessions(model: onnx.ModelProto) -> Iterator[Any]:
@@ -31,10 +40,12 @@ def sessions(model: onnx.ModelProto) -> Iterator[Any]:
         )
 
 
-def assert_every_value_is_the_oracles(net: CodedNetwork, target: str, images: Floats) -> int:
+def assert_every_value_is_the_oracles(
+    net: CodedNetwork, target: str, images: Floats, lowerings: Mapping[str, str] | None = None
+) -> int:
     """Compare every node given the session's own inputs to it; return how many integers."""
     compared = 0
-    model = model_for(net, target)
+    model = model_for(net, target, lowerings)
     onnx.checker.check_model(model, full_check=True)
     for session in sessions(model):
         values = integers_as_such(model, run_all(session, images))
