@@ -32,7 +32,7 @@ from apot_export.network import CodedNetwork
 from apot_export.packfile import load_packed
 from apot_export.runtime import Session, open_session
 from apot_export.verification import verify
-from apot_export.verification._instrument import tf32_exact, with_outputs
+from apot_export.verification._instrument import integers_as_such, tf32_exact, with_outputs
 from apot_export.verification._oracle import compare_oracle
 
 ORACLE_IMAGES = 4
@@ -67,7 +67,8 @@ def tf32_facts(export: Path, arguments: argparse.Namespace) -> dict[str, Any] | 
     images = images_of(network, family, arguments.data, arguments.batch_size)
     batch, _ = next(images.batches(arguments.batch_size))
     looked_at = open_session(with_outputs(model), arguments.device, tf32=True)
-    found = compare_oracle(network, batch[:ORACLE_IMAGES], looked_at.run_all(batch[:ORACLE_IMAGES]))
+    values = integers_as_such(model, looked_at.run_all(batch[:ORACLE_IMAGES]))
+    found = compare_oracle(network, batch[:ORACLE_IMAGES], values)
     sessions = {
         name: open_session(model.SerializeToString(), arguments.device, tf32=tf32)
         for name, tf32 in (("use_tf32=0", False), ("use_tf32=1", True))

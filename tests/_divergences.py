@@ -27,6 +27,7 @@ from apot_export.verification._instrument import (
     by_layer,
     decoder_model,
     float_weights,
+    integers_as_such,
     stated_attributes,
     with_outputs,
 )
@@ -143,7 +144,8 @@ def diverge(
     decoders = decoder_model(proto)
     if decoders is not None:
         weights |= by_layer(open_session(decoders, "cpu").run_all())
-    exported = open_session(with_outputs(proto), "cpu").run_all(images)
+    values = open_session(with_outputs(proto), "cpu").run_all(images)
+    exported = integers_as_such(proto, values)
     attributes = stated_attributes(proto)
     return first_divergence(
         original, packed or both or right, weights, attributes, images, exported
@@ -186,10 +188,14 @@ def coded_levels(network: CodedNetwork, name: str = MIDDLE) -> NDArray[np.int32]
 
 
 def body(operator: str, old: str, new: str) -> Edit:
-    """Edit an operator's body as text."""
+    """Edit the text of an operator's usual body."""
 
     def edit(model: onnx.ModelProto) -> None:
-        (position,) = (i for i, item in enumerate(model.functions) if item.name == operator)
+        (position,) = (
+            place
+            for place, item in enumerate(model.functions)
+            if item.name == operator and not item.overload
+        )
         text = onnx.printer.to_text(model.functions[position])
         assert text.count(old) == 1
         model.functions[position].CopyFrom(parser.parse_function(text.replace(old, new)))

@@ -13,7 +13,7 @@ from apot_export import reference
 from apot_export.network import CodedNetwork
 from apot_export.onnx_export import build_model, serialise
 from apot_export.runtime import open_session
-from apot_export.verification._instrument import with_outputs
+from apot_export.verification._instrument import integers_as_such, with_outputs
 from tests._onnx_networks import DISABLED, EVERYTHING, Floats, run_all
 
 
@@ -48,7 +48,7 @@ def assert_every_value_is_the_oracles(
     model = model_for(net, target, lowerings)
     onnx.checker.check_model(model, full_check=True)
     for session in sessions(model):
-        values = run_all(session, images)
+        values = integers_as_such(model, run_all(session, images))
         values[net.input] = images
         values[net.output] = values["logits"]
         for node in net.nodes:

@@ -78,9 +78,9 @@ class Tied(nn.Module):
 
 CEILING = body(
     "QuantizeActivation",
-    "index = Cast <to: int = 6> (clipped)",
-    "up = Ceil (clipped) unit = Constant <value_float: float = 1.0> () down = Sub (up, unit) "
-    "whole = Max (down, zero) index = Cast <to: int = 6> (whole)",
+    "image_index = Cast <to: int = 6> (scaled)",
+    "up = Ceil (scaled) unit = Constant <value_float: float = 1.0> () down = Sub (up, unit) "
+    "whole = Max (down, zero) image_index = Cast <to: int = 6> (whole)",
 )
 """Every decision point belongs to the level below it instead of that above."""
 

@@ -14,7 +14,7 @@ from apot_export.network import CodedLayer, CodedNetwork, Convolution, QuantizeA
 from apot_export.onnx_export import openvino_model, serialise
 from apot_export.runtime import open_session
 from apot_export.targets import TARGETS
-from apot_export.verification._instrument import with_outputs
+from apot_export.verification._instrument import integers_as_such, with_outputs
 from tests._onnx_networks import (
     Floats,
     affine,
@@ -138,7 +138,8 @@ def test_openvino_computes_matrices(target: str) -> None:
 def assert_values_are_the_oracles(net: CodedNetwork, target: str, images: Floats) -> None:
     """Compare every integer of a model with all outputs, and the logits of one with its own."""
     model = model_for(net, target)
-    values = in_openvino(onnx.load_from_string(with_outputs(model)), images)
+    looked_at = onnx.load_from_string(with_outputs(model))
+    values = integers_as_such(model, in_openvino(looked_at, images))
     values[net.input] = images
     for node in net.nodes:
         if not node.name.endswith(("levels", "sums")):

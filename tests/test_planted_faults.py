@@ -314,10 +314,14 @@ def own_table(change: Callable[[Any], Any]) -> Edit:
 
 
 def body(operator: str, old: str, new: str) -> Edit:
-    """Edit an operator's body as text."""
+    """Edit the text of an operator's usual body."""
 
     def edit(model: onnx.ModelProto) -> None:
-        (position,) = (i for i, item in enumerate(model.functions) if item.name == operator)
+        (position,) = (
+            place
+            for place, item in enumerate(model.functions)
+            if item.name == operator and not item.overload
+        )
         text = onnx.printer.to_text(model.functions[position])
         assert text.count(old) == 1
         model.functions[position].CopyFrom(parser.parse_function(text.replace(old, new)))
@@ -341,12 +345,12 @@ MODEL_FAULTS: dict[str, tuple[Edit, str]] = {
     "rounding instead of floor": (
         body(
             "QuantizeActivation",
-            "index = Cast <to: int = 6> (clipped)",
-            "rounded = Round (clipped) index = Cast <to: int = 6> (rounded)",
+            "image_index = Cast <to: int = 6> (scaled)",
+            "rounded = Round (scaled) image_index = Cast <to: int = 6> (rounded)",
         ),
         LAYER,
     ),
-    "no bias": (body("ScaleBias", "Add (scaled, bias)", "Identity (scaled)"), "layer1.0.bn1"),
+    "no bias": (body("ScaleBias", "Add (scaled, bias)", "Identity (scaled)"), "bn1"),
     "half-precision accumulators": (
         body(
             "ShiftConv",

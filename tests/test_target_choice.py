@@ -32,6 +32,7 @@ from apot_export.onnx_export import serialise
 from apot_export.onnx_export.bodies_cpu import CHANNELS_LAST, PATCHES, POINTWISE, PRODUCT
 from apot_export.onnx_export.bodies_cuda import THREE_PARTS
 from apot_export.onnx_export.bodies_openvino import EIGHT_BITS
+from apot_export.onnx_export.bodies_portable import NORMALIZED, WINOGRAD
 from apot_export.onnx_export.lowering import fits_bytes, tf32_is_exact
 from apot_export.targets import TARGETS
 from tests._commands import run
@@ -48,6 +49,7 @@ from tests._onnx_networks import (
 from tests._target_networks import assert_every_value_is_the_oracles, model_for, overloads
 
 FAST = TARGETS[1:]
+PORTABLE_BODIES = {WINOGRAD, NORMALIZED}
 
 # --- which body -----------------------------------------------------------------------------------
 
@@ -101,6 +103,52 @@ def test_the_cpu_body_follows_the_shape() -> None:
     assert set(grouped.values()) == {""}
     matrix = single_linear(books[0], np.zeros((3, 4), dtype=np.int64), books[1])
     assert overloads(model_for(matrix, "cpu"))["sums"] == PRODUCT
+
+
+def test_the_portable_body_follows_shape_and_proof() -> None:
+    books = apot(4, signed=True), apot(4, signed=False)
+    wide = (128, 128, 3, 3)
+    found = overloads(model_for(convolution(*books, wide, padding=(1, 1)), "portable"))
+    assert found == {
+        "x.levels_of_weights": "",
+        "levels": "",
+        "sums": WINOGRAD,
+        "logits": NORMALIZED,
+    }
+    for shape, geometry in (
+        ((127, 128, 3, 3), {}),
+        ((128, 127, 3, 3), {}),
+        ((128, 128, 1, 3), {}),
+        (wide, {"stride": (1, 2)}),
+        (wide, {"dilation": (2, 1)}),
+        ((128, 128, 3, 3), {"groups": 2}),
+    ):
+        found = overloads(model_for(convolution(*books, shape, **geometry), "portable"))
+        assert found["sums"] == "", (shape, geometry)
+    large = convolution(apot(6, signed=True), apot(6, signed=False), wide)
+    layer = large.layers["x"]
+    assert isinstance(layer, CodedLayer)
+    assert accumulator_bound(layer) * 10 >= FLOAT32_EXACT
+    assert overloads(model_for(large, "portable"))["sums"] != WINOGRAD
+
+
+def test_the_range_of_winograds_sums_is_proven() -> None:
+    """The largest sums that a layer of a given bound can have stay within what is promised."""
+    rng = np.random.default_rng(0)
+    book, inputs = apot(4, signed=True), apot(4, signed=False)
+    largest = int(inputs.levels.max())
+    for kind in range(50):
+        codes = rng.integers(0, 1 << book.bits, (4, 3, 3, 3))
+        if kind < 3:
+            codes[...] = int(np.argmax(book.levels))
+            codes[:, :, kind] = int(np.argmin(book.levels))
+        layer = coded("x", codes.shape, book, quantizer(inputs, 1.0), codes)
+        top, middle, bottom = np.moveaxis(layer.levels().astype(np.int64), 2, 0)
+        alone = np.maximum(*(np.abs(taps).sum((1, 2)) for taps in (top, bottom)))
+        added = np.abs(top + middle + bottom).sum((1, 2))
+        taken = np.abs(top - middle + bottom).sum((1, 2))
+        doubled = largest * (2 * alone + 2 * added + taken)
+        assert doubled.max() <= 10 * accumulator_bound(layer)
 
 
 def test_large_accumulators_stay_exact() -> None:
@@ -248,11 +296,11 @@ def test_float_weights_are_not_tf32() -> None:
 # --- the choice -----------------------------------------------------------------------------------
 
 
-def test_portable_is_the_default_and_what_it_was() -> None:
+def test_portable_is_the_default() -> None:
     net = every_operation()
     assert serialise(model_for(net, "portable")) == serialise(model_of(net))
     model = model_of(net)
-    assert not any(overload for overload in overloads(model).values())
+    assert set(overloads(model).values()) <= {"", *PORTABLE_BODIES}
     assert "target" not in {p.key for p in model.metadata_props}
 
 
@@ -280,7 +328,8 @@ def test_the_command_line_writes_each(target: str, project: Path, tmp_path: Path
     data = (tmp_path / "e" / "model.onnx").read_bytes()
     assert manifest["files"]["model.onnx"]["sha256"] == hashlib.sha256(data).hexdigest()
     used = {o for o in overloads(onnx.load_from_string(data)).values() if o}
-    assert bool(used) == (target != "portable")
+    assert used
+    assert (used <= PORTABLE_BODIES) == (target == "portable")
 
 
 def test_an_unknown_target_on_the_command_line(project: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from apot_export.network import (
     Convolution,
     QuantizeActivation,
 )
+from apot_export.onnx_export import lowering
+from apot_export.onnx_export.bodies_portable import WINOGRAD
 from apot_export.original import load_original
 from apot_export.quantization import Choices
 from apot_export.runtime import open_session
 from apot_export.targets import TARGETS
-from apot_export.verification._instrument import with_outputs
+from apot_export.verification._instrument import integers_as_such, with_outputs
 from apot_export.verification._levels import compare_levels
 from tests._onnx_networks import (
     WEIGHT_BOOKS,
@@ -35,7 +38,7 @@ from tests._onnx_networks import (
     single_linear,
 )
 from tests._random_networks import write_checkpoint
-from tests._target_networks import assert_every_value_is_the_oracles, model_for
+from tests._target_networks import assert_every_value_is_the_oracles, model_for, overloads
 
 FAST = TARGETS[1:]
 
@@ -51,7 +54,7 @@ def test_every_operation(target: str, batch: int) -> None:
     assert found == expected
 
 
-@pytest.mark.parametrize("target", FAST)
+@pytest.mark.parametrize("target", TARGETS)
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -93,6 +96,40 @@ def test_convolutions_of_every_geometry(
     assert assert_every_value_is_the_oracles(net, target, random_images(net, 2)) > 0
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    height=st.integers(3, 9),
+    width=st.integers(3, 9),
+    book=st.sampled_from([apot(bits, signed=True) for bits in range(2, 7)]),
+    inputs=st.sampled_from([apot(bits, signed=False) for bits in range(2, 7)]),
+)
+def test_winograd_convolutions_of_every_geometry(
+    seed: int,
+    padding: tuple[int, int],
+    height: int,
+    width: int,
+    book: Codebook,
+    inputs: Codebook,
+) -> None:
+    """Odd heights, which leave half a pair of rows, and paddings of all sizes."""
+    layer = coded("x", (3, 2, 3, 3), book, quantizer(inputs, 1.5), seed)
+    net = network(
+        [layer],
+        [
+            ("levels", QuantizeActivation(layer="x"), "image"),
+            ("sums", Convolution(layer="x", padding=padding), "levels"),
+            ("out", affine(3, 0), "sums"),
+            ("end", AveragePool(kernel=(1, 1), stride=(1, 1)), "out"),
+        ],
+        (2, height, width),
+    )
+    with mock.patch.object(lowering, "_WINOGRAD_CHANNELS", 1):
+        assert overloads(model_for(net, "portable"))["sums"] == WINOGRAD
+        assert_every_value_is_the_oracles(net, "portable", random_images(net, 2))
+
+
 @pytest.mark.parametrize("target", FAST)
 @pytest.mark.parametrize("book", WEIGHT_BOOKS, ids=lambda book: f"{book.bits}-bit {book.tables}")
 def test_matrices_of_every_codebook(book: Codebook, target: str) -> None:
@@ -128,11 +165,13 @@ def test_architectures_and_level_sets(
     net = encode_network(
         capture(original.module, original.architecture.input_shape, original.multi_bit)
     )
-    values = open_session(with_outputs(model_for(net, target)), "cpu").run_all(images)
-    portable = open_session(with_outputs(model_of(net)), "cpu").run_all(images)
+    values, portable = (
+        integers_as_such(model, open_session(with_outputs(model), "cpu").run_all(images))
+        for model in (model_for(net, target), model_of(net))
+    )
     assert values.keys() == portable.keys()
     for name_, value in values.items():
-        assert value.dtype == portable[name_].dtype
+        assert (value.dtype == np.float32) == (portable[name_].dtype == np.float32)
         assert value.shape == portable[name_].shape
     found = compare_levels(original.module, images, values)
     assert found.unexplained == 0, found.offenders

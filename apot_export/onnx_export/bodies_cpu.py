@@ -106,12 +106,7 @@ QuantizeActivation
 }}
 """
 """`image_shape` [4]: (-1, height, width, channels). A shape that is known before the session runs
-lets the runtime see through to the transpositions.
-
-It clips before it scales, so that the runtime fuses the clip with a ReLU. The limit lies a few
-roundings beyond alpha: whatever is clipped by it has the last index all the same, since that index
-ends one whole step further, and what is not clipped is scaled as ever.
-"""
+lets the runtime see through to the transpositions."""
 
 _SCALE_BIAS_CHANNELS_LAST = f"""
 ScaleBias (x, scale, bias, one) => (y)

@@ -2,7 +2,7 @@
 
 The node is the meaning: it carries codes, digit tables, threshold and step as inputs and
 attributes, so that a hardware compiler can match it. The body is the lowering that any ONNX runtime
-executes. All bodies here are the portable ones; an overload names another one.
+executes. The bodies here are right for any of them; an overload names another one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx
 from onnx import parser
 
-from apot_export.onnx_export import bodies_cpu, bodies_cuda, bodies_openvino
+from apot_export.onnx_export import bodies_cpu, bodies_cuda, bodies_openvino, bodies_portable
 
 DOMAIN = "apot"
 DOMAIN_VERSION = 1
@@ -54,12 +54,15 @@ QuantizeActivation
     <alpha: float, bits: int, denominator: int, digit_tables: ints, digit_table_sizes: ints>
     (x, scale, last, levels) => (quantized)
 {
-    any = Constant <value_ints: ints = [-1]> ()
-    flat = Reshape (x, any)
-    scaled = Mul (flat, scale)
     zero = Constant <value_float: float = 0.0> ()
-    clipped = Clip (scaled, zero, last)
-    index = Cast <to: int = 6> (clipped)
+    alpha_or_so = Div (last, scale)
+    beyond = Constant <value_float: float = 1.000001> ()
+    limit = Mul (alpha_or_so, beyond)
+    clipped = Clip (x, zero, limit)
+    scaled = Mul (clipped, scale)
+    image_index = Cast <to: int = 6> (scaled)
+    any = Constant <value_ints: ints = [-1]> ()
+    index = Reshape (image_index, any)
     flat_levels = GatherElements <axis: int = 0> (levels, index)
     shape = Shape (x)
     quantized = Reshape (flat_levels, shape)
@@ -68,7 +71,12 @@ QuantizeActivation
 """Floats to integer levels: levels[floor(clip(x * scale, 0, last))].
 
 `scale` = 2 * denominator / alpha and `last` = 2 * denominator, float32 scalars; `levels` is the
-level of every half step.
+level of every half step, in the type that the levels are to have: integers, or float32 that holds
+them.
+
+It clips before it scales, so that runtimes fuse the clip with a ReLU. The limit lies a few
+roundings beyond alpha: whatever is clipped by it has the last index all the same, since that index
+ends one whole step further, and what is not clipped is scaled as ever.
 """
 
 _CONVOLUTION_ATTRIBUTES = (
@@ -250,6 +258,7 @@ _BODIES = {
     **{(name, ""): text for name, text in _PORTABLE.items()},
     ("ShiftConv", SPLIT): SHIFT_CONV_SPLIT,
     ("ShiftGemm", SPLIT): SHIFT_GEMM_SPLIT,
+    **bodies_portable.BODIES,
     **bodies_cpu.BODIES,
     **bodies_cuda.BODIES,
     **bodies_openvino.BODIES,

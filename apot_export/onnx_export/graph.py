@@ -144,7 +144,7 @@ def _attributes(operation: Operation) -> dict[str, Any]:
 class _Graph(GraphBuilder):
     proofs: Mapping[str, Proof]
     bodies: Mapping[str, Body] = field(default_factory=dict)
-    """Bodies other than the portable ones, by node."""
+    """Bodies other than the usual ones, by node."""
 
     def add_one(self) -> None:
         """Add the 1.0 that the bodies of some nodes read."""
@@ -224,9 +224,12 @@ class _Graph(GraphBuilder):
             raise TypeError(f"{operation.layer} has no input quantizer")
         quantizer = layer.activation
         table = quantizer.table
-        level_type = np.uint8 if table.max() < 1 << 8 else np.uint16
+        body = self.bodies.get(node.name)
+        level_type: type[np.number[Any]] = np.uint8 if table.max() < 1 << 8 else np.uint16
         if table.max() >= 1 << 16:
             level_type = np.int32
+        if body is not None and body.float_levels:
+            level_type = np.float32
         self.types[node.name] = helper.np_dtype_to_tensor_dtype(np.dtype(level_type))
         last = quantizer.last_index
         digest = f"{quantizer.codebook.bits}_{table_digest(quantizer.codebook):08x}_{last}"
@@ -237,7 +240,9 @@ class _Graph(GraphBuilder):
                 *inputs,
                 self._initializer(f"{node.name}.scale", np.asarray(quantizer.index_scale)),
                 self._initializer(f"activation_last_{last}", np.array(last, dtype=np.float32)),
-                self._initializer(f"activation_levels_{digest}", table.astype(level_type)),
+                self._initializer(
+                    f"activation_levels_{digest}_{level_type.__name__}", table.astype(level_type)
+                ),
             ],
             output,
             alpha=float(quantizer.alpha),

@@ -2,7 +2,7 @@
 
 A target changes how a node is computed, never what: every body gives the same integers. The choice
 is made layer by layer, by shape and by proof that the body's arithmetic is exact; where a fast body
-has none, the portable one stays.
+has none, the usual one stays.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ from apot_export.network import (
     ScaleBias,
     Shape,
 )
-from apot_export.onnx_export import bodies_cpu, bodies_cuda, bodies_openvino
-from apot_export.targets import CPU, CUDA, OPENVINO
+from apot_export.onnx_export import bodies_cpu, bodies_cuda, bodies_openvino, bodies_portable
+from apot_export.targets import CPU, CUDA, OPENVINO, PORTABLE
 
 _LARGEST_LEVEL = 255
 _LARGEST_WEIGHT = 127
 _INT16_MAX = (1 << 15) - 1
+_INT64_MAX = (1 << 63) - 1
+_WINOGRAD_CHANNELS = 128
+"""Below, the transformations cost what the products save."""
 _TF32_SIGNIFICANT_BITS = 11
 _IMAGE_RANK = 3
 """Of channels, height, width."""
@@ -47,6 +50,8 @@ class Body:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     needs_one: bool = False
     """Whether the node has one more input, a 1.0 that runtimes do not fold."""
+    float_levels: bool = False
+    """Whether a quantizer's levels are float32 that holds integers, not integers."""
 
 
 def bodies_of(
@@ -55,7 +60,7 @@ def bodies_of(
     target: str,
     lowerings: Mapping[str, str] | None = None,
 ) -> dict[str, Body]:
-    """Return the body of every node that has another than the portable one, by node.
+    """Return the body of every node that has another than the usual one, by node.
 
     Args:
         network: The network.
@@ -63,12 +68,17 @@ def bodies_of(
         target: What it is lowered for.
         lowerings: Layers that are lowered for another target than the whole model, by layer.
     """
-    choosers = {CPU: _cpu_body, CUDA: _cuda_body, OPENVINO: _openvino_body}
+    choosers = {
+        PORTABLE: _portable_body,
+        CPU: _cpu_body,
+        CUDA: _cuda_body,
+        OPENVINO: _openvino_body,
+    }
     layers = layer_of_nodes(network) if lowerings else {}
     bodies: dict[str, Body] = {}
     for node in network.nodes:
-        chooser = choosers.get((lowerings or {}).get(layers.get(node.name, ""), target))
-        body = None if chooser is None else chooser(network, proofs, node)
+        chooser = choosers[(lowerings or {}).get(layers.get(node.name, ""), target)]
+        body = chooser(network, proofs, node)
         if body is not None:
             bodies[node.name] = body
     return bodies
@@ -153,6 +163,71 @@ def _few_significant_bits(values: np.ndarray[Any, np.dtype[np.int32]]) -> bool:
 def _image_shape(shape: Shape) -> dict[str, list[int]]:
     channels, height, width = shape
     return {"image_shape": [-1, height, width, channels]}
+
+
+# --- any runtime ----------------------------------------------------------------------------------
+
+
+def _portable_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -> Body | None:
+    operation = node.operation
+    image = len(network.shapes[node.name]) == _IMAGE_RANK
+    if isinstance(operation, QuantizeActivation):
+        return Body(overload="", float_levels=True)
+    if isinstance(operation, ScaleBias):
+        # What a float convolution gives is scaled apart: runtimes fold that into its weights.
+        producer = next((n for n in network.nodes if n.name == node.inputs[0]), None)
+        integers = producer is not None and _quantized(network, producer)
+        channels = network.shapes[node.name][0]
+        each = operation.scale.size == operation.bias.size == channels
+        fits = integers and image and each
+        return Body(overload=bodies_portable.NORMALIZED) if fits else None
+    if isinstance(operation, Convolution) and _quantized(network, node):
+        exact = winograd_is_exact(proofs[operation.layer])
+        return _winograd(network, node, operation) if exact else None
+    return None
+
+
+def winograd_is_exact(proof: Proof) -> bool:
+    """Return whether float32 holds every sum of the body of Winograd's convolution.
+
+    Its sums are halves of integers. With largest level a, and S the sum of an output's absolute
+    weights, twice a sum is at most 2 a S for the taps that stand alone, 2 a S for half their sum
+    with levels added, and a S for half their difference: 5 a S. A proof's bound is the larger of
+    the sums of either sign, so at least half of a S.
+    """
+    return 10 * proof.bound < FLOAT32_EXACT
+
+
+def _winograd(network: CodedNetwork, node: Node, operation: Convolution) -> Body | None:
+    """Return the body of Winograd's convolution, where the shape allows and repays it."""
+    outputs, inputs, *kernel = network.layers[operation.layer].shape
+    plain = (tuple(kernel), operation.stride, operation.dilation, operation.groups)
+    if plain != ((3, 3), (1, 1), (1, 1), 1) or min(outputs, inputs) < _WINOGRAD_CHANNELS:
+        return None
+    _, height, _ = network.shapes[node.inputs[0]]
+    _, rows, columns = network.shapes[node.name]
+    above, beside = operation.padding
+    made = rows + rows % 2
+    below = made + 2 - height - above
+    return Body(
+        overload=bodies_portable.WINOGRAD,
+        attributes={
+            "channels": inputs,
+            "transform_shape": [inputs, 1, 1, 1],
+            "edges": [above, 0, below, 0],
+            "sides": [0, beside, 0, beside],
+            "joined_shape": [0, outputs, made, columns],
+            "ends": [_INT64_MAX if rows == made else rows],
+        },
+    )
+
+
+def _quantized(network: CodedNetwork, node: Node) -> bool:
+    operation = node.operation
+    if not isinstance(operation, (Convolution, Linear)):
+        return False
+    layer = network.layers[operation.layer]
+    return isinstance(layer, CodedLayer) and layer.activation is not None
 
 
 # --- ONNX Runtime on CPUs -------------------------------------------------------------------------

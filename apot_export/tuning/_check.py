@@ -39,11 +39,12 @@ def require_oracles_integers(network: CodedNetwork, model: onnx.ModelProto, plac
     Raises:
         TuningError: A level or accumulator is another, or a float is beyond its rounding.
     """
-    from apot_export.verification._instrument import with_outputs
+    from apot_export.verification._instrument import integers_as_such, with_outputs
     from apot_export.verification._oracle import compare_oracle
 
     images = random_images(network, _ORACLE_IMAGES)
-    found = compare_oracle(network, images, place.values(with_outputs(model), images))
+    values = integers_as_such(model, place.values(with_outputs(model), images))
+    found = compare_oracle(network, images, values)
     if found.mismatches or found.values_outside:
         raise TuningError(
             "The tuned model does not compute the network; nothing was written.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from apot_export.bounds import FLOAT32_EXACT
 from apot_export.errors import ExportError
 
 _DECODED_SUFFIXES = (".levels_of_weights", ".decoded_weights")
 """What the export calls the value of a layer's decoded weights: integers, or floats."""
 
 _SPEAKING = ("DecodeWeights", "QuantizeActivation")
+_INTEGERS = ("QuantizeActivation", "ShiftConv", "ShiftGemm")
 _DECODERS = ("DecodeWeights", "DecodePlanes", "SumTerms")
 
 
@@ -49,6 +51,27 @@ def with_outputs(model: onnx.ModelProto, names: Iterable[str] | None = None) -> 
         if value.name not in present and (wanted is None or value.name in wanted):
             copy.graph.output.append(value)
     return bytes(copy.SerializeToString())
+
+
+def integers_as_such(
+    model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Return the values of a model's graph, levels and accumulators as integers.
+
+    Levels may be float32 that holds integers; they become int32. Where one of them is not whole,
+    all stay floats: integers of another kind than the oracle's differ from them all.
+    """
+    names = {name for node in model.graph.node if node.op_type in _INTEGERS for name in node.output}
+    return {
+        name: value.astype(np.int32) if name in names and _whole(value) else value
+        for name, value in values.items()
+    }
+
+
+def _whole(value: NDArray[Any]) -> bool:
+    return value.dtype == np.float32 and bool(
+        ((value == np.trunc(value)) & (np.abs(value) < FLOAT32_EXACT)).all()
+    )
 
 
 def float_weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:

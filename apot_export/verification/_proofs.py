@@ -19,6 +19,7 @@ from apot_export.verification._instrument import (
     by_layer,
     decoder_model,
     float_weights,
+    integers_as_such,
     stated_attributes,
     tf32_exact,
     with_outputs,
@@ -70,7 +71,7 @@ def prove_export(
     attributes = stated_attributes(graph)
     weights = certify_weights(module, packed, model_weights, attributes)
     session = open_session(with_outputs(graph), device, tf32=tf32_exact(graph))
-    exported = session.run_all(sample)
+    exported = integers_as_such(graph, session.run_all(sample))
     levels = compare_levels(module, sample, exported)
     accumulators = compare_oracle(packed, sample[:_ORACLE_IMAGES], exported)
     failures = tuple(proof_failures(weights, levels, accumulators))
