@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from apot_export._version import VERSION
 
 if TYPE_CHECKING:
-    from apot_export.conversion import ConversionResult, convert
+    from apot_export.artifacts.packed import PackedNetwork, load_packed
+    from apot_export.conversion.convert import ConversionResult, convert
     from apot_export.errors import ApotExportError
-    from apot_export.packfile import PackedNetwork, load_packed
     from apot_export.tuning import TuningResult, tune
     from apot_export.verification import Report, verify
 
@@ -21,12 +21,12 @@ __version__ = VERSION
 
 _HOMES = {
     "ApotExportError": "errors",
-    "ConversionResult": "conversion",
-    "PackedNetwork": "packfile",
+    "ConversionResult": "conversion.convert",
+    "PackedNetwork": "artifacts.packed",
     "Report": "verification",
     "TuningResult": "tuning",
-    "convert": "conversion",
-    "load_packed": "packfile",
+    "convert": "conversion.convert",
+    "load_packed": "artifacts.packed",
     "tune": "tuning",
     "verify": "verification",
 }

@@ -37,7 +37,7 @@ BREVITAS = "brevitas QONNX"
 
 def apot(checkpoint: Path, folder: Path, *, compress: bool) -> Callable[[], object]:
     """Return our conversion."""
-    from apot_export.conversion import convert
+    from apot_export.conversion.convert import convert
 
     return lambda: convert(checkpoint, folder / "export", compress=compress)
 

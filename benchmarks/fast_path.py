@@ -24,9 +24,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 import apot_export
-from apot_export.fast import FastNetwork, compile_network, profile
-from apot_export.runtime import open_session
+from apot_export.runtimes.native import FastNetwork, compile_network
+from apot_export.runtimes.onnx_runtime import open_session
 from benchmarks._float_model import float_model
+from benchmarks._profile import profile
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 BASELINE = "ONNX Runtime, float32 twin"

@@ -16,13 +16,13 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
+from apot_export.artifacts.directory import ONNX_MODEL, read_manifest
+from apot_export.artifacts.onnx_model import build_integer_model, serialise
+from apot_export.artifacts.packed import load_packed
 from apot_export.datasets import kind_for_network
 from apot_export.errors import BoundError
-from apot_export.export_directory import ONNX_MODEL, read_manifest
 from apot_export.integer import IntegerNetwork, lower
-from apot_export.onnx_export import build_integer_model, serialise
-from apot_export.packfile import load_packed
-from apot_export.runtime import Session, open_session
+from apot_export.runtimes.onnx_runtime import Session, open_session
 
 BITS = (4, 6, 8, 10, 12, 14, 16, 18, 20)
 BATCH = 100

@@ -26,14 +26,14 @@ import onnx
 import onnxruntime
 import torch
 
+from apot_export.artifacts.directory import INTEGER_MODEL, ONNX_MODEL, read_manifest
+from apot_export.artifacts.onnx_model.probe import integers_as_such, tf32_exact, with_outputs
+from apot_export.artifacts.packed import load_packed
 from apot_export.datasets import Dataset, open_dataset
-from apot_export.export_directory import INTEGER_MODEL, ONNX_MODEL, read_manifest
 from apot_export.network import CodedNetwork
-from apot_export.packfile import load_packed
-from apot_export.runtime import Session, open_session
+from apot_export.runtimes.onnx_runtime import Session, open_session
 from apot_export.verification import verify
-from apot_export.verification._instrument import integers_as_such, tf32_exact, with_outputs
-from apot_export.verification._oracle import compare_oracle
+from apot_export.verification.proof.oracle import compare_oracle
 
 ORACLE_IMAGES = 4
 

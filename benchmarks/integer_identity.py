@@ -23,17 +23,17 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from apot_export.artifacts.directory import INTEGER_MODEL, PACKED_MODEL, read_manifest
+from apot_export.artifacts.packed import load_packed
 from apot_export.datasets import kind_by_name, kind_for_network
-from apot_export.export_directory import INTEGER_MODEL, PACKED_MODEL, read_manifest
 from apot_export.integer import run_integer
-from apot_export.integer._native import (
+from apot_export.integer.oracle import fixed_point
+from apot_export.runtimes.interpreter.interpreter import (
     WITHOUT_MULTIPLICATION,
     CompiledInterpreter,
     compile_interpreter,
 )
-from apot_export.integer._reference import fixed_point
-from apot_export.packfile import load_packed
-from apot_export.verification._backends import integer_of_manifest
+from apot_export.verification.running.backends import integer_of_manifest
 
 
 def onnx_logits(

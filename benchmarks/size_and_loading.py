@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from apot_export import load_packed
-from apot_export.conversion import convert
-from apot_export.export_directory import PACKED_MODEL
-from apot_export.layers import CodedLayer
-from apot_export.packfile import PackedNetwork, tensor_bytes
+from apot_export.artifacts.directory import PACKED_MODEL
+from apot_export.artifacts.packed import PackedNetwork, tensor_bytes
+from apot_export.conversion.convert import convert
+from apot_export.network.layers import CodedLayer
 from benchmarks._facts import interleaved, machine, median_ratio
 
 PEERS = ("numpy", "torch", "safetensors", "zstandard", "constriction", "nncodec")

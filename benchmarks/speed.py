@@ -36,12 +36,12 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
-from apot_export.architectures.resnet import Design, ResNet
-from apot_export.conversion import convert
-from apot_export.onnx_export import openvino_model, serialise
-from apot_export.original import load_original
-from apot_export.quantization import Choices
-from apot_export.targets import TARGETS
+from apot_export.artifacts.onnx_model import openvino_model, serialise
+from apot_export.artifacts.onnx_model.targets import TARGETS
+from apot_export.conversion.convert import convert
+from apot_export.original.architectures.resnet import Design, ResNet
+from apot_export.original.original import load_original
+from apot_export.original.quantization import Choices
 
 BASELINE = "ONNX Runtime, float32"
 SHAPE = (3, 224, 224)

@@ -27,7 +27,7 @@ def require_writable(path: Path) -> None:
 
 def write_page(path: Path, report: Report) -> None:
     """Write a report's page in one step."""
-    from apot_export.report_page import render_page
+    from apot_export.verification.page import render_page
 
     handle, staged = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
     try:

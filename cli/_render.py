@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from apot_export.conversion import ConversionResult
-    from apot_export.summary import Thresholds, Widths
+    from apot_export.conversion.convert import ConversionResult
+    from apot_export.inspection.thresholds import Thresholds, Widths
 
 _FULL_PRECISION = 32
 _EVERYWHERE = "portable"

@@ -13,7 +13,7 @@ from ._render import console_of_output
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from apot_export.identify import Candidate, Identification, Measurement, Named
+    from apot_export.inspection.identify import Candidate, Identification, Measurement, Named
 
 _MORE_IMAGES = 10
 """How many times as many images are suggested where those that were seen do not decide."""

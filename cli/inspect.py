@@ -23,7 +23,7 @@ def _chosen(path: Path | None) -> Path:
     """Return what is to be inspected: the newest export, named on standard error, by default."""
     if path is not None:
         return path
-    from apot_export.export_directory import find_newest
+    from apot_export.artifacts.directory import find_newest
 
     newest = find_newest(Path())
     typer.echo(f"Inspecting {newest} (the newest export here)", err=True)
@@ -51,7 +51,7 @@ def alphas(
 ) -> None:
     """Show the clipping thresholds of every quantized layer."""
     with reported(debug=debug):
-        from apot_export.summary import thresholds
+        from apot_export.inspection.thresholds import thresholds
 
         found = thresholds(_chosen(path), bits=bits)
         if as_json:
@@ -82,7 +82,7 @@ def bits(
 ) -> None:
     """Show the bits of every layer's weights and the bytes that they take."""
     with reported(debug=debug):
-        from apot_export.summary import layer_bits
+        from apot_export.inspection.thresholds import layer_bits
 
         found = layer_bits(_chosen(path))
         if as_json:
@@ -109,7 +109,7 @@ def integer(
 ) -> None:
     """Show the integer network of an export: operations and proven range of every layer."""
     with reported(debug=debug):
-        from apot_export.summary import integer_summary
+        from apot_export.inspection.thresholds import integer_summary
 
         chosen = _chosen(path)
         found = integer_summary(chosen)
@@ -154,7 +154,7 @@ def identify(
         from ._render_verify import image_progress
 
         with image_progress() as progress:
-            from apot_export.identify import identify as identify_checkpoint
+            from apot_export.inspection.identify import identify as identify_checkpoint
 
             found = identify_checkpoint(
                 checkpoint, dataset=dataset, data=data, limit=limit, progress=progress

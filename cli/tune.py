@@ -46,7 +46,7 @@ def tune(
     is not faster than the one that is there is never written.
     """
     with reported(debug=debug, interrupted=_INTERRUPTED):
-        from apot_export.export_directory import find_newest
+        from apot_export.artifacts.directory import find_newest
 
         from ._render_tune import print_tuning
         from ._render_verify import image_progress

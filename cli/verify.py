@@ -103,8 +103,8 @@ def verify(
     torchrun --nproc-per-node N --no-python apot-export verify ...
     """
     with reported(debug=debug, interrupted=_INTERRUPTED):
+        from apot_export.artifacts.directory import find_newest
         from apot_export.errors import DeviceError
-        from apot_export.export_directory import find_newest
 
         from ._page import require_writable, write_page
         from ._render_verify import image_progress, print_report

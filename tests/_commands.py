@@ -14,7 +14,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner, Result
 
-from apot_export.export_directory import MANIFEST, ONNX_MODEL, PACKED_MODEL
+from apot_export.artifacts.directory import MANIFEST, ONNX_MODEL, PACKED_MODEL
 
 APP: Typer = import_module("apot_export_cli.main").app  # of the folder cli/
 COMMAND = Path(sys.executable).with_name("apot-export")

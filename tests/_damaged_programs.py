@@ -11,12 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
+from apot_export.artifacts.packed import packed_file_bytes
 from apot_export.errors import PackedFileError
 from apot_export.integer import lower
-from apot_export.integer._native import CompiledInterpreter, OpenProgram, compile_interpreter
-from apot_export.integer._reference import fixed_point
+from apot_export.integer.oracle import fixed_point
 from apot_export.network import CodedNetwork
-from apot_export.packfile import packed_file_bytes
+from apot_export.runtimes.interpreter.interpreter import (
+    CompiledInterpreter,
+    OpenProgram,
+    compile_interpreter,
+)
 from tests._random_integer_networks import images_of, plane_network, random_network
 
 LARGEST_WORKSPACE = 1 << 22

@@ -14,16 +14,8 @@ from numpy.typing import NDArray
 from onnx import parser
 from torch import nn
 
-from apot_export.bitpack import pack
-from apot_export.capture import capture
-from apot_export.encode import encode_network
-from apot_export.network import CodedLayer, CodedNetwork
-from apot_export.onnx_export import build_model
-from apot_export.quantization import Quantization
-from apot_export.runtime import open_session
-from apot_export.torch_layers import FirstConv2d, LastLinear, QuantConv2d
-from apot_export.verification._divergence import first_divergence
-from apot_export.verification._instrument import (
+from apot_export.artifacts.onnx_model import build_model
+from apot_export.artifacts.onnx_model.probe import (
     by_layer,
     decoder_model,
     float_weights,
@@ -31,7 +23,15 @@ from apot_export.verification._instrument import (
     stated_attributes,
     with_outputs,
 )
-from apot_export.verification._report import CAUSES, Divergence
+from apot_export.encoding.capture import capture
+from apot_export.encoding.weights import encode_network
+from apot_export.network import CodedLayer, CodedNetwork
+from apot_export.network.bitpack import pack
+from apot_export.original.quantization import Quantization
+from apot_export.original.quantized_layers import FirstConv2d, LastLinear, QuantConv2d
+from apot_export.runtimes.onnx_runtime import open_session
+from apot_export.verification.diagnosis.divergence import first_divergence
+from apot_export.verification.report import CAUSES, Divergence
 
 Floats = NDArray[np.float32]
 Edit = Callable[[onnx.ModelProto], None]

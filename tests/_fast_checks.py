@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export import reference
-from apot_export.codebook import Codebook
-from apot_export.fast import FastNetwork
 from apot_export.network import (
     CodedLayer,
     CodedNetwork,
@@ -19,7 +16,10 @@ from apot_export.network import (
     Linear,
     Node,
     QuantizeActivation,
+    oracle,
 )
+from apot_export.network.codebook import Codebook
+from apot_export.runtimes.native import FastNetwork
 from tests import _random_integer_networks
 
 Floats = NDArray[np.float32]
@@ -46,7 +46,7 @@ def differences(network: CodedNetwork, fast: FastNetwork, images: Floats) -> dic
     with np.errstate(invalid="ignore"):
         for node in network.nodes:
             inputs = [values[name] for name in node.inputs]
-            expected = reference.compute(network, node, inputs)
+            expected = oracle.compute(network, node, inputs)
             if node.name not in found:
                 values[node.name] = expected
                 continue
@@ -82,5 +82,5 @@ def rounding_bound(network: CodedNetwork, node: Node, image: NDArray[Any]) -> ND
     magnitudes = np.abs(weights).astype(np.float32)
     layers = {layer.name: FloatLayer(name=layer.name, weight=magnitudes)}
     positive = dataclasses.replace(network, layers={**network.layers, **layers})
-    sums = reference.compute(positive, node, [np.abs(image)]).astype(np.float64)
+    sums = oracle.compute(positive, node, [np.abs(image)]).astype(np.float64)
     return (np.prod(layer.shape[1:]) + 2) * EPSILON * sums * 1.01

@@ -7,10 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from apot_export.codebook import apot
-from apot_export.fast import compile_network
-from apot_export.fast._native import Library, compile_kernels
 from apot_export.network import CodedNetwork
+from apot_export.network.codebook import apot
+from apot_export.runtimes.native import compile_network
+from apot_export.runtimes.native._library import Library, compile_kernels
 from tests import _random_integer_networks
 from tests._fast_checks import byte_levels, differences
 from tests._onnx_networks import quantizer

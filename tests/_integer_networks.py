@@ -6,14 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apot_export.codebook import (
-    apot,
-    apot_candidates,
-    power_of_two,
-    power_of_two_candidates,
-    uniform,
-)
-from apot_export.encode import encode_network
+from apot_export.encoding.weights import encode_network
 from apot_export.network import (
     ActivationQuantizer,
     Add,
@@ -36,6 +29,13 @@ from apot_export.network import (
     SourceLayer,
     Upsample,
     WeightQuantizer,
+)
+from apot_export.network.codebook import (
+    apot,
+    apot_candidates,
+    power_of_two,
+    power_of_two_candidates,
+    uniform,
 )
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from apot_export import downstream
+from apot_export.artifacts.packed import PackedNetwork, load_packed
 from apot_export.errors import PackedFileError
-from apot_export.packfile import PackedNetwork, load_packed
 from tests._small_networks import Json, packed, seal, unseal
 
 

@@ -10,9 +10,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from apot_export import reference
-from apot_export.bitpack import pack
-from apot_export.codebook import Codebook, apot, uniform
+from apot_export.artifacts.onnx_model import build_model, serialise
 from apot_export.network import (
     ActivationQuantizer,
     Add,
@@ -32,8 +30,10 @@ from apot_export.network import (
     QuantizeActivation,
     Relu,
     ScaleBias,
+    oracle,
 )
-from apot_export.onnx_export import build_model, serialise
+from apot_export.network.bitpack import pack
+from apot_export.network.codebook import Codebook, apot, uniform
 
 Floats = NDArray[np.float32]
 CodedGraph = Network[Layer]
@@ -197,7 +197,7 @@ def assert_integers_are_the_oracles(network: CodedNetwork, images: Floats) -> in
             if not isinstance(operation, QuantizeActivation):
                 source = source.astype(np.int64)
                 assert values[node.name].dtype == np.int32
-            expected = reference.compute(network, node, [source])
+            expected = oracle.compute(network, node, [source])
             np.testing.assert_array_equal(values[node.name], expected, err_msg=node.name)
             compared += expected.size
     return compared

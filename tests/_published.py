@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.conversion import convert
+from apot_export.conversion.convert import convert
 from apot_export.datasets import kind_by_name
-from apot_export.quantization import Choices
+from apot_export.original.quantization import Choices
 
 Floats = NDArray[np.float32]
 

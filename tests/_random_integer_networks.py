@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.bitpack import pack
-from apot_export.codebook import Codebook, apot, power_of_two, uniform
 from apot_export.network import (
     ActivationQuantizer,
     Add,
@@ -32,7 +30,9 @@ from apot_export.network import (
     ScaleBias,
     Upsample,
 )
-from apot_export.planes import Planes, as_terms, summed_terms
+from apot_export.network.bitpack import pack
+from apot_export.network.codebook import Codebook, apot, power_of_two, uniform
+from apot_export.network.planes import Planes, as_terms, summed_terms
 from tests._onnx_networks import CodedGraph, coded, quantizer
 
 WEIGHTS = [

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from apot_export.architectures.lenet import LeNet5
-from apot_export.architectures.mobilenet_v2 import MobileNetV2
-from apot_export.architectures.resnet import Design, ResNet
-from apot_export.architectures.vgg import SmallVgg
+from apot_export.original.architectures.lenet import LeNet5
+from apot_export.original.architectures.mobilenet_v2 import MobileNetV2
+from apot_export.original.architectures.resnet import Design, ResNet
+from apot_export.original.architectures.vgg import SmallVgg
 
 
 def resnet(

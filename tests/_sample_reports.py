@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.significance import mcnemar, wilson_interval
-from apot_export.verification._report import (
+from apot_export.datasets.significance import mcnemar, wilson_interval
+from apot_export.verification.report import (
     AccumulatorComparison,
     BackendComparison,
     ComparedSide,

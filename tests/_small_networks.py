@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from apot_export.codebook import apot, apot_candidates
-from apot_export.encode import encode_network
+from apot_export.artifacts.packed import PackedNetwork, load_packed, packed_file_bytes
+from apot_export.encoding.weights import encode_network
 from apot_export.errors import PackedFileError
 from apot_export.network import (
     ActivationQuantizer,
@@ -32,7 +32,7 @@ from apot_export.network import (
     SourceLayer,
     WeightQuantizer,
 )
-from apot_export.packfile import PackedNetwork, load_packed, packed_file_bytes
+from apot_export.network.codebook import apot, apot_candidates
 
 if TYPE_CHECKING:
     from pathlib import Path

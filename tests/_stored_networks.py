@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from apot_export.bitpack import Codes, pack
-from apot_export.codebook import Codebook, uniform
+from apot_export.artifacts.packed import packed_file_bytes
 from apot_export.network import CodedLayer, CodedNetwork, Convolution, FloatLayer, Network, Node
-from apot_export.packfile import packed_file_bytes
+from apot_export.network.bitpack import Codes, pack
+from apot_export.network.codebook import Codebook, uniform
 from tests._small_networks import Json, seal, unseal
 
 MALFORMED_STORAGES: list[tuple[str, object, str]] = [

@@ -9,11 +9,10 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from apot_export import reference
-from apot_export.network import CodedNetwork
-from apot_export.onnx_export import build_model, serialise
-from apot_export.runtime import open_session
-from apot_export.verification._instrument import integers_as_such, with_outputs
+from apot_export.artifacts.onnx_model import build_model, serialise
+from apot_export.artifacts.onnx_model.probe import integers_as_such, with_outputs
+from apot_export.network import CodedNetwork, oracle
+from apot_export.runtimes.onnx_runtime import open_session
 from tests._onnx_networks import DISABLED, EVERYTHING, Floats, run_all
 
 
@@ -54,7 +53,7 @@ def assert_every_value_is_the_oracles(
         for node in net.nodes:
             sources = [values[name] for name in node.inputs]
             whole = [s if s.dtype == np.float32 else s.astype(np.int64) for s in sources]
-            expected = reference.compute(net, node, whole)
+            expected = oracle.compute(net, node, whole)
             found = values[node.name]
             if expected.dtype == np.float32:
                 assert found.dtype == np.float32
@@ -64,7 +63,7 @@ def assert_every_value_is_the_oracles(
                 np.testing.assert_array_equal(found, expected, err_msg=node.name)
                 compared += expected.size
     plain = open_session(serialise(model), "cpu").run(images)
-    np.testing.assert_allclose(plain, reference.run(net, images), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(plain, oracle.run(net, images), rtol=1e-4, atol=1e-3)
     return compared
 
 

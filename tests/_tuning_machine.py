@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from apot_export.tuning._plan import Group, Plan
+from apot_export.tuning._groups import Group, Plan
 from apot_export.tuning._race import Run
 from apot_export.tuning._search import Found, search
 

@@ -9,20 +9,15 @@ from typing import Any
 
 import onnx
 
-from apot_export.conversion import convert
-from apot_export.export_directory import (
-    ONNX_MODEL,
-    PACKED_MODEL,
-    read_manifest,
-    write_export,
-)
+from apot_export.artifacts.directory import ONNX_MODEL, PACKED_MODEL, read_manifest, write_export
+from apot_export.artifacts.onnx_model import build_model, serialise
+from apot_export.artifacts.packed import load_packed, packed_file_bytes
+from apot_export.conversion.convert import convert
 from apot_export.network import (
     CodedLayer,
     CodedNetwork,
     Operation,
 )
-from apot_export.onnx_export import build_model, serialise
-from apot_export.packfile import load_packed, packed_file_bytes
 from apot_export.verification import Report, verify
 
 DIGITS = "examples/digits/res8_4bit/model_best.pth.tar"

@@ -7,9 +7,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from apot_export.codebook import Codebook, apot, distinct_levels, uniform
 from apot_export.network import ActivationQuantizer
-from apot_export.reference import quantize_activation
+from apot_export.network.codebook import Codebook, apot, distinct_levels, uniform
+from apot_export.network.oracle import quantize_activation
 
 ACTIVATION_BOOKS = [apot(bits, signed=False) for bits in range(2, 7)] + [
     uniform(bits, signed=False) for bits in range(1, 9)

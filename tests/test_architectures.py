@@ -8,20 +8,20 @@ import numpy as np
 import onnx
 import pytest
 
-from apot_export import architectures
-from apot_export.capture import capture
-from apot_export.encode import encode_network
+from apot_export.artifacts.onnx_model import build_model, serialise
+from apot_export.artifacts.onnx_model.probe import with_outputs
+from apot_export.artifacts.packed import load_packed, packed_file_bytes
+from apot_export.encoding.capture import capture
+from apot_export.encoding.weights import encode_network
 from apot_export.errors import BitWidthError, CaptureError, RecognitionError
 from apot_export.network import CodedLayer
-from apot_export.onnx_export import build_model, serialise
-from apot_export.original import load_original
-from apot_export.packfile import load_packed, packed_file_bytes
-from apot_export.quantization import Choices, LayerBits
-from apot_export.runtime import open_session
-from apot_export.torch_layers import QuantConv2d
-from apot_export.verification._certificate import original_weights
-from apot_export.verification._instrument import with_outputs
-from apot_export.verification._levels import compare_levels
+from apot_export.original import architectures
+from apot_export.original.original import load_original
+from apot_export.original.quantization import Choices, LayerBits
+from apot_export.original.quantized_layers import QuantConv2d
+from apot_export.runtimes.onnx_runtime import open_session
+from apot_export.verification.proof.certificate import original_weights
+from apot_export.verification.proof.levels import compare_levels
 from tests._random_networks import NETWORKS, write_checkpoint
 
 SMALL = ("ResNet-20 (CIFAR)", "ResNet-14 (MNIST)", "MobileNetV2")

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from apot_export import verify
-from apot_export.conversion import convert
+from apot_export.artifacts.directory import INTEGER_MODEL, MANIFEST, PACKED_MODEL
+from apot_export.artifacts.onnx_model import build_integer_model, serialise
+from apot_export.artifacts.packed import load_packed, packed_file_bytes
+from apot_export.conversion.convert import convert
+from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.errors import DeviceError, ExportError
-from apot_export.export_directory import INTEGER_MODEL, MANIFEST, PACKED_MODEL
 from apot_export.integer import IntegerNetwork, lower
-from apot_export.integer._network import IntegerNode, Quantize, Requantize
-from apot_export.integer_choices import IntegerChoices
-from apot_export.onnx_export import build_integer_model, serialise
-from apot_export.packfile import load_packed, packed_file_bytes
+from apot_export.integer.network import IntegerNode, Quantize, Requantize
 
 DIGITS = "examples/digits/res8_4bit/model_best.pth.tar"
 BITS = 12

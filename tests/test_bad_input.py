@@ -16,7 +16,7 @@ import torch
 from typer import Typer
 from typer.testing import CliRunner, Result
 
-from apot_export.checkpoint import load_checkpoint
+from apot_export.original.checkpoint import load_checkpoint
 
 EXAMPLE = Path("examples", "digits", "res8_4bit", "model_best.pth.tar")
 PUBLISHED = Path("checkpoints", "CIFAR10", "result")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apot_export.bitpack import Codes, pack, unpack
-from apot_export.codebook import storage_bytes
+from apot_export.network.bitpack import Codes, pack, unpack
+from apot_export.network.codebook import storage_bytes
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=150)
 

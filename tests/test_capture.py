@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from apot_export.capture import capture
-from apot_export.encode import encode_network
+from apot_export.encoding.capture import capture
+from apot_export.encoding.weights import encode_network
 from apot_export.errors import CaptureError
 from apot_export.network import Add, Flatten, Relu, SourceNetwork
-from apot_export.quantization import Quantization
-from apot_export.reference import run
-from apot_export.torch_layers import FirstConv2d, LastLinear, QuantConv2d
+from apot_export.network.oracle import run
+from apot_export.original.quantization import Quantization
+from apot_export.original.quantized_layers import FirstConv2d, LastLinear, QuantConv2d
 
 SHAPE = (4, 8, 6)
 Forward = Callable[[Any, torch.Tensor], Any]

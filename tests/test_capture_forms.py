@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from apot_export.capture import capture
-from apot_export.encode import encode_network
+from apot_export.encoding.capture import capture
+from apot_export.encoding.weights import encode_network
 from apot_export.errors import CaptureError
 from apot_export.network import Clip, Concat, Upsample
-from apot_export.reference import run
+from apot_export.network.oracle import run
 
 SHAPE = (1, 8, 8)
 

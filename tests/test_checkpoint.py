@@ -18,8 +18,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apot_export.checkpoint import load_checkpoint
 from apot_export.errors import CheckpointError, UnsafeCheckpointError
+from apot_export.original.checkpoint import load_checkpoint
 
 EXAMPLE = Path("examples", "digits", "res8_4bit", "model_best.pth.tar")
 PUBLISHED = Path("checkpoints", "CIFAR10", "result", "res20_3bit", "model_best.pth.tar")

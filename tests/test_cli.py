@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from apot_export._version import VERSION
-from apot_export.bitpack import pack
-from apot_export.export_directory import MANIFEST, PACKED_MODEL, export_name
+from apot_export.artifacts.directory import MANIFEST, PACKED_MODEL, export_name
+from apot_export.artifacts.packed import load_packed, packed_file_bytes
 from apot_export.network import CodedLayer
-from apot_export.packfile import load_packed, packed_file_bytes
+from apot_export.network.bitpack import pack
 from tests._commands import (
     CHECKPOINT,
     COMMAND,
@@ -87,7 +87,7 @@ def test_an_error_of_the_program_itself_is_called_so(monkeypatch: pytest.MonkeyP
     def broken(*_: object, **__: object) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("apot_export.summary.thresholds", broken)
+    monkeypatch.setattr("apot_export.inspection.thresholds.thresholds", broken)
     result = run("inspect", "alphas", EXPORT)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "apot-export itself failed" in result.stderr

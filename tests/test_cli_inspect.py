@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from apot_export.export_directory import PACKED_MODEL
+from apot_export.artifacts.directory import PACKED_MODEL
 from tests._commands import CHECKPOINT, EXPORT, document, here, run, typed
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apot_export.codebook import (
+from apot_export.errors import CodebookError
+from apot_export.network.codebook import (
     MAXIMUM_DENOMINATOR,
     Codebook,
     apot,
@@ -17,7 +18,6 @@ from apot_export.codebook import (
     storage_bytes,
     uniform,
 )
-from apot_export.errors import CodebookError
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=100)
 

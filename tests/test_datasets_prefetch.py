@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from apot_export.datasets import Batch, Dataset, kind_by_name
-from apot_export.datasets._folders import read_image
+from apot_export.datasets._locating import read_image
 from apot_export.errors import DatasetError
 
 WORKERS = [0, 1, 3]

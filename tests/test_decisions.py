@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from apot_export.capture import capture
-from apot_export.codebook import distinct_levels
-from apot_export.quantization import Quantization
-from apot_export.torch_layers import QuantConv2d
-from apot_export.verification._decisions import decisions_of
-from apot_export.verification._levels import compare_levels
+from apot_export.encoding.capture import capture
+from apot_export.network.codebook import distinct_levels
+from apot_export.original.quantization import Quantization
+from apot_export.original.quantized_layers import QuantConv2d
+from apot_export.verification.proof.decisions import decisions_of
+from apot_export.verification.proof.levels import compare_levels
 from tests.test_verification import Small, exported_values, oracle_levels
 
 KINDS = [

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from apot_export.bitpack import pack
-from apot_export.capture import capture
-from apot_export.conversion import convert
-from apot_export.encode import encode_network
-from apot_export.layers import MultiBitWeights
+from apot_export.artifacts.packed import load_packed
+from apot_export.conversion.convert import convert
+from apot_export.encoding.capture import capture
+from apot_export.encoding.weights import encode_network
 from apot_export.network import CodedLayer, CodedNetwork, FloatLayer
-from apot_export.original import load_original
-from apot_export.packfile import load_packed
-from apot_export.quantization import Choices
-from apot_export.torch_layers import QuantConv2d
+from apot_export.network.bitpack import pack
+from apot_export.network.layers import MultiBitWeights
+from apot_export.original.original import load_original
+from apot_export.original.quantization import Choices
+from apot_export.original.quantized_layers import QuantConv2d
 from tests._divergences import (
     MIDDLE,
     QUANTIZATIONS,

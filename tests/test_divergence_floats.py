@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper, parser
 
-from apot_export.verification._causes_tf32 import nearest_away, nearest_even, truncated
+from apot_export.verification.diagnosis.causes_tf32 import nearest_away, nearest_even, truncated
 from tests._divergences import (
     MIDDLE,
     QUANTIZATIONS,

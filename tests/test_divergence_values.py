@@ -15,8 +15,8 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from apot_export.network import CodedLayer, ScaleBias
-from apot_export.quantization import Quantization
-from apot_export.torch_layers import LastLinear, QuantConv2d
+from apot_export.original.quantization import Quantization
+from apot_export.original.quantized_layers import LastLinear, QuantConv2d
 from tests._divergences import (
     MIDDLE,
     QUANTIZATIONS,

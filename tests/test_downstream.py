@@ -22,13 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from apot_export import downstream, reference
-from apot_export.checkpoint import load_checkpoint
-from apot_export.codebook import apot, uniform
+from apot_export import downstream
+from apot_export.artifacts.directory import PACKED_MODEL
+from apot_export.artifacts.packed import packed_file_bytes
 from apot_export.downstream._layers import Tensors, _read_coordinates, _read_planes
-from apot_export.export_directory import PACKED_MODEL
-from apot_export.network import Add, CodedNetwork, ScaleBias
-from apot_export.packfile import packed_file_bytes
+from apot_export.network import Add, CodedNetwork, ScaleBias, oracle
+from apot_export.network.codebook import apot, uniform
+from apot_export.original.checkpoint import load_checkpoint
 from tests import _integer_networks as integer_networks
 from tests import _random_integer_networks as random_networks
 from tests._commands import EXPORT
@@ -173,7 +173,7 @@ def assert_same_values(folder: Path, network: CodedNetwork, images: Floats) -> N
     """Hold every value against the oracle's: integers exactly, sums of floats nearly."""
     found = opened(folder, network)
     expected: dict[str, NDArray[Any]] = {}
-    logits = reference.run(network, images, lambda name, value: expected.update({name: value}))
+    logits = oracle.run(network, images, lambda name, value: expected.update({name: value}))
     values = found.trace(images)
     for name, value in values.items():
         assert value.shape == expected[name].shape, name
@@ -214,7 +214,7 @@ def test_groups_of_sign_vectors_across_outputs(tmp_path: Path) -> None:
     found = opened(tmp_path, network)
     for name, layer in network.layers.items():
         assert found.weights(name).tobytes() == layer.weights().tobytes()
-    np.testing.assert_allclose(found.run(images), reference.run(network, images), rtol=1e-4)
+    np.testing.assert_allclose(found.run(images), oracle.run(network, images), rtol=1e-4)
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -14,16 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apot_export import digits, downstream, rans
-from apot_export.bitpack import pack
-from apot_export.codebook import Codebook, apot, power_of_two, uniform
-from apot_export.conversion import convert
+from apot_export import downstream
+from apot_export.artifacts.directory import PACKED_MODEL
+from apot_export.artifacts.packed import _digits, _rans, load_packed, packed_file_bytes
+from apot_export.artifacts.packed._rans import Coding
+from apot_export.conversion.convert import convert
 from apot_export.downstream._codes import read_codes
-from apot_export.export_directory import PACKED_MODEL
 from apot_export.network import CodedLayer, CodedNetwork
-from apot_export.packfile import load_packed, packed_file_bytes
-from apot_export.quantization import Choices
-from apot_export.rans import Coding
+from apot_export.network.bitpack import pack
+from apot_export.network.codebook import Codebook, apot, power_of_two, uniform
+from apot_export.original.quantization import Choices
 from tests import _random_integer_networks as random_networks
 from tests._malformed_networks import SCALARS, both_readers
 from tests._onnx_networks import quantizer
@@ -169,10 +169,10 @@ def test_both_decoders_find_the_same_or_refuse(data: st.DataObject) -> None:
     kept = data.draw(st.sampled_from([bits, min(bits, 3)]))
     drawn = skewed(max(bits, 2), size, data.draw(st.integers(0, 9)))
     codes = as_codes(drawn & ((1 << kept) - 1), bits)
-    least = max(rans.LEAST_PRECISION, (len(np.unique(codes)) - 1).bit_length())
-    precision = data.draw(st.integers(least, rans.MOST_PRECISION))
+    least = max(_rans.LEAST_PRECISION, (len(np.unique(codes)) - 1).bit_length())
+    precision = data.draw(st.integers(least, _rans.MOST_PRECISION))
     lanes = data.draw(st.integers(1, 60))
-    stream, _ = rans.encode(codes, bits, Coding(precision=precision, lanes=lanes))
+    stream, _ = _rans.encode(codes, bits, Coding(precision=precision, lanes=lanes))
     found = read_codes(stream, {"entropy": [precision, lanes]}, bits, size, "x")
     np.testing.assert_array_equal(found, codes)
     damaged = bytearray(stream.tobytes())
@@ -185,7 +185,7 @@ def test_both_decoders_find_the_same_or_refuse(data: st.DataObject) -> None:
     if count < 1 or lanes < 1:
         return
     try:
-        product = rans.decode(content, bits, count, Coding(precision=precision, lanes=lanes))
+        product = _rans.decode(content, bits, count, Coding(precision=precision, lanes=lanes))
     except ValueError:
         with pytest.raises(ValueError, match=r"\S"):
             read_codes(content, {"entropy": [precision, lanes]}, bits, count, "x")
@@ -200,10 +200,10 @@ def test_both_find_the_same_digits_or_refuse(data: st.DataObject) -> None:
     used = sorted(data.draw(st.sets(st.integers(0, 63), min_size=2, max_size=16)))
     content = np.array(data.draw(st.lists(st.integers(0, 255), min_size=1, max_size=9)), np.uint8)
     content %= data.draw(st.sampled_from([3, 200, 255]))
-    places = digits.digits_of_a_byte(len(used))
+    places = _digits.digits_of_a_byte(len(used))
     count = max(1, places * len(content) - data.draw(st.integers(-1, 8)))
     try:
-        product = digits.decode_digits(content, used, 6, count)
+        product = _digits.decode_digits(content, used, 6, count)
     except ValueError:
         with pytest.raises(ValueError, match=r"\S"):
             read_codes(content, {"digits": used}, 6, count, "x")

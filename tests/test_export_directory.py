@@ -19,14 +19,14 @@ import torch
 from typer import Typer
 from typer.testing import CliRunner, Result
 
-from apot_export.errors import ExportError
-from apot_export.export_directory import (
+from apot_export.artifacts.directory import (
     MANIFEST,
     ONNX_MODEL,
     PACKED_MODEL,
     find_newest,
     read_manifest,
 )
+from apot_export.errors import ExportError
 
 APP: Typer = import_module("apot_export_cli.main").app  # of the folder cli/
 CHECKPOINT = "res8_4bit.pth.tar"

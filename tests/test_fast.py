@@ -17,20 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apot_export.bitpack import pack
-from apot_export.codebook import apot, uniform
-from apot_export.conversion import convert
+from apot_export.artifacts.packed import load_packed
+from apot_export.conversion.convert import convert
 from apot_export.datasets import kind_by_name
 from apot_export.errors import DatasetError, KernelError
-from apot_export.fast import _native, compile_network
-from apot_export.fast._native import (
-    Library,
-    compile_kernels,
-    default_library,
-    find_compiler,
-)
-from apot_export.fast._plan import _best_run
-from apot_export.fast._steps import View
 from apot_export.network import (
     CodedLayer,
     CodedNetwork,
@@ -39,7 +29,17 @@ from apot_export.network import (
     MaxPool,
     Relu,
 )
-from apot_export.packfile import load_packed
+from apot_export.network.bitpack import pack
+from apot_export.network.codebook import apot, uniform
+from apot_export.runtimes.native import _library, compile_network
+from apot_export.runtimes.native._library import (
+    Library,
+    compile_kernels,
+    default_library,
+    find_compiler,
+)
+from apot_export.runtimes.native._lower import _best_run
+from apot_export.runtimes.native._steps import View
 from tests import _random_integer_networks
 from tests._fast_checks import byte_levels, differences
 from tests._onnx_networks import quantizer
@@ -64,12 +64,12 @@ KERNELS = ("neon", "plain") if ON_ARM else ("avx512_vbmi", "avx512", "avx_vnni",
 def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     """Return a build in which a processor with AVX-512 also runs the kernels of AVX-VNNI."""
     patched = {
-        **_native._X86_FLAGS,
-        "avx_vnni.c": (*_native._AVX512, "-mavx2", "-DAPOT_EVEX_DOT"),
+        **_library._X86_FLAGS,
+        "avx_vnni.c": (*_library._AVX512, "-mavx2", "-DAPOT_EVEX_DOT"),
     }
-    machines = {**_native._FLAGS_OF_MACHINE, "x86_64": patched, "amd64": patched}
+    machines = {**_library._FLAGS_OF_MACHINE, "x86_64": patched, "amd64": patched}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_native, "_FLAGS_OF_MACHINE", machines)
+        patch.setattr(_library, "_FLAGS_OF_MACHINE", machines)
         return Library(compile_kernels(tmp_path_factory.mktemp("kernels")))
 
 
@@ -371,7 +371,7 @@ def test_the_library_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert [file.name for file in files] == ["libapot_fast.so"]
         assert not [path for path in (tmp_path / "cache").rglob("*") if path.name.endswith(".o")]
         default_library.cache_clear()
-        monkeypatch.setattr(_native, "compile_kernels", None)
+        monkeypatch.setattr(_library, "compile_kernels", None)
         default_library()
         monkeypatch.setenv("APOT_EXPORT_CACHE", str(files[0]))
         default_library.cache_clear()
@@ -385,7 +385,7 @@ def test_a_library_of_another_layout_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = compile_kernels(tmp_path, ("-O0",))
-    monkeypatch.setattr(_native, "Step", View)
+    monkeypatch.setattr(_library, "Step", View)
     with pytest.raises(KernelError, match="steps of 24 bytes"):
         Library(path)
 
@@ -419,7 +419,7 @@ def test_packed_files_run_with_numpy_alone(folder: Path) -> None:
     script = (
         f"import sys\nfor name in {heavy!r}: sys.modules[name] = None\n"
         "import numpy as np, apot_export\n"
-        "from apot_export.fast import compile_network\n"
+        "from apot_export.runtimes.native import compile_network\n"
         "network = apot_export.load_packed('res8_4bit').network\n"
         "images = np.zeros((2, *network.input_shape), np.float32)\n"
         "print(compile_network(network).run(images).shape)"

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load as load_safetensors
 
-from apot_export.bitpack import pack, unpack
-from apot_export.codebook import Codebook, apot
-from apot_export.digits import decode_digits, encode_digits
+from apot_export.artifacts.packed import FORMAT_VERSION, load_packed, packed_file_bytes
+from apot_export.artifacts.packed._digits import decode_digits, encode_digits
+from apot_export.artifacts.packed._rans import Coding, decode, encode
 from apot_export.network import (
     ActivationQuantizer,
     CodedLayer,
@@ -32,10 +32,10 @@ from apot_export.network import (
     QuantizeActivation,
     ScaleBias,
 )
-from apot_export.packfile import FORMAT_VERSION, load_packed, packed_file_bytes
-from apot_export.planes import Planes, pack_counts
-from apot_export.rans import Coding, decode, encode
-from apot_export.reference import quantize_activation, run, shift_add_product
+from apot_export.network.bitpack import pack, unpack
+from apot_export.network.codebook import Codebook, apot
+from apot_export.network.oracle import quantize_activation, run, shift_add_product
+from apot_export.network.planes import Planes, pack_counts
 
 Vector = dict[str, list[str]]
 SPECIFICATION = (Path(__file__).parent.parent / "FORMAT.md").read_text(encoding="utf-8")

@@ -14,17 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from apot_export import verify
-from apot_export.checkpoint import load_checkpoint
-from apot_export.conversion import ConversionResult, convert
+from apot_export.artifacts.onnx_model import build_model
+from apot_export.artifacts.onnx_model.probe import with_outputs
+from apot_export.artifacts.packed import PackedNetwork, load_packed
+from apot_export.conversion.convert import ConversionResult, convert
 from apot_export.errors import RecognitionError
-from apot_export.onnx_export import build_model
-from apot_export.original import Original, load_original, rebuild
-from apot_export.packfile import PackedNetwork, load_packed
-from apot_export.quantization import Choices
-from apot_export.runtime import open_session
-from apot_export.summary import layer_bits
-from apot_export.verification._instrument import with_outputs
-from apot_export.verification._levels import compare_levels
+from apot_export.inspection.thresholds import layer_bits
+from apot_export.original.checkpoint import load_checkpoint
+from apot_export.original.original import Original, load_original, rebuild
+from apot_export.original.quantization import Choices
+from apot_export.runtimes.onnx_runtime import open_session
+from apot_export.verification.proof.levels import compare_levels
 
 Floats = NDArray[np.float32]
 MNIST = ("mnist_resnet10_3bit", "mnist_resnet10_4bit_uniform", "mnist_resnet10_5bit")

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from apot_export import dialects
-from apot_export.checkpoint import load_checkpoint
 from apot_export.datasets import kind_by_name
 from apot_export.errors import DatasetError
-from apot_export.identify import Hypothesis, Identification, hypotheses, identify
-from apot_export.identify._statistics import mean_test, sign_test, wilson
-from apot_export.identify._trials import Trial, run_stages, told_apart
-from apot_export.original import load_original
-from apot_export.torch_layers import QuantConv2d
+from apot_export.inspection.identify import Hypothesis, Identification, hypotheses, identify
+from apot_export.inspection.identify._statistics import mean_test, sign_test, wilson
+from apot_export.inspection.identify._trials import Trial, run_stages, told_apart
+from apot_export.original import families
+from apot_export.original.checkpoint import load_checkpoint
+from apot_export.original.original import load_original
+from apot_export.original.quantized_layers import QuantConv2d
 
 DIGITS = "examples/digits/res8_4bit/model_best.pth.tar"
 
@@ -39,7 +39,7 @@ def best_first(
     """Try some hypotheses on a published checkpoint and rank them."""
     loaded = load_checkpoint(checkpoint)
     trials = [Trial(hypotheses=(hypothesis,)) for hypothesis in tried]
-    family = dialects.recognise(loaded.keys).name
+    family = families.recognise(loaded.keys).name
     run_stages(trials, loaded, kind_by_name(name).open(data, family).first(limit), silent)
     return sorted(trials, key=lambda one: one.rank)
 
@@ -52,14 +52,14 @@ def best_first(
     [("apot-v1", 28, 30), ("apot-v2", 42, 44), ("nonzero", 14, 14), ("alq", 1, 1)],
 )
 def test_every_offered_quantization_is_a_hypothesis(family: str, groups: int, count: int) -> None:
-    found = hypotheses(dialects.by_name(family))
+    found = hypotheses(families.by_name(family))
     assert len(found) == groups
     every = [hypothesis for group in found for hypothesis in group]
     assert len(every) == len(set(every)) == count
 
 
 def test_only_identical_functions_are_merged() -> None:
-    merged = [group for group in hypotheses(dialects.by_name("apot-v2")) if len(group) > 1]
+    merged = [group for group in hypotheses(families.by_name("apot-v2")) if len(group) > 1]
     assert [[str(hypothesis) for hypothesis in group] for group in merged] == [
         ["2-bit apot", "2-bit pot"],
         ["2-bit apot, weights not normalised", "2-bit pot, weights not normalised"],
@@ -67,21 +67,21 @@ def test_only_identical_functions_are_merged() -> None:
 
 
 def test_the_grid_without_zero_belongs_to_two_bits() -> None:
-    every = [group[0] for group in hypotheses(dialects.by_name("nonzero"))]
+    every = [group[0] for group in hypotheses(families.by_name("nonzero"))]
     assert {h.z for h in every if h.grid == "nonzero"} == {1, 2, 3, 4}
     assert {h.bits for h in every if h.grid == "nonzero"} == {2}
 
 
 def test_the_legacy_divisor_belongs_to_uniform_levels_of_the_second_version() -> None:
     for family, expected in (("apot-v1", set[str]()), ("apot-v2", {"uniform"})):
-        every = [h for group in hypotheses(dialects.by_name(family)) for h in group]
+        every = [h for group in hypotheses(families.by_name(family)) for h in group]
         assert {h.method for h in every if h.legacy_divisor} == expected
 
 
 @pytest.mark.parametrize("folder", ["res32_2bit", "res20_3bit"])
 def test_every_hypothesis_can_be_rebuilt(reference: Path, folder: str) -> None:
     path = next((reference / "checkpoints").glob(f"*/result/**/{folder}/model_best.pth.tar"))
-    family = dialects.recognise(load_checkpoint(path).keys)
+    family = families.recognise(load_checkpoint(path).keys)
     for hypothesis in (h for group in hypotheses(family) for h in group):
         original = load_original(path, hypothesis.choices())
         layer = next(m for m in original.module.modules() if isinstance(m, QuantConv2d))
@@ -171,7 +171,7 @@ def test_all_hypotheses_are_ranked(digits: Identification) -> None:
     assert digits.measurement is not None
     candidates = digits.measurement.candidates
     tried = [h for candidate in candidates for h in candidate.hypotheses]
-    assert set(tried) == {h for g in hypotheses(dialects.by_name(digits.family)) for h in g}
+    assert set(tried) == {h for g in hypotheses(families.by_name(digits.family)) for h in g}
     keys = [(-c.images, -c.top1, c.loss) for c in candidates]
     assert keys == sorted(keys)
     assert [c.dropped for c in candidates] == [c.images < 100 for c in candidates]

@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from apot_export.codebook import apot, uniform
-from apot_export.conversion import convert
+from apot_export.artifacts.directory import INTEGER_MODEL, read_manifest
+from apot_export.artifacts.onnx_model import build_integer_model, serialise
+from apot_export.artifacts.packed import load_packed
+from apot_export.conversion.convert import convert
+from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.errors import BoundError, IntegerError
-from apot_export.export_directory import INTEGER_MODEL, read_manifest
 from apot_export.integer import IntegerNetwork, Pixels, lower, operation_counts, run_integer
-from apot_export.integer._network import Quantize, Requantize
 from apot_export.integer._ranges import Range
 from apot_export.integer._scales import (
     fused,
@@ -30,13 +31,12 @@ from apot_export.integer._scales import (
     signed_digits,
     stream_thresholds,
 )
-from apot_export.integer_choices import IntegerChoices
-from apot_export.layers import ActivationQuantizer
+from apot_export.integer.network import Quantize, Requantize
 from apot_export.network import CodedNetwork
-from apot_export.onnx_export import build_integer_model, serialise
-from apot_export.packfile import load_packed
-from apot_export.reference import run
-from apot_export.runtime import open_session
+from apot_export.network.codebook import apot, uniform
+from apot_export.network.layers import ActivationQuantizer
+from apot_export.network.oracle import run
+from apot_export.runtimes.onnx_runtime import open_session
 from tests._integer_networks import Recipe, multi_bit_network, random_network
 
 DIGITS = "examples/digits/res8_4bit/model_best.pth.tar"

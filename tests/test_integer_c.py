@@ -20,22 +20,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from apot_export.codebook import apot, uniform
-from apot_export.conversion import convert
+from apot_export.artifacts.packed import load_packed, packed_file_bytes
+from apot_export.artifacts.packed._container import Container, read, write
+from apot_export.conversion.convert import convert
 from apot_export.errors import BoundError, IntegerError, PackedFileError
 from apot_export.integer import IntegerNetwork, lower, run_integer
-from apot_export.integer._native import (
+from apot_export.integer._scales import signed_digits
+from apot_export.integer.oracle import fixed_point
+from apot_export.network import CodedNetwork, MaxPool, PlaneLayer, Relu, ScaleBias
+from apot_export.network.codebook import apot, uniform
+from apot_export.network.memory_plan import Use, plan
+from apot_export.runtimes.interpreter.interpreter import (
     SOURCES,
     WITHOUT_MULTIPLICATION,
     CompiledInterpreter,
     compile_interpreter,
 )
-from apot_export.integer._reference import fixed_point
-from apot_export.integer._scales import signed_digits
-from apot_export.memory_plan import Use, plan
-from apot_export.network import CodedNetwork, MaxPool, PlaneLayer, Relu, ScaleBias
-from apot_export.packfile import load_packed, packed_file_bytes
-from apot_export.packfile._container import Container, read, write
 from tests._onnx_networks import quantizer
 from tests._random_integer_networks import (
     INPUTS,

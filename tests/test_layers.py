@@ -14,20 +14,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from apot_export.capture import capture
-from apot_export.codebook import apot, apot_candidates, distinct_levels
-from apot_export.encode import encode_layer
+from apot_export.encoding.capture import capture
+from apot_export.encoding.weights import encode_layer
 from apot_export.errors import WeightError
 from apot_export.network import ActivationQuantizer, CodedLayer, SourceLayer, WeightQuantizer
-from apot_export.quantization import Quantization
-from apot_export.reference import quantize_activation
-from apot_export.torch_layers import (
-    FirstConv2d,
-    LastLinear,
-    QuantConv2d,
-    activation_level_set,
-    nearest_level,
-)
+from apot_export.network.codebook import apot, apot_candidates, distinct_levels
+from apot_export.network.oracle import quantize_activation
+from apot_export.original.level_sets import activation_level_set, nearest_level
+from apot_export.original.quantization import Quantization
+from apot_export.original.quantized_layers import FirstConv2d, LastLinear, QuantConv2d
 
 FAMILIES = ("apot-v1", "apot-v2")
 METHODS = ("apot", "uniform")

@@ -11,9 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apot_export.capture import capture
-from apot_export.codebook import apot, uniform
-from apot_export.encode import encode_network
+from apot_export.artifacts.onnx_model import serialise
+from apot_export.artifacts.onnx_model.bodies_cpu import CHANNELS_LAST, PATCHES
+from apot_export.artifacts.onnx_model.bodies_openvino import BYTES, EIGHT_BITS, GATHER
+from apot_export.artifacts.onnx_model.lowering import layer_of_nodes
+from apot_export.artifacts.onnx_model.targets import CPU, CUDA, LOWERINGS, OPENVINO, PORTABLE
+from apot_export.encoding.capture import capture
+from apot_export.encoding.weights import encode_network
 from apot_export.errors import TargetError
 from apot_export.network import (
     Add,
@@ -24,13 +28,9 @@ from apot_export.network import (
     QuantizeActivation,
     Relu,
 )
-from apot_export.onnx_export import serialise
-from apot_export.onnx_export.bodies_cpu import CHANNELS_LAST, PATCHES
-from apot_export.onnx_export.bodies_openvino import BYTES, EIGHT_BITS, GATHER
-from apot_export.onnx_export.lowering import layer_of_nodes
-from apot_export.original import load_original
-from apot_export.quantization import Choices
-from apot_export.targets import CPU, CUDA, LOWERINGS, OPENVINO, PORTABLE
+from apot_export.network.codebook import apot, uniform
+from apot_export.original.original import load_original
+from apot_export.original.quantization import Choices
 from tests._onnx_networks import (
     DIGITS,
     affine,

@@ -12,13 +12,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from apot_export import reference
-from apot_export.bounds import FLOAT32_EXACT, prove
-from apot_export.codebook import Codebook
-from apot_export.conversion import convert
-from apot_export.network import CodedLayer
-from apot_export.onnx_export import DOMAIN, OPSET, serialise
-from apot_export.packfile import load_packed
+from apot_export.artifacts.onnx_model import DOMAIN, OPSET, serialise
+from apot_export.artifacts.packed import load_packed
+from apot_export.conversion.convert import convert
+from apot_export.network import CodedLayer, oracle
+from apot_export.network.bounds import FLOAT32_EXACT, prove
+from apot_export.network.codebook import Codebook
 from tests._onnx_networks import (
     DIGITS,
     assert_integers_are_the_oracles,
@@ -139,7 +138,7 @@ def test_every_integer_is_the_oracles(batch: int) -> None:
     logits = [run_all(session, images)["logits"] for session in sessions(network)]
     for found in logits:
         assert found.shape == (batch, 4)
-        np.testing.assert_allclose(found, reference.run(network, images), rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(found, oracle.run(network, images), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7])
@@ -151,4 +150,4 @@ def test_every_integer_of_the_digits_network_is_the_oracles(digits: Path, batch:
         digits / "model.onnx", providers=["CPUExecutionProvider"]
     )
     (logits,) = session.run(None, {"images": images})
-    np.testing.assert_allclose(logits, reference.run(network, images), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(logits, oracle.run(network, images), rtol=1e-4, atol=1e-3)

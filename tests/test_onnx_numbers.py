@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apot_export import reference
-from apot_export.bounds import FLOAT32_EXACT, Proof, accumulator_bound, prove
-from apot_export.codebook import Codebook, apot, uniform
+from apot_export.artifacts.onnx_model import serialise
 from apot_export.errors import BoundError
 from apot_export.network import (
     CodedLayer,
@@ -21,8 +19,10 @@ from apot_export.network import (
     Operation,
     QuantizeActivation,
     Relu,
+    oracle,
 )
-from apot_export.onnx_export import serialise
+from apot_export.network.bounds import FLOAT32_EXACT, Proof, accumulator_bound, prove
+from apot_export.network.codebook import Codebook, apot, uniform
 from tests._onnx_networks import (
     DISABLED,
     EVERYTHING,
@@ -137,7 +137,7 @@ def test_accumulators_near_two_to_the_24_are_exact(seed: int, share: float) -> N
     # The inputs that let each row reach its extremes, in the order that matters least.
     images[1:5] = (layer.levels() > 0)[:, None, None, :]
     assert_integers_are_the_oracles(graph, images.astype(np.float32))
-    sums = reference.compute(
+    sums = oracle.compute(
         graph, graph.nodes[2], [images.reshape(6, -1).astype(np.int64).clip(0, 1) * 255]
     )
     if share == 0:

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apot_export import reference
-from apot_export.codebook import Codebook, apot, uniform
+from apot_export.artifacts.directory import ONNX_MODEL
+from apot_export.artifacts.onnx_model import build_model, serialise
 from apot_export.errors import DeviceError, ExportError
-from apot_export.export_directory import ONNX_MODEL
-from apot_export.network import CodedNetwork, ScaleBias
-from apot_export.onnx_export import build_model, serialise
-from apot_export.openvino_runtime import OpenVinoSession, open_openvino
+from apot_export.network import CodedNetwork, ScaleBias, oracle
+from apot_export.network.codebook import Codebook, apot, uniform
+from apot_export.runtimes.openvino_runtime import OpenVinoSession, open_openvino
 from tests import _integer_networks as integer_networks
 from tests import _random_integer_networks as random_networks
 from tests._integer_networks import Recipe
@@ -50,7 +49,7 @@ def opened(network: CodedNetwork) -> OpenVinoSession:
 
 
 def assert_oracles_logits(network: CodedNetwork, images: Floats) -> None:
-    expected = reference.run(network, images)
+    expected = oracle.run(network, images)
     found = opened(network).run(images)
     assert found.dtype == np.float32
     assert found.shape == expected.shape
@@ -104,7 +103,7 @@ def test_accumulators_are_exact(
     unscaled = ScaleBias(scale=np.ones(1, np.float32), bias=np.zeros(1, np.float32))
     network = change_node(builder.finished(value), value, lambda _: unscaled)
     images = random_networks.images_of(network, 4)
-    expected = reference.run(network, images)
+    expected = oracle.run(network, images)
     assert least < np.abs(expected).max() < most
     np.testing.assert_array_equal(opened(network).run(images), expected)
 

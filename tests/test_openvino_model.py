@@ -8,13 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from apot_export import reference
-from apot_export.codebook import Codebook, apot, uniform
-from apot_export.network import CodedLayer, CodedNetwork, Convolution, QuantizeActivation
-from apot_export.onnx_export import openvino_model, serialise
-from apot_export.runtime import open_session
-from apot_export.targets import TARGETS
-from apot_export.verification._instrument import integers_as_such, with_outputs
+from apot_export.artifacts.onnx_model import openvino_model, serialise
+from apot_export.artifacts.onnx_model.probe import integers_as_such, with_outputs
+from apot_export.artifacts.onnx_model.targets import TARGETS
+from apot_export.network import CodedLayer, CodedNetwork, Convolution, QuantizeActivation, oracle
+from apot_export.network.codebook import Codebook, apot, uniform
+from apot_export.runtimes.onnx_runtime import open_session
 from tests._onnx_networks import (
     Floats,
     affine,
@@ -146,7 +145,7 @@ def assert_values_are_the_oracles(net: CodedNetwork, target: str, images: Floats
             continue
         source = values[node.inputs[0]]
         source = source if source.dtype == np.float32 else source.astype(np.int64)
-        expected = reference.compute(net, node, [source])
+        expected = oracle.compute(net, node, [source])
         np.testing.assert_array_equal(values[node.name], expected, err_msg=node.name)
     plain = in_openvino(model, images)["logits"]
     largest = np.abs(plain).max()

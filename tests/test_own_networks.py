@@ -19,6 +19,8 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 import apot_export
+from apot_export.artifacts.directory import ONNX_MODEL, read_manifest
+from apot_export.artifacts.packed import load_packed
 from apot_export.errors import (
     ApotExportError,
     BitWidthError,
@@ -27,12 +29,15 @@ from apot_export.errors import (
     ModelError,
     RecognitionError,
 )
-from apot_export.export_directory import ONNX_MODEL, read_manifest
-from apot_export.own_networks import ModelSpec, input_shape_of, original_of_module, parse_arguments
-from apot_export.packfile import load_packed
-from apot_export.quantization import Choices, Quantization
-from apot_export.runtime import open_session
-from apot_export.torch_layers import FirstConv2d, LastLinear, QuantConv2d
+from apot_export.original.custom import (
+    ModelSpec,
+    input_shape_of,
+    original_of_module,
+    parse_arguments,
+)
+from apot_export.original.quantization import Choices, Quantization
+from apot_export.original.quantized_layers import FirstConv2d, LastLinear, QuantConv2d
+from apot_export.runtimes.onnx_runtime import open_session
 
 APP: Typer = import_module("apot_export_cli.main").app  # of the folder cli/
 SHAPE = (1, 8, 8)

@@ -13,9 +13,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load as load_safetensors
 
+from apot_export.artifacts.packed import PackedNetwork, load_packed, packed_file_bytes
 from apot_export.errors import PackedFileError
 from apot_export.network import CodedLayer, FloatLayer, Network, Node, ScaleBias
-from apot_export.packfile import PackedNetwork, load_packed, packed_file_bytes
 from tests._small_networks import PROVENANCE, load, network, packed, refusal, seal, unseal
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from apot_export.artifacts.packed import PackedNetwork, packed_file_bytes
 from apot_export.errors import PackedFileError
 from apot_export.network import (
     Convolution,
@@ -24,7 +25,6 @@ from apot_export.network import (
     Relu,
     ScaleBias,
 )
-from apot_export.packfile import PackedNetwork, packed_file_bytes
 from tests._malformed_networks import MALFORMED, described, mutate, with_network
 from tests._small_networks import load, packed, refusal, seal, unseal
 

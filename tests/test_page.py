@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apot_export.report_page import render_page
-from apot_export.report_page._markup import visible
+from apot_export.verification.page import render_page
+from apot_export.verification.page._markup import visible
 from tests._browser import browse, find_browser, probe
 from tests._sample_reports import CLOSING, HANDLER, REVERSED, SCRIPT, failing, passing
 

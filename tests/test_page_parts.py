@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from apot_export.errors import DatasetError
-from apot_export.report_page import render_page
-from apot_export.report_page._histogram import Bins, histogram
-from apot_export.report_page._markup import escape, tag
-from apot_export.report_page._pictures import png, shrunk
-from apot_export.verification._report import Report
+from apot_export.verification.page import render_page
+from apot_export.verification.page._histogram import Bins, histogram
+from apot_export.verification.page._markup import escape, tag
+from apot_export.verification.page._pictures import png, shrunk
+from apot_export.verification.report import Report
 from tests._sample_reports import REVERSED, failing, passing
 
 VOID = {"meta", "link", "img", "br", "!doctype"}

@@ -14,16 +14,16 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper, parser
 
-from apot_export.bitpack import pack
-from apot_export.capture import capture
-from apot_export.codebook import uniform
-from apot_export.conversion import convert
-from apot_export.encode import encode_network
+from apot_export.artifacts.directory import read_manifest
+from apot_export.conversion.convert import convert
+from apot_export.encoding.capture import capture
+from apot_export.encoding.weights import encode_network
 from apot_export.errors import ApotExportError
-from apot_export.export_directory import read_manifest
 from apot_export.network import CodedLayer, CodedNetwork, ScaleBias
-from apot_export.original import load_original
-from apot_export.quantization import Choices
+from apot_export.network.bitpack import pack
+from apot_export.network.codebook import uniform
+from apot_export.original.original import load_original
+from apot_export.original.quantization import Choices
 from tests._workshop import (
     DIGITS,
     LAYER,

@@ -12,8 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from apot_export.bitpack import pack
-from apot_export.codebook import Codebook, apot
 from apot_export.errors import DatasetError
 from apot_export.network import (
     ActivationQuantizer,
@@ -35,7 +33,9 @@ from apot_export.network import (
     Relu,
     ScaleBias,
 )
-from apot_export.reference import compute, run, shift_add_product
+from apot_export.network.bitpack import pack
+from apot_export.network.codebook import Codebook, apot
+from apot_export.network.oracle import compute, run, shift_add_product
 from tests._small_networks import network
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 import torch
 
-from apot_export.conversion import convert
+from apot_export.conversion.convert import convert
 from apot_export.errors import DeviceError, ExportError
-from apot_export.runtime import (
+from apot_export.runtimes.onnx_runtime import (
     CPU,
     CUDA,
     Placement,

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from apot_export.artifacts.directory import UNFINISHED, read_manifest
 from apot_export.datasets import Dataset
 from apot_export.errors import ExportError
-from apot_export.export_directory import UNFINISHED, read_manifest
-from apot_export.verification._accuracy import Comparison, Measured, merge
-from apot_export.verification._report import DIFFERENCE_EDGES, Flips
-from apot_export.verification._shards import Sides, plan_shards, run_shards
-from apot_export.verification._unfinished import Unfinished
+from apot_export.verification.report import DIFFERENCE_EDGES, Flips
+from apot_export.verification.running.accuracy import Comparison, Measured, merge
+from apot_export.verification.running.shards import Sides, plan_shards, run_shards
+from apot_export.verification.running.unfinished import Unfinished
 from tests._workshop import DIGITS, Workshop, open_workshop
 
 Floats = NDArray[np.float32]

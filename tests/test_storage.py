@@ -10,13 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apot_export import rans
-from apot_export.bitpack import pack
-from apot_export.digits import decode_digits, digit_bytes, digits_of_a_byte, encode_digits
+from apot_export.artifacts.packed import _rans, load_packed, packed_file_bytes, tensor_bytes
+from apot_export.artifacts.packed._digits import (
+    decode_digits,
+    digit_bytes,
+    digits_of_a_byte,
+    encode_digits,
+)
+from apot_export.artifacts.packed._rans import Coding
 from apot_export.errors import IntegerError, PackedFileError
 from apot_export.network import CodedLayer
-from apot_export.packfile import load_packed, packed_file_bytes, tensor_bytes
-from apot_export.rans import Coding
+from apot_export.network.bitpack import pack
 from tests._small_networks import load, refusal, unseal
 from tests._stored_networks import (
     MALFORMED_STORAGES,
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
 
 
 RANDOM = settings(derandomize=True, deadline=None, max_examples=120)
-PRECISIONS = st.integers(rans.LEAST_PRECISION, rans.MOST_PRECISION)
+PRECISIONS = st.integers(_rans.LEAST_PRECISION, _rans.MOST_PRECISION)
 
 
 def entropy_bytes(codes: np.ndarray[Any, np.dtype[Any]]) -> float:
@@ -52,15 +56,15 @@ def test_streams_of_any_shape_decode(
     codes = as_codes(skewed(max(bits, 2), size, seed) & ((1 << bits) - 1), bits)
     if np.unique(codes).size > 1 << precision:
         with pytest.raises(ValueError, match="slots"):
-            rans.encode(codes, bits, Coding(precision=precision, lanes=lanes))
+            _rans.encode(codes, bits, Coding(precision=precision, lanes=lanes))
         return
     coding = Coding(precision=precision, lanes=lanes)
-    stream, said = rans.encode(codes, bits, coding)
+    stream, said = _rans.encode(codes, bits, coding)
     assert said == coding
-    found = rans.decode(stream, bits, size, coding)
+    found = _rans.decode(stream, bits, size, coding)
     assert found.dtype == (np.uint8 if bits <= 8 else np.uint16)
     np.testing.assert_array_equal(found, codes)
-    again, _ = rans.encode(codes, bits, coding)
+    again, _ = _rans.encode(codes, bits, coding)
     assert again.tobytes() == stream.tobytes()
 
 
@@ -72,29 +76,29 @@ def test_chosen_codings_decode(bits: int) -> None:
             as_codes(np.full(size, (1 << bits) - 1), bits),
             as_codes(rng.integers(0, 1 << bits, size), bits),
         ):
-            stream, coding = rans.encode(codes, bits)
-            np.testing.assert_array_equal(rans.decode(stream, bits, size, coding), codes)
+            stream, coding = _rans.encode(codes, bits)
+            np.testing.assert_array_equal(_rans.decode(stream, bits, size, coding), codes)
     with pytest.raises(ValueError, match="does not fit"):
-        rans.encode(np.array([1 << min(bits, 15)], dtype=np.uint16), min(bits, 15))
+        _rans.encode(np.array([1 << min(bits, 15)], dtype=np.uint16), min(bits, 15))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5])
 def test_streams_stay_within_two_percent_of_the_entropy(bits: int) -> None:
     for size in (30_000, 600_000):
         codes = skewed(bits, size)
-        stream, coding = rans.encode(codes, bits)
+        stream, coding = _rans.encode(codes, bits)
         assert stream.size <= 1.02 * entropy_bytes(codes)
         assert stream.size < pack(codes, bits).size
         assert coding.turns(bits, size) <= 4096
-        np.testing.assert_array_equal(rans.decode(stream, bits, size, coding), codes)
+        np.testing.assert_array_equal(_rans.decode(stream, bits, size, coding), codes)
 
 
 def test_sparse_ternary_codes_take_less_than_a_bit() -> None:
     codes = np.random.default_rng(3).choice(3, p=[0.86, 0.07, 0.07], size=400_000).astype(np.uint8)
-    stream, coding = rans.encode(codes, 2)
+    stream, coding = _rans.encode(codes, 2)
     assert stream.size * 8 / codes.size < 0.75
     assert stream.size <= 1.02 * entropy_bytes(codes)
-    np.testing.assert_array_equal(rans.decode(stream, 2, codes.size, coding), codes)
+    np.testing.assert_array_equal(_rans.decode(stream, 2, codes.size, coding), codes)
 
 
 @RANDOM
@@ -105,7 +109,7 @@ def test_a_damaged_stream_is_refused_or_decodes_to_codes(data: st.DataObject) ->
     codes = as_codes(skewed(max(bits, 2), size) & ((1 << bits) - 1), bits)
     precision = max(bits, data.draw(PRECISIONS))
     coding = Coding(precision=max(4, precision), lanes=lanes)
-    stream, _ = rans.encode(codes, bits, coding)
+    stream, _ = _rans.encode(codes, bits, coding)
     damaged = bytearray(stream.tobytes())
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
@@ -114,7 +118,7 @@ def test_a_damaged_stream_is_refused_or_decodes_to_codes(data: st.DataObject) ->
     count = data.draw(st.sampled_from([size, size, size + 1, 1, 10 * size, 1 << 40]))
     other = data.draw(st.sampled_from([coding, Coding(precision=4, lanes=1 << 30)]))
     try:
-        found = rans.decode(content, bits, count, other)
+        found = _rans.decode(content, bits, count, other)
     except ValueError:
         return
     assert found.size == count
@@ -133,24 +137,24 @@ def test_a_damaged_stream_is_refused_or_decodes_to_codes(data: st.DataObject) ->
 def test_what_is_no_stream_is_said(place: int, value: int | None, reason: str) -> None:
     coding = Coding(precision=5, lanes=2)
     codes = np.array(([0, 1, 0, 0, 2, 0, 0, 0, 1, 0, 0, 3] * 4)[:37], dtype=np.uint8)
-    content = bytearray(rans.encode(codes, 2, coding)[0].tobytes())
+    content = bytearray(_rans.encode(codes, 2, coding)[0].tobytes())
     if value is None:
         content = content[:place]
     else:
         content[place : place + 2] = bytes([value, 0])
     with pytest.raises(ValueError, match=reason):
-        rans.decode(np.frombuffer(bytes(content), dtype=np.uint8), 2, 37, coding)
+        _rans.decode(np.frombuffer(bytes(content), dtype=np.uint8), 2, 37, coding)
 
 
 def test_few_bytes_cannot_stand_for_very_many_codes() -> None:
     coding = Coding(precision=4, lanes=1)
     content = np.zeros(1 << 10, dtype=np.uint8)
     content[0], content[6] = 16, 1  # one code has all slots, and costs nothing
-    most = rans.CODES_OF_A_BYTE * content.size
-    assert "1024 bytes for" in str(rans.problem(content.size, 1, most + 1, coding))
-    assert "turns" in str(rans.problem(content.size, 1, most, coding))
+    most = _rans.CODES_OF_A_BYTE * content.size
+    assert "1024 bytes for" in str(_rans.problem(content.size, 1, most + 1, coding))
+    assert "turns" in str(_rans.problem(content.size, 1, most, coding))
     wide = Coding(precision=4, lanes=200)
-    assert rans.problem(content.size, 1, most, wide) is None
+    assert _rans.problem(content.size, 1, most, wide) is None
 
 
 @pytest.mark.parametrize("base", range(2, 17))

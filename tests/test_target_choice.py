@@ -13,9 +13,14 @@ import onnx
 import onnxruntime
 import pytest
 
-from apot_export.bounds import FLOAT32_EXACT, accumulator_bound
-from apot_export.codebook import Codebook, apot, uniform
-from apot_export.conversion import convert
+from apot_export.artifacts.onnx_model import serialise
+from apot_export.artifacts.onnx_model.bodies_cpu import CHANNELS_LAST, PATCHES, POINTWISE, PRODUCT
+from apot_export.artifacts.onnx_model.bodies_cuda import THREE_PARTS
+from apot_export.artifacts.onnx_model.bodies_openvino import EIGHT_BITS
+from apot_export.artifacts.onnx_model.bodies_portable import NORMALIZED, WINOGRAD
+from apot_export.artifacts.onnx_model.lowering import fits_bytes, tf32_is_exact
+from apot_export.artifacts.onnx_model.targets import TARGETS
+from apot_export.conversion.convert import convert
 from apot_export.errors import TargetError
 from apot_export.network import (
     Add,
@@ -28,13 +33,8 @@ from apot_export.network import (
     QuantizeActivation,
     Relu,
 )
-from apot_export.onnx_export import serialise
-from apot_export.onnx_export.bodies_cpu import CHANNELS_LAST, PATCHES, POINTWISE, PRODUCT
-from apot_export.onnx_export.bodies_cuda import THREE_PARTS
-from apot_export.onnx_export.bodies_openvino import EIGHT_BITS
-from apot_export.onnx_export.bodies_portable import NORMALIZED, WINOGRAD
-from apot_export.onnx_export.lowering import fits_bytes, tf32_is_exact
-from apot_export.targets import TARGETS
+from apot_export.network.bounds import FLOAT32_EXACT, accumulator_bound
+from apot_export.network.codebook import Codebook, apot, uniform
 from tests._commands import run
 from tests._onnx_networks import (
     DIGITS,

@@ -17,21 +17,21 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from apot_export import reference
-from apot_export.errors import DeviceError, ExportError, PackedFileError, TuningError
-from apot_export.export_directory import (
+from apot_export.artifacts.directory import (
     INTEGER_MODEL,
     MANIFEST,
     ONNX_MODEL,
     PACKED_MODEL,
     read_manifest,
 )
-from apot_export.network import CodedLayer
-from apot_export.onnx_export import build_model
-from apot_export.packfile import load_packed
-from apot_export.runtime import open_session
-from apot_export.tuning import TuningResult, _place
-from apot_export.tuning._place import Logits, Place
+from apot_export.artifacts.onnx_model import build_model
+from apot_export.artifacts.packed import load_packed
+from apot_export.errors import DeviceError, ExportError, PackedFileError, TuningError
+from apot_export.network import CodedLayer, oracle
+from apot_export.runtimes import deployment
+from apot_export.runtimes.deployment import Logits, Place
+from apot_export.runtimes.onnx_runtime import open_session
+from apot_export.tuning import TuningResult
 from apot_export.tuning._tune import tune, tune_at
 from apot_export.verification import verify
 from tests._commands import CHECKPOINT, EXPORT, FILES, document, here, run, typed
@@ -195,7 +195,7 @@ def test_the_integers_stay() -> None:
     found = tuned()
     session = open_session((EXPORT / ONNX_MODEL).read_bytes(), "cpu")
     np.testing.assert_allclose(
-        session.run(images), reference.run(network, images), rtol=1e-4, atol=1e-3
+        session.run(images), oracle.run(network, images), rtol=1e-4, atol=1e-3
     )
     quantized = sum(
         isinstance(layer, CodedLayer) and layer.activation is not None
@@ -428,7 +428,7 @@ def test_a_failed_write_leaves_the_export(monkeypatch: pytest.MonkeyPatch) -> No
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("apot_export.export_directory.os.fsync", full)
+    monkeypatch.setattr("apot_export.artifacts.directory.os.fsync", full)
     refused(ExportError, "cannot be written", tuned)
 
 
@@ -570,4 +570,4 @@ def test_an_export_of_a_network_in_memory_has_no_checkpoint_to_find() -> None:
 
 
 def test_the_processor_has_a_name() -> None:
-    assert _place.processor_name()
+    assert deployment.processor_name()

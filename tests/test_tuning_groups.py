@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apot_export.codebook import apot
-from apot_export.conversion import convert
+from apot_export.artifacts.onnx_model.targets import LOWERINGS, TARGETS
+from apot_export.artifacts.packed import load_packed
+from apot_export.conversion.convert import convert
 from apot_export.errors import DeviceError
 from apot_export.network import CodedNetwork, Convolution, Flatten, Linear, QuantizeActivation
-from apot_export.packfile import load_packed
-from apot_export.targets import LOWERINGS, TARGETS
-from apot_export.tuning._place import RUNTIMES, require_place
-from apot_export.tuning._plan import Plan, group_layers, lowerings_for, targets_for
+from apot_export.network.codebook import apot
+from apot_export.runtimes.deployment import RUNTIMES, require_place
+from apot_export.tuning._groups import Plan, group_layers, lowerings_for, targets_for
 from tests._onnx_networks import (
     DIGITS,
     affine,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from apot_export.errors import ExportError
-from apot_export.tuning._plan import Plan
+from apot_export.tuning._groups import Plan
 from apot_export.tuning._race import (
     FEWEST,
     LOOKS,

@@ -12,19 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from apot_export.capture import capture
-from apot_export.codebook import distinct_levels
+from apot_export.artifacts.directory import ONNX_MODEL, PACKED_MODEL, read_manifest, write_export
+from apot_export.encoding.capture import capture
 from apot_export.errors import ApotExportError, DatasetError, ExportError
-from apot_export.export_directory import (
-    ONNX_MODEL,
-    PACKED_MODEL,
-    read_manifest,
-    write_export,
-)
-from apot_export.quantization import Quantization
-from apot_export.reference import quantize_activation
-from apot_export.torch_layers import QuantConv2d
-from apot_export.verification._levels import compare_levels
+from apot_export.network.codebook import distinct_levels
+from apot_export.network.oracle import quantize_activation
+from apot_export.original.quantization import Quantization
+from apot_export.original.quantized_layers import QuantConv2d
+from apot_export.verification.proof.levels import compare_levels
 from tests._workshop import (
     DIGITS,
     Workshop,

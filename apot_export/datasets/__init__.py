@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apot_export.datasets._cifar import CIFAR10, CIFAR100
+from apot_export.datasets._class_folders import NAME as FOLDER
+from apot_export.datasets._class_folders import folder_kind
 from apot_export.datasets._dataset import Dataset, DatasetKind
 from apot_export.datasets._digits import DIGITS
-from apot_export.datasets._folders import ROOT_VARIABLE
 from apot_export.datasets._imagenet import IMAGENET
+from apot_export.datasets._locating import ROOT_VARIABLE
 from apot_export.datasets._mnist import MNIST
-from apot_export.datasets._own_images import NAME as FOLDER
-from apot_export.datasets._own_images import folder_kind
 from apot_export.datasets._prefetch import Batch
 from apot_export.errors import DatasetError
 

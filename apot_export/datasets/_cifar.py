@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torchvision import datasets as torchvision_datasets
 
 from apot_export.datasets._dataset import Dataset, DatasetKind
-from apot_export.datasets._folders import (
+from apot_export.datasets._locating import (
     candidate_roots,
     class_folder_images,
     missing,

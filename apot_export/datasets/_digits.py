@@ -21,7 +21,9 @@ def _open(data: Path | None, _family: str | None) -> Dataset:
             got=f"--data {data}",
             fix="leave out --data",
         )
-    with resources.files("apot_export").joinpath("data/digits_test.npz").open("rb") as file:
+    with (
+        resources.files("apot_export.datasets").joinpath("data/digits_test.npz").open("rb") as file
+    ):
         arrays = np.load(file, allow_pickle=False)
         images, labels = arrays["images"], arrays["labels"]
     return Dataset(

@@ -12,7 +12,7 @@ from torchvision.models import ResNet18_Weights
 
 from apot_export.datasets import _ground_truth
 from apot_export.datasets._dataset import Dataset, DatasetKind
-from apot_export.datasets._folders import (
+from apot_export.datasets._locating import (
     ROOT_VARIABLE,
     candidate_roots,
     class_folder_images,

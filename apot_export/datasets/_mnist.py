@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.datasets._dataset import Dataset, DatasetKind
-from apot_export.datasets._folders import candidate_roots, missing
+from apot_export.datasets._locating import candidate_roots, missing
 from apot_export.datasets._normalisation import Normalisation
 from apot_export.errors import DatasetError
 

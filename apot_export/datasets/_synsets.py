@@ -30,7 +30,7 @@ class Synsets:
 @cache
 def synsets() -> Synsets:
     """Return the table that is part of the package: per class its WordNet and ILSVRC2012 id."""
-    file = resources.files("apot_export").joinpath("data/imagenet_synsets.txt")
+    file = resources.files("apot_export.datasets").joinpath("data/imagenet_synsets.txt")
     rows = [line.split() for line in file.read_text(encoding="ascii").splitlines()]
     return Synsets(
         by_wordnet_id=MappingProxyType({row[0]: index for index, row in enumerate(rows)}),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from fractions import Fraction
 
 from apot_export.errors import IntegerError
-from apot_export.integer._network import Requantize, ToFixed
-from apot_export.integer._pixels import LARGEST_PIXEL, Pixels
 from apot_export.integer._ranges import STREAM_LIMIT, Range, constant, require_below
 from apot_export.integer._scales import range_of, requantizer
 from apot_export.integer.limits import (
@@ -15,6 +13,8 @@ from apot_export.integer.limits import (
     LARGEST_FRACTION_BITS,
     MULTIPLIER_BITS,
 )
+from apot_export.integer.network import Requantize, ToFixed
+from apot_export.integer.pixels import LARGEST_PIXEL, Pixels
 
 
 def chosen_input_bits(fraction_bits: int, input_bits: int | None) -> int:

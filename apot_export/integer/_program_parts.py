@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from apot_export.errors import IntegerError
-from apot_export.integer._network import (
+from apot_export.integer._scales import signed_digits
+from apot_export.integer.network import (
     Clamp,
     IntegerLayer,
     Integers,
@@ -18,10 +19,9 @@ from apot_export.integer._network import (
     Quantize,
     Requantize,
 )
-from apot_export.integer._scales import signed_digits
-from apot_export.layers import CodedLayer, Layer, PlaneLayer
-from apot_export.memory_plan import rounded_up
-from apot_export.planes import pack_counts
+from apot_export.network.layers import CodedLayer, Layer, PlaneLayer
+from apot_export.network.memory_plan import rounded_up
+from apot_export.network.planes import pack_counts
 
 LEVELS, NARROW, WIDE, IMAGE = range(4)
 """Kinds of values: uint8, int32, int64, and the caller's image, which is int32."""

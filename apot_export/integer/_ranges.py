@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.errors import BoundError
-from apot_export.integer._network import Integers, Interval
+from apot_export.integer.network import Integers, Interval
 
 STREAM_LIMIT = 1 << 31
 """Fixed-point values are int32."""

@@ -6,7 +6,6 @@ from fractions import Fraction
 
 import numpy as np
 
-from apot_export.integer._network import Integers, Quantize, Requantize
 from apot_export.integer._ranges import (
     PRODUCT_LIMIT,
     STREAM_LIMIT,
@@ -15,7 +14,8 @@ from apot_export.integer._ranges import (
     require_below,
 )
 from apot_export.integer.limits import LARGEST_FRACTION_BITS, MULTIPLIER_BITS
-from apot_export.layers import ActivationQuantizer
+from apot_export.integer.network import Integers, Quantize, Requantize
+from apot_export.network.layers import ActivationQuantizer
 
 LARGEST_SHIFT = 61
 

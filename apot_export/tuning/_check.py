@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from apot_export.errors import TuningError
 from apot_export.network import CodedNetwork
-from apot_export.tuning._place import Logits, Place
+from apot_export.runtimes.deployment import Logits, Place
 
 _ORACLE_IMAGES = 2
 _LOGIT_PIXELS = 8 * 3 * 224 * 224
@@ -39,8 +39,8 @@ def require_oracles_integers(network: CodedNetwork, model: onnx.ModelProto, plac
     Raises:
         TuningError: A level or accumulator is another, or a float is beyond its rounding.
     """
-    from apot_export.verification._instrument import integers_as_such, with_outputs
-    from apot_export.verification._oracle import compare_oracle
+    from apot_export.artifacts.onnx_model.probe import integers_as_such, with_outputs
+    from apot_export.verification.proof.oracle import compare_oracle
 
     images = random_images(network, _ORACLE_IMAGES)
     values = integers_as_such(model, place.values(with_outputs(model), images))

@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from apot_export.artifacts.directory import ONNX_MODEL, require_free, write_export
 from apot_export.errors import ExportError
-from apot_export.export_directory import ONNX_MODEL, require_free, write_export
 from apot_export.tuning._result import TuningResult
 
 _DIGITS = 4

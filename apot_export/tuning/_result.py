@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apot_export.tuning._place import Place
+from apot_export.runtimes.deployment import Place
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from apot_export.errors import ExportError
-from apot_export.tuning._plan import Group, Plan
+from apot_export.tuning._groups import Group, Plan
 from apot_export.tuning._race import Clock, Duel, Noise, Run, duel, measure_noise, race
 
 Open = Callable[[Plan], Run]

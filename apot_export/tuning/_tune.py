@@ -12,24 +12,19 @@ from pathlib import Path
 import onnx
 
 from apot_export._version import VERSION
+from apot_export.artifacts.directory import ONNX_MODEL, PACKED_MODEL, check_files, read_manifest
+from apot_export.artifacts.onnx_model import build_model, serialise
+from apot_export.artifacts.packed import load_packed
 from apot_export.errors import TuningError
-from apot_export.export_directory import (
-    ONNX_MODEL,
-    PACKED_MODEL,
-    check_files,
-    read_manifest,
-)
 from apot_export.network import CodedNetwork
-from apot_export.onnx_export import build_model, serialise
-from apot_export.packfile import load_packed
+from apot_export.runtimes.deployment import Logits, Place, gpu_name, processor_name, require_place
 from apot_export.tuning._check import (
     random_images,
     require_oracles_integers,
     require_same_logits,
 )
 from apot_export.tuning._directory import Export, require_writable, write_tuned
-from apot_export.tuning._place import Logits, Place, gpu_name, processor_name, require_place
-from apot_export.tuning._plan import Group, Plan, group_layers, lowerings_for, targets_for
+from apot_export.tuning._groups import Group, Plan, group_layers, lowerings_for, targets_for
 from apot_export.tuning._race import MOST, Clock, Noise, Run, race, ratios
 from apot_export.tuning._result import GroupResult, TuningResult
 from apot_export.tuning._search import Found, Progress, compared_with, search
@@ -105,7 +100,7 @@ def tune_at(
     )
     require_writable(export, output, force=force)
     version = place.version()
-    from apot_export.verification._instrument import parse_model
+    from apot_export.artifacts.onnx_model.probe import parse_model
 
     workbench = _Workbench(
         network=load_packed(directory / PACKED_MODEL).network,

@@ -12,9 +12,9 @@ from typing import Any
 from torch import nn
 
 from apot_export.errors import ExportError, ModelError
-from apot_export.original import Original, load_original
-from apot_export.own_networks import ModelSpec, input_shape_of, load_own, original_of_module
-from apot_export.quantization import Choices
+from apot_export.original.custom import ModelSpec, input_shape_of, load_own, original_of_module
+from apot_export.original.original import Original, load_original
+from apot_export.original.quantization import Choices
 
 
 def rebuild_original(

@@ -18,28 +18,23 @@ import torch
 from numpy.typing import NDArray
 
 from apot_export._version import VERSION
+from apot_export.artifacts.directory import ONNX_MODEL, attach_to_manifest
+from apot_export.artifacts.onnx_model.probe import parse_model, tf32_exact
 from apot_export.datasets import Dataset
 from apot_export.errors import DatasetError, ExportError
-from apot_export.executors import torch_executor, twin_executors
-from apot_export.export_directory import ONNX_MODEL, attach_to_manifest
 from apot_export.network import CodedNetwork
-from apot_export.original import Original
-from apot_export.quantization import Choices
-from apot_export.verification._accuracy import Measured, merge
-from apot_export.verification._backends import compare_backends, parse_backends
-from apot_export.verification._instrument import parse_model, tf32_exact
-from apot_export.verification._processes import Processes
-from apot_export.verification._proofs import Proofs, prove_export
-from apot_export.verification._report import (
-    BackendComparison,
-    FlippedImage,
-    Report,
-    SkippedImage,
-)
-from apot_export.verification._shards import Progress, Sides, plan_shards, run_shards
-from apot_export.verification._sides import OpenedSides, open_sides, ort_device, parse_sides
-from apot_export.verification._unfinished import Unfinished, key_of
+from apot_export.original.original import Original
+from apot_export.original.quantization import Choices
+from apot_export.runtimes.torch_runtime import torch_executor, twin_executors
 from apot_export.verification._verdict import agreement_failures, backend_failures
+from apot_export.verification.proof.proofs import Proofs, prove_export
+from apot_export.verification.report import BackendComparison, FlippedImage, Report, SkippedImage
+from apot_export.verification.running.accuracy import Measured, merge
+from apot_export.verification.running.backends import compare_backends, parse_backends
+from apot_export.verification.running.processes import Processes
+from apot_export.verification.running.shards import Progress, Sides, plan_shards, run_shards
+from apot_export.verification.running.sides import OpenedSides, open_sides, ort_device, parse_sides
+from apot_export.verification.running.unfinished import Unfinished, key_of
 
 _BATCH_PIXELS = 16 * 3 * 224 * 224
 """Default batch: as many images as have this many input values, at most 100. The original quantizes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from apot_export.verification._report import (
+from apot_export.verification.report import (
     AccumulatorComparison,
     BackendComparison,
     ComparedSide,

@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from apot_export.artifacts.directory import PACKED_MODEL, check_files, read_manifest
+from apot_export.artifacts.packed import load_packed
 from apot_export.datasets import open_dataset
 from apot_export.errors import DeviceError
-from apot_export.executors import explicit_settings
-from apot_export.export_directory import PACKED_MODEL, check_files, read_manifest
-from apot_export.packfile import load_packed
-from apot_export.verification._processes import Processes, joined_processes
+from apot_export.runtimes.torch_runtime import explicit_settings
 from apot_export.verification._rebuild import rebuild_original
-from apot_export.verification._report import Report
 from apot_export.verification._run import Run, RunChoices
-from apot_export.verification._shards import Progress
+from apot_export.verification.report import Report
+from apot_export.verification.running.processes import Processes, joined_processes
+from apot_export.verification.running.shards import Progress
 
 _DEVICES = ("auto", "cuda", "cpu")
 

@@ -20,12 +20,12 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums depend on the number of PyTorch's threads
 
+from apot_export.artifacts.onnx_model import build_integer_model, build_model, serialise
+from apot_export.artifacts.onnx_model.targets import TARGETS
+from apot_export.artifacts.packed import packed_file_bytes
 from apot_export.errors import ApotExportError
 from apot_export.integer import lower
 from apot_export.network import CodedNetwork
-from apot_export.onnx_export import build_integer_model, build_model, serialise
-from apot_export.packfile import packed_file_bytes
-from apot_export.targets import TARGETS
 from tests._commands import run
 from tests._integer_networks import Recipe, multi_bit_network
 from tests._integer_networks import random_network as network_of_recipe

@@ -1,0 +1,311 @@
+"""Export directories: written whole or not at all, found again, and described by a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from apot_export.artifacts import strict_json
+from apot_export.errors import ExportError
+
+MANIFEST = "manifest.json"
+ONNX_MODEL = "model.onnx"
+INTEGER_MODEL = "model.integer.onnx"
+PACKED_MODEL = "model.apot.safetensors"
+UNFINISHED = "verification.unfinished."
+"""How the names of an unfinished verification's files begin."""
+_MANIFEST_VERSION = 1
+_GENERIC_NAMES = ("model_best", "checkpoint", "model", "best", "last")
+_CHECKPOINT_SUFFIXES = (".tar", ".pth", ".pt", ".ckpt")
+_SKIPPED_FOLDERS = ("node_modules", "site-packages", "__pycache__")
+
+
+def export_name(checkpoint: Path) -> str:
+    """Return the name of a checkpoint's export: its own, or its folder's where that is generic.
+
+    >>> export_name(Path("res18_4bit.pth.tar")), export_name(Path("res20_3bit/model_best.pth.tar"))
+    ('res18_4bit', 'res20_3bit')
+    """
+    name = checkpoint.name
+    while Path(name).suffix.lower() in _CHECKPOINT_SUFFIXES:
+        name = name[: -len(Path(name).suffix)]
+    folder = checkpoint.absolute().parent.name
+    if name.lower() in _GENERIC_NAMES and folder:
+        return folder
+    return name
+
+
+def require_free(directory: Path, *, force: bool) -> None:
+    """Raise `ExportError` unless an export may be written to a directory.
+
+    With `force`, an earlier export or an empty folder may be replaced; anything else may not.
+    """
+    for parent in directory.absolute().parents:
+        if os.path.lexists(parent) and not parent.is_dir():
+            raise ExportError(
+                "The output directory cannot be made: a parent of it is no directory.",
+                where=str(parent),
+                fix="choose another with -o",
+            )
+    if not os.path.lexists(directory):
+        return
+    if directory.is_symlink() or not directory.is_dir():
+        raise ExportError(
+            "The output exists already and is not a directory.",
+            where=str(directory),
+            fix="choose another with -o",
+        )
+    try:
+        own = _own_files(directory)
+        foreign = sorted(entry.name for entry in directory.iterdir() if entry not in own)
+    except OSError as error:
+        raise ExportError(
+            "The output directory exists already and cannot be read.",
+            where=str(directory),
+            got=error.strerror,
+            fix="choose another with -o",
+        ) from error
+    if foreign:
+        raise ExportError(
+            "The output directory exists already and holds files that are not of an export.",
+            where=str(directory),
+            got=", ".join(foreign[:5]),
+            fix="choose another with -o",
+        )
+    if not force:
+        raise ExportError(
+            "The output directory exists already.",
+            where=str(directory),
+            expected="a directory that does not exist yet",
+            fix="choose another with -o, or replace this one with --force",
+        )
+
+
+def _own_files(directory: Path) -> set[Path]:
+    """Return the files of an earlier export; none unless its two unmistakable ones are there."""
+    own = {directory / name for name in (MANIFEST, ONNX_MODEL, INTEGER_MODEL, PACKED_MODEL)}
+    own |= set(directory.glob(f"{UNFINISHED}*.jsonl"))
+    files = {path for path in own if path.is_file() and not path.is_symlink()}
+    return files if {directory / MANIFEST, directory / PACKED_MODEL} <= files else set()
+
+
+def write_export(
+    directory: Path, files: Mapping[str, bytes], manifest: Mapping[str, Any], *, force: bool
+) -> dict[str, int]:
+    """Write files and their manifest into a new directory that appears complete or not at all.
+
+    Returns:
+        Bytes of every file by name.
+
+    Raises:
+        ExportError: The directory exists (and `force` is off), or the files cannot be written.
+    """
+    require_free(directory, force=force)
+    described = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in files.items()
+    }
+    content = {"manifest_version": _MANIFEST_VERSION, **manifest, "files": described}
+    text = json.dumps(content, indent=2) + "\n"
+    everything = {**files, MANIFEST: text.encode()}
+    try:
+        with _staged(directory) as stage:
+            for name, data in everything.items():
+                with (stage / name).open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+    except OSError as error:
+        raise ExportError(
+            "The export cannot be written; nothing of it was left behind.",
+            where=str(directory),
+            got=error.strerror or str(error),
+            fix="free space or choose another place with -o",
+        ) from error
+    return {name: len(data) for name, data in everything.items()}
+
+
+@contextmanager
+def _staged(directory: Path) -> Iterator[Path]:
+    """Yield a sibling folder that becomes `directory` on success and vanishes on failure."""
+    target = Path(os.path.realpath(directory))
+    missing = [parent for parent in target.parents if not parent.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield stage
+            umask = os.umask(0)
+            os.umask(umask)
+            stage.chmod(0o777 & ~umask)
+            if target.exists():
+                _replace(target, stage)
+            else:
+                stage.rename(target)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
+    except BaseException:
+        for parent in missing:
+            with suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+def _replace(target: Path, stage: Path) -> None:
+    """Put a complete folder in the place of an earlier one, or leave the earlier one there."""
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        target.rename(old / target.name)
+        stage.rename(target)
+    except BaseException:
+        if not target.exists():
+            (old / target.name).rename(target)
+        old.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Read an export's manifest.
+
+    Raises:
+        ExportError: There is none, or it is damaged or of another version.
+    """
+    path = directory / MANIFEST
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ExportError(
+            "The directory is not an export.",
+            where=str(directory),
+            expected=f"a {MANIFEST} written by apot-export convert",
+            got=error.strerror,
+            fix="run apot-export convert CHECKPOINT first, or name the export's directory",
+        ) from error
+    try:
+        manifest = strict_json.mapping("manifest", strict_json.loads(data.decode()))
+        version = strict_json.integer("manifest_version", manifest.get("manifest_version"))
+        if version == _MANIFEST_VERSION:
+            _check_manifest(manifest)
+    except ValueError as error:
+        raise ExportError(
+            "The manifest is damaged.",
+            where=str(path),
+            expected=f"what apot-export convert wrote, version {_MANIFEST_VERSION}",
+            got=str(error),
+            fix="convert again",
+        ) from error
+    if version != _MANIFEST_VERSION:
+        raise ExportError(
+            "The manifest has a version that this program does not read.",
+            where=str(path),
+            expected=f"version {_MANIFEST_VERSION}",
+            got=f"version {version}",
+            fix="convert again",
+        )
+    return manifest
+
+
+def _check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless everything that is read later has its type."""
+    strict_json.integer("bits", manifest.get("bits"))
+    strict_json.text("method", manifest.get("method"))
+    source, digest = strict_json.fields("checkpoint", manifest.get("checkpoint"), "path", "sha256")
+    if source is None and digest is None:  # made from a network in memory
+        strict_json.text("state_sha256", manifest.get("state_sha256"))
+    else:
+        strict_json.text("checkpoint path", source)
+        strict_json.text("checkpoint sha256", digest)
+    names = (ONNX_MODEL, PACKED_MODEL, INTEGER_MODEL)
+    files = strict_json.members("files", manifest.get("files"), names[:2], {INTEGER_MODEL: None})
+    for name, described in zip(names, files, strict=True):
+        if described is None:  # the integer network is written only on request
+            continue
+        size, digest = strict_json.fields(name, described, "bytes", "sha256")
+        strict_json.integer(f"{name} bytes", size)
+        strict_json.text(f"{name} sha256", digest)
+
+
+def check_files(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Compare an export's files with the digests of its manifest.
+
+    Raises:
+        ExportError: A file is missing or is not the one that was written.
+    """
+    for name, described in manifest["files"].items():
+        path = directory / name
+        if not path.is_file():
+            raise ExportError(
+                "A file of the export is missing.",
+                where=str(path),
+                fix="convert the checkpoint again",
+            )
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != described["sha256"]:
+            raise ExportError(
+                "A file of the export is not the one that was written: truncated or changed.",
+                where=str(path),
+                expected=f"SHA-256 {described['sha256']}, {described['bytes']} bytes",
+                got=f"SHA-256 {found}, {path.stat().st_size} bytes",
+                fix="convert the checkpoint again",
+            )
+
+
+def attach_to_manifest(directory: Path, name: str, content: Mapping[str, Any]) -> None:
+    """Put a member into an export's manifest, in one step; the export is no newer for it.
+
+    Raises:
+        ExportError: The manifest cannot be read or written.
+    """
+    path = directory / MANIFEST
+    manifest = {**read_manifest(directory), name: content}
+    text = json.dumps(manifest, indent=2) + "\n"
+    try:
+        status = path.stat()
+        handle, staged = tempfile.mkstemp(prefix=f".{MANIFEST}.", dir=directory)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            shutil.copymode(path, staged)
+            os.utime(staged, ns=(status.st_atime_ns, status.st_mtime_ns))
+            Path(staged).replace(path)
+        except BaseException:
+            Path(staged).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ExportError(
+            "The manifest cannot be written.", where=str(path), got=error.strerror or str(error)
+        ) from error
+
+
+def find_newest(below: Path) -> Path:
+    """Return the newest export in a folder or anywhere below it.
+
+    Raises:
+        ExportError: There is none.
+    """
+    found: list[tuple[int, str]] = []
+    for folder, subfolders, files in os.walk(below):
+        subfolders[:] = sorted(
+            name for name in subfolders if not name.startswith(".") and name not in _SKIPPED_FOLDERS
+        )
+        if MANIFEST in files and PACKED_MODEL in files:
+            found.append(((Path(folder) / MANIFEST).stat().st_mtime_ns, folder))
+    if not found:
+        raise ExportError(
+            "There is no export in the current folder or below it.",
+            where=str(below),
+            expected=f"a directory with {MANIFEST} and {PACKED_MODEL}",
+            fix="run apot-export convert CHECKPOINT first, or name an export's directory",
+        )
+    return Path(max(found)[1])

@@ -1,0 +1,19 @@
+"""ONNX: the coded network as a graph of `apot` operators with standard-operator bodies."""
+
+from __future__ import annotations
+
+from apot_export.artifacts.onnx_model._builder import codebook_attributes
+from apot_export.artifacts.onnx_model.functions import DOMAIN
+from apot_export.artifacts.onnx_model.graph import OPSET, build_model, serialise
+from apot_export.artifacts.onnx_model.integer_graph import build_integer_model
+from apot_export.artifacts.onnx_model.openvino_model import openvino_model
+
+__all__ = [
+    "DOMAIN",
+    "OPSET",
+    "build_integer_model",
+    "build_model",
+    "codebook_attributes",
+    "openvino_model",
+    "serialise",
+]

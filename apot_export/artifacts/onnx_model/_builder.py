@@ -1,0 +1,236 @@
+"""What the graphs of all networks are built with: initializers, operators, decoded weights."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from apot_export.artifacts.onnx_model.functions import DOMAIN, DOMAIN_VERSION, STANDARD_OPSET
+from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, Pair, PlaneLayer
+from apot_export.network.codebook import Codebook
+from apot_export.network.planes import term_values
+
+OPSET = STANDARD_OPSET
+IR_VERSION = 10
+"""The IR version of opset 21: runtimes of 2024 and later load it."""
+INPUT = "images"
+OUTPUT = "logits"
+
+
+def model_of(
+    graph: onnx.GraphProto,
+    functions: Sequence[onnx.FunctionProto],
+    *,
+    tool: str,
+    metadata: Mapping[str, str],
+) -> onnx.ModelProto:
+    """Return the model of a graph and the functions that it calls."""
+    producer, _, version = tool.partition(" ")
+    model: onnx.ModelProto = helper.make_model(
+        graph,
+        functions=list(functions),
+        opset_imports=[
+            helper.make_opsetid("", STANDARD_OPSET),
+            helper.make_opsetid(DOMAIN, DOMAIN_VERSION),
+        ],
+        ir_version=IR_VERSION,
+        producer_name=producer,
+        producer_version=version,
+    )
+    helper.set_model_props(model, dict(metadata))
+    return model
+
+
+def serialise(model: onnx.ModelProto) -> bytes:
+    """Serialise a model: the same model gives the same bytes."""
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+_UPSAMPLING = {
+    "mode": "nearest",
+    "coordinate_transformation_mode": "asymmetric",
+    "nearest_mode": "floor",
+}
+
+
+@dataclass
+class GraphBuilder:
+    """Nodes and initializers so far; an initializer of one name is added once."""
+
+    network: CodedNetwork
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    """Element type of every value that is not float32."""
+    operators: set[tuple[str, str]] = field(default_factory=set)
+    """Operators in use and their overloads."""
+
+    def graph_of(
+        self,
+        name: str,
+        image_shape: Sequence[int],
+        shapes: Mapping[str, Sequence[int]],
+        output: str,
+        image_type: int = TensorProto.FLOAT,
+    ) -> onnx.GraphProto:
+        """Return the graph: one image tensor in, logits out, every value typed and shaped."""
+
+        def info(value: str, called: str, shape: Sequence[int]) -> onnx.ValueInfoProto:
+            kind = self.types.get(value, TensorProto.FLOAT)
+            return helper.make_tensor_value_info(called, kind, ["batch", *shape])
+
+        image = helper.make_tensor_value_info(INPUT, image_type, ["batch", *image_shape])
+        inner = [info(value, value, shape) for value, shape in shapes.items() if value != output]
+        proto: onnx.GraphProto = helper.make_graph(
+            self.nodes,
+            name,
+            [image],
+            [info(output, OUTPUT, shapes[output])],
+            initializer=list(self.initializers.values()),
+            value_info=inner,
+        )
+        return proto
+
+    def _add_upsampling(self, name: str, scale: Pair, inputs: list[str], output: str) -> None:
+        scales = self._initializer(name, np.array([1, 1, *scale], dtype=np.float32))
+        self._standard("Resize", [*inputs, "", scales], output, **_UPSAMPLING)
+
+    def _float_weights(self, layer: PlaneLayer | FloatLayer) -> str:
+        """Add a layer's float weights: an initializer, or the node that decodes planes."""
+        if isinstance(layer, FloatLayer):
+            return self._initializer(f"{layer.name}.weight", layer.weight)
+        weights = f"{layer.name}.decoded_weights"
+        if f"{layer.name}.planes" in self.initializers:
+            return weights
+        planes = layer.planes
+        if planes.terms is None:
+            coordinates = self._initializer(f"{layer.name}.coordinates", planes.coordinates)
+        else:
+            coordinates = f"{layer.name}.coordinates"
+            values = term_values(np.arange(256, dtype=np.uint8))
+            terms = [
+                self._initializer(f"{layer.name}.terms", planes.terms),
+                self._initializer("term_values", values),
+            ]
+            self._apot("SumTerms", terms, coordinates)
+        return self._decode_planes(layer, coordinates, weights)
+
+    def _decode_planes(self, layer: PlaneLayer, coordinates: str, weights: str) -> str:
+        planes = layer.planes
+        out, channels = layer.shape[:2]
+        positions = math.prod(layer.shape[2:])
+        grouped = (
+            (out, positions, channels) if planes.position_major else (out, channels, positions)
+        )
+        largest = int(planes.counts.max(initial=0))
+        inputs = [
+            self._initializer(f"{layer.name}.planes", planes.packed),
+            coordinates,
+            self._initializer(f"{layer.name}.counts", planes.counts),
+            self._initializer(f"places_{largest}", np.arange(largest, dtype=np.int64)),
+            self._initializer(f"{layer.name}.grouped_shape", np.array(grouped, dtype=np.int64)),
+            self._initializer(f"{layer.name}.shape", np.array(layer.shape, dtype=np.int64)),
+        ]
+        self._apot(
+            "DecodePlanes",
+            inputs,
+            weights,
+            group_size=planes.group_size,
+            position_major=int(planes.position_major),
+            order=[0, 2, 1] if planes.position_major else [0, 1, 2],
+        )
+        return weights
+
+    def _decoded(self, layer: CodedLayer) -> str:
+        """Add the node that decodes a layer's packed codes, once."""
+        weights = f"{layer.name}.levels_of_weights"
+        if f"{layer.name}.codes" in self.initializers:
+            return weights
+        bits = layer.codebook.bits
+        windows, shifts, mask = _unpacking_constants(bits)
+        packed = np.zeros(-(-layer.packed.size // len(windows)) * len(windows), dtype=np.uint8)
+        packed[: layer.packed.size] = layer.packed
+        levels = layer.codebook.levels
+        level_type = np.int8 if np.abs(levels).max() < 1 << 7 else np.int16
+        if np.abs(levels).max() >= 1 << 15:
+            level_type = np.int32
+        digest = f"{bits}_{table_digest(layer.codebook):08x}"
+        inputs = [
+            self._initializer(f"{layer.name}.codes", packed),
+            self._initializer(f"unpack{bits}.windows", windows),
+            self._initializer(f"unpack{bits}.shifts", shifts),
+            self._initializer(f"unpack{bits}.mask", mask),
+            self._initializer(f"weight_levels_{digest}", levels.astype(level_type)),
+            self._initializer(f"{layer.name}.shape", np.array(layer.shape, dtype=np.int64)),
+        ]
+        self._apot(
+            "DecodeWeights",
+            inputs,
+            weights,
+            signed=int(layer.codebook.signed),
+            **codebook_attributes(layer.codebook),
+        )
+        return weights
+
+    # --- nodes ------------------------------------------------------------------------------------
+
+    def _initializer(self, name: str, array: NDArray[Any]) -> str:
+        if name not in self.initializers:
+            self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+            if array.ndim == 0:
+                del self.initializers[name].dims[:]
+        return name
+
+    def _apot(
+        self, operator: str, inputs: list[str], output: str, overload: str = "", **attributes: Any
+    ) -> None:
+        self.operators.add((operator, overload))
+        node = helper.make_node(
+            operator, inputs, [output], name=output, domain=DOMAIN, **attributes
+        )
+        node.overload = overload
+        self.nodes.append(node)
+
+    def _standard(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+
+
+def table_digest(codebook: Codebook) -> int:
+    """Return a stable number that names a codebook in a graph."""
+    return zlib.crc32(repr((codebook.tables, codebook.denominator, codebook.signed)).encode())
+
+
+def codebook_attributes(codebook: Codebook) -> dict[str, Any]:
+    return {
+        "bits": codebook.bits,
+        "denominator": codebook.denominator,
+        "digit_tables": [addend for table in codebook.tables for addend in table],
+        "digit_table_sizes": [len(table) for table in codebook.tables],
+    }
+
+
+def _unpacking_constants(
+    bits: int,
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]:
+    """Return (windows [bytes, codes], shifts [codes], mask) of `DecodeWeights`.
+
+    Codes repeat their position within a byte after `codes` of them. Code j of a group lies in at
+    most three neighbouring bytes; column j of `windows` puts these together into one integer.
+    """
+    codes = 8 // math.gcd(bits, 8)
+    windows = np.zeros((bits * codes // 8, codes), dtype=np.uint32)
+    shifts = np.zeros(codes, dtype=np.uint32)
+    for code in range(codes):
+        first, shift = divmod(code * bits, 8)
+        shifts[code] = shift
+        for position in range((shift + bits + 7) // 8):
+            windows[first + position, code] = 1 << (8 * position)
+    return windows, shifts, np.array((1 << bits) - 1, dtype=np.uint32)

@@ -1,0 +1,278 @@
+"""The `apot` operators: what each means, and a body of standard operators that computes it.
+
+The node is the meaning: it carries codes, digit tables, threshold and step as inputs and
+attributes, so that a hardware compiler can match it. The body is the lowering that any ONNX runtime
+executes. The bodies here are right for any of them; an overload names another one.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import parser
+
+from apot_export.artifacts.onnx_model import (
+    bodies_cpu,
+    bodies_cuda,
+    bodies_openvino,
+    bodies_portable,
+)
+
+DOMAIN = "apot"
+DOMAIN_VERSION = 1
+STANDARD_OPSET = 21
+
+_HEADER = f'<opset_import: ["" : {STANDARD_OPSET}], domain: "{DOMAIN}">'
+
+DECODE_WEIGHTS = """
+DecodeWeights
+    <bits: int, signed: int, denominator: int, digit_tables: ints, digit_table_sizes: ints>
+    (packed, windows, shifts, mask, levels, shape) => (weights)
+{
+    bytes_per_group = Shape <start: int = 0, end: int = 1> (windows)
+    any = Constant <value_ints: ints = [-1]> ()
+    group_shape = Concat <axis: int = 0> (any, bytes_per_group)
+    groups = Reshape (packed, group_shape)
+    wide = Cast <to: int = 12> (groups)
+    code_windows = MatMul (wide, windows)
+    shifted = BitShift <direction: string = "RIGHT"> (code_windows, shifts)
+    masked = BitwiseAnd (shifted, mask)
+    flat = Reshape (masked, any)
+    start = Constant <value_ints: ints = [0]> ()
+    count = ReduceProd <keepdims: int = 1> (shape)
+    used = Slice (flat, start, count)
+    codes = Cast <to: int = 6> (used)
+    flat_levels = GatherElements <axis: int = 0> (levels, codes)
+    weights = Reshape (flat_levels, shape)
+}
+"""
+"""Packed codes to integer levels.
+
+`packed` uint8: the bit stream of FORMAT.md, filled to whole groups of codes that end on a byte
+boundary; `windows` uint32 [bytes, codes] gathers the bytes that each code of a group lies in,
+`shifts` uint32 [codes] and `mask` uint32 cut it out; `levels` is the level of every code, `shape`
+int64 the weight shape. The attributes state the codebook: code = sign bit above one selector per
+digit table (the tables one after the other, with their sizes), value = level * alpha / denominator.
+"""
+
+QUANTIZE_ACTIVATION = """
+QuantizeActivation
+    <alpha: float, bits: int, denominator: int, digit_tables: ints, digit_table_sizes: ints>
+    (x, scale, last, levels) => (quantized)
+{
+    zero = Constant <value_float: float = 0.0> ()
+    alpha_or_so = Div (last, scale)
+    beyond = Constant <value_float: float = 1.000001> ()
+    limit = Mul (alpha_or_so, beyond)
+    clipped = Clip (x, zero, limit)
+    scaled = Mul (clipped, scale)
+    image_index = Cast <to: int = 6> (scaled)
+    any = Constant <value_ints: ints = [-1]> ()
+    index = Reshape (image_index, any)
+    flat_levels = GatherElements <axis: int = 0> (levels, index)
+    shape = Shape (x)
+    quantized = Reshape (flat_levels, shape)
+}
+"""
+"""Floats to integer levels: levels[floor(clip(x * scale, 0, last))].
+
+`scale` = 2 * denominator / alpha and `last` = 2 * denominator, float32 scalars; `levels` is the
+level of every half step, in the type that the levels are to have: integers, or float32 that holds
+them.
+
+It clips before it scales, so that runtimes fuse the clip with a ReLU. The limit lies a few
+roundings beyond alpha: whatever is clipped by it has the last index all the same, since that index
+ends one whole step further, and what is not clipped is scaled as ever.
+"""
+
+_CONVOLUTION_ATTRIBUTES = (
+    "strides: ints = @strides, pads: ints = @pads, "
+    "dilations: ints = @dilations, group: int = @group"
+)
+
+SHIFT_CONV = f"""
+ShiftConv <strides, pads, dilations, group> (levels, weights) => (accumulators)
+{{
+    x = Cast <to: int = 1> (levels)
+    w = Cast <to: int = 1> (weights)
+    exact = Conv <{_CONVOLUTION_ATTRIBUTES}> (x, w)
+    accumulators = Cast <to: int = 6> (exact)
+}}
+"""
+"""Integer levels convolved with integer weights: int32 accumulators.
+
+The body carries integers in float32, exactly: the exporter proves that no partial sum reaches 2^24.
+The cast to int32 also keeps runtimes from folding scales into the weights.
+"""
+
+SHIFT_CONV_SPLIT = f"""
+ShiftConv <strides, pads, dilations, group, low_values: float, low_scale: int>
+    (levels, weights) => (accumulators)
+{{
+    x = Cast <to: int = 1> (levels)
+    w = Cast <to: int = 1> (weights)
+    size = Constant <value_float: float = @low_values> ()
+    ratio = Div (x, size)
+    high = Floor (ratio)
+    high_part = Mul (high, size)
+    low = Sub (x, high_part)
+    high_sums = Conv <{_CONVOLUTION_ATTRIBUTES}> (high, w)
+    low_sums = Conv <{_CONVOLUTION_ATTRIBUTES}> (low, w)
+    high_integers = Cast <to: int = 6> (high_sums)
+    low_integers = Cast <to: int = 6> (low_sums)
+    wide_scale = Constant <value_int: int = @low_scale> ()
+    scale = Cast <to: int = 6> (wide_scale)
+    scaled = Mul (high_integers, scale)
+    accumulators = Add (scaled, low_integers)
+}}
+"""
+"""The same where one accumulator could reach 2^24: the sums of the levels' high and low bits.
+
+`low_values` = `low_scale` = 2 ** (bits of the low part).
+"""
+
+SHIFT_GEMM = """
+ShiftGemm (levels, weights) => (accumulators)
+{
+    x = Cast <to: int = 1> (levels)
+    w = Cast <to: int = 1> (weights)
+    exact = Gemm <transB: int = 1> (x, w)
+    accumulators = Cast <to: int = 6> (exact)
+}
+"""
+"""Integer levels [N, in] times integer weights [out, in] transposed: int32 accumulators."""
+
+INTEGER_CONV = f"""
+IntegerConv <strides, pads, dilations, group> (x, weights) => (sums)
+{{
+    w = Cast <to: int = 1> (weights)
+    sums = Conv <{_CONVOLUTION_ATTRIBUTES}> (x, w)
+}}
+"""
+"""A float tensor convolved with integer weights: float32, in units of the weights' step."""
+
+INTEGER_GEMM = """
+IntegerGemm (x, weights) => (sums)
+{
+    w = Cast <to: int = 1> (weights)
+    sums = Gemm <transB: int = 1> (x, w)
+}
+"""
+"""A float matrix [N, in] times integer weights [out, in] transposed: float32."""
+
+DECODE_PLANES = """
+DecodePlanes <group_size: int, position_major: int, order: ints>
+    (planes, coordinates, counts, places, grouped_shape, shape) => (weights)
+{
+    any = Constant <value_ints: ints = [-1]> ()
+    zero = Constant <value_ints: ints = [0]> ()
+    one = Constant <value_ints: ints = [1]> ()
+    column = Unsqueeze (planes, one)
+    masks_wide = Constant <value_ints: ints = [1, 2, 4, 8, 16, 32, 64, 128]> ()
+    masks = Cast <to: int = 2> (masks_wide)
+    masked = BitwiseAnd (column, masks)
+    plus = Cast <to: int = 9> (masked)
+    bits = Cast <to: int = 2> (plus)
+    stream = Reshape (bits, any)
+    bases = Shape <start: int = 0, end: int = 1> (coordinates)
+    scalar_size = Constant <value_int: int = @group_size> ()
+    size = Reshape (scalar_size, any)
+    used = Mul (bases, size)
+    used_bits = Slice (stream, zero, used)
+    rows = Concat <axis: int = 0> (any, size)
+    basis_bits = Reshape (used_bits, rows)
+    basis_floats = Cast <to: int = 1> (basis_bits)
+    two = Constant <value_float: float = 2.0> ()
+    unit = Constant <value_float: float = 1.0> ()
+    doubled = Mul (basis_floats, two)
+    signs = Sub (doubled, unit)
+    scales = Unsqueeze (coordinates, one)
+    scaled = Mul (signs, scales)
+    nothing = Concat <axis: int = 0> (one, size)
+    no_basis = ConstantOfShape (nothing)
+    scaled_or_none = Concat <axis: int = 0> (scaled, no_basis)
+    counts_wide = Cast <to: int = 7> (counts)
+    first_axis = Constant <value_int: int = 0> ()
+    starts = CumSum <exclusive: int = 1> (counts_wide, first_axis)
+    starts_column = Unsqueeze (starts, one)
+    counts_column = Unsqueeze (counts_wide, one)
+    candidates = Add (starts_column, places)
+    present = Less (places, counts_column)
+    slots = Where (present, candidates, bases)
+    chosen = Gather <axis: int = 0> (scaled_or_none, slots)
+    groups = ReduceSum <keepdims: int = 0> (chosen, one)
+    grouped = Reshape (groups, grouped_shape)
+    ordered = Transpose <perm: ints = @order> (grouped)
+    weights = Reshape (ordered, shape)
+}
+"""
+"""Packed bit-planes to float weights: every group is the sum of its scaled sign vectors.
+
+`planes` uint8: one bit a weight and basis, dense, 1 for +1; `coordinates` float32 [bases]; `counts`
+uint8 [groups]: bases of each group; `places` int64 [largest count]: 0, 1, 2, ...; the groups are
+put into `grouped_shape` int64 [3], transposed by `order` and given the weight `shape`. Bits are
+masked, not shifted: OpenVINO shifts uint8 by a division that rounds.
+"""
+
+SUM_TERMS = """
+SumTerms (terms, values) => (coordinates)
+{
+    one = Constant <value_ints: ints = [1]> ()
+    any = Constant <value_ints: ints = [-1]> ()
+    flat = Reshape (terms, any)
+    codes = Cast <to: int = 6> (flat)
+    flat_values = GatherElements <axis: int = 0> (values, codes)
+    shape = Shape (terms)
+    summands = Reshape (flat_values, shape)
+    sums = ReduceSum <keepdims: int = 0> (summands, one)
+    coordinates = Cast <to: int = 1> (sums)
+}
+"""
+"""Coordinates as sums of powers of two, rounded once: `terms` uint8 [bases, K], `values` float64
+[256]: the power of two that each term stands for."""
+
+SCALE_BIAS = """
+ScaleBias (x, scale, bias) => (y)
+{
+    values = Cast <to: int = 1> (x)
+    scaled = Mul (values, scale)
+    y = Add (scaled, bias)
+}
+"""
+"""x * scale + bias per channel, each operation rounded to float32; x may be int32."""
+
+SHIFT_GEMM_SPLIT = SHIFT_CONV_SPLIT.replace(
+    "ShiftConv <strides, pads, dilations, group, ", "ShiftGemm <"
+).replace(f"Conv <{_CONVOLUTION_ATTRIBUTES}>", "Gemm <transB: int = 1>")
+"""`SHIFT_CONV_SPLIT` for matrices."""
+
+_PORTABLE = {
+    "DecodeWeights": DECODE_WEIGHTS,
+    "QuantizeActivation": QUANTIZE_ACTIVATION,
+    "ShiftConv": SHIFT_CONV,
+    "ShiftGemm": SHIFT_GEMM,
+    "IntegerConv": INTEGER_CONV,
+    "IntegerGemm": INTEGER_GEMM,
+    "ScaleBias": SCALE_BIAS,
+    "DecodePlanes": DECODE_PLANES,
+    "SumTerms": SUM_TERMS,
+}
+SPLIT = "split"
+"""Overload of `ShiftConv` and `ShiftGemm` for accumulators that float32 does not hold whole."""
+
+_BODIES = {
+    **{(name, ""): text for name, text in _PORTABLE.items()},
+    ("ShiftConv", SPLIT): SHIFT_CONV_SPLIT,
+    ("ShiftGemm", SPLIT): SHIFT_GEMM_SPLIT,
+    **bodies_portable.BODIES,
+    **bodies_cpu.BODIES,
+    **bodies_cuda.BODIES,
+    **bodies_openvino.BODIES,
+}
+
+
+def function(name: str, overload: str = "") -> onnx.FunctionProto:
+    """Return an `apot` operator's function; `overload` names a body other than the usual one."""
+    text = _BODIES[name, overload]
+    parsed: onnx.FunctionProto = parser.parse_function(f"{_HEADER}\n{text.strip()}")
+    parsed.overload = overload
+    return parsed

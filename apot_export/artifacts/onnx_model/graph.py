@@ -1,0 +1,273 @@
+"""The ONNX model of a coded network: one `apot` node per decoded layer, quantizer and scale."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from apot_export.artifacts.onnx_model._builder import (
+    INPUT,
+    OPSET,
+    OUTPUT,
+    GraphBuilder,
+    codebook_attributes,
+    model_of,
+    serialise,
+    table_digest,
+)
+from apot_export.artifacts.onnx_model.functions import SPLIT, function
+from apot_export.artifacts.onnx_model.lowering import Body, bodies_of, shared_images, tf32_is_exact
+from apot_export.artifacts.onnx_model.targets import CUDA, LOWERINGS, PORTABLE, require_target
+from apot_export.errors import TargetError
+from apot_export.network import (
+    AveragePool,
+    Clip,
+    CodedLayer,
+    CodedNetwork,
+    Concat,
+    Convolution,
+    Flatten,
+    Linear,
+    MaxPool,
+    Node,
+    Operation,
+    QuantizeActivation,
+    ScaleBias,
+    Upsample,
+)
+from apot_export.network.bounds import Proof, prove
+
+_ONE = "one"
+"""Name of the value that nodes with `Body.needs_one` read."""
+
+
+def build_model(
+    network: CodedNetwork,
+    *,
+    name: str,
+    tool: str,
+    metadata: Mapping[str, str],
+    target: str = PORTABLE,
+    lowerings: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """Build the model.
+
+    Args:
+        network: The coded network.
+        name: Name of the graph.
+        tool: Name and version of the producer, separated by a blank.
+        metadata: Provenance, written as metadata properties.
+        target: The runtime that it is lowered for, one of `TARGETS`. Any other runs it, too.
+        lowerings: Layers that are lowered for another target, by layer.
+
+    Returns:
+        A model with input `images` float32 [batch, C, H, W] and output `logits` float32
+        [batch, classes]. Targets other than "portable" are named in its metadata, and so are
+        `lowerings`, as JSON; "cuda" also says there whether TF32 rounds none of its factors
+        (`tf32_exact`).
+
+    Raises:
+        BoundError: A layer's accumulator cannot be proven exact.
+        TargetError: There is no such target, layer or lowering.
+    """
+    proofs = prove(network)
+    others = _others(network, require_target(target), lowerings or {})
+    bodies = bodies_of(network, proofs, target, others)
+    shared = shared_images(network, bodies)
+    graph = _Graph(network=network, proofs=proofs, bodies=bodies)
+    if any(body.needs_one for body in bodies.values()):
+        graph.add_one()
+    for node in network.nodes:
+        graph.add(node)
+        if node.name in shared:
+            graph.keep_channels_last(shared[node.name])
+    largest = max((proof.bound for proof in proofs.values()), default=0)
+    facts = {"largest_accumulator_bound": str(largest)}
+    if target != PORTABLE:
+        facts["target"] = target
+    if target == CUDA:
+        facts["tf32_exact"] = str(not others and tf32_is_exact(network)).lower()
+    if others:
+        facts["lowerings"] = json.dumps(others, sort_keys=True)
+    return model_of(
+        graph.graph_of(
+            name,
+            network.input_shape,
+            {node.name: network.shapes[node.name] for node in network.nodes},
+            network.output,
+        ),
+        [function(*operator) for operator in sorted(graph.operators)],
+        tool=tool,
+        metadata={**metadata, **facts},
+    )
+
+
+def _others(network: CodedNetwork, target: str, lowerings: Mapping[str, str]) -> dict[str, str]:
+    """Return the layers that are lowered for another target than the whole model.
+
+    Raises:
+        TargetError: A layer or a target is unknown.
+    """
+    for layer, lowering in lowerings.items():
+        if layer not in network.layers or lowering not in LOWERINGS:
+            raise TargetError(
+                "A layer cannot be lowered so.",
+                where=layer,
+                expected=f"a layer of the network, as one of {', '.join(LOWERINGS)}",
+                got=lowering,
+            )
+    return {layer: other for layer, other in lowerings.items() if other != target}
+
+
+def _attributes(operation: Operation) -> dict[str, Any]:
+    """Return the attributes of an operation that ONNX has under the same name."""
+    if isinstance(operation, (Flatten, Concat)):
+        return {"axis": 1}
+    attributes = {}
+    if isinstance(operation, (MaxPool, AveragePool)):
+        attributes = {
+            "kernel_shape": list(operation.kernel),
+            "strides": list(operation.stride),
+        }
+    if isinstance(operation, MaxPool):
+        attributes["pads"] = list(operation.padding) * 2
+    return attributes
+
+
+@dataclass(kw_only=True)
+class _Graph(GraphBuilder):
+    proofs: Mapping[str, Proof]
+    bodies: Mapping[str, Body] = field(default_factory=dict)
+    """Bodies other than the usual ones, by node."""
+
+    def add_one(self) -> None:
+        """Add the 1.0 that the bodies of some nodes read."""
+        self._apot("One", [INPUT], _ONE)
+
+    def keep_channels_last(self, image_shape: list[int]) -> None:
+        """Let the last node's value pass through a layout that all its readers share."""
+        (value,) = self.nodes[-1].output
+        first = f"{value}.channels_first"
+        self.nodes[-1].output[0] = first
+        self._apot("KeepChannelsLast", [first], value, image_shape=image_shape)
+        self.nodes[-1].name = f"{value}.channels_last"
+
+    def add(self, node: Node) -> None:
+        operation = node.operation
+        inputs = [self._value(name) for name in node.inputs]
+        output = self._value(node.name)
+        if isinstance(operation, (Convolution, Linear)):
+            self._add_weighted(node, operation, inputs, output)
+        elif isinstance(operation, QuantizeActivation):
+            self._add_quantizer(node, operation, inputs, output)
+        elif isinstance(operation, ScaleBias):
+            rank = len(self.network.shapes[node.name])
+            shape = (-1, *[1] * (rank - 1))
+            scale = self._initializer(f"{node.name}.scale", operation.scale.reshape(shape))
+            bias = self._initializer(f"{node.name}.bias", operation.bias.reshape(shape))
+            self._add_apot("ScaleBias", node, [*inputs, scale, bias], output)
+        elif isinstance(operation, Clip):
+            limits = [
+                self._initializer(f"clip_{limit:g}", np.array(limit, dtype=np.float32))
+                for limit in (operation.minimum, operation.maximum)
+            ]
+            self._standard("Clip", [*inputs, *limits], output)
+        elif isinstance(operation, Upsample):
+            self._add_upsampling(f"{node.name}.scales", operation.scale, inputs, output)
+        else:
+            name = type(operation).__name__
+            self._standard(name, inputs, output, **_attributes(operation))
+
+    # --- operators --------------------------------------------------------------------------------
+
+    def _add_weighted(
+        self, node: Node, operation: Convolution | Linear, inputs: list[str], output: str
+    ) -> None:
+        layer = self.network.layers[operation.layer]
+        attributes: dict[str, Any] = {}
+        if isinstance(operation, Convolution):
+            attributes = {
+                "strides": list(operation.stride),
+                "pads": list(operation.padding) * 2,
+                "dilations": list(operation.dilation),
+                "group": operation.groups,
+            }
+        kind = "Conv" if isinstance(operation, Convolution) else "Gemm"
+        if not isinstance(layer, CodedLayer):
+            weights = self._float_weights(layer)
+            if kind == "Gemm":
+                attributes["transB"] = 1
+            self._standard(kind, [*inputs, weights], output, **attributes)
+            return
+        weights = self._decoded(layer)
+        if layer.activation is None:
+            self._add_apot(f"Integer{kind}", node, [*inputs, weights], output, **attributes)
+        else:
+            self.types[node.name] = TensorProto.INT32
+            split = self.proofs[layer.name].split
+            overload = SPLIT if split and node.name not in self.bodies else ""
+            if overload:
+                attributes |= {"low_values": float(1 << split), "low_scale": 1 << split}
+            self._add_apot(f"Shift{kind}", node, [*inputs, weights], output, overload, **attributes)
+
+    def _add_quantizer(
+        self, node: Node, operation: QuantizeActivation, inputs: list[str], output: str
+    ) -> None:
+        layer = self.network.layers[operation.layer]
+        if not isinstance(layer, CodedLayer) or layer.activation is None:
+            raise TypeError(f"{operation.layer} has no input quantizer")
+        quantizer = layer.activation
+        table = quantizer.table
+        body = self.bodies.get(node.name)
+        level_type: type[np.number[Any]] = np.uint8 if table.max() < 1 << 8 else np.uint16
+        if table.max() >= 1 << 16:
+            level_type = np.int32
+        if body is not None and body.float_levels:
+            level_type = np.float32
+        self.types[node.name] = helper.np_dtype_to_tensor_dtype(np.dtype(level_type))
+        last = quantizer.last_index
+        digest = f"{quantizer.codebook.bits}_{table_digest(quantizer.codebook):08x}_{last}"
+        self._add_apot(
+            "QuantizeActivation",
+            node,
+            [
+                *inputs,
+                self._initializer(f"{node.name}.scale", np.asarray(quantizer.index_scale)),
+                self._initializer(f"activation_last_{last}", np.array(last, dtype=np.float32)),
+                self._initializer(
+                    f"activation_levels_{digest}_{level_type.__name__}", table.astype(level_type)
+                ),
+            ],
+            output,
+            alpha=float(quantizer.alpha),
+            **codebook_attributes(quantizer.codebook),
+        )
+
+    def _add_apot(
+        self,
+        operator: str,
+        node: Node,
+        inputs: list[str],
+        output: str,
+        overload: str = "",
+        **attributes: Any,
+    ) -> None:
+        """Add a node with the body that the target has for it."""
+        body = self.bodies.get(node.name)
+        if body is not None:
+            overload = body.overload
+            attributes |= body.attributes
+            inputs = [*inputs, _ONE] if body.needs_one else inputs
+        self._apot(operator, inputs, output, overload, **attributes)
+
+    def _value(self, name: str) -> str:
+        return {self.network.input: INPUT, self.network.output: OUTPUT}.get(name, name)
+
+
+__all__ = ["INPUT", "OPSET", "OUTPUT", "build_model", "serialise"]

@@ -1,0 +1,339 @@
+"""Which body computes which node of a graph, for each target.
+
+A target changes how a node is computed, never what: every body gives the same integers. The choice
+is made layer by layer, by shape and by proof that the body's arithmetic is exact; where a fast body
+has none, the usual one stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from apot_export.artifacts.onnx_model import (
+    bodies_cpu,
+    bodies_cuda,
+    bodies_openvino,
+    bodies_portable,
+)
+from apot_export.artifacts.onnx_model.targets import CPU, CUDA, OPENVINO, PORTABLE
+from apot_export.network import (
+    Add,
+    Clip,
+    CodedLayer,
+    CodedNetwork,
+    Convolution,
+    Linear,
+    Node,
+    QuantizeActivation,
+    Relu,
+    ScaleBias,
+    Shape,
+)
+from apot_export.network.bounds import FLOAT32_EXACT, Proof
+
+_LARGEST_LEVEL = 255
+_LARGEST_WEIGHT = 127
+_INT16_MAX = (1 << 15) - 1
+_INT64_MAX = (1 << 63) - 1
+_WINOGRAD_CHANNELS = 128
+"""Below, the transformations cost what the products save."""
+_TF32_SIGNIFICANT_BITS = 11
+_IMAGE_RANK = 3
+"""Of channels, height, width."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """The body of a node, and what the body needs beside the node's own inputs and attributes."""
+
+    overload: str
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    needs_one: bool = False
+    """Whether the node has one more input, a 1.0 that runtimes do not fold."""
+    float_levels: bool = False
+    """Whether a quantizer's levels are float32 that holds integers, not integers."""
+
+
+def bodies_of(
+    network: CodedNetwork,
+    proofs: Mapping[str, Proof],
+    target: str,
+    lowerings: Mapping[str, str] | None = None,
+) -> dict[str, Body]:
+    """Return the body of every node that has another than the usual one, by node.
+
+    Args:
+        network: The network.
+        proofs: Of its accumulators, by layer.
+        target: What it is lowered for.
+        lowerings: Layers that are lowered for another target than the whole model, by layer.
+    """
+    choosers = {
+        PORTABLE: _portable_body,
+        CPU: _cpu_body,
+        CUDA: _cuda_body,
+        OPENVINO: _openvino_body,
+    }
+    layers = layer_of_nodes(network) if lowerings else {}
+    bodies: dict[str, Body] = {}
+    for node in network.nodes:
+        chooser = choosers[(lowerings or {}).get(layers.get(node.name, ""), target)]
+        body = chooser(network, proofs, node)
+        if body is not None:
+            bodies[node.name] = body
+    return bodies
+
+
+def layer_of_nodes(network: CodedNetwork) -> dict[str, str]:
+    """Return the layer that each node belongs to: its quantizer, its sums, and what scales them."""
+    layers: dict[str, str] = {}
+    for node in network.nodes:
+        operation = node.operation
+        if isinstance(operation, (QuantizeActivation, Convolution, Linear)):
+            layers[node.name] = operation.layer
+        elif isinstance(operation, ScaleBias) and node.inputs[0] in layers:
+            layers[node.name] = layers[node.inputs[0]]
+    return layers
+
+
+def shared_images(network: CodedNetwork, bodies: Mapping[str, Body]) -> dict[str, list[int]]:
+    """Return the values that are best laid out channels last once, and their shapes so.
+
+    These are images that both a quantizer and an addition read, and that no channels-last body
+    made: the ones at which the first residual branch leaves.
+    """
+    chosen = bodies_cpu.CHANNELS_LAST
+    images = {name for name, body in bodies.items() if body.overload == chosen}
+    last: set[str] = set()
+    shared: dict[str, list[int]] = {}
+    for node in network.nodes:
+        users = network.users(node.name)
+        keeps = isinstance(node.operation, (Add, Relu, Clip)) and bool(last & set(node.inputs))
+        if node.name in images or keeps:
+            last.add(node.name)
+        elif any(isinstance(user.operation, Add) for user in users) and any(
+            isinstance(user.operation, QuantizeActivation) and user.name in images for user in users
+        ):
+            shared[node.name] = _image_shape(network.shapes[node.name])["image_shape"]
+            last.add(node.name)
+    return shared
+
+
+def fits_bytes(layer: CodedLayer) -> bool:
+    """Return whether 8-bit kernels sum products of a layer's levels and weights exactly.
+
+    Levels are uint8 and weights int8; x86 without VNNI adds two products in int16, saturating.
+    """
+    if layer.activation is None:
+        return False
+    level = int(layer.activation.codebook.levels.max())
+    weight = int(np.abs(layer.codebook.levels).max())
+    return (
+        level <= _LARGEST_LEVEL and weight <= _LARGEST_WEIGHT and 2 * level * weight <= _INT16_MAX
+    )
+
+
+def tf32_is_exact(network: CodedNetwork) -> bool:
+    """Return whether TF32 rounds nothing that the bodies for CUDA multiply.
+
+    It keeps 11 significant bits of each factor. Float weights have more.
+    """
+    layers = [
+        network.layers[node.operation.layer]
+        for node in network.nodes
+        if isinstance(node.operation, (Convolution, Linear))
+    ]
+    for layer in layers:
+        if not isinstance(layer, CodedLayer):
+            return False
+        levels = [layer.codebook.levels]
+        if layer.activation is not None:
+            levels.append(layer.activation.codebook.levels)
+        if not all(_few_significant_bits(values) for values in levels):
+            return False
+    return True
+
+
+def _few_significant_bits(values: np.ndarray[Any, np.dtype[np.int32]]) -> bool:
+    mantissas, _ = np.frexp(values.astype(np.float64))
+    scaled = mantissas * (1 << _TF32_SIGNIFICANT_BITS)
+    return bool((scaled == np.round(scaled)).all())
+
+
+def _image_shape(shape: Shape) -> dict[str, list[int]]:
+    channels, height, width = shape
+    return {"image_shape": [-1, height, width, channels]}
+
+
+# --- any runtime ----------------------------------------------------------------------------------
+
+
+def _portable_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -> Body | None:
+    operation = node.operation
+    image = len(network.shapes[node.name]) == _IMAGE_RANK
+    if isinstance(operation, QuantizeActivation):
+        return Body(overload="", float_levels=True)
+    if isinstance(operation, ScaleBias):
+        # What a float convolution gives is scaled apart: runtimes fold that into its weights.
+        producer = next((n for n in network.nodes if n.name == node.inputs[0]), None)
+        integers = producer is not None and _quantized(network, producer)
+        channels = network.shapes[node.name][0]
+        each = operation.scale.size == operation.bias.size == channels
+        fits = integers and image and each
+        return Body(overload=bodies_portable.NORMALIZED) if fits else None
+    if isinstance(operation, Convolution) and _quantized(network, node):
+        exact = winograd_is_exact(proofs[operation.layer])
+        return _winograd(network, node, operation) if exact else None
+    return None
+
+
+def winograd_is_exact(proof: Proof) -> bool:
+    """Return whether float32 holds every sum of the body of Winograd's convolution.
+
+    Its sums are halves of integers. With largest level a, and S the sum of an output's absolute
+    weights, twice a sum is at most 2 a S for the taps that stand alone, 2 a S for half their sum
+    with levels added, and a S for half their difference: 5 a S. A proof's bound is the larger of
+    the sums of either sign, so at least half of a S.
+    """
+    return 10 * proof.bound < FLOAT32_EXACT
+
+
+def _winograd(network: CodedNetwork, node: Node, operation: Convolution) -> Body | None:
+    """Return the body of Winograd's convolution, where the shape allows and repays it."""
+    outputs, inputs, *kernel = network.layers[operation.layer].shape
+    plain = (tuple(kernel), operation.stride, operation.dilation, operation.groups)
+    if plain != ((3, 3), (1, 1), (1, 1), 1) or min(outputs, inputs) < _WINOGRAD_CHANNELS:
+        return None
+    _, height, _ = network.shapes[node.inputs[0]]
+    _, rows, columns = network.shapes[node.name]
+    above, beside = operation.padding
+    made = rows + rows % 2
+    below = made + 2 - height - above
+    return Body(
+        overload=bodies_portable.WINOGRAD,
+        attributes={
+            "channels": inputs,
+            "transform_shape": [inputs, 1, 1, 1],
+            "edges": [above, 0, below, 0],
+            "sides": [0, beside, 0, beside],
+            "joined_shape": [0, outputs, made, columns],
+            "ends": [_INT64_MAX if rows == made else rows],
+        },
+    )
+
+
+def _quantized(network: CodedNetwork, node: Node) -> bool:
+    operation = node.operation
+    if not isinstance(operation, (Convolution, Linear)):
+        return False
+    layer = network.layers[operation.layer]
+    return isinstance(layer, CodedLayer) and layer.activation is not None
+
+
+# --- ONNX Runtime on CPUs -------------------------------------------------------------------------
+
+
+def _cpu_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -> Body | None:
+    del proofs  # MatMulInteger sums in int32, which every proof covers.
+    operation = node.operation
+    if isinstance(operation, (Convolution, Linear)):
+        return _integer_product(network, node)
+    if isinstance(operation, QuantizeActivation):
+        users = network.users(node.name)
+        shape = network.shapes[node.name]
+        if len(shape) != _IMAGE_RANK or not all(_integer_product(network, u) for u in users):
+            return None
+        return Body(overload=bodies_cpu.CHANNELS_LAST, attributes=_image_shape(shape))
+    if isinstance(operation, ScaleBias):
+        producer = next((n for n in network.nodes if n.name == node.inputs[0]), None)
+        product = None if producer is None else _integer_product(network, producer)
+        if product is not None:
+            image = len(network.shapes[node.name]) == _IMAGE_RANK
+            overload = bodies_cpu.CHANNELS_LAST if image else bodies_cpu.PRODUCT
+            return Body(overload=overload, needs_one=True)
+    return None
+
+
+def _integer_product(network: CodedNetwork, node: Node) -> Body | None:
+    """Return the body that makes an integer matrix product of a node; None where none is exact."""
+    operation = node.operation
+    if not isinstance(operation, (Convolution, Linear)):
+        return None
+    layer = network.layers[operation.layer]
+    if not isinstance(layer, CodedLayer) or not fits_bytes(layer):
+        return None
+    if isinstance(operation, Linear):
+        return Body(overload=bodies_cpu.PRODUCT)
+    if operation.groups != 1:
+        return None
+    return _patches(network, node, operation, layer)
+
+
+def _patches(network: CodedNetwork, node: Node, operation: Convolution, layer: CodedLayer) -> Body:
+    outputs, channels, *kernel = layer.shape
+    terms = math.prod(layer.shape[1:])
+    attributes: dict[str, Any] = {"weight_shape": [terms, outputs]}
+    if (tuple(kernel), operation.stride, operation.padding) == ((1, 1), (1, 1), (0, 0)):
+        return Body(overload=bodies_cpu.POINTWISE, attributes=attributes)
+    _, *extent = network.shapes[node.inputs[0]]
+    _, *places = network.shapes[node.name]
+    padding = list(operation.padding)
+    height, width = (size + 2 * pad for size, pad in zip(extent, padding, strict=True))
+    starts = [
+        [place * step for place in range(count)]
+        for count, step in zip(places, operation.stride, strict=True)
+    ]
+    taps = [
+        [tap * step for tap in range(count)]
+        for count, step in zip(kernel, operation.dilation, strict=True)
+    ]
+    attributes |= {
+        "margins": [0, *padding, 0, 0, *padding, 0],
+        "flat_shape": [0, height * width, channels],
+        "rows": [row * width for row in starts[0]],
+        "columns": starts[1],
+        "tap_rows": [row * width for row in taps[0]],
+        "tap_columns": taps[1],
+        "patch_shape": [0, *places, terms],
+    }
+    return Body(overload=bodies_cpu.PATCHES, attributes=attributes)
+
+
+# --- other runtimes -------------------------------------------------------------------------------
+
+
+def _cuda_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -> Body | None:
+    del proofs  # Float32 sums as in the portable bodies.
+    operation = node.operation
+    if not isinstance(operation, (Convolution, Linear)):
+        return None
+    layer = network.layers[operation.layer]
+    if isinstance(layer, CodedLayer) and layer.activation is None:
+        return Body(overload=bodies_cuda.THREE_PARTS)
+    return None
+
+
+def _openvino_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -> Body | None:
+    operation = node.operation
+    if isinstance(operation, QuantizeActivation):
+        layer = network.layers[operation.layer]
+        if not isinstance(layer, CodedLayer) or layer.activation is None:
+            return None
+        ending = bodies_openvino.BYTES if layer.activation.last_index <= _LARGEST_LEVEL else ""
+        shape = network.shapes[node.name]
+        if len(shape) != _IMAGE_RANK:
+            return Body(overload=bodies_openvino.GATHER_FLAT + ending)
+        return Body(overload=bodies_openvino.GATHER + ending, attributes=_image_shape(shape))
+    if not isinstance(operation, (Convolution, Linear)):
+        return None
+    layer = network.layers[operation.layer]
+    if not isinstance(layer, CodedLayer) or not fits_bytes(layer):
+        return None
+    # The kernels give float32.
+    exact = proofs[layer.name].bound < FLOAT32_EXACT
+    return Body(overload=bodies_openvino.EIGHT_BITS) if exact else None

@@ -1,0 +1,141 @@
+"""Looking into an ONNX model: every value of its graph as an output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from apot_export.errors import ExportError
+from apot_export.network.bounds import FLOAT32_EXACT
+
+_DECODED_SUFFIXES = (".levels_of_weights", ".decoded_weights")
+"""What the export calls the value of a layer's decoded weights: integers, or floats."""
+
+_SPEAKING = ("DecodeWeights", "QuantizeActivation")
+_INTEGERS = ("QuantizeActivation", "ShiftConv", "ShiftGemm")
+_DECODERS = ("DecodeWeights", "DecodePlanes", "SumTerms")
+
+
+def parse_model(data: bytes) -> onnx.ModelProto:
+    """Parse a model.
+
+    Raises:
+        ExportError: The bytes are no ONNX model.
+    """
+    try:
+        return onnx.load_model_from_string(data)
+    except Exception as error:
+        raise ExportError(
+            "The ONNX model cannot be parsed.", got=str(error), fix="convert again"
+        ) from error
+
+
+def tf32_exact(model: onnx.ModelProto) -> bool:
+    """Tell whether a model says that TF32 rounds none of its factors: one made for CUDA."""
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    return facts.get("target") == "cuda" and facts.get("tf32_exact") == "true"
+
+
+def with_outputs(model: onnx.ModelProto, names: Iterable[str] | None = None) -> bytes:
+    """Return the model with values of its graph (all described ones unless named) as outputs."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    present = {output.name for output in copy.graph.output}
+    wanted = None if names is None else set(names)
+    for value in model.graph.value_info:
+        if value.name not in present and (wanted is None or value.name in wanted):
+            copy.graph.output.append(value)
+    return bytes(copy.SerializeToString())
+
+
+def integers_as_such(
+    model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Return the values of a model's graph, levels and accumulators as integers.
+
+    Levels may be float32 that holds integers; they become int32. Where one of them is not whole,
+    all stay floats: integers of another kind than the oracle's differ from them all.
+    """
+    names = {name for node in model.graph.node if node.op_type in _INTEGERS for name in node.output}
+    return {
+        name: value.astype(np.int32) if name in names and _whole(value) else value
+        for name, value in values.items()
+    }
+
+
+def _whole(value: NDArray[Any]) -> bool:
+    return value.dtype == np.float32 and bool(
+        ((value == np.trunc(value)) & (np.abs(value) < FLOAT32_EXACT)).all()
+    )
+
+
+def float_weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
+    """Return the weights of layers that the model stores as float32, by layer."""
+    return {
+        tensor.name.removesuffix(".weight"): onnx.numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.name.endswith(".weight")
+    }
+
+
+def stated_attributes(model: onnx.ModelProto) -> dict[str, dict[str, Any]]:
+    """Return what weight decoders and quantizers say of themselves, by the value they compute.
+
+    No function's body reads these attributes: they are for runtimes with operators of their own.
+    """
+    return {
+        node.output[0]: {item.name: helper.get_attribute_value(item) for item in node.attribute}
+        for node in model.graph.node
+        if node.op_type in _SPEAKING
+    }
+
+
+def decoder_model(model: onnx.ModelProto) -> bytes | None:
+    """Return a model of the weight decoders alone, or None where nothing is decoded.
+
+    Its outputs are the weights of every coded layer, integers or floats, named after their values.
+    """
+    decoders = [node for node in model.graph.node if node.op_type in _DECODERS]
+    if not decoders:
+        return None
+    used = {name for node in decoders for name in node.input}
+    tables = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    outputs = [
+        # DecodeWeights looks levels up in its fifth input, so it returns that input's type.
+        helper.make_tensor_value_info(
+            node.output[0],
+            tables[node.input[4]] if node.op_type == "DecodeWeights" else TensorProto.FLOAT,
+            None,
+        )
+        for node in decoders
+        if node.output[0].endswith(_DECODED_SUFFIXES)
+    ]
+    graph = helper.make_graph(
+        decoders,
+        "decoders",
+        [],
+        outputs,
+        initializer=[tensor for tensor in model.graph.initializer if tensor.name in used],
+    )
+    reduced = helper.make_model(
+        graph,
+        functions=[function for function in model.functions if function.name in _DECODERS],
+        opset_imports=list(model.opset_import),
+        ir_version=model.ir_version,
+    )
+    return bytes(reduced.SerializeToString())
+
+
+def by_layer(decoded: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Rename the decoders' outputs to their layers."""
+    renamed = {}
+    for name, array in decoded.items():
+        for suffix in _DECODED_SUFFIXES:
+            name = name.removesuffix(suffix)  # noqa: PLW2901 - one of them fits
+        renamed[name] = array
+    return renamed

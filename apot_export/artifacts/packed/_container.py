@@ -1,0 +1,232 @@
+"""The container of FORMAT.md, section 1: safetensors with aligned tensors and checksums."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from apot_export.artifacts import strict_json
+from apot_export.artifacts.packed._stored import StoredTensors, damaged
+from apot_export.errors import PackedFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+FORMAT = "apot-packed"
+FORMAT_VERSION = 1
+ALIGNMENT = 64
+_ALIGNED_BYTES = 4096
+"""Smallest tensor that begins at a multiple of the alignment."""
+_LENGTH_BYTES = 8
+_MAXIMUM_HEADER_BYTES = 64 << 20
+_HEADER_START = b'{"__metadata__":{"header_crc32":"'
+_CRC_DIGITS = 8
+_UNKNOWN_CRC = b"0" * _CRC_DIGITS
+_PADDING_PREFIX = "_padding."
+_DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4")}
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Container:
+    """Metadata strings and named tensors to be written, in file order."""
+
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, NDArray[Any]]
+
+
+def positions(tensors: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """Return where every tensor begins in the data of a container that holds them in this order."""
+    begins = {}
+    position = 0
+    for name, tensor in tensors.items():
+        position += -position % _alignment(tensor.dtype, tensor.nbytes)
+        begins[name] = position
+        position += tensor.nbytes
+    return begins
+
+
+def write(container: Container) -> bytes:
+    """Serialise a container: the same content gives the same bytes.
+
+    Raises:
+        ValueError: A tensor has a type, name or size that the container does not store.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    checksums: list[str] = []
+    chunks: list[bytes] = []
+    position = 0
+    begins = positions(container.tensors)
+    for name, tensor in container.tensors.items():
+        filling = begins[name] - position
+        if filling:
+            # Safetensors forbids holes, so what aligns the next tensor is a tensor itself.
+            padding = f"{_PADDING_PREFIX}{len(chunks)}"
+            entries[padding] = _entry("U8", (filling,), position, filling)
+            chunks.append(b"\0" * filling)
+            position += filling
+        dtype = tensor.dtype.newbyteorder("<")
+        if dtype not in _DTYPE_NAMES or not tensor.size or name.startswith(_PADDING_PREFIX):
+            raise ValueError(f"{name}: {tensor.dtype} {list(tensor.shape)} is not stored")
+        data = np.ascontiguousarray(tensor, dtype=dtype).tobytes()
+        entries[name] = _entry(_DTYPE_NAMES[dtype], tensor.shape, position, len(data))
+        checksums.append(f"{zlib.crc32(data):08x}")
+        chunks.append(data)
+        position += len(data)
+    metadata = {
+        "header_crc32": _UNKNOWN_CRC.decode(),
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        **container.metadata,
+        "checksums": "".join(checksums),
+    }
+    header = strict_json.dumps({"__metadata__": metadata, **entries}).encode("ascii")
+    header += b" " * (-(_LENGTH_BYTES + len(header)) % ALIGNMENT)
+    checksum = f"{zlib.crc32(header):08x}".encode()
+    start = len(_HEADER_START)
+    header = header[:start] + checksum + header[start + _CRC_DIGITS :]
+    return b"".join([len(header).to_bytes(_LENGTH_BYTES, "little"), header, *chunks])
+
+
+def tensor_bytes(content: bytes) -> dict[str, int]:
+    """Return the bytes of every tensor of a container that `write` made, by name."""
+    length = int.from_bytes(content[:_LENGTH_BYTES], "little")
+    entries = strict_json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + length].decode("ascii"))
+    del entries["__metadata__"]
+    offsets = {name: entry["data_offsets"] for name, entry in entries.items()}
+    return {name: end - begin for name, (begin, end) in offsets.items()}
+
+
+def read(path: Path) -> tuple[dict[str, str], StoredTensors]:
+    """Map a file and check its header and layout; each tensor's content is checked on first use.
+
+    Returns:
+        Metadata strings, and tensors that are read-only views of the mapped file.
+
+    Raises:
+        PackedFileError: The file is missing, truncated, damaged or of another format.
+    """
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size < _LENGTH_BYTES:
+                raise damaged(path, "at least 8 bytes", f"{path.stat().st_size} bytes")
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise PackedFileError(
+            "The packed file cannot be opened.", where=str(path), got=str(error)
+        ) from error
+    view = memoryview(mapped)
+    start = bytes(view[_LENGTH_BYTES : _LENGTH_BYTES + len(_HEADER_START)])
+    if not _HEADER_START.startswith(start):
+        raise PackedFileError(
+            "The file is not a packed network.",
+            where=str(path),
+            expected="a file that apot-export convert wrote (*.apot.safetensors)",
+            got=repr(start[:24]),
+        )
+    length = int.from_bytes(view[:_LENGTH_BYTES], "little")
+    if length > _MAXIMUM_HEADER_BYTES or _LENGTH_BYTES + length > len(view):
+        raise damaged(path, f"a header of {length} bytes", f"{len(view)} bytes in all")
+    if (_LENGTH_BYTES + length) % ALIGNMENT:
+        raise damaged(path, f"data at a multiple of {ALIGNMENT}", str(_LENGTH_BYTES + length))
+    entries = _checked_header(path, bytes(view[_LENGTH_BYTES : _LENGTH_BYTES + length]))
+    metadata = entries.pop("__metadata__")
+    views, padding = _views(path, entries, view[_LENGTH_BYTES + length :])
+    checksums = _checksums(path, metadata, len(views))
+    return metadata, StoredTensors(path, views, dict(zip(views, checksums, strict=True)), padding)
+
+
+def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
+    start = len(_HEADER_START)
+    stated = header[start : start + _CRC_DIGITS]
+    blank = header[:start] + _UNKNOWN_CRC + header[start + _CRC_DIGITS :]
+    found = f"{zlib.crc32(blank):08x}".encode()
+    if stated != found:
+        raise damaged(
+            path,
+            f"header CRC-32 {stated.decode('ascii', 'replace')}",
+            f"CRC-32 {found.decode()}",
+        )
+    try:
+        entries = strict_json.mapping("header", strict_json.loads(header.decode("ascii")))
+        json.dumps(entries, ensure_ascii=False).encode()  # refuses surrogates without a partner
+        metadata = strict_json.mapping("__metadata__", entries["__metadata__"])
+        for name, content in metadata.items():
+            strict_json.text(name, content)
+        identity = (metadata["format"], metadata["format_version"])
+    except (ValueError, KeyError) as error:
+        raise damaged(path, "a header as FORMAT.md describes", str(error)) from error
+    if identity != (FORMAT, str(FORMAT_VERSION)):
+        raise PackedFileError(
+            "The packed file has a format or version that this program does not read.",
+            where=str(path),
+            expected=f"{FORMAT} version {FORMAT_VERSION}",
+            got=f"{identity[0]} version {identity[1]}",
+            fix="read it with the apot-export version that wrote it, or convert again",
+        )
+    return entries
+
+
+def _checksums(path: Path, metadata: Mapping[str, str], tensors: int) -> list[str]:
+    digits = metadata.get("checksums", "")
+    if len(digits) != tensors * _CRC_DIGITS:
+        raise damaged(
+            path, f"a checksum for every tensor: {tensors} x 8 digits", f"{len(digits)} digits"
+        )
+    return [digits[start : start + _CRC_DIGITS] for start in range(0, len(digits), _CRC_DIGITS)]
+
+
+def _alignment(dtype: np.dtype[Any], size: int) -> int:
+    """Return what a tensor's position in the data must be a multiple of."""
+    return ALIGNMENT if size >= _ALIGNED_BYTES else dtype.itemsize
+
+
+def _views(
+    path: Path, entries: dict[str, Any], data: memoryview
+) -> tuple[dict[str, NDArray[Any]], dict[str, memoryview]]:
+    """Check that the entries tile the data exactly; return the tensors, and those that are padding.
+
+    Nothing of the data is read.
+    """
+    tensors: dict[str, NDArray[Any]] = {}
+    padding: dict[str, memoryview] = {}
+    position = 0
+    try:
+        for name, entry in entries.items():
+            kind, extents, offsets = strict_json.fields(
+                name, entry, "dtype", "shape", "data_offsets"
+            )
+            dtype = _DTYPES[strict_json.text(name, kind)]
+            shape = strict_json.integers(name, extents, least=1)
+            begin, end = strict_json.integers(name, offsets, most=len(data))
+            size = math.prod(shape) * dtype.itemsize
+            if begin != position or end - begin != size:
+                raise damaged(path, f"{name} at byte {position}", f"{begin} to {end}, {shape}")
+            position = end
+            if not name.startswith(_PADDING_PREFIX):
+                if begin % _alignment(dtype, size):
+                    multiple = _alignment(dtype, size)
+                    raise damaged(path, f"{name} at a multiple of {multiple}", str(begin))
+                tensors[name] = np.frombuffer(data[begin:end], dtype=dtype).reshape(shape)
+            elif size >= ALIGNMENT or dtype != _DTYPES["U8"]:
+                raise damaged(path, f"less than {ALIGNMENT} bytes in {name}", f"{size} {kind}")
+            else:
+                padding[name] = data[begin:end]
+    except (KeyError, ValueError) as error:
+        raise damaged(path, "tensor entries as in safetensors", str(error)) from error
+    if position != len(data):
+        raise damaged(path, f"{position} bytes of tensors", f"{len(data)} bytes")
+    return tensors, padding
+
+
+def _entry(dtype: str, shape: tuple[int, ...], position: int, size: int) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + size]}

@@ -1,0 +1,264 @@
+"""The content of FORMAT.md, section 2: a coded network as JSON over named tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apot_export.artifacts import strict_json
+from apot_export.artifacts.packed._container import read
+from apot_export.artifacts.packed._layers import (
+    INTEGER,
+    NEUTRAL,
+    Parameters,
+    read_codebook,
+    read_layer,
+    require_type,
+)
+from apot_export.artifacts.packed._stored import StoredTensors
+from apot_export.artifacts.packed._wellformed import require_well_formed
+from apot_export.errors import ApotExportError, PackedFileError
+from apot_export.network import (
+    Add,
+    AveragePool,
+    Clip,
+    CodedLayer,
+    CodedNetwork,
+    Concat,
+    Convolution,
+    Flatten,
+    GlobalAveragePool,
+    Layer,
+    Linear,
+    MaxPool,
+    Network,
+    Node,
+    Operation,
+    QuantizeActivation,
+    Relu,
+    ScaleBias,
+    Upsample,
+    oracle,
+)
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+_OPERATIONS: tuple[type[Any], ...] = (
+    Convolution,
+    Linear,
+    QuantizeActivation,
+    ScaleBias,
+    Add,
+    Relu,
+    Clip,
+    Concat,
+    Upsample,
+    MaxPool,
+    AveragePool,
+    GlobalAveragePool,
+    Flatten,
+)
+_OPERATION_BY_NAME = {operation.__name__: operation for operation in _OPERATIONS}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PackedNetwork:
+    """A network read from a packed file.
+
+    `layers[name]` has `.codes`, `.levels()`, `.step`, `.weights()` and `.codebook`. A layer's codes
+    are read from the mapped file, and compared with their checksum, when they are first asked for.
+    """
+
+    network: CodedNetwork
+    provenance: Mapping[str, Any]
+    """What the network was made from: checkpoint digest, tool version, options, bit-width."""
+    stored: StoredTensors | None = None
+    """The tensors of the file; None for a network that was not read from one."""
+
+    @cached_property
+    def integer(self) -> bytes | None:
+        """Its integer program, which FORMAT.md describes in section 8.
+
+        Raises:
+            PackedFileError: It is damaged.
+        """
+        if self.stored is None or INTEGER not in self.stored:
+            return None
+        return self.stored[INTEGER].tobytes()
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """The weighted layers by name, in order of computation."""
+        return self.network.layers
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the oracle: preprocessed images float32 [N, C, H, W] to logits float32 [N, classes].
+
+        Raises:
+            DatasetError: The images do not have the network's input shape.
+        """
+        return oracle.run(self.network, images)
+
+    def check(self) -> PackedNetwork:
+        """Read and check everything that was left unread, and return the network.
+
+        Raises:
+            PackedFileError: Something of it is damaged or not well formed.
+        """
+        if self.stored is not None:
+            self.stored.check_all()
+        for layer in self.layers.values():
+            if isinstance(layer, CodedLayer):
+                _ = layer.codes if layer.encoded else layer.packed
+        return self
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def load_packed(path: str | PathLike[str], *, lazy: bool = False) -> PackedNetwork:
+    """Open a packed file, or the one in an export directory, with numpy alone.
+
+    The file is mapped into memory; nothing is decoded before it is asked for.
+
+    Args:
+        path: The file or directory.
+        lazy: Compare codes and float weights with their checksums when they are first used, which
+            raise `PackedFileError` then, and not now: a layer is had without reading the others.
+
+    Raises:
+        PackedFileError: The file is missing, truncated, damaged, of another version, or its
+            network is not well formed.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / "model.apot.safetensors"
+    metadata, tensors = read(file)
+    try:
+        provenance = strict_json.mapping("provenance", strict_json.loads(metadata["provenance"]))
+        network = _network(strict_json.loads(metadata["network"]), tensors)
+        require_well_formed(network, tensors)
+        _require_program(tensors)
+    except PackedFileError:
+        raise
+    except ApotExportError as error:
+        raise PackedFileError(
+            "The packed file's network is not well formed.", where=str(file), got=str(error)
+        ) from error
+    except (KeyError, ValueError, ArithmeticError) as error:
+        raise PackedFileError(
+            "The packed file's network is not well formed.",
+            where=str(file),
+            expected="a network as FORMAT.md describes",
+            got=f"{type(error).__name__}: {error}",
+        ) from error
+    if not lazy:
+        tensors.check_all()
+    return PackedNetwork(network=network, provenance=provenance, stored=tensors)
+
+
+def _require_program(tensors: StoredTensors) -> None:
+    """Raise `ValueError` unless an integer program, where there is one, lies where it must."""
+    if INTEGER not in tensors:
+        return
+    program = require_type(tensors, INTEGER, "u1")
+    if program.ndim != 1 or list(tensors)[-1] != INTEGER:
+        raise ValueError(f"{INTEGER} is not the last tensor, or has more than one axis")
+
+
+def _network(content: Any, tensors: StoredTensors) -> CodedNetwork:
+    image, output, books, layers, nodes = strict_json.fields(
+        "network", content, "input", "output", "codebooks", "layers", "nodes"
+    )
+    name, extents = strict_json.fields("input", image, "name", "shape")
+    channels, height, width = strict_json.integers("input", extents, least=1)
+    codebooks = [read_codebook(book) for book in strict_json.array("codebooks", books)]
+    parameters = Parameters(tensors)
+    coded = {
+        layer: read_layer(layer, description, codebooks, tensors, parameters)
+        for layer, description in strict_json.mapping("layers", layers).items()
+    }
+    graph: list[Node] = []
+    before = strict_json.text("input", name)
+    for description in strict_json.array("nodes", nodes):
+        graph.append(_node(description, before, parameters))
+        before = graph[-1].name
+    parameters.require_end()
+    network = Network[Layer](
+        layers=coded,
+        nodes=tuple(graph),
+        input=strict_json.text("input", name),
+        input_shape=(channels, height, width),
+        output=strict_json.text("output", output),
+    )
+    for node, description in zip(network.nodes, nodes, strict=True):
+        _require_every_channel(node, description, network)
+    return network
+
+
+def _require_every_channel(node: Node, description: Any, network: CodedNetwork) -> None:
+    """Check that an array of one number is for one channel; a number alone is for all."""
+    if isinstance(node.operation, ScaleBias):
+        channels = network.shapes[node.inputs[0]][0]
+        for part in NEUTRAL:
+            if isinstance(description.get(part), list) and description[part] != [channels]:
+                raise ValueError(f"{node.name}: {part} is not of {channels} channels")
+
+
+def _node(description: Any, before: str, parameters: Parameters) -> Node:
+    name = strict_json.text("node", strict_json.mapping("nodes", description)["name"])
+    kind = _OPERATION_BY_NAME[strict_json.text(name, description["operation"])]
+    fields = dataclasses.fields(kind)
+    required = [field.name for field in fields if field.default is dataclasses.MISSING]
+    optional = {
+        field.name: field.default for field in fields if field.default is not dataclasses.MISSING
+    }
+    if kind is ScaleBias:
+        required, optional = [], dict(NEUTRAL)
+    _, _, *attributes, inputs = strict_json.members(
+        name, description, ("name", "operation", *required), {**optional, "inputs": [before]}
+    )
+    operation: Operation = kind(
+        **{
+            field: _attribute(f"{name}: {field}", kind, field, attribute, parameters)
+            for field, attribute in zip((*required, *optional), attributes, strict=True)
+        }
+    )
+    sources = tuple(strict_json.text(name, source) for source in strict_json.array(name, inputs))
+    return Node(name=name, inputs=sources, operation=operation)
+
+
+def _attribute(
+    where: str, kind: type[Any], field: str, attribute: Any, parameters: Parameters
+) -> str | int | float | tuple[int, int] | NDArray[Any]:
+    if kind is ScaleBias:
+        return _channels(where, attribute, parameters)
+    if field == "layer":
+        return strict_json.text(where, attribute)
+    if field in {"minimum", "maximum"}:
+        return strict_json.number(where, attribute)
+    if field == "groups":
+        return strict_json.integer(where, attribute, least=1)
+    pair = list(attribute) if isinstance(attribute, tuple) else attribute
+    height, width = strict_json.integers(where, pair, least=0 if field == "padding" else 1)
+    return height, width
+
+
+def _channels(where: str, attribute: Any, parameters: Parameters) -> NDArray[Any]:
+    """Return one number for all channels, or one a channel."""
+    if isinstance(attribute, list):
+        (count,) = strict_json.integers(where, attribute, least=1)
+        return parameters.take(where, count)
+    with np.errstate(over="ignore", under="ignore"):
+        value = np.array([strict_json.number(where, attribute)]).astype(np.float32)
+    if not np.isfinite(value).all():
+        raise ValueError(f"{where}: {attribute} is too large for F32")
+    return value

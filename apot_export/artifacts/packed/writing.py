@@ -1,0 +1,203 @@
+"""Writing the content of FORMAT.md, section 2: a coded network as JSON over named tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apot_export.artifacts import strict_json
+from apot_export.artifacts.packed._container import Container, positions, write
+from apot_export.artifacts.packed._layers import INTEGER, NEUTRAL, PARAMETERS
+from apot_export.artifacts.packed._storage import stored_codes
+from apot_export.errors import IntegerError
+from apot_export.integer import IntegerNetwork
+from apot_export.integer._program_parts import Stored
+from apot_export.integer.program import program_bytes
+from apot_export.network import (
+    ActivationQuantizer,
+    CodedLayer,
+    CodedNetwork,
+    FloatLayer,
+    Layer,
+    Node,
+    PlaneLayer,
+    ScaleBias,
+)
+from apot_export.network.codebook import Codebook
+from apot_export.network.planes import pack_counts
+
+
+def packed_file_bytes(
+    network: CodedNetwork,
+    provenance: Mapping[str, Any],
+    integer: IntegerNetwork | None = None,
+    *,
+    compress: bool = False,
+) -> bytes:
+    """Serialise a coded network: the same network and provenance give the same bytes.
+
+    Args:
+        network: The network.
+        provenance: What it was made from.
+        integer: What `lower` made of the network, for the file to hold as a program, too. Then all
+            codes are a bit stream, as the program reads them.
+        compress: Entropy-code the codes of layers that get smaller by it.
+
+    Raises:
+        ValueError: The network or the provenance holds what FORMAT.md cannot store.
+        IntegerError: The integer network does not fit a program, or codes cannot be compressed
+            because it reads them.
+    """
+    require_compressible(compress=compress, integer=integer is not None)
+    writer = _Writer(plain=integer is not None, compress=compress)
+    content = {
+        "input": {"name": network.input, "shape": list(network.input_shape)},
+        "output": network.output,
+        "codebooks": writer.codebooks,
+        "layers": {name: writer.layer(name, layer) for name, layer in network.layers.items()},
+        "nodes": writer.nodes(network),
+    }
+    metadata = {
+        "network": strict_json.dumps(content),
+        "provenance": strict_json.dumps(provenance, sort_keys=True),
+    }
+    tensors = writer.tensors()
+    if integer is not None:
+        begins = positions(tensors)
+        stored = {
+            name: Stored(position=begins[name], content=tensor.tobytes())
+            for name, tensor in tensors.items()
+        }
+        program = program_bytes(integer, network, stored)
+        tensors[INTEGER] = np.frombuffer(program, dtype=np.uint8)
+    return write(Container(metadata=metadata, tensors=tensors))
+
+
+def require_compressible(*, compress: bool, integer: bool) -> None:
+    """Raise `IntegerError` where codes shall be both compressed and read by an integer program."""
+    if compress and integer:
+        raise IntegerError(
+            "An integer program reads codes where they lie, so they cannot be compressed.",
+            expected="either the integer network or compressed codes",
+            fix="leave out --compress or --integer",
+        )
+
+
+class _Writer:
+    """Collects tensors and codebooks while it describes layers and nodes."""
+
+    def __init__(self, *, plain: bool, compress: bool) -> None:
+        self._plain, self._compress = plain, compress
+        self.codebooks: list[dict[str, Any]] = []
+        self._codebooks: list[Codebook] = []
+        self._parameters: list[NDArray[np.float32]] = []
+        self._floats: dict[str, NDArray[Any]] = {}
+        self._octets: dict[str, NDArray[Any]] = {}
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Return all tensors: F32 first, so that only large ones need padding."""
+        first = {PARAMETERS: np.concatenate(self._parameters)} if self._parameters else {}
+        return {**first, **self._floats, **self._octets}
+
+    def layer(self, name: str, layer: Layer) -> dict[str, Any]:
+        if isinstance(layer, FloatLayer):
+            self._floats[f"{name}.weight"] = layer.weight
+            return {"kind": "float"}
+        if isinstance(layer, PlaneLayer):
+            return self._planes(name, layer)
+        return self._coded(name, layer)
+
+    def nodes(self, network: CodedNetwork) -> list[dict[str, Any]]:
+        described = []
+        before = network.input
+        for node in network.nodes:
+            described.append(self._node(node, before))
+            before = node.name
+        return described
+
+    def _coded(self, name: str, layer: CodedLayer) -> dict[str, Any]:
+        codes = stored_codes(layer, plain=self._plain, compress=self._compress)
+        self._octets[f"{name}.codes"] = codes.content
+        self._parameters.append(layer.values)
+        description: dict[str, Any] = {
+            "kind": "coded",
+            "shape": list(layer.shape),
+            "codebook": self._index(layer.codebook),
+            "step": layer.step,
+        }
+        if layer.alpha is not None:
+            description["alpha"] = layer.alpha
+        if layer.activation is not None:
+            description["activation"] = self._activation(layer.activation)
+        if codes.storage is not None:
+            description["storage"] = codes.storage
+        return description
+
+    def _activation(self, quantizer: ActivationQuantizer) -> dict[str, Any]:
+        description: dict[str, Any] = {
+            "codebook": self._index(quantizer.codebook),
+            "alpha": float(quantizer.alpha),
+        }
+        if quantizer.input_steps != quantizer.codebook.denominator:
+            description["input_denominator"] = quantizer.input_steps
+        return description
+
+    def _planes(self, name: str, layer: PlaneLayer) -> dict[str, Any]:
+        planes = layer.planes
+        counts, count_bits = pack_counts(planes.counts)
+        self._octets[f"{name}.planes"] = np.concatenate([counts, planes.packed])
+        description: dict[str, Any] = {
+            "kind": "planes",
+            "shape": list(planes.shape),
+            "group_size": planes.group_size,
+            "count_bits": count_bits,
+        }
+        if planes.position_major:
+            description["position_major"] = True
+        if planes.terms is None:
+            self._parameters.append(planes.coordinates)
+        else:
+            description["terms"] = planes.terms.shape[1]
+            if planes.terms.size:
+                self._octets[f"{name}.terms"] = planes.terms
+        return description
+
+    def _node(self, node: Node, before: str) -> dict[str, Any]:
+        description: dict[str, Any] = {
+            "name": node.name,
+            "operation": type(node.operation).__name__,
+        }
+        if node.inputs != (before,):
+            description["inputs"] = list(node.inputs)
+        for field in dataclasses.fields(node.operation):
+            value = getattr(node.operation, field.name)
+            if isinstance(node.operation, ScaleBias):
+                channels = self._channels(value)
+                if channels != NEUTRAL[field.name]:
+                    description[field.name] = channels
+            elif value != field.default:
+                description[field.name] = value
+        return description
+
+    def _channels(self, values: NDArray[np.floating]) -> float | list[int]:
+        """Return one number for all channels, or put one a channel into the parameters."""
+        if values.size == 1:
+            return float(np.float32(values[0]))
+        self._parameters.append(values.astype(np.float32))
+        return [values.size]
+
+    def _index(self, codebook: Codebook) -> int:
+        if codebook not in self._codebooks:
+            self._codebooks.append(codebook)
+            self.codebooks.append(
+                {
+                    "tables": codebook.tables,
+                    "denominator": codebook.denominator,
+                    "signed": codebook.signed,
+                }
+            )
+        return self._codebooks.index(codebook)

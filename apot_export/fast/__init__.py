@@ -1,8 +1,0 @@
-"""Native kernels: a packed network at the speed of the processor, level for level the oracle's."""
-
-from __future__ import annotations
-
-from apot_export.fast._network import FastNetwork, compile_network
-from apot_export.fast._profile import StepTime, profile
-
-__all__ = ["FastNetwork", "StepTime", "compile_network", "profile"]

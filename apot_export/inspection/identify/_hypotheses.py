@@ -1,0 +1,112 @@
+"""Every way in which a checkpoint of a family may have been quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from apot_export.original.families import Dialect
+from apot_export.original.level_sets import activation_level_set, weight_level_set
+from apot_export.original.quantization import FULL_PRECISION_BITS, Choices, Quantization
+
+EXPONENTS = (1, 2, 3, 4)
+"""Values of Z that are tried for the non-zero grid."""
+
+_TERNARY_BITS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hypothesis:
+    """One way in which a checkpoint may have been quantized; activations have the same bits."""
+
+    bits: int
+    """Nominal bits of weights and activations; 32 for float."""
+    method: str
+    grid: str = "zero"
+    z: int | None = None
+    """Exponent of the non-zero grid; None for a grid with zero."""
+    legacy_divisor: bool = False
+    normalize_weights: bool = True
+
+    def choices(self) -> Choices:
+        """Return what a user says to `convert` for it."""
+        return Choices(
+            bits=self.bits,
+            method=self.method,
+            grid=self.grid,
+            z=self.z,
+            legacy_divisor=self.legacy_divisor,
+            normalize_weights=self.normalize_weights,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable JSON form."""
+        return {
+            "bits": self.bits,
+            "method": self.method,
+            "grid": self.grid,
+            "z": self.z,
+            "legacy_divisor": self.legacy_divisor,
+            "normalize_weights": self.normalize_weights,
+        }
+
+    def __str__(self) -> str:
+        if self.bits == FULL_PRECISION_BITS:
+            return "float"
+        parts = [f"{self.bits}-bit {self.method}"]
+        if self.z is not None:
+            parts.append(f"non-zero grid, Z {self.z}")
+        if self.legacy_divisor:
+            parts.append("legacy divisor")
+        if not self.normalize_weights:
+            parts.append("weights not normalised")
+        return ", ".join(parts)
+
+
+def hypotheses(dialect: Dialect) -> list[list[Hypothesis]]:
+    """Return everything that a family's code offers, identical functions in one list.
+
+    >>> from apot_export.original.families import by_name
+    >>> [[str(h) for h in same] for same in hypotheses(by_name("apot-v1"))][0]
+    ['2-bit apot', '2-bit pot']
+    """
+    if dialect.bit_widths(dialect.methods[0]) == (FULL_PRECISION_BITS,):
+        return [[Hypothesis(bits=FULL_PRECISION_BITS, method=dialect.methods[0])]]
+    merged: dict[object, list[Hypothesis]] = {}
+    for normalize in (True, False):
+        for method in dialect.methods:
+            legacy = dialect.name == "apot-v2" and method == "uniform"
+            for bits in dialect.bit_widths(method):
+                for variant in _variants(dialect, bits, method, legacy=legacy):
+                    hypothesis = replace(variant, normalize_weights=normalize)
+                    merged.setdefault(_function(dialect, hypothesis), []).append(hypothesis)
+    return list(merged.values())
+
+
+def _variants(dialect: Dialect, bits: int, method: str, *, legacy: bool) -> Iterator[Hypothesis]:
+    plain = Hypothesis(bits=bits, method=method)
+    yield plain
+    if legacy:
+        yield replace(plain, legacy_divisor=True)
+    if dialect.name == "nonzero" and bits == _TERNARY_BITS:
+        for z in EXPONENTS:
+            yield replace(plain, grid="nonzero", z=z)
+
+
+def _function(dialect: Dialect, hypothesis: Hypothesis) -> object:
+    """Return a key that two hypotheses of a family share only if they compute the same."""
+    quantization = Quantization(
+        family=dialect.name,
+        weight_bits=hypothesis.bits,
+        activation_bits=hypothesis.bits,
+        method=hypothesis.method,
+        grid=hypothesis.grid,
+        z=hypothesis.z or 2,
+        legacy_divisor=hypothesis.legacy_divisor,
+    )
+    # Where there is no level set the family rounds: by the bit-width and the divisor alone.
+    rounding = (hypothesis.bits, hypothesis.legacy_divisor)
+    level_sets = (weight_level_set(quantization), activation_level_set(quantization))
+    keys = [rounding if levels is None else tuple(levels.tolist()) for levels in level_sets]
+    return (*keys, hypothesis.normalize_weights)

@@ -1,0 +1,118 @@
+"""What identifying a checkpoint gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apot_export.inspection.identify._hypotheses import Hypothesis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """What the names of file and folder say."""
+
+    bits: int | None
+    bits_from: str | None
+    """"file name" or "folder name"; None where neither says it, or one contradicts itself."""
+    method: str
+    method_from: str
+    """"file name", "folder name", or "default": published names only say `uniform`."""
+    grid: str | None
+    """"nonzero" for the folder of a run with the non-zero grid."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable JSON form."""
+        return {
+            "bits": self.bits,
+            "bits_from": self.bits_from,
+            "method": self.method,
+            "method_from": self.method_from,
+            "grid": self.grid,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A hypothesis, and how well the network classifies under it."""
+
+    hypotheses: tuple[Hypothesis, ...]
+    """More than one where they are the same function."""
+    images: int
+    """Images that it was tried on: fewer than the others' where it was dropped."""
+    top1: float
+    """In [0, 1]."""
+    loss: float
+    """Mean cross-entropy in nats."""
+    dropped: bool
+    """Whether it was hopeless before all images were seen."""
+    tied: bool
+    """Whether it cannot be told apart from the best one; true of the best one itself."""
+    named: bool
+    """Whether it is what the checkpoint's names say."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable JSON form."""
+        return {
+            "hypotheses": [hypothesis.to_json() for hypothesis in self.hypotheses],
+            "images": self.images,
+            "top1": self.top1,
+            "loss": self.loss,
+            "dropped": self.dropped,
+            "tied": self.tied,
+            "named": self.named,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Every hypothesis on the same images."""
+
+    dataset: str
+    dataset_root: str
+    images: int
+    """Images that the hypotheses which were not dropped were tried on."""
+    available: int
+    """Images that the dataset holds."""
+    candidates: tuple[Candidate, ...]
+    """Best first: by top-1, then loss; dropped ones last."""
+
+    @property
+    def tied(self) -> tuple[Candidate, ...]:
+        """The best candidate and those that cannot be told apart from it."""
+        return tuple(candidate for candidate in self.candidates if candidate.tied)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable JSON form."""
+        return {
+            "dataset": self.dataset,
+            "dataset_root": self.dataset_root,
+            "images": self.images,
+            "available": self.available,
+            "candidates": [candidate.to_json() for candidate in self.candidates],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identification:
+    """What a checkpoint is, as far as it and its names say; with images, what they speak for."""
+
+    checkpoint: Path
+    family: str
+    architecture: str
+    named: Named
+    unknown: tuple[str, ...]
+    """What training chose and the file does not hold."""
+    measurement: Measurement | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable JSON form."""
+        return {
+            "checkpoint": str(self.checkpoint),
+            "family": self.family,
+            "architecture": self.architecture,
+            "named": self.named.to_json(),
+            "unknown": list(self.unknown),
+            "measurement": None if self.measurement is None else self.measurement.to_json(),
+        }

@@ -1,0 +1,232 @@
+"""Weighted layers: as training left them, and as codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apot_export.network.bitpack import Codes, pack, unpack
+from apot_export.network.codebook import Codebook, distinct_levels
+from apot_export.network.on_demand import OnDemand
+from apot_export.network.planes import Planes
+
+Shape = tuple[int, ...]
+
+
+# --- as training left them ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightQuantizer:
+    """How a latent weight tensor becomes levels: normalise, divide by alpha, clamp, project.
+
+    `rule` names the projection: "nearest" takes the first nearest of `candidates` to the magnitude
+    (in that order), whose values the original divided by the largest; "nearest-undivided" takes
+    them as they are; "round" rounds the magnitude times the codebook's denominator half to even.
+    """
+
+    codebook: Codebook
+    alpha: np.float32
+    rule: str
+    candidates: tuple[int, ...] = ()
+    """Magnitudes in the order in which the original compares them; the first of equals wins."""
+    zeros: str = "sign"
+    """What decides the sign of a weight of level 0, as the codes' arithmetic has it.
+
+    "sign": the weight, but the threshold for a weight of exactly 0 (times sign(t), then alpha);
+    "round": the weight (rounded as it is); "added": the threshold ((q - t) + t loses the sign);
+    "positive": nothing, all are +0, as the user chose.
+    """
+    mean: np.float32 | None = None
+    """Subtracted from the weights, as the original computed it; None: no normalisation."""
+    std: np.float32 | None = None
+    """Divides the centred weights (unbiased deviation)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EightBitWeights:
+    """The rule of first and last layers: round(w / max * 127), max being the signed maximum."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MultiBitWeights:
+    """Weights that training left as scaled sign vectors, in groups (see `apot_export.network.planes`)."""
+
+    bases: NDArray[np.int8]
+    """Sign vectors of -1 and +1, [out, groups, slots, group_size]; 0 in slots that are not used."""
+    coordinates: NDArray[np.float32]
+    """Scale of every slot, [out, groups, slots]."""
+    mask: NDArray[np.bool_]
+    """Slots that are used, [out, groups, slots]."""
+    position_major: bool
+    """Whether a group holds the input channels of one kernel position."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationQuantizer:
+    """A layer's input quantizer: clip to [0, alpha], project onto the codebook's levels."""
+
+    codebook: Codebook
+    alpha: np.float32
+    input_denominator: int | None = None
+    """Levels between 0 and alpha on the input side; None: the codebook's denominator.
+
+    It is another where a training code divided what it had rounded by another number: then the
+    quantized values reach beyond alpha.
+    """
+
+    @property
+    def step(self) -> float:
+        """Value of one level, in units of the layer's input."""
+        return float(self.alpha) / self.codebook.denominator
+
+    @property
+    def index_scale(self) -> np.float32:
+        """What turns an input into an index of `table`: float32(2 * input_steps / alpha)."""
+        return np.float32(2 * self.input_steps) / self.alpha
+
+    @property
+    def input_steps(self) -> int:
+        """Levels between 0 and alpha on the input side."""
+        return self.input_denominator or self.codebook.denominator
+
+    @property
+    def last_index(self) -> int:
+        """Index of `table` that alpha and everything above it has."""
+        return 2 * self.input_steps
+
+    @cached_property
+    def table(self) -> NDArray[np.int32]:
+        """Level of every half step, int32 [last_index + 1].
+
+        Decision points lie between neighbouring integer levels, so at multiples of half a step:
+        level = table[floor(clip(x * index_scale, 0, last_index))].
+        """
+        levels = distinct_levels(self.codebook)
+        decision_points = levels[1:] + levels[:-1]
+        halves = np.arange(self.last_index + 1)
+        return levels[np.searchsorted(decision_points, halves, side="right")]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SourceLayer:
+    """A weighted layer as training left it."""
+
+    name: str
+    weight: NDArray[np.float32]
+    """Latent weights: [out, in / groups, height, width] or [out, in]."""
+    quantizer: WeightQuantizer | EightBitWeights | MultiBitWeights | None
+    """None for a layer whose weights stay float32."""
+    bias: NDArray[np.float32] | None = None
+    activation: ActivationQuantizer | None = None
+    """Quantizer of the layer's input; None where the input stays float."""
+    passes_negative_inputs: bool = False
+    """Whether training let inputs below 0 pass, as levels below 0 that no code has."""
+
+
+# --- as codes -------------------------------------------------------------------------------------
+
+
+_PACKED: OnDemand[NDArray[np.uint8]] = OnDemand()
+_WEIGHT: OnDemand[NDArray[np.float32]] = OnDemand()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedCodes:
+    """Codes that are stored in another way than bit-packed; calling it packs them."""
+
+    decode: Callable[[], Codes]
+    """Returns the codes, flat."""
+    bits: int
+    """Width of a code."""
+    stored_bytes: int
+    """What they take where they are stored."""
+
+    def __call__(self) -> NDArray[np.uint8]:
+        """Return them bit-packed (see `apot_export.network.bitpack`)."""
+        return pack(self.decode(), self.bits)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CodedLayer:
+    """A layer whose weights are codes of a codebook."""
+
+    name: str
+    shape: Shape
+    """Weight shape: [out, in / groups, height, width] or [out, in]."""
+    packed: OnDemand[NDArray[np.uint8]] = _PACKED
+    """Codes in C order, bit-packed (see `apot_export.network.bitpack`)."""
+    codebook: Codebook
+    step: float
+    """Value of one level up to rounding."""
+    values: NDArray[np.float32]
+    """Value of every code, float32 [2 ** bits], with exactly the original's roundings."""
+    alpha: float | None = None
+    """Clipping threshold of the weights as trained, sign included; None for 8-bit layers."""
+    activation: ActivationQuantizer | None = None
+    """Quantizer of the layer's input; None where the input stays float."""
+
+    @property
+    def encoded(self) -> EncodedCodes | None:
+        """Where the codes come from, as long as `packed` was not asked for; None: from `packed`."""
+        source = _PACKED.pending(self)
+        return source if isinstance(source, EncodedCodes) else None
+
+    @property
+    def codes(self) -> Codes:
+        """Code of every weight: uint8 (uint16 where a code has more than 8 bits), weight shape."""
+        if self.encoded is not None:
+            return self.encoded.decode().reshape(self.shape)
+        count = int(np.prod(self.shape, dtype=np.int64))
+        return unpack(self.packed, self.codebook.bits, count).reshape(self.shape)
+
+    def levels(self) -> NDArray[np.int32]:
+        """Level of every weight in steps: int32, weight shape."""
+        return self.codebook.levels[self.codes]
+
+    def weights(self) -> NDArray[np.float32]:
+        """Value of every weight, bit for bit the original's: float32, weight shape."""
+        return self.values[self.codes]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FloatLayer:
+    """A layer whose weights stay float32."""
+
+    name: str
+    weight: OnDemand[NDArray[np.float32]] = _WEIGHT
+    stated_shape: Shape | None = None
+    """Its shape, where that is known before the weights are read."""
+
+    @property
+    def shape(self) -> Shape:
+        """Weight shape."""
+        return self.weight.shape if self.stated_shape is None else self.stated_shape
+
+    def weights(self) -> NDArray[np.float32]:
+        """Value of every weight: float32, weight shape."""
+        return self.weight
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlaneLayer:
+    """A layer whose weights are sums of scaled bit-planes."""
+
+    name: str
+    planes: Planes
+
+    @property
+    def shape(self) -> Shape:
+        """Weight shape."""
+        return self.planes.shape
+
+    def weights(self) -> NDArray[np.float32]:
+        """Value of every weight: float32, weight shape."""
+        return self.planes.weights()
+
+
+Layer = CodedLayer | PlaneLayer | FloatLayer

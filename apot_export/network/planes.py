@@ -1,0 +1,156 @@
+"""Multi-bit weights: every group of weights is a sum of scaled sign vectors (bases).
+
+A group's value is sum_i coordinate_i * basis_i with basis_i in {-1, +1}; a group may have any
+number of bases, none included. Groups are runs of `group_size` weights of the weight tensor, read
+in C order, or with the kernel position before the input channel.
+
+Source: Qu et al., "Adaptive Loss-aware Quantization for Multi-bit Networks", CVPR 2020, section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apot_export.errors import WeightError
+from apot_export.network.bitpack import pack, unpack
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Planes:
+    """The bases of a layer's groups, one bit a weight and basis."""
+
+    shape: Shape
+    """Weight shape: [out, in, height, width] or [out, in]."""
+    group_size: int
+    """Weights of a group."""
+    position_major: bool
+    """Whether groups run over input channels at a kernel position: [out, height, width, in]."""
+    counts: NDArray[np.uint8]
+    """Bases of every group, uint8 [groups]."""
+    packed: NDArray[np.uint8]
+    """Signs of all bases one after the other, one bit a weight, 1 for +1 (see `bitpack`)."""
+    coordinates: NDArray[np.float32]
+    """Scale of every basis, float32 [bases]."""
+    terms: NDArray[np.uint8] | None = None
+    """The same as sums of powers of two: uint8 [bases, K], see `term_values`; None: floats only."""
+
+    @cached_property
+    def signs(self) -> NDArray[np.int8]:
+        """Every basis, int8 [bases, group_size] of -1 and +1."""
+        total = int(self.coordinates.size)
+        bits = unpack(self.packed, 1, total * self.group_size)
+        return (bits.astype(np.int8) * 2 - 1).reshape(total, self.group_size)
+
+    @property
+    def slots(self) -> NDArray[np.int64]:
+        """Index of every group's i-th basis, int64 [groups, largest count]; bases where none."""
+        starts = np.cumsum(self.counts, dtype=np.int64) - self.counts
+        places = np.arange(int(self.counts.max(initial=0)), dtype=np.int64)
+        return np.where(
+            places < self.counts[:, None], starts[:, None] + places, self.coordinates.size
+        )
+
+    def weights(self) -> NDArray[np.float32]:
+        """Value of every weight, float32, weight shape: bases are added one after the other."""
+        scaled = self.signs.astype(np.float32) * self.coordinates[:, None]
+        scaled = np.concatenate([scaled, np.zeros((1, self.group_size), dtype=np.float32)])
+        groups = np.zeros((self.counts.size, self.group_size), dtype=np.float32)
+        for column in self.slots.T:
+            groups += scaled[column]
+        return ungrouped(groups, self.shape, position_major=self.position_major)
+
+    def storage_bits(self) -> int:
+        """Bits of bases and coordinates: 1 a weight and basis; 32, or 8 a term, a coordinate."""
+        coordinate = 32 if self.terms is None else 8 * self.terms.shape[1]
+        return int(self.coordinates.size) * (self.group_size + coordinate)
+
+    @property
+    def filters(self) -> int:
+        """Bases of all groups."""
+        return int(self.coordinates.size)
+
+    def average_bits(self) -> float:
+        """Bases per group, which is bits per weight."""
+        return self.coordinates.size / self.counts.size
+
+
+_Float = TypeVar("_Float", bound=np.floating)
+
+
+def ungrouped(groups: NDArray[_Float], shape: Shape, *, position_major: bool) -> NDArray[_Float]:
+    """Put groups, [groups, group_size], back into a weight tensor."""
+    if not position_major:
+        return np.ascontiguousarray(groups.reshape(shape))
+    out, channels, height, width = shape
+    in_order = groups.reshape(out, height * width, channels).transpose(0, 2, 1)
+    return np.ascontiguousarray(in_order.reshape(shape))
+
+
+# --- coordinates as sums of powers of two ---------------------------------------------------------
+
+_SMALLEST_COORDINATE = 2.0**-40
+TERM_ZERO = 0
+"""The term that adds nothing."""
+_EXPONENT_BIAS = 64
+_SIGN = 0x80
+
+
+def term_values(terms: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the value of every term: 0, or plus or minus 2 ** (low seven bits - 64).
+
+    >>> term_values(np.array([0, 64, 63, 0x80 | 65], dtype=np.uint8)).tolist()
+    [0.0, 1.0, 0.5, -2.0]
+    """
+    exponents = (terms & (_SIGN - 1)).astype(np.int64) - _EXPONENT_BIAS
+    values = np.ldexp(np.where(terms & _SIGN, -1.0, 1.0), exponents)
+    return np.where(terms == TERM_ZERO, 0.0, values)
+
+
+def summed_terms(terms: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the sum of every row of terms, rounded to float32: [bases, K] to [bases]."""
+    return term_values(terms).sum(axis=1).astype(np.float32)
+
+
+def as_terms(coordinates: NDArray[np.float32], count: int) -> NDArray[np.uint8]:
+    """Write every coordinate as the best sum of at most `count` signed powers of two.
+
+    The non-adjacent form of a number has the fewest signed digits; taking its leading ones, then
+    the better neighbour for the last, leaves the smallest remainder.
+
+    Raises:
+        WeightError: A coordinate is outside 2 ** -40 to 2 ** 40.
+    """
+    remainder = coordinates.astype(np.float64)
+    magnitudes = np.abs(remainder[remainder != 0])
+    if magnitudes.size and not _SMALLEST_COORDINATE <= magnitudes.min() <= magnitudes.max() <= (
+        1 / _SMALLEST_COORDINATE
+    ):
+        raise WeightError(
+            "A coordinate is too small or too large to be written as a sum of powers of two.",
+            expected=f"{_SMALLEST_COORDINATE:.3g} to {1 / _SMALLEST_COORDINATE:.3g} in magnitude",
+            got=f"{magnitudes.min():.3g} to {magnitudes.max():.3g}",
+            fix="keep the coordinates as floats: leave out --alpha-terms",
+        )
+    terms = np.zeros((coordinates.size, count), dtype=np.uint8)
+    for column in range(count):
+        # The power nearest to the remainder: the mantissa in [0.5, 1) rounds up from 0.75 on.
+        mantissa, exponent = np.frexp(np.abs(remainder))
+        nearest = np.where(mantissa >= 0.75, exponent, exponent - 1)  # noqa: PLR2004 - see above
+        present = np.abs(remainder) >= 2.0**-60
+        code = (nearest + _EXPONENT_BIAS).astype(np.int64) | np.where(remainder < 0, _SIGN, 0)
+        terms[:, column] = np.where(present, code, TERM_ZERO).astype(np.uint8)
+        remainder = remainder - term_values(terms[:, column])
+    return terms
+
+
+def pack_counts(counts: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
+    """Pack the number of bases of every group; return the bytes and the bits of one number."""
+    bits = max(1, int(counts.max(initial=0)).bit_length())
+    return pack(counts, bits), bits

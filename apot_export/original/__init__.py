@@ -1,0 +1,1 @@
+"""A checkpoint rebuilt as the PyTorch network that it came from."""

@@ -1,0 +1,187 @@
+"""The ResNets of the field: of three stages for small images, of four for large ones and MNIST.
+
+Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; key names as in the
+published training codes, which follow torchvision's.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from apot_export.original.architectures._protocol import Architecture, Shapes
+
+_CIFAR_IMAGE = (3, 32, 32)
+_DIGITS_IMAGE = (1, 8, 8)
+_MNIST_IMAGE = (1, 28, 28)
+_IMAGENET_IMAGE = (3, 224, 224)
+_SMALL_STAGES, _LARGE_STAGES = 3, 4
+_AXES_OF_CONVOLUTION, _AXES_OF_MATRIX = 4, 2
+_BASIC_DEPTHS = {(1, 1, 1, 1): 10, (2, 1, 1, 2): 14, (2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
+_BOTTLENECK_DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+_EXPANSION = 4
+"""Output channels of a bottleneck block per inner channel."""
+
+
+def _convolution(in_channels: int, channels: int, kernel: int, *, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut that carries the unquantized ReLU output."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, *, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _convolution(in_channels, channels, 3, stride=stride)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+        self.conv2 = _convolution(channels, channels, 3)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = _shortcut(in_channels, channels, stride)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Map float32 [N, in, H, W] to [N, channels, H / stride, W / stride]."""
+        features = self.relu(self.bn1(self.conv1(image)))
+        features = self.bn2(self.conv2(features))
+        residual = image if self.downsample is None else self.downsample(image)
+        result: torch.Tensor = self.relu(features + residual)
+        return result
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (which carries the stride) and 1x1 convolutions around a narrow waist."""
+
+    expansion = _EXPANSION
+
+    def __init__(self, in_channels: int, channels: int, *, stride: int) -> None:
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = _convolution(in_channels, channels, 1)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = _convolution(channels, channels, 3, stride=stride)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = _convolution(channels, out_channels, 1)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU()
+        self.downsample = _shortcut(in_channels, out_channels, stride)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Map float32 [N, in, H, W] to [N, 4 * channels, H / stride, W / stride]."""
+        features = self.relu(self.bn1(self.conv1(image)))
+        features = self.relu(self.bn2(self.conv2(features)))
+        features = self.bn3(self.conv3(features))
+        residual = image if self.downsample is None else self.downsample(image)
+        result: torch.Tensor = self.relu(features + residual)
+        return result
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(
+        _convolution(in_channels, out_channels, 1, stride=stride), nn.BatchNorm2d(out_channels)
+    )
+
+
+def _stage(
+    block: type[BasicBlock | Bottleneck], in_channels: int, channels: int, blocks: int, stride: int
+) -> nn.Sequential:
+    """Return `blocks` blocks of which the first changes width and resolution."""
+    rest = [block(channels * block.expansion, channels, stride=1) for _ in range(blocks - 1)]
+    return nn.Sequential(block(in_channels, channels, stride=stride), *rest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """What tells one ResNet from another."""
+
+    blocks: tuple[int, ...]
+    """Blocks per stage: three stages or four."""
+    bottleneck: bool
+    width: int
+    """Channels of the first stage; each further one has twice as many."""
+    image: tuple[int, int, int]
+    classes: int
+
+
+class ResNet(nn.Module):
+    """A first convolution (with a max-pool, if there are four stages), stages, pool, linear."""
+
+    def __init__(self, design: Design) -> None:
+        super().__init__()
+        block = Bottleneck if design.bottleneck else BasicBlock
+        large = len(design.blocks) == _LARGE_STAGES
+        channels, size, _ = design.image
+        self.conv1 = _convolution(
+            channels, design.width, 7 if large else 3, stride=2 if large else 1
+        )
+        self.bn1 = nn.BatchNorm2d(design.width)
+        self.relu = nn.ReLU()
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
+        in_channels, width = design.width, design.width
+        self.stages = len(design.blocks)
+        for number, blocks in enumerate(design.blocks, start=1):
+            stage = _stage(block, in_channels, width, blocks, 1 if number == 1 else 2)
+            self.add_module(f"layer{number}", stage)
+            in_channels, width = width * block.expansion, width * 2
+        # Small images keep a quarter of their size, which is then averaged whole.
+        self.avgpool: nn.Module = nn.AdaptiveAvgPool2d(1) if large else nn.AvgPool2d(size // 4)
+        self.fc = nn.Linear(in_channels, design.classes)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Map float32 [N, channels, size, size] to logits [N, classes]."""
+        features = self.maxpool(self.relu(self.bn1(self.conv1(image))))
+        for number in range(1, self.stages + 1):
+            features = self.get_submodule(f"layer{number}")(features)
+        logits: torch.Tensor = self.fc(torch.flatten(self.avgpool(features), 1))
+        return logits
+
+
+def stage_blocks(shapes: Shapes) -> tuple[int, ...]:
+    """Count the blocks of layer1, layer2, ... as a state dict's keys name them.
+
+    >>> stage_blocks({"layer1.0.conv1.weight": (), "layer1.1.conv1.weight": (), "fc.bias": ()})
+    (2,)
+    """
+    last_block: dict[int, int] = {}
+    for key in shapes:
+        match = re.match(r"layer(\d{1,3})\.(\d{1,4})\.", key)
+        if match:
+            number, block = int(match[1]), int(match[2])
+            last_block[number] = max(last_block.get(number, 0), block)
+    if max(last_block.values(), default=0) >= len(shapes):
+        return ()  # a number that no network of so few tensors can have
+    stages = range(1, max(last_block, default=0) + 1)
+    return tuple(last_block.get(number, -1) + 1 for number in stages)
+
+
+def recognise(shapes: Shapes) -> Architecture | None:
+    """Recognise a ResNet, or return None."""
+    blocks = stage_blocks(shapes)
+    first, last = shapes.get("conv1.weight", ()), shapes.get("fc.weight", ())
+    if len(first) != _AXES_OF_CONVOLUTION or len(last) != _AXES_OF_MATRIX or 0 in blocks:
+        return None
+    bottleneck = "layer1.0.conv3.weight" in shapes
+    width, channels = first[0], first[1]
+    if len(blocks) == _SMALL_STAGES:
+        # All stages have the same number of blocks; a missing one shows up as missing keys.
+        blocks = (max(blocks),) * _SMALL_STAGES
+        name = f"ResNet-{(9 if bottleneck else 6) * blocks[0] + 2} (CIFAR)"
+        image = _DIGITS_IMAGE if channels == 1 else _CIFAR_IMAGE
+    elif len(blocks) == _LARGE_STAGES:
+        depths = _BOTTLENECK_DEPTHS if bottleneck else _BASIC_DEPTHS
+        if blocks not in depths:
+            return None
+        image = _MNIST_IMAGE if channels == 1 else _IMAGENET_IMAGE
+        name = f"ResNet-{depths[blocks]} ({'MNIST' if channels == 1 else 'ImageNet'})"
+    else:
+        return None
+    design = Design(blocks=blocks, bottleneck=bottleneck, width=width, image=image, classes=last[0])
+    return Architecture(
+        name=name, input_shape=image, first="conv1", last="fc", build=lambda: ResNet(design)
+    )

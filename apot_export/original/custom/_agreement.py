@@ -1,0 +1,171 @@
+"""Whether our own layers compute what the user's compute: layer by layer, from the same inputs."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from apot_export.errors import ModelError, RecognitionError
+from apot_export.original.custom._factory import run
+from apot_export.original.custom._layers import weighted_layers
+from apot_export.original.custom._spec import ImageShape
+from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer
+
+_SEED = 20190928
+_IMAGES = 2
+_UNIT_ROUNDOFF = 2.0**-24
+_NUDGE = 2.0**-18
+"""Relative change of thresholds whose effect on levels counts as float noise."""
+_EIGHT_BIT_STEPS = 127
+_ROUNDINGS = 16
+
+
+def require_agreement(
+    module: nn.Module, replacements: Mapping[nn.Module, nn.Module], input_shape: ImageShape
+) -> set[nn.Module]:
+    """Run a network on random images and compare each layer with what would replace it.
+
+    A level that float noise moves is no difference: the comparison allows for what moves when the
+    thresholds do by a few units in the last place.
+
+    Args:
+        module: The user's network.
+        replacements: Our own layers, by the user's.
+        input_shape: One image: (channels, height, width).
+
+    Returns:
+        The convolutions and linear layers that the forward pass uses.
+
+    Raises:
+        ModelError: The network does not run.
+        RecognitionError: A layer computes something else than its replacement.
+    """
+    names: dict[nn.Module, str] = {layer: name for name, layer in weighted_layers(module)}
+    used: set[nn.Module] = set()
+    findings: list[RecognitionError] = []
+
+    def compare(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        used.add(layer)
+        if layer in replacements and not findings:
+            finding = _difference(names[layer], layer, replacements[layer], inputs, output)
+            findings.extend([finding] if finding else [])
+
+    handles = [layer.register_forward_hook(compare) for layer in names]
+    first = next(module.parameters(), torch.zeros(()))
+    generator = torch.Generator().manual_seed(_SEED)
+    images = torch.randn((_IMAGES, *input_shape), generator=generator).to(first.device)
+    try:
+        with torch.no_grad(), _evaluating(module):
+            run(module, images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if findings:
+        raise findings[0]
+    if not used:
+        raise ModelError(
+            "The network uses none of its layers.",
+            where=type(module).__name__,
+            expected="a forward pass through convolutions or linear layers",
+        )
+    return used
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _difference(
+    name: str, layer: nn.Module, replacement: nn.Module, inputs: tuple[Any, ...], output: Any
+) -> RecognitionError | None:
+    if len(inputs) != 1 or not all(isinstance(v, torch.Tensor) for v in (*inputs, output)):
+        return RecognitionError(
+            "A layer is not called with one tensor.",
+            where=name,
+            got=", ".join(type(value).__name__ for value in inputs) or "keywords alone",
+        )
+    image = inputs[0].cpu()
+    expected = replacement(image)
+    got = output.cpu()
+    distance = allowed = torch.tensor(math.inf)
+    if got.shape == expected.shape:
+        distance = (got - expected).abs()
+        allowed = _noise(replacement, image)
+        if bool((distance <= allowed).all()):
+            return None
+    formula = "8-bit weights: round(w / max(w) * 127)"
+    if isinstance(replacement, QuantConv2d):
+        said = replacement.quantization
+        formula = (
+            f"family {said.family}: {said.weight_bits}-bit weights and {said.activation_bits}-bit "
+            f"activations, level set {said.method}"
+        )
+    elif not isinstance(replacement, QuantizedLayer):
+        formula = "a plain layer, for its bit-width is 32"
+    return RecognitionError(
+        "A layer of the network computes something else than its family's formula.",
+        where=f"{name} ({type(layer).__name__})",
+        expected=formula,
+        got=f"outputs that differ by up to {float(distance.max()):.3g}, far beyond float rounding",
+        fix="say how it was trained (--bits, --method, --grid, --legacy-divisor, "
+        "--no-weight-normalization); a code with a formula of its own cannot be converted",
+    )
+
+
+# --- float noise ----------------------------------------------------------------------------------
+
+
+def _noise(layer: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    """Return how far float noise may move a layer's outputs, levels that it tips over included."""
+    if not isinstance(layer, (nn.Conv2d, nn.Linear)):
+        raise TypeError(f"no weights in {type(layer).__name__}")
+    values, weights = image, layer.weight
+    moved_values, moved_weights = torch.zeros_like(values), torch.zeros_like(weights)
+    if isinstance(layer, QuantConv2d):
+        low, high = (_scaled(layer, 1 + nudge) for nudge in (-_NUDGE, _NUDGE))
+        values, weights = layer.quantized_input(image), layer.quantized_weight()
+        moved_values = (high.quantized_input(image) - low.quantized_input(image)).abs()
+        moved_weights = (high.quantized_weight() - low.quantized_weight()).abs()
+    elif isinstance(layer, QuantizedLayer):
+        weights = layer.quantized_weight()
+        steps = layer.weight / layer.weight.max() * _EIGHT_BIT_STEPS
+        to_decision = (steps - steps.floor() - 0.5).abs()
+        moved = to_decision <= _EIGHT_BIT_STEPS * _NUDGE
+        moved_weights = moved * (layer.weight.max().abs() / _EIGHT_BIT_STEPS)
+    taps = weights[0].numel()
+    roundings = (min(taps, 4 * taps**0.5) + _ROUNDINGS) * 2 * _UNIT_ROUNDOFF
+    noise = roundings * _products(layer, values.abs(), weights.abs())
+    noise = noise + _products(layer, moved_values, weights.abs() + moved_weights)
+    noise = noise + _products(layer, values.abs(), moved_weights)
+    if layer.bias is not None:
+        noise = noise + roundings * layer.bias.abs().reshape(1, -1, *[1] * (noise.ndim - 2))
+    return noise
+
+
+def _scaled(layer: QuantConv2d, factor: float) -> QuantConv2d:
+    scaled = copy.deepcopy(layer)
+    scaled.weight_alpha.mul_(factor)
+    scaled.act_alpha.mul_(factor)
+    return scaled
+
+
+def _products(
+    layer: nn.Conv2d | nn.Linear, values: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    if isinstance(layer, nn.Linear):
+        return functional.linear(values, weights)
+    return layer._conv_forward(values, weights, None)  # noqa: SLF001 - pads as the layer does

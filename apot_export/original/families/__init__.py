@@ -1,0 +1,68 @@
+"""Checkpoint families: how each names its tensors and quantizes its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+
+from apot_export.errors import RecognitionError
+from apot_export.original.families._protocol import Dialect
+from apot_export.original.families.alq import Alq
+from apot_export.original.families.apot_v1 import ApotV1
+from apot_export.original.families.apot_v2 import ApotV2
+from apot_export.original.families.full_precision import FullPrecision
+from apot_export.original.families.nonzero import NonZero
+
+DIALECTS: tuple[Dialect, ...] = (Alq(), NonZero(), ApotV1(), ApotV2(), FullPrecision())
+"""Tried in this order: `nonzero` has what `apot-v1` has and more; the last has no thresholds."""
+
+
+def recognise(keys: Iterable[str]) -> Dialect:
+    """Return the family whose key names a state dict has.
+
+    Raises:
+        RecognitionError: Thresholds of no known family.
+    """
+    names = list(keys)
+    for dialect in DIALECTS:
+        if dialect.recognises(names):
+            return dialect
+    raise RecognitionError(
+        "The checkpoint has clipping thresholds, but of no known family.",
+        expected="act_alpha beside weight_quant.wgt_alpha (apot-v1), or act_alpha beside "
+        "weight_alpha (apot-v2)",
+        got=f"{', '.join([name for name in names if 'alpha' in name][:4])}, ...: closest to "
+        f"{_closest(names)}",
+        fix="check that no key was renamed, or name the network's constructor with --model "
+        "PACKAGE.MODULE:FACTORY",
+    )
+
+
+def _closest(names: Iterable[str]) -> str:
+    """Return the family whose threshold names are most like those of a state dict."""
+    found = {".".join(name.split(".")[-2:]) for name in names if "alpha" in name}
+    known = {"apot-v1": "weight_quant.wgt_alpha", "apot-v2": "conv1.weight_alpha"}
+    likeness = {
+        family: max(SequenceMatcher(None, suffix, other).ratio() for other in found)
+        for family, suffix in known.items()
+    }
+    return max(likeness, key=lambda family: likeness[family])
+
+
+def by_name(name: str) -> Dialect:
+    """Return the family of a name.
+
+    Raises:
+        RecognitionError: No family has this name.
+    """
+    for dialect in DIALECTS:
+        if dialect.name == name:
+            return dialect
+    raise RecognitionError(
+        "There is no such checkpoint family.",
+        expected=", ".join(dialect.name for dialect in DIALECTS),
+        got=name,
+    )
+
+
+__all__ = ["DIALECTS", "Dialect", "by_name", "recognise"]

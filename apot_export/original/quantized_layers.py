@@ -1,0 +1,208 @@
+"""Quantized layers that compute what the training codes' layers compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from apot_export.errors import RecognitionError
+from apot_export.original.level_sets import (
+    TERNARY_BITS,
+    activation_level_set,
+    nearest_level,
+    weight_level_set,
+)
+from apot_export.original.quantization import Quantization
+
+_SIGN_TIMES_MAGNITUDE = ("apot-v1", "nonzero")
+"""Families whose code rounds magnitudes and lets negative inputs pass the lower clip."""
+
+
+class QuantConv2d(nn.Conv2d):
+    """A convolution with quantized weights and quantized input.
+
+    Attributes:
+        weight_alpha: Clipping threshold of the normalised weights, scalar parameter.
+        act_alpha: Clipping threshold of the input, scalar parameter.
+        quantization: Bit-widths, level set and family.
+    """
+
+    weight_levels: torch.Tensor | None
+    activation_levels: torch.Tensor | None
+
+    def __init__(self, *args: Any, quantization: Quantization, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.quantization = quantization
+        self.weight_alpha = nn.Parameter(torch.tensor(3.0))
+        self.act_alpha = nn.Parameter(torch.tensor(8.0))
+        # A checkpoint's networks are built on the meta device: nothing to place there.
+        if not self.weight_alpha.is_meta:
+            self.reset_level_sets()
+
+    def reset_level_sets(self) -> None:
+        """Make the level sets on the threshold's device; they are constants, not state."""
+        for name, level_set in (
+            ("weight_levels", weight_level_set(self.quantization)),
+            ("activation_levels", activation_level_set(self.quantization)),
+        ):
+            placed = None if level_set is None else level_set.to(self.weight_alpha.device)
+            self.register_buffer(name, placed, persistent=False)
+
+    def scaled_weight(self) -> torch.Tensor:
+        """Return what the levels are chosen for: float32 in [-1, 1], weight shape."""
+        weight = self.weight
+        if self.quantization.normalize_weights:
+            weight = weight.add(-weight.mean()).div(weight.std())
+        return weight.div(self.weight_alpha).clamp(min=-1, max=1)
+
+    def quantized_weight(self) -> torch.Tensor:
+        """Return the quantized weights, float32, weight shape."""
+        scaled = self.scaled_weight()
+        if self.weight_levels is not None:
+            levels = nearest_level(scaled.abs(), self.weight_levels).mul(scaled.sign())
+        else:
+            steps = 2 ** (self.quantization.weight_bits - 1) - 1
+            if self.quantization.family in _SIGN_TIMES_MAGNITUDE:
+                levels = scaled.abs().mul(steps).round().div(steps).mul(scaled.sign())
+            else:
+                levels = scaled.mul(steps).round().div(steps)
+        if self.quantization.family == "apot-v2" and self.quantization.weight_bits > TERNARY_BITS:
+            # That code computes (q - t) + t for its gradient, which turns -0 into +0.
+            levels = levels + 0.0
+        weight = levels.mul(self.weight_alpha)
+        return weight + 0.0 if self.quantization.unsigned_zeros else weight
+
+    def scaled_input(self, image: torch.Tensor) -> torch.Tensor:
+        """Return what the input's levels are chosen for: float32 up to 1, the input's shape."""
+        lowest = None if self.quantization.family in _SIGN_TIMES_MAGNITUDE else 0
+        return image.div(self.act_alpha).clamp(min=lowest, max=1)
+
+    def quantized_input(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the quantized input, float32, the input's shape."""
+        scaled = self.scaled_input(image)
+        if self.activation_levels is not None:
+            levels = nearest_level(scaled, self.activation_levels)
+        else:
+            steps = 2**self.quantization.activation_bits - 1
+            levels = scaled.mul(steps).round().div(self.activation_denominator())
+        return levels.mul(self.act_alpha)
+
+    def activation_denominator(self) -> int:
+        """Return the number of output steps that make up the activation's threshold."""
+        bits = self.quantization.activation_bits
+        if self.activation_levels is not None:
+            positive = self.activation_levels[self.activation_levels > 0]
+            return round(1 / float(positive.min()))
+        # Code older than 2021-03-20 divided by the weights' number of steps.
+        return int(2 ** (bits - 1) - 1 if self.quantization.legacy_divisor else 2**bits - 1)
+
+    def input_denominator(self) -> int:
+        """Return the number of input steps between 0 and the activation's threshold."""
+        if self.activation_levels is not None:
+            return self.activation_denominator()
+        return int(2**self.quantization.activation_bits - 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Convolve the quantized input with the quantized weights: float32 N C H W to N C H W."""
+        return self._conv_forward(self.quantized_input(image), self.quantized_weight(), self.bias)
+
+
+def eight_bit_weight(weight: torch.Tensor) -> torch.Tensor:
+    """Quantize weights of a first or last layer to integers / 127 * their signed maximum."""
+    maximum = weight.max()
+    return weight.div(maximum).mul(127).round().div(127).mul(maximum)
+
+
+class FirstConv2d(nn.Conv2d):
+    """A first convolution: 8-bit weights, float input."""
+
+    def quantized_weight(self) -> torch.Tensor:
+        """Return the quantized weights, float32, weight shape."""
+        return eight_bit_weight(self.weight)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Convolve a float image with the quantized weights: float32 N C H W to N C H W."""
+        return self._conv_forward(image, self.quantized_weight(), self.bias)
+
+
+class LastLinear(nn.Linear):
+    """A last linear layer: 8-bit weights, float input and bias."""
+
+    def quantized_weight(self) -> torch.Tensor:
+        """Return the quantized weights, float32 [out, in]."""
+        return eight_bit_weight(self.weight)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Multiply float features with the quantized weights: float32 [N, in] to [N, out]."""
+        return functional.linear(features, self.quantized_weight(), self.bias)
+
+
+QuantizedLayer = (QuantConv2d, FirstConv2d, LastLinear)
+"""Layers whose weights are not what the state dict says."""
+
+
+# --- dressing a plain network ---------------------------------------------------------------------
+
+
+def dress(
+    module: nn.Module, quantized: Mapping[str, Quantization], eight_bit: Iterable[str]
+) -> None:
+    """Replace plain layers of a network by quantized ones of the same shape, in place.
+
+    Args:
+        module: A network of plain PyTorch layers.
+        quantized: Quantization of each convolution that has thresholds, by dotted name.
+        eight_bit: Names of the layers with 8-bit weights and float inputs.
+
+    Raises:
+        RecognitionError: A name is not that of a layer of the right kind.
+    """
+    for name, quantization in quantized.items():
+        layer = _submodule(module, name)
+        if type(layer) is not nn.Conv2d:
+            raise RecognitionError(
+                "A layer with clipping thresholds is not a convolution of the network.",
+                where=name,
+                expected="Conv2d",
+                got=type(layer).__name__ if layer is not None else "no such layer",
+            )
+        _replace(
+            module, name, QuantConv2d(**_convolution_arguments(layer), quantization=quantization)
+        )
+    for name in eight_bit:
+        layer = _submodule(module, name)
+        if isinstance(layer, nn.Conv2d):
+            _replace(module, name, FirstConv2d(**_convolution_arguments(layer)))
+        elif isinstance(layer, nn.Linear):
+            bias = layer.bias is not None
+            _replace(module, name, LastLinear(layer.in_features, layer.out_features, bias=bias))
+
+
+def _submodule(module: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def _replace(module: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(module.get_submodule(parent), child, layer)
+
+
+def _convolution_arguments(layer: nn.Conv2d) -> dict[str, Any]:
+    return {
+        "in_channels": layer.in_channels,
+        "out_channels": layer.out_channels,
+        "kernel_size": layer.kernel_size,
+        "stride": layer.stride,
+        "padding": layer.padding,
+        "dilation": layer.dilation,
+        "groups": layer.groups,
+        "bias": layer.bias is not None,
+        "padding_mode": layer.padding_mode,
+    }

@@ -1,0 +1,1 @@
+"""What executes a network: PyTorch, ONNX Runtime, OpenVINO, native kernels, a C interpreter."""

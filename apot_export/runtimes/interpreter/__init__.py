@@ -1,0 +1,1 @@
+"""The all-integer network in C99, compiled and run from Python."""

@@ -1,0 +1,234 @@
+"""Which nodes become one step: a producer, and what may follow its sums."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apot_export.errors import KernelError
+from apot_export.network import (
+    Add,
+    Clip,
+    CodedLayer,
+    CodedNetwork,
+    Concat,
+    Convolution,
+    Flatten,
+    Linear,
+    MaxPool,
+    Node,
+    Operation,
+    QuantizeActivation,
+    Relu,
+    ScaleBias,
+)
+from apot_export.runtimes.native._steps import PROJECTIONS
+
+LARGEST_LEVEL = 255
+"""Levels of activations are bytes."""
+_SMALL_WEIGHTS = 1 << 17
+"""Bytes of weights that a convolution may read again for every row that a pool wants."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Finish:
+    """What follows the sums of a step, in this order."""
+
+    value: str
+    """Name of the last value that it computes."""
+    affine: ScaleBias | None = None
+    addend: str | None = None
+    bounds: tuple[float, float] | None = None
+    stored: bool = False
+    """Whether somebody reads the value's floats."""
+    levels: list[tuple[str, str]] = field(default_factory=list)
+    """Names of values of levels, and of the layers whose quantizers make them."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Fused:
+    """Nodes that become one step."""
+
+    node: Node
+    """The producer; a `ScaleBias`, `Add`, `Relu`, `Clip` or quantizer only finishes."""
+    source: str
+    """The value that is read first."""
+    finish: Finish
+    pool: MaxPool | None = None
+    """A pool that takes the finished rows while they are in the cache."""
+    after: Finish | None = None
+    """What follows the pool."""
+    spread: str | None = None
+    """Name of the source's transform, for a Winograd convolution."""
+
+    @property
+    def last(self) -> Finish:
+        """What its results come from."""
+        return self.after or self.finish
+
+
+def fuse(network: CodedNetwork) -> tuple[list[Fused], str]:
+    """Group the nodes of a network into steps, in an order of computation.
+
+    Returns:
+        The steps, and the name of the network's output among their values.
+
+    Raises:
+        KernelError: An operation or a layer has no kernel.
+    """
+    nodes, output = _without_trivial_flattening(network)
+    return _Fuser(network, nodes, output).steps(), output
+
+
+def _without_trivial_flattening(network: CodedNetwork) -> tuple[list[Node], str]:
+    """Drop the nodes that change no byte: a flattened pixel."""
+    names: dict[str, str] = {}
+    nodes = []
+    for node in network.nodes:
+        inputs = tuple(names.get(name, name) for name in node.inputs)
+        if isinstance(node.operation, Flatten) and not any(
+            extent > 1 for extent in network.shapes[node.inputs[0]][1:]
+        ):
+            names[node.name] = inputs[0]
+        else:
+            nodes.append(dataclasses.replace(node, inputs=inputs))
+    return nodes, names.get(network.output, network.output)
+
+
+class _Fuser:
+    def __init__(self, network: CodedNetwork, nodes: Sequence[Node], output: str) -> None:
+        self._network = network
+        self._nodes = nodes
+        self._output = output
+        self._users: dict[str, list[Node]] = {}
+        for node in nodes:
+            for name in dict.fromkeys(node.inputs):
+                self._users.setdefault(name, []).append(node)
+        self._absorbed: set[str] = set()
+        self._computed = {network.input}
+        self._concatenated = {node.name for node in nodes if isinstance(node.operation, Concat)}
+
+    def steps(self) -> list[Fused]:
+        found: list[Fused] = []
+        for node in self._nodes:
+            if node.name in self._absorbed:
+                continue
+            _require_kernel(self._network, node)
+            found.append(self._fused(node))
+        return found
+
+    def _fused(self, node: Node) -> Fused:
+        operation = node.operation
+        # What only finishes starts with the value before it, and absorbs itself.
+        finishes = isinstance(operation, (ScaleBias, Add, Relu, Clip))
+        source = node.inputs[0]
+        if isinstance(operation, QuantizeActivation):
+            finish = Finish(value=source, levels=[(node.name, operation.layer)])
+            self._computed.add(node.name)
+            return Fused(node=node, source=source, finish=finish)
+        finish = Finish(value=node.name)
+        if finishes:
+            _absorb(finish, node, source)
+        if not isinstance(operation, Concat):
+            self._follow(finish)
+        fused = Fused(node=node, source=source, finish=finish)
+        pool = self._pool_of(fused)
+        if pool is not None and isinstance(pool.operation, MaxPool):
+            self._absorbed.add(pool.name)
+            fused.pool, fused.after = pool.operation, Finish(value=pool.name)
+            self._follow(fused.after)
+        self._settle(fused.last)
+        return fused
+
+    def _follow(self, finish: Finish) -> None:
+        """Absorb what follows a value as long as nobody else reads it."""
+        while finish.value != self._output:
+            users = self._users.get(finish.value, [])
+            if len(users) != 1 or not self._fits(finish, users[0]):
+                return
+            _absorb(finish, users[0], finish.value)
+            self._absorbed.add(users[0].name)
+
+    def _fits(self, finish: Finish, user: Node) -> bool:
+        operation = user.operation
+        if isinstance(operation, ScaleBias):
+            return finish.affine is None and finish.addend is None and finish.bounds is None
+        if isinstance(operation, Add):
+            others = [name for name in user.inputs if name != finish.value]
+            free = finish.addend is None and finish.bounds is None
+            return free and len(others) == 1 and others[0] in self._computed
+        return isinstance(operation, (Relu, Clip)) and finish.bounds is None
+
+    def _pool_of(self, fused: Fused) -> Node | None:
+        operation, finish = fused.node.operation, fused.finish
+        users = self._users.get(finish.value, [])
+        if (
+            not isinstance(operation, Convolution)
+            or finish.addend is not None
+            or finish.value == self._output
+            or len(users) != 1
+            or is_depthwise(self._network, operation)
+        ):
+            return None
+        shape = self._network.layers[operation.layer].shape
+        small = int(np.prod(shape)) * 4 <= _SMALL_WEIGHTS
+        return users[0] if small and isinstance(users[0].operation, MaxPool) else None
+
+    def _settle(self, finish: Finish) -> None:
+        """Say who reads a value, and that it exists from now on."""
+        users = self._users.get(finish.value, [])
+        floats = [user for user in users if not isinstance(user.operation, QuantizeActivation)]
+        quantizers = [user for user in users if isinstance(user.operation, QuantizeActivation)]
+        # Channels put beside others have no finish; quantizers beyond the places for them get
+        # steps of their own when their turn comes.
+        at_once = quantizers[: 0 if finish.value in self._concatenated else PROJECTIONS]
+        finish.stored = finish.value == self._output or bool(floats)
+        finish.stored |= len(at_once) < len(quantizers)
+        for user in at_once:
+            assert isinstance(user.operation, QuantizeActivation)
+            finish.levels.append((user.name, user.operation.layer))
+            self._absorbed.add(user.name)
+            self._computed.add(user.name)
+        self._computed.add(finish.value)
+
+
+def _absorb(finish: Finish, node: Node, value: str) -> None:
+    operation = node.operation
+    if isinstance(operation, ScaleBias):
+        finish.affine = operation
+    elif isinstance(operation, Add):
+        others = [name for name in node.inputs if name != value]
+        finish.addend = others[0] if others else value
+    elif isinstance(operation, Relu):
+        finish.bounds = (0.0, float("inf"))
+    elif isinstance(operation, Clip):
+        finish.bounds = (operation.minimum, operation.maximum)
+    finish.value = node.name
+
+
+def is_depthwise(network: CodedNetwork, operation: Convolution) -> bool:
+    """Whether every output channel reads one input channel of its own."""
+    outputs, inputs = network.layers[operation.layer].shape[:2]
+    return operation.groups == outputs > 1 and inputs == 1
+
+
+def _require_kernel(network: CodedNetwork, node: Node) -> None:
+    operation: Operation = node.operation
+    if not isinstance(operation, (Convolution, Linear, QuantizeActivation)):
+        return
+    layer = network.layers[operation.layer]
+    if not isinstance(layer, CodedLayer) or layer.activation is None:
+        return
+    table: NDArray[np.int32] = layer.activation.table
+    if int(table.max()) > LARGEST_LEVEL:
+        raise KernelError(
+            "The kernels hold levels of activations in bytes.",
+            where=layer.name,
+            expected=f"levels up to {LARGEST_LEVEL}",
+            got=f"a level of {int(table.max())}",
+            fix="run the ONNX model",
+        )

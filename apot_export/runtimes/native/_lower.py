@@ -1,0 +1,357 @@
+"""Lowering: a coded network to a flat program of fused steps over one arena."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apot_export.errors import KernelError
+from apot_export.network import (
+    ActivationQuantizer,
+    AveragePool,
+    CodedLayer,
+    CodedNetwork,
+    Concat,
+    Convolution,
+    Flatten,
+    GlobalAveragePool,
+    Linear,
+    MaxPool,
+    Node,
+    Pair,
+    Upsample,
+)
+from apot_export.runtimes.native._fuse import Finish, Fused, fuse, is_depthwise
+from apot_export.runtimes.native._layout import Place, extents, place
+from apot_export.runtimes.native._steps import (
+    LANES,
+    LONGEST_RUN,
+    WIDEST_BLOCK,
+    Finishing,
+    Frame,
+    Projection,
+    Step,
+    StepKind,
+    TableKind,
+    View,
+)
+from apot_export.runtimes.native._weights import Constants, is_integer, pack, pack_depthwise, padded
+from apot_export.runtimes.native._winograd import POSITIONS, Winograd, is_eligible, transformed
+
+_CHUNK = 64
+_SHUFFLED_ENTRIES = 256
+_FLOAT_BYTES = 4
+_OFFSET_LIMIT = 1 << 31
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sums:
+    """Sums of a step with weights, before anything follows them."""
+
+    integers: bool
+    extents: tuple[int, int, int]
+    """(channels, height, width)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What a step is of the network."""
+
+    name: str
+    """The node that it starts with, which is also the name of its sums; or its preparation."""
+    written: tuple[str, ...] = ()
+    """Values that are complete in the arena after it, its sums excepted."""
+    sums: Sums | None = None
+
+
+@dataclass(kw_only=True, eq=False)
+class Program:
+    """Steps, and what they need."""
+
+    steps: ctypes.Array[Step]
+    parts: tuple[Part, ...]
+    """What each step is of the network."""
+    places: dict[str, Place]
+    output: Place
+    arena_bytes: int
+    scratch_bytes: int
+    """Of each thread, behind the arena."""
+    constants: Constants
+    """What the addresses in the steps point to."""
+
+
+def lower(network: CodedNetwork, *, winograd: bool = True) -> Program:
+    """Lower a network.
+
+    Args:
+        network: A coded network.
+        winograd: Whether convolutions may take their sums by Winograd's algorithm.
+
+    Raises:
+        KernelError: An operation or a layer has no kernel.
+    """
+    return _Lowering(network, winograd=winograd).program()
+
+
+class _Lowering:
+    def __init__(self, network: CodedNetwork, *, winograd: bool) -> None:
+        self._network = network
+        self._fused, output = fuse(network)
+        self._winograd = self._winograds() if winograd else {}
+        self._shapes = dict(network.shapes)
+        if any(extent > 1 for extent in extents(self._shapes[output])[1:]):
+            # The caller's order is channels, rows, columns.
+            flat = Node(name=f"{output} (flat)", inputs=(output,), operation=Flatten())
+            self._shapes[flat.name] = (int(np.prod(self._shapes[output])),)
+            finish = Finish(value=flat.name, stored=True)
+            self._fused.append(Fused(node=flat, source=output, finish=finish))
+            output = flat.name
+        self._places, self._arena = place(self._fused, self._shapes, network.input, output)
+        self._output = self._places[output]
+        self._constants = Constants()
+        self._scratch = 0
+
+    def _winograds(self) -> dict[str, Winograd]:
+        """Return the transformed weights of the nodes that have them, and name their inputs."""
+        found = {}
+        for fused in self._fused:
+            operation = fused.node.operation
+            if not isinstance(operation, Convolution) or fused.pool is not None:
+                continue
+            layer = self._network.layers[operation.layer]
+            if not is_eligible(operation, layer):
+                continue
+            weights = transformed(layer)
+            if weights is not None:
+                found[fused.node.name] = weights
+                fused.spread = f"{fused.node.name} (spread)"
+        return found
+
+    def program(self) -> Program:
+        steps, parts = [self._load()], [Part(name=self._network.input)]
+        for fused in self._fused:
+            lowered = self._lowered(fused)
+            steps += lowered
+            first = Part(name=fused.spread or fused.node.name)
+            parts += [first] * (len(lowered) - 1)
+            parts.append(self._part(fused, lowered[-1]))
+        return Program(
+            steps=(Step * len(steps))(*steps),
+            parts=tuple(parts),
+            places=self._places,
+            output=self._output,
+            arena_bytes=self._arena,
+            scratch_bytes=-(-self._scratch // _CHUNK) * _CHUNK,
+            constants=self._constants,
+        )
+
+    def _part(self, fused: Fused, step: Step) -> Part:
+        last, name = fused.last, fused.node.name
+        written = [name for name, _ in last.levels] + [last.value] * last.stored
+        if not isinstance(fused.node.operation, (Convolution, Linear)):
+            return Part(name=name, written=tuple(written))
+        # The sums of a node without anything after them are known by that name already.
+        written = [value for value in written if value != name]
+        sums = Sums(integers=bool(step.integers), extents=extents(self._shapes[name]))
+        return Part(name=name, written=tuple(written), sums=sums)
+
+    # --- what a step does ---------------------------------------------------------------------
+
+    def _load(self) -> Step:
+        image = self._places[self._network.input]
+        step = Step(kind=StepKind.LOAD, channels=image.channels)
+        step.height, step.width = image.height, image.width
+        step.planes = image.plane if image.planes else 0
+        step.finish = Finishing(stored=1, to=image.view(), border=image.frame())
+        return step
+
+    def _lowered(self, fused: Fused) -> list[Step]:
+        operation = fused.node.operation
+        if isinstance(operation, Concat):
+            return self._placed_beside(fused)
+        step = Step()
+        shape = fused.node.name if fused.finish.value != fused.source else fused.source
+        step.channels, step.height, step.width = extents(self._shapes[shape])
+        if isinstance(operation, (Convolution, Linear)):
+            self._convolve(step, fused, operation)
+        else:
+            source = self._places[fused.source]
+            step.input_height, step.input_width = source.height, source.width
+            step.from_ = source.view()
+            step.kind = self._pool(step, operation)
+            self._needs_scratch(step.width * padded(step.channels) * _FLOAT_BYTES)
+        step.finish = self._finishing(fused.finish)
+        if fused.spread is not None:
+            return [self._spread(fused), step]
+        if fused.pool is not None and fused.after is not None:
+            self._pool_after(step, fused.pool, fused.after)
+        return [step]
+
+    def _pool(self, step: Step, operation: object) -> StepKind:
+        if isinstance(operation, MaxPool):
+            self._pool_windows(step, operation)
+            return StepKind.MAXIMUM
+        if isinstance(operation, (AveragePool, GlobalAveragePool)):
+            whole = (int(step.input_height), int(step.input_width))
+            kernel = operation.kernel if isinstance(operation, AveragePool) else whole
+            stride = operation.stride if isinstance(operation, AveragePool) else (1, 1)
+            step.kernel_y, step.kernel_x = kernel
+            step.stride_y, step.stride_x = stride
+            return StepKind.MEAN
+        if isinstance(operation, Upsample):
+            step.kernel_y, step.kernel_x = operation.scale
+            return StepKind.REPEAT
+        return StepKind.UNROLL if isinstance(operation, Flatten) else StepKind.APPLY
+
+    def _pool_windows(self, step: Step, pool: MaxPool) -> None:
+        step.pool_height, step.pool_width = step.height, step.width
+        step.pool_kernel_y, step.pool_kernel_x = pool.kernel
+        step.pool_stride_y, step.pool_stride_x = pool.stride
+        step.pool_pad_y, step.pool_pad_x = pool.padding
+
+    def _pool_after(self, step: Step, pool: MaxPool, after: Finish) -> None:
+        pixel = padded(step.channels) * _FLOAT_BYTES
+        self._pool_windows(step, pool)
+        _, step.pool_height, step.pool_width = extents(self._shapes[self._pool_name(pool)])
+        step.pooled, step.finish.stored = 1, 1
+        step.finish.to = View(0, step.width * pixel, pixel)
+        step.ring_bytes = step.width * pixel * pool.kernel[0]
+        step.after = self._finishing(after)
+        self._needs_scratch(step.ring_bytes + step.pool_width * pixel)
+
+    def _pool_name(self, pool: MaxPool) -> str:
+        return next(node.name for node in self._network.nodes if node.operation is pool)
+
+    def _placed_beside(self, fused: Fused) -> list[Step]:
+        steps: list[Step] = []
+        channel, whole = 0, self._places[fused.node.name]
+        for name in fused.node.inputs:
+            part = self._places[name]
+            step = Step(kind=StepKind.PLACE, channels=part.channels)
+            step.height, step.width, step.from_ = part.height, part.width, part.view()
+            to = whole.view(channel=channel)
+            frame = whole.frame() if not steps else Frame()
+            step.finish = Finishing(stored=1, to=to, border=frame)
+            steps.append(step)
+            channel += part.channels
+        return steps
+
+    def _convolve(self, step: Step, fused: Fused, operation: Convolution | Linear) -> None:
+        layer = self._network.layers[operation.layer]
+        if isinstance(operation, Linear):
+            operation = Convolution(layer=operation.layer)
+        source = self._places[fused.source]
+        kernel: Pair = (1, 1) if len(layer.shape) == 2 else (layer.shape[2], layer.shape[3])  # noqa: PLR2004 - linear
+        step.integers = is_integer(layer)
+        step.from_ = source.view(operation.padding)
+        step.stride_y, step.stride_x = operation.stride
+        step.rows, step.columns = step.height, step.width
+        step.run = _best_run(step.width)
+        if fused.spread is not None:
+            self._convolve_planes(step, self._places[fused.spread], self._winograd[fused.node.name])
+            return
+        rows = np.arange(kernel[0]) * operation.dilation[0] * source.row
+        columns = np.arange(kernel[1]) * operation.dilation[1] * source.pixel
+        windows = (rows[:, None] + columns).ravel()
+        if is_depthwise(self._network, operation):
+            step.kind, weights = StepKind.DEPTHWISE, pack_depthwise(layer)
+            step.offsets, step.taps = self._address(windows.astype(np.int32)), len(windows)
+            step.weights = self._address(weights)
+            self._needs_scratch(step.width * padded(step.channels) * _FLOAT_BYTES)
+            return
+        packed = pack(layer, operation.groups)
+        between = source.plane if source.planes else _FLOAT_BYTES
+        taps = np.arange(0, packed.group_inputs, 4 if packed.integers else 1)
+        offsets = (windows[:, None] + taps * (1 if packed.integers else between)).ravel()
+        if offsets.max() >= _OFFSET_LIMIT:
+            raise KernelError("An image is larger than 2 GiB.", where=fused.source)
+        lanes = padded(step.channels) // LANES // packed.groups
+        step.kind, step.narrow_run = StepKind.CONVOLVE, packed.narrow_run
+        step.offsets, step.taps = self._address(offsets.astype(np.int32)), len(offsets)
+        step.weights = self._address(packed.weights)
+        step.high_weights = None if packed.high is None else self._address(packed.high)
+        step.group_blocks = -(-lanes // WIDEST_BLOCK)
+        step.blocks = step.group_blocks * packed.groups
+        item = 1 if packed.integers else _FLOAT_BYTES
+        step.group_bytes = packed.group_inputs * item if packed.groups > 1 else 0
+
+    def _spread(self, fused: Fused) -> Step:
+        source, to = self._places[fused.source], self._places[fused.spread or ""]
+        step = Step(kind=StepKind.SPREAD, channels=source.channels)
+        step.height, step.width = to.height, to.width
+        step.rows, step.columns = -(-source.height // 2), to.width
+        step.from_, step.planes = source.view((1, 1)), to.plane // POSITIONS
+        step.offset, step.finish.to = self._winograd[fused.node.name].offset, to.view()
+        return step
+
+    def _convolve_planes(self, step: Step, planes: Place, winograd: Winograd) -> None:
+        step.kind, step.winograd = StepKind.CONVOLVE, 1
+        step.rows, step.columns = -(-step.height // 2), planes.width
+        step.run = _best_run(step.columns)
+        step.from_, step.planes = planes.view(), planes.plane // POSITIONS
+        offsets = np.arange(0, planes.channels, 4, dtype=np.int32)
+        step.offsets, step.taps = self._address(offsets), len(offsets)
+        step.weights = self._address(winograd.weights)
+        step.corrections = self._address(winograd.corrections)
+        step.blocks = step.group_blocks = len(winograd.weights)
+
+    # --- what follows the sums ----------------------------------------------------------------
+
+    def _finishing(self, finish: Finish) -> Finishing:
+        result = Finishing()
+        channels = extents(self._shapes[finish.value])[0]
+        if finish.affine is not None:
+            for name in ("scale", "bias"):
+                numbers = np.zeros(padded(channels), dtype=np.float32)
+                numbers[:channels] = getattr(finish.affine, name)
+                setattr(result, name, self._address(numbers))
+        if finish.addend is not None:
+            result.has_addend, result.addend = 1, self._places[finish.addend].view()
+        if finish.bounds is not None:
+            result.low, result.high = finish.bounds
+            result.bounds = 1 if np.isposinf(result.high) else 2
+        if finish.stored and finish.value in self._places:
+            found = self._places[finish.value]
+            result.stored, result.to, result.border = 1, found.view(), found.frame()
+        result.projections = len(finish.levels)
+        for slot, (name, layer_name) in enumerate(finish.levels):
+            layer = self._network.layers[layer_name]
+            assert isinstance(layer, CodedLayer)
+            assert layer.activation is not None
+            result.levels[slot] = self._projection(self._places[name], layer.activation)
+            result.levels[slot].below = finish.bounds is None or finish.bounds[0] < 0
+        return result
+
+    def _projection(self, to: Place, quantizer: ActivationQuantizer) -> Projection:
+        table = quantizer.table
+        chunks = -(-len(table) // _CHUNK)
+        levels = np.zeros(chunks * _CHUNK, dtype=np.uint8)
+        levels[: len(table)] = table
+        kind = TableKind.SHUFFLED if len(table) <= _SHUFFLED_ENTRIES else TableKind.INDEXED
+        if np.array_equal(table, (np.arange(len(table)) + 1) // 2):
+            kind = TableKind.UNIFORM
+        return Projection(
+            to=to.view(),
+            border=to.frame(),
+            table=self._address(levels),
+            kind=kind,
+            chunks=chunks,
+            scale=quantizer.index_scale,
+            last=quantizer.last_index,
+        )
+
+    def _address(self, array: NDArray[Any]) -> int:
+        return self._constants.address(array)
+
+    def _needs_scratch(self, size: int) -> None:
+        self._scratch = max(self._scratch, size)
+
+
+def _best_run(width: int) -> int:
+    """Return the pixels of a run for rows of a width: as few computed twice as possible."""
+    lengths = range(1, min(width, LONGEST_RUN) + 1)
+    return min(lengths, key=lambda length: (-(-width // length) * length, -length))

@@ -1,0 +1,1 @@
+"""Where an export and the original first differ, and what would explain it."""

@@ -1,0 +1,1 @@
+"""What must be exact: weights, integers, levels, and values within float rounding."""

@@ -1,0 +1,1 @@
+"""Running every side on a data set: images, shards, processes, backends."""

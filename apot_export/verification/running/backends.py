@@ -1,0 +1,235 @@
+"""The integer network on several backends: the same bits, or the first value that is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from apot_export.artifacts.directory import INTEGER_MODEL
+from apot_export.artifacts.onnx_model import serialise
+from apot_export.artifacts.packed import packed_file_bytes
+from apot_export.datasets import Dataset
+from apot_export.errors import DeviceError, ExportError
+from apot_export.integer import IntegerNetwork, Pixels, lower, run_integer
+from apot_export.integer.oracle import fixed_point
+from apot_export.network import CodedNetwork
+from apot_export.runtimes.interpreter.interpreter import CompiledInterpreter, compile_interpreter
+from apot_export.runtimes.onnx_runtime import open_session
+from apot_export.verification.report import BackendComparison
+
+BACKENDS = ("numpy", "ort-cpu", "ort-cuda", "c")
+_RANDOM_IMAGES = 8
+_TOOL = "apot-export verify"
+
+Progress = Callable[[str, int, int], None]
+Run = Callable[[NDArray[Any]], NDArray[np.int64]]
+
+
+def parse_backends(text: str) -> tuple[str, ...]:
+    """Read a list of backends, separated by commas.
+
+    Raises:
+        DeviceError: One is unknown, or there are fewer than two.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    unknown = [name for name in names if name not in BACKENDS]
+    if unknown or len(names) < 2:  # noqa: PLR2004 - a comparison
+        raise DeviceError(
+            "Backends to compare are two or more of those that there are.",
+            expected=f"two or more of {','.join(BACKENDS)}",
+            got=repr(text),
+        )
+    return names
+
+
+def integer_of_manifest(manifest: Mapping[str, Any], coded: CodedNetwork) -> IntegerNetwork:
+    """Lower a coded network as its manifest says.
+
+    Raises:
+        ExportError: The export has no integer network, or its manifest is damaged.
+    """
+    form = manifest.get("integer")
+    if form is None:
+        raise ExportError(
+            "The export has no integer network.",
+            expected=INTEGER_MODEL,
+            fix="convert the checkpoint with --integer",
+        )
+    try:
+        pixels = form["normalisation"]
+        return lower(
+            coded,
+            fraction_bits=form["fraction_bits"],
+            input_bits=form["input_bits"],
+            pixels=None
+            if pixels is None
+            else Pixels(mean=tuple(pixels["mean"]), std=tuple(pixels["std"])),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ExportError(
+            "The manifest is damaged.", got=str(error), fix="convert again"
+        ) from error
+
+
+def compare_backends(
+    directory: Path,
+    manifest: Mapping[str, Any],
+    coded: CodedNetwork,
+    names: Sequence[str],
+    images: Dataset,
+    batch_size: int,
+    progress: Progress,
+) -> BackendComparison:
+    """Run the integer network of an export on every backend, on images and on random inputs.
+
+    Args:
+        directory: The export.
+        manifest: Its manifest.
+        coded: The network of its packed file.
+        names: Of `BACKENDS`; the others are compared with the first one.
+        images: What to run on.
+        batch_size: Images per batch.
+        progress: Called with (what, done, total).
+
+    Raises:
+        ExportError: The export has no integer network.
+        DeviceError: A backend is not there.
+    """
+    network = integer_of_manifest(manifest, coded)
+    packed = (directory / "model.apot.safetensors").read_bytes()
+    model = (directory / INTEGER_MODEL).read_bytes()
+    runs = {name: _runner(name, network, model, packed) for name in names}
+    differing = dict.fromkeys(names[1:], 0)
+    hits = done = 0
+    first: dict[str, NDArray[Any]] = {}
+    for inputs, labels in _inputs(network, images, batch_size):
+        logits = {name: run(inputs) for name, run in runs.items()}
+        expected = logits[names[0]]
+        for name in names[1:]:
+            wrong = (logits[name] != expected).any(axis=1)
+            differing[name] += int(wrong.sum())
+            if wrong.any():
+                first.setdefault(name, inputs[np.argmax(wrong)][None])
+        if labels is not None:
+            hits += int((expected.argmax(axis=1) == labels).sum())
+            done += len(labels)
+            progress("backends", done, len(images))
+    places = {
+        name: _first_difference(name, names[0], network, coded, model, image)
+        for name, image in first.items()
+    }
+    return BackendComparison(
+        names=tuple(names),
+        images=done,
+        random_images=_RANDOM_IMAGES,
+        differing=differing,
+        first_difference=places,
+        top1=hits / done,
+        fraction_bits=network.fraction_bits,
+    )
+
+
+def _inputs(
+    network: IntegerNetwork, images: Dataset, batch_size: int
+) -> Iterator[tuple[NDArray[Any], NDArray[np.int64] | None]]:
+    """Yield random inputs without labels, then all images that can be read."""
+    yield _random_inputs(network), None
+    ranges = [
+        range(start, min(start + batch_size, len(images)))
+        for start in range(0, len(images), batch_size)
+    ]
+    for batch in images.prefetched(ranges, 1):
+        if len(batch.labels):
+            pixels = network.pixels
+            inputs = batch.images if pixels is None else pixels.of_images(batch.images)
+            yield inputs, batch.labels
+
+
+def _random_inputs(network: IntegerNetwork) -> NDArray[Any]:
+    generator = np.random.default_rng(0)
+    shape = (_RANDOM_IMAGES, *network.input_shape)
+    if network.pixels is not None:
+        return generator.integers(0, 256, shape, dtype=np.uint8)
+    images = generator.normal(0, 3, shape).astype(np.float32)
+    images[0], images[1] = np.finfo(np.float32).max, np.finfo(np.float32).min
+    return images
+
+
+def _runner(name: str, network: IntegerNetwork, model: bytes, packed: bytes) -> Run:
+    if name == "numpy":
+        return lambda inputs: run_integer(network, inputs)
+    if name == "c":
+        program = _interpreter().open(packed)
+        return lambda inputs: program.run(fixed_point(network, inputs))
+    session = open_session(model, name.removeprefix("ort-"))
+    return lambda inputs: np.asarray(session.run_all(inputs)["logits"])
+
+
+def _first_difference(
+    name: str,
+    other: str,
+    network: IntegerNetwork,
+    coded: CodedNetwork,
+    model: bytes,
+    image: NDArray[Any],
+) -> str:
+    """Return the first value, in order of computation, that two backends compute differently."""
+    mine, theirs = (_all_values(one, network, coded, model, image) for one in (name, other))
+    for node in network.nodes:
+        if (
+            node.name in mine
+            and node.name in theirs
+            and ((mine[node.name] != theirs[node.name]).any())
+        ):
+            return node.name
+    return "the packed file's program or the model, which are not those of the network"
+
+
+def _all_values(
+    name: str,
+    network: IntegerNetwork,
+    coded: CodedNetwork,
+    model: bytes,
+    image: NDArray[Any],
+) -> dict[str, NDArray[Any]]:
+    seen: dict[str, NDArray[Any]] = {}
+    if name == "numpy":
+        run_integer(network, image, observe=seen.__setitem__)
+        return seen
+    if name == "c":
+        # One program for every value: the same instructions, ended earlier.
+        for node in network.nodes:
+            seen[node.name] = _c_value(network, coded, node.name, image)
+        return seen
+    proto = onnx.load_from_string(model)
+    known = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(v for v in proto.graph.value_info if v.name not in known)
+    seen = open_session(serialise(proto), name.removeprefix("ort-")).run_all(image)
+    seen[network.output] = seen["logits"]
+    return seen
+
+
+def _c_value(
+    network: IntegerNetwork, coded: CodedNetwork, value: str, image: NDArray[Any]
+) -> NDArray[np.int64]:
+    position = next(i for i, node in enumerate(network.nodes) if node.name == value)
+    ended = dataclasses.replace(network, nodes=network.nodes[: position + 1], output=value)
+    shape = network.nodes[position].shape
+    packed = packed_file_bytes(coded, {}, ended)
+    values = _interpreter().run(packed, fixed_point(network, image))
+    return values.reshape(len(image), *shape)
+
+
+@cache
+def _interpreter() -> CompiledInterpreter:
+    """Compile the C interpreter once; the loaded library outlives its file."""
+    with tempfile.TemporaryDirectory() as folder:
+        return CompiledInterpreter(compile_interpreter(Path(folder)))

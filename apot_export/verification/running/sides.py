@@ -1,0 +1,143 @@
+"""What the original is compared with: runtimes of the ONNX model, readers of the packed file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apot_export.artifacts.directory import PACKED_MODEL
+from apot_export.errors import DeviceError, ExportError
+from apot_export.network import CodedNetwork, oracle
+from apot_export.runtimes.onnx_runtime import Placement, measure_placement, open_session
+from apot_export.runtimes.torch_runtime import Executor
+
+SIDES = ("ort", "ort-cpu", "ort-cuda", "openvino", "native", "oracle", "packed")
+"""ort: ONNX Runtime on the original's device."""
+
+
+def parse_sides(text: str | None, device: str) -> tuple[str, ...]:
+    """Read a list of sides, separated by commas; none given: ONNX Runtime.
+
+    Args:
+        text: What a user said.
+        device: "cpu", "cuda" or "cuda:1": where the original runs.
+
+    Raises:
+        DeviceError: One is unknown, or none is named.
+    """
+    names = tuple(name.strip() for name in ("ort" if text is None else text).split(","))
+    if any(name not in SIDES for name in names):
+        raise DeviceError(
+            "Sides are what the original can be compared with.",
+            expected=f"one or more of {','.join(SIDES)}",
+            got=repr(text),
+        )
+    own = "ort-cpu" if device == "cpu" else "ort-cuda"
+    return tuple(dict.fromkeys(own if name == "ort" else name for name in names))
+
+
+@dataclass(kw_only=True)
+class OpenedSides:
+    """Sides that are ready to run."""
+
+    executors: dict[str, Executor] = field(default_factory=dict)
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Options that were set explicitly, by side."""
+    placements: dict[str, tuple[str, Placement]] = field(default_factory=dict)
+    """(provider that was asked for, where the nodes ran), by side of ONNX Runtime."""
+
+    def provider(self) -> str:
+        """Return what computed the first side's values."""
+        first = next(iter(self.executors))
+        return self.placements[first][1].provider() if first in self.placements else first
+
+    def strays(self) -> list[str]:
+        """Return a sentence for each side whose nodes ran elsewhere than on its provider."""
+        found = []
+        for wanted, placement in self.placements.values():
+            strays = placement.strays(wanted)
+            if strays:
+                found.append(
+                    f"{len(strays)} nodes did not run on {wanted}: {', '.join(strays[:5])}"
+                )
+        return found
+
+
+def ort_device(name: str, device: str) -> str:
+    """Return the device of a side of ONNX Runtime: the original's, if it is of that kind."""
+    kind = name.removeprefix("ort-")
+    return device if device.startswith(kind) else kind
+
+
+def open_sides(
+    names: Sequence[str],
+    *,
+    directory: Path,
+    model: bytes,
+    packed: CodedNetwork,
+    device: str,
+    threads: int,
+    tf32: bool,
+    image: NDArray[np.float32],
+) -> OpenedSides:
+    """Open sides of an export.
+
+    Args:
+        names: Of `SIDES`, "ort" resolved.
+        directory: The export.
+        model: Its ONNX model.
+        packed: The network of its packed file.
+        device: Where the original runs.
+        threads: Threads of each runtime.
+        tf32: Whether the model is one that TF32 does not round: ONNX Runtime may use it on CUDA.
+        image: An image to find out with where nodes run, float32 [1, C, H, W].
+
+    Raises:
+        DeviceError: One cannot be opened here.
+    """
+    opened = OpenedSides()
+    for name in names:
+        if name == "oracle":
+            opened.executors[name] = partial(oracle.run, packed)
+        elif name == "native":
+            from apot_export.runtimes.native import compile_network
+
+            compiled = compile_network(packed, threads=threads)
+            opened.executors[name] = compiled.run
+            opened.options[name] = {"threads": threads, "kernels": compiled.kernels}
+        elif name == "packed":
+            opened.executors[name] = _downstream(directory / PACKED_MODEL)
+        elif name == "openvino":
+            from apot_export.runtimes.openvino_runtime import open_openvino
+
+            session = open_openvino(model, threads=threads)
+            opened.executors[name] = session.run
+            opened.options[name] = {"version": session.version, **session.options}
+        else:
+            place = ort_device(name, device)
+            opened_session = open_session(model, place, threads=threads, tf32=tf32)
+            opened.executors[name] = opened_session.run
+            opened.options[name] = {"threads": threads, **opened_session.options}
+            placement = measure_placement(model, place, image, tf32=tf32)
+            opened.placements[name] = (opened_session.provider, placement)
+    return opened
+
+
+def _downstream(path: Path) -> Executor:
+    from apot_export.downstream import load
+
+    try:
+        return load(path).run
+    except ValueError as error:
+        raise ExportError(
+            "The stand-alone reader refuses the packed file.",
+            where=str(path),
+            got=str(error),
+            fix="convert the checkpoint again",
+        ) from error
