@@ -12,7 +12,8 @@ from apot_export._version import VERSION
 
 if TYPE_CHECKING:
     from apot_export.artifacts.packed import PackedNetwork, load_packed
-    from apot_export.conversion.convert import ConversionResult, convert
+    from apot_export.conversion.convert import convert
+    from apot_export.conversion.result import ConversionResult
     from apot_export.errors import ApotExportError
     from apot_export.tuning import TuningResult, tune
     from apot_export.verification import Report, verify

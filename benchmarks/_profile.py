@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.network.execution import require_images
+from apot_export.network.oracle import require_images
 from apot_export.runtimes.native._network import FastNetwork
 
 

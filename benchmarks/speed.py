@@ -40,8 +40,8 @@ from apot_export.artifacts.onnx_model import openvino_model, serialise
 from apot_export.artifacts.onnx_model.targets import TARGETS
 from apot_export.conversion.convert import convert
 from apot_export.original.architectures.resnet import Design, ResNet
-from apot_export.original.original import load_original
-from apot_export.original.quantization import Choices
+from apot_export.original.choices import Choices
+from apot_export.original.published import load_original
 
 BASELINE = "ONNX Runtime, float32"
 SHAPE = (3, 224, 224)

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from apot_export.conversion.convert import ConversionResult
-    from apot_export.inspection.thresholds import Thresholds, Widths
+    from apot_export.conversion.result import ConversionResult
+    from apot_export.inspection.thresholds import Thresholds
+    from apot_export.inspection.widths import Widths
 
 _FULL_PRECISION = 32
 _EVERYWHERE = "portable"

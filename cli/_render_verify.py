@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -26,35 +25,6 @@ _SIDE_NAMES = {
     "oracle": "the oracle",
     "packed": "the packed file's reader",
 }
-
-
-@contextmanager
-def image_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function that shows (what, done, total) as a bar; silent without a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _what, _done, _total: None
-        return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
-        tasks = {"": bars.add_task("loading", total=None)}
-
-        def show(what: str, done: int, total: int) -> None:
-            if "" in tasks:
-                bars.remove_task(tasks.pop(""))
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
-
-        yield show
 
 
 def print_report(report: Report) -> None:

@@ -163,9 +163,14 @@ def convert(
     """
     with reported(debug=debug):
         from apot_export.conversion.convert import convert as convert_checkpoint
-        from apot_export.conversion.integer_choices import integer_choices
-        from apot_export.original.custom import parse_arguments
-        from apot_export.original.quantization import Choices, parse_layer_bits, read_layer_bits
+        from apot_export.original.choices import Choices
+
+        from ._parsing import (
+            integer_choices,
+            parse_arguments,
+            parse_layer_bits,
+            read_layer_bits,
+        )
 
         from_file = read_layer_bits(layer_bits_file) if layer_bits_file is not None else ()
         choices = Choices(

@@ -82,7 +82,7 @@ def bits(
 ) -> None:
     """Show the bits of every layer's weights and the bytes that they take."""
     with reported(debug=debug):
-        from apot_export.inspection.thresholds import layer_bits
+        from apot_export.inspection.widths import layer_bits
 
         found = layer_bits(_chosen(path))
         if as_json:
@@ -109,7 +109,7 @@ def integer(
 ) -> None:
     """Show the integer network of an export: operations and proven range of every layer."""
     with reported(debug=debug):
-        from apot_export.inspection.thresholds import integer_summary
+        from apot_export.inspection.widths import integer_summary
 
         chosen = _chosen(path)
         found = integer_summary(chosen)
@@ -151,7 +151,7 @@ def identify(
     It only reports: convert still goes by names and options.
     """
     with reported(debug=debug):
-        from ._render_verify import image_progress
+        from ._progress import image_progress
 
         with image_progress() as progress:
             from apot_export.inspection.identify import identify as identify_checkpoint

@@ -48,8 +48,8 @@ def tune(
     with reported(debug=debug, interrupted=_INTERRUPTED):
         from apot_export.artifacts.directory import find_newest
 
+        from ._progress import image_progress
         from ._render_tune import print_tuning
-        from ._render_verify import image_progress
 
         if export is None:
             export = find_newest(Path())

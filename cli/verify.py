@@ -107,7 +107,8 @@ def verify(
         from apot_export.errors import DeviceError
 
         from ._page import require_writable, write_page
-        from ._render_verify import image_progress, print_report
+        from ._progress import image_progress
+        from ._render_verify import print_report
 
         if export is None:
             export = find_newest(Path())

@@ -24,7 +24,7 @@ from apot_export.artifacts.onnx_model.probe import (
     with_outputs,
 )
 from apot_export.encoding.capture import capture
-from apot_export.encoding.weights import encode_network
+from apot_export.encoding.encode import encode_network
 from apot_export.network import CodedLayer, CodedNetwork
 from apot_export.network.bitpack import pack
 from apot_export.original.quantization import Quantization

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apot_export.encoding.weights import encode_network
+from apot_export.encoding.encode import encode_network
 from apot_export.network import (
     ActivationQuantizer,
     Add,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from apot_export.conversion.convert import convert
 from apot_export.datasets import kind_by_name
-from apot_export.original.quantization import Choices
+from apot_export.original.choices import Choices
 
 Floats = NDArray[np.float32]
 

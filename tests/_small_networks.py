@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from apot_export.artifacts.packed import PackedNetwork, load_packed, packed_file_bytes
-from apot_export.encoding.weights import encode_network
+from apot_export.encoding.encode import encode_network
 from apot_export.errors import PackedFileError
 from apot_export.network import (
     ActivationQuantizer,

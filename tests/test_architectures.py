@@ -12,12 +12,13 @@ from apot_export.artifacts.onnx_model import build_model, serialise
 from apot_export.artifacts.onnx_model.probe import with_outputs
 from apot_export.artifacts.packed import load_packed, packed_file_bytes
 from apot_export.encoding.capture import capture
-from apot_export.encoding.weights import encode_network
+from apot_export.encoding.encode import encode_network
 from apot_export.errors import BitWidthError, CaptureError, RecognitionError
 from apot_export.network import CodedLayer
 from apot_export.original import architectures
-from apot_export.original.original import load_original
-from apot_export.original.quantization import Choices, LayerBits
+from apot_export.original.choices import Choices
+from apot_export.original.published import load_original
+from apot_export.original.quantization import LayerBits
 from apot_export.original.quantized_layers import QuantConv2d
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification.proof.certificate import original_weights

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from apot_export.encoding.capture import capture
-from apot_export.encoding.weights import encode_network
+from apot_export.encoding.encode import encode_network
 from apot_export.errors import CaptureError
 from apot_export.network import Add, Flatten, Relu, SourceNetwork
 from apot_export.network.oracle import run

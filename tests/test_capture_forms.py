@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from apot_export.encoding.capture import capture
-from apot_export.encoding.weights import encode_network
+from apot_export.encoding.encode import encode_network
 from apot_export.errors import CaptureError
 from apot_export.network import Clip, Concat, Upsample
 from apot_export.network.oracle import run

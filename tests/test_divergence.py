@@ -15,12 +15,12 @@ import torch
 from apot_export.artifacts.packed import load_packed
 from apot_export.conversion.convert import convert
 from apot_export.encoding.capture import capture
-from apot_export.encoding.weights import encode_network
+from apot_export.encoding.encode import encode_network
 from apot_export.network import CodedLayer, CodedNetwork, FloatLayer
 from apot_export.network.bitpack import pack
-from apot_export.network.layers import MultiBitWeights
-from apot_export.original.original import load_original
-from apot_export.original.quantization import Choices
+from apot_export.network.source import MultiBitWeights
+from apot_export.original.choices import Choices
+from apot_export.original.published import load_original
 from apot_export.original.quantized_layers import QuantConv2d
 from tests._divergences import (
     MIDDLE,

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, ScaleBias
-from apot_export.original.original import load_original
-from apot_export.original.quantization import Choices
+from apot_export.original.choices import Choices
+from apot_export.original.published import load_original
 from tests._divergences import (
     MIDDLE,
     QUANTIZATIONS,

@@ -23,7 +23,7 @@ from apot_export.downstream._codes import read_codes
 from apot_export.network import CodedLayer, CodedNetwork
 from apot_export.network.bitpack import pack
 from apot_export.network.codebook import Codebook, apot, power_of_two, uniform
-from apot_export.original.quantization import Choices
+from apot_export.original.choices import Choices
 from tests import _random_integer_networks as random_networks
 from tests._malformed_networks import SCALARS, both_readers
 from tests._onnx_networks import quantizer

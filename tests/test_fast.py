@@ -31,13 +31,9 @@ from apot_export.network import (
 )
 from apot_export.network.bitpack import pack
 from apot_export.network.codebook import apot, uniform
+from apot_export.runtimes.compiler import find_compiler
 from apot_export.runtimes.native import _library, compile_network
-from apot_export.runtimes.native._library import (
-    Library,
-    compile_kernels,
-    default_library,
-    find_compiler,
-)
+from apot_export.runtimes.native._library import Library, compile_kernels, default_library
 from apot_export.runtimes.native._lower import _best_run
 from apot_export.runtimes.native._steps import View
 from tests import _random_integer_networks

@@ -18,7 +18,8 @@ from safetensors.numpy import load_file
 
 from apot_export.artifacts.onnx_model import build_model, serialise
 from apot_export.artifacts.packed import PackedNetwork, load_packed
-from apot_export.conversion.convert import ConversionResult, convert
+from apot_export.conversion.convert import convert
+from apot_export.conversion.result import ConversionResult
 from apot_export.datasets import kind_by_name
 from apot_export.network import (
     CodedLayer,
@@ -28,8 +29,9 @@ from apot_export.network import (
     Network,
     QuantizeActivation,
 )
-from apot_export.original.original import Original, load_original
-from apot_export.original.quantization import Choices
+from apot_export.original.choices import Choices
+from apot_export.original.original import Original
+from apot_export.original.published import load_original
 from apot_export.runtimes.onnx_runtime import open_session
 
 RES20 = ("res20_2bit", "res20_3bit", "res20_4bit", "res20_32bit")

@@ -17,12 +17,14 @@ from apot_export import verify
 from apot_export.artifacts.onnx_model import build_model
 from apot_export.artifacts.onnx_model.probe import with_outputs
 from apot_export.artifacts.packed import PackedNetwork, load_packed
-from apot_export.conversion.convert import ConversionResult, convert
+from apot_export.conversion.convert import convert
+from apot_export.conversion.result import ConversionResult
 from apot_export.errors import RecognitionError
-from apot_export.inspection.thresholds import layer_bits
+from apot_export.inspection.widths import layer_bits
 from apot_export.original.checkpoint import load_checkpoint
-from apot_export.original.original import Original, load_original, rebuild
-from apot_export.original.quantization import Choices
+from apot_export.original.choices import Choices
+from apot_export.original.original import Original
+from apot_export.original.published import load_original, rebuild
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification.proof.levels import compare_levels
 

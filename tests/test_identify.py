@@ -19,7 +19,7 @@ from apot_export.inspection.identify._statistics import mean_test, sign_test, wi
 from apot_export.inspection.identify._trials import Trial, run_stages, told_apart
 from apot_export.original import families
 from apot_export.original.checkpoint import load_checkpoint
-from apot_export.original.original import load_original
+from apot_export.original.published import load_original
 from apot_export.original.quantized_layers import QuantConv2d
 
 DIGITS = "examples/digits/res8_4bit/model_best.pth.tar"

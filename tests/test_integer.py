@@ -22,7 +22,6 @@ from apot_export.conversion.convert import convert
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.errors import BoundError, IntegerError
 from apot_export.integer import IntegerNetwork, Pixels, lower, operation_counts, run_integer
-from apot_export.integer._ranges import Range
 from apot_export.integer._scales import (
     fused,
     requantized,
@@ -32,6 +31,7 @@ from apot_export.integer._scales import (
     stream_thresholds,
 )
 from apot_export.integer.network import Quantize, Requantize
+from apot_export.integer.ranges import Range
 from apot_export.network import CodedNetwork
 from apot_export.network.codebook import apot, uniform
 from apot_export.network.layers import ActivationQuantizer

@@ -17,7 +17,7 @@ from apot_export.artifacts.onnx_model.bodies_openvino import BYTES, EIGHT_BITS, 
 from apot_export.artifacts.onnx_model.lowering import layer_of_nodes
 from apot_export.artifacts.onnx_model.targets import CPU, CUDA, LOWERINGS, OPENVINO, PORTABLE
 from apot_export.encoding.capture import capture
-from apot_export.encoding.weights import encode_network
+from apot_export.encoding.encode import encode_network
 from apot_export.errors import TargetError
 from apot_export.network import (
     Add,
@@ -29,8 +29,8 @@ from apot_export.network import (
     Relu,
 )
 from apot_export.network.codebook import apot, uniform
-from apot_export.original.original import load_original
-from apot_export.original.quantization import Choices
+from apot_export.original.choices import Choices
+from apot_export.original.published import load_original
 from tests._onnx_networks import (
     DIGITS,
     affine,

@@ -13,8 +13,9 @@ from torch.nn import functional
 import apot_export
 from apot_export.artifacts.packed import load_packed
 from apot_export.errors import RecognitionError
+from apot_export.original.choices import Choices
 from apot_export.original.custom import original_of_module
-from apot_export.original.quantization import Choices, Quantization
+from apot_export.original.quantization import Quantization
 from apot_export.original.quantized_layers import QuantConv2d
 
 SHAPE = (1, 8, 8)

@@ -17,13 +17,13 @@ from onnx import helper, numpy_helper, parser
 from apot_export.artifacts.directory import read_manifest
 from apot_export.conversion.convert import convert
 from apot_export.encoding.capture import capture
-from apot_export.encoding.weights import encode_network
+from apot_export.encoding.encode import encode_network
 from apot_export.errors import ApotExportError
 from apot_export.network import CodedLayer, CodedNetwork, ScaleBias
 from apot_export.network.bitpack import pack
 from apot_export.network.codebook import uniform
-from apot_export.original.original import load_original
-from apot_export.original.quantization import Choices
+from apot_export.original.choices import Choices
+from apot_export.original.published import load_original
 from tests._workshop import (
     DIGITS,
     LAYER,

@@ -15,15 +15,15 @@ from apot_export.artifacts.onnx_model.bodies_portable import WINOGRAD
 from apot_export.artifacts.onnx_model.probe import integers_as_such, with_outputs
 from apot_export.artifacts.onnx_model.targets import TARGETS
 from apot_export.encoding.capture import capture
-from apot_export.encoding.weights import encode_network
+from apot_export.encoding.encode import encode_network
 from apot_export.network import (
     AveragePool,
     Convolution,
     QuantizeActivation,
 )
 from apot_export.network.codebook import Codebook, apot, uniform
-from apot_export.original.original import load_original
-from apot_export.original.quantization import Choices
+from apot_export.original.choices import Choices
+from apot_export.original.published import load_original
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification.proof.levels import compare_levels
 from tests._onnx_networks import (

@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from apot_export.artifacts import strict_json
+from apot_export.artifacts.atomic import _staged
 from apot_export.errors import ExportError
 
 MANIFEST = "manifest.json"
@@ -130,47 +130,6 @@ def write_export(
             fix="free space or choose another place with -o",
         ) from error
     return {name: len(data) for name, data in everything.items()}
-
-
-@contextmanager
-def _staged(directory: Path) -> Iterator[Path]:
-    """Yield a sibling folder that becomes `directory` on success and vanishes on failure."""
-    target = Path(os.path.realpath(directory))
-    missing = [parent for parent in target.parents if not parent.exists()]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            yield stage
-            umask = os.umask(0)
-            os.umask(umask)
-            stage.chmod(0o777 & ~umask)
-            if target.exists():
-                _replace(target, stage)
-            else:
-                stage.rename(target)
-        except BaseException:
-            shutil.rmtree(stage, ignore_errors=True)
-            raise
-    except BaseException:
-        for parent in missing:
-            with suppress(OSError):
-                parent.rmdir()
-        raise
-
-
-def _replace(target: Path, stage: Path) -> None:
-    """Put a complete folder in the place of an earlier one, or leave the earlier one there."""
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        target.rename(old / target.name)
-        stage.rename(target)
-    except BaseException:
-        if not target.exists():
-            (old / target.name).rename(target)
-        old.rmdir()
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

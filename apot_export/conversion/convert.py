@@ -8,7 +8,6 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +29,9 @@ from apot_export.artifacts.onnx_model import build_integer_model, build_model, s
 from apot_export.artifacts.onnx_model.targets import PORTABLE, require_target
 from apot_export.artifacts.packed import packed_file_bytes, require_compressible, tensor_bytes
 from apot_export.conversion.integer_choices import IntegerChoices
+from apot_export.conversion.result import ConversionResult
 from apot_export.encoding.capture import capture
-from apot_export.encoding.weights import encode_network
-from apot_export.errors import ModelError
+from apot_export.encoding.encode import encode_network
 from apot_export.network import (
     CodedLayer,
     CodedNetwork,
@@ -41,81 +40,17 @@ from apot_export.network import (
 )
 from apot_export.network.codebook import storage_bytes
 from apot_export.original.checkpoint import require_checkpoint_file
-from apot_export.original.custom import ModelSpec, input_shape_of, load_own, original_of_module
-from apot_export.original.original import Original, load_original
-from apot_export.original.quantization import Choices
+from apot_export.original.choices import Choices
+from apot_export.original.custom import input_shape_of, load_own, original_of_module
+from apot_export.original.opening import _spec
+from apot_export.original.original import Original
+from apot_export.original.published import load_original
 from apot_export.original.quantized_layers import QuantConv2d
 
 if TYPE_CHECKING:
     import onnx
 
     from apot_export.conversion.calibration import IntegerForm
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConversionResult:
-    """What was written, and what the checkpoint was taken for."""
-
-    path: Path
-    """The export directory."""
-    family: str
-    architecture: str
-    bits: float
-    """Nominal bit-width; 32 for full precision, the average of multi-bit weights."""
-    bits_from: str
-    method: str
-    """Level set: "apot" or "uniform"."""
-    method_from: str
-    grid: str
-    """Grid of 2-bit weights: "zero" or "nonzero"."""
-    grid_from: str
-    z: int | None
-    """Exponent of the non-zero grid; None for a grid with zero."""
-    activation_bits: int
-    layer_bits: int
-    """Number of layers with bit-widths of their own."""
-    files: dict[str, int]
-    """Bytes of every file by name."""
-    weights: int
-    """Number of weights that are stored as codes."""
-    code_bits: int
-    """Bits that these codes take in the packed file, before each layer is filled to whole bytes."""
-    weight_error: float
-    """Root mean square of what --alpha-terms changed, relative to that of the weights."""
-    checkpoint_bytes: int
-    seconds: float
-    target: str
-    """Runtime that the ONNX model is lowered for."""
-    integer: dict[str, Any] | None
-    """What the manifest says of the integer network; None without one."""
-    compressed: bool = False
-    """Whether codes that get smaller by it are entropy-coded in the packed file."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the stable JSON form."""
-        return {
-            "path": str(self.path),
-            "family": self.family,
-            "architecture": self.architecture,
-            "bits": self.bits,
-            "bits_from": self.bits_from,
-            "method": self.method,
-            "method_from": self.method_from,
-            "grid": self.grid,
-            "grid_from": self.grid_from,
-            "z": self.z,
-            "activation_bits": self.activation_bits,
-            "layer_bits": self.layer_bits,
-            "files": self.files,
-            "weights": self.weights,
-            "code_bits": self.code_bits,
-            "weight_error": self.weight_error,
-            "checkpoint_bytes": self.checkpoint_bytes,
-            "seconds": self.seconds,
-            "target": self.target,
-            "integer": self.integer,
-            "compressed": self.compressed,
-        }
 
 
 def convert(
@@ -249,40 +184,6 @@ def convert(
         integer=None if form is None else form.to_json(),
         compressed=compress,
     )
-
-
-def _spec(
-    checkpoint: object,
-    model: str | None,
-    model_arguments: Mapping[str, Any] | None,
-    input_shape: Sequence[int] | str | None,
-) -> ModelSpec | None:
-    """Return how to build a network of the user's own; None where it is not to be built.
-
-    Raises:
-        ModelError: What is given does not go together.
-    """
-    is_module = isinstance(checkpoint, nn.Module)
-    if model is None and not model_arguments and (is_module or input_shape is None):
-        return None
-    if model is None or is_module:
-        raise ModelError(
-            "A factory, its arguments and an input shape go together.",
-            expected="the input shape alone beside a module"
-            if is_module
-            else "--model PACKAGE.MODULE:FACTORY beside --model-kwarg and --input-shape",
-            got=", ".join(
-                name
-                for name, value in (
-                    ("a factory", model),
-                    ("arguments of a factory", model_arguments),
-                    ("an input shape", input_shape),
-                )
-                if value
-            ),
-        )
-    shape = input_shape_of(input_shape)
-    return ModelSpec(factory=model, arguments=dict(model_arguments or {}), input_shape=shape)
 
 
 def _integer_form(

@@ -12,24 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apot_export.encoding.planes import encode_planes
-from apot_export.encoding.signs import require_inputs_that_codes_hold
 from apot_export.errors import CodebookError, WeightError
 from apot_export.network import (
     CodedLayer,
-    CodedNetwork,
-    Convolution,
     EightBitWeights,
     FloatLayer,
     Layer,
-    Linear,
     MultiBitWeights,
-    Network,
-    Node,
     PlaneLayer,
-    QuantizeActivation,
-    ScaleBias,
     SourceLayer,
-    SourceNetwork,
     WeightQuantizer,
 )
 from apot_export.network.bitpack import Codes, pack
@@ -41,26 +32,6 @@ if TYPE_CHECKING:
 _EIGHT_BIT_DENOMINATOR = 127
 _SMALLEST_THRESHOLD = 1e-30
 """No training leaves a smaller one, and float32 holds all scales that are made of it."""
-
-
-def encode_network(source: SourceNetwork, *, alpha_terms: int = 0) -> CodedNetwork:
-    """Encode every layer and make quantization and scaling explicit nodes.
-
-    Args:
-        source: The network as training left it.
-        alpha_terms: Powers of two that each coordinate of multi-bit weights becomes the sum of; 0
-            to keep the coordinates as they are.
-
-    Raises:
-        WeightError: A layer has weights or thresholds that cannot be quantized.
-        CodebookError: A layer's integers do not fit a code.
-        CaptureError: A layer whose levels go below 0 with its input has an input that may.
-    """
-    require_inputs_that_codes_hold(source)
-    layers = {
-        name: encode_layer(layer, alpha_terms=alpha_terms) for name, layer in source.layers.items()
-    }
-    return _make_scales_explicit(source, layers)
 
 
 def encode_layer(layer: SourceLayer, *, alpha_terms: int = 0) -> Layer:
@@ -304,78 +275,3 @@ def _first_above(candidates: NDArray[np.float32], low: int, high: int) -> np.flo
 
 
 # --- the graph ------------------------------------------------------------------------------------
-
-
-def _make_scales_explicit(source: SourceNetwork, layers: dict[str, Layer]) -> CodedNetwork:
-    """Insert activation quantizers, and merge steps, bias and batch-norm into one ScaleBias."""
-    nodes: list[Node] = []
-    merged: dict[str, str] = {}
-    """Values of the source network that a node of another name now produces."""
-
-    for node in source.nodes:
-        if node.name in merged:
-            continue
-        inputs = tuple(merged.get(name, name) for name in node.inputs)
-        operation = node.operation
-        if isinstance(operation, (Convolution, Linear)):
-            if source.layers[operation.layer].activation is not None:
-                levels = f"{node.name}.levels"
-                quantize = QuantizeActivation(layer=operation.layer)
-                nodes.append(Node(name=levels, inputs=inputs, operation=quantize))
-                inputs = (levels,)
-            sums = f"{node.name}.sums"
-            nodes.append(Node(name=sums, inputs=inputs, operation=operation))
-            scale_node = _scale_node(source, node, layers[operation.layer], sums)
-            nodes.append(scale_node)
-            if scale_node.name != node.name:
-                merged[node.name] = scale_node.name
-                merged[scale_node.name] = scale_node.name
-        elif isinstance(operation, ScaleBias):
-            rounded = _as_float32(node.name, operation)
-            nodes.append(Node(name=node.name, inputs=inputs, operation=rounded))
-        else:
-            nodes.append(Node(name=node.name, inputs=inputs, operation=operation))
-    return Network[Layer](
-        nodes=tuple(nodes),
-        layers=layers,
-        input=source.input,
-        input_shape=source.input_shape,
-        output=merged.get(source.output, source.output),
-    )
-
-
-def _scale_node(source: SourceNetwork, node: Node, layer: Layer, sums: str) -> Node:
-    """Return the node that turns a layer's unscaled sums into what the source network has there."""
-    source_layer = source.layers[layer.name]
-    channels = source_layer.weight.shape[0]
-    step = layer.step if isinstance(layer, CodedLayer) else 1.0
-    if source_layer.activation is not None:
-        step *= source_layer.activation.step
-    scale = np.full(channels, step, dtype=np.float64)
-    bias = np.zeros(channels, dtype=np.float64)
-    if source_layer.bias is not None:
-        require_finite(source_layer.bias, f"{layer.name}.bias")
-        bias = source_layer.bias.astype(np.float64)
-    name = node.name
-    users = source.users(node.name)
-    if len(users) == 1 and isinstance(users[0].operation, ScaleBias) and node.name != source.output:
-        batch_norm = users[0].operation
-        name = users[0].name
-        scale = scale * batch_norm.scale
-        bias = bias * batch_norm.scale + batch_norm.bias
-    merged = _as_float32(name, ScaleBias(scale=scale, bias=bias))
-    return Node(name=name, inputs=(sums,), operation=merged)
-
-
-def _as_float32(name: str, operation: ScaleBias) -> ScaleBias:
-    with np.errstate(over="ignore"):
-        scale = operation.scale.astype(np.float32)
-        bias = operation.bias.astype(np.float32)
-    require_finite(scale, f"{name}: scale")
-    require_finite(bias, f"{name}: bias")
-    return ScaleBias(scale=_shortest(scale), bias=_shortest(bias))
-
-
-def _shortest(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return one value where all are the same: a bare step needs no channel axis."""
-    return values[:1] if (values.view(np.uint32) == values.view(np.uint32)[0]).all() else values

@@ -5,16 +5,19 @@ from __future__ import annotations
 from fractions import Fraction
 
 from apot_export.errors import IntegerError
-from apot_export.integer._ranges import STREAM_LIMIT, Range, constant, require_below
 from apot_export.integer._scales import range_of, requantizer
-from apot_export.integer.limits import (
+from apot_export.integer.network import Requantize, ToFixed
+from apot_export.integer.pixels import LARGEST_PIXEL, Pixels
+from apot_export.integer.ranges import (
     DEFAULT_INPUT_BITS,
     INPUT_LIMIT,
     LARGEST_FRACTION_BITS,
     MULTIPLIER_BITS,
+    STREAM_LIMIT,
+    Range,
+    constant,
+    require_below,
 )
-from apot_export.integer.network import Requantize, ToFixed
-from apot_export.integer.pixels import LARGEST_PIXEL, Pixels
 
 
 def chosen_input_bits(fraction_bits: int, input_bits: int | None) -> int:

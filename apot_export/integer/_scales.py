@@ -6,15 +6,16 @@ from fractions import Fraction
 
 import numpy as np
 
-from apot_export.integer._ranges import (
+from apot_export.integer.network import Integers, Quantize, Requantize
+from apot_export.integer.ranges import (
+    LARGEST_FRACTION_BITS,
+    MULTIPLIER_BITS,
     PRODUCT_LIMIT,
     STREAM_LIMIT,
     Range,
     per_channel,
     require_below,
 )
-from apot_export.integer.limits import LARGEST_FRACTION_BITS, MULTIPLIER_BITS
-from apot_export.integer.network import Integers, Quantize, Requantize
 from apot_export.network.layers import ActivationQuantizer
 
 LARGEST_SHIFT = 61

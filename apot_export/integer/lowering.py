@@ -12,14 +12,6 @@ import numpy as np
 
 from apot_export.errors import IntegerError
 from apot_export.integer._input import chosen_input_bits, fixed_input
-from apot_export.integer._ranges import (
-    STREAM_LIMIT,
-    SUM_LIMIT,
-    Range,
-    constant,
-    of_sums,
-    require_below,
-)
 from apot_export.integer._scales import (
     fused,
     precise_requantizer,
@@ -28,7 +20,6 @@ from apot_export.integer._scales import (
     round_half_up,
     stream_thresholds,
 )
-from apot_export.integer.limits import MULTIPLIER_BITS
 from apot_export.integer.network import (
     Clamp,
     Convolve,
@@ -47,6 +38,15 @@ from apot_export.integer.network import (
     Total,
 )
 from apot_export.integer.pixels import Pixels
+from apot_export.integer.ranges import (
+    MULTIPLIER_BITS,
+    STREAM_LIMIT,
+    SUM_LIMIT,
+    Range,
+    constant,
+    of_sums,
+    require_below,
+)
 from apot_export.integer.weights import integer_weights
 from apot_export.network import (
     Add,

@@ -29,7 +29,7 @@ from apot_export.integer.network import (
     Total,
 )
 from apot_export.network import Pair
-from apot_export.network.execution import execute, require_images
+from apot_export.network.oracle import execute, require_images
 
 _LOWEST = np.iinfo(np.int64).min
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.errors import IntegerError
-from apot_export.integer._ranges import STREAM_LIMIT
 from apot_export.integer.network import Integers
+from apot_export.integer.ranges import STREAM_LIMIT
 from apot_export.network.layers import CodedLayer, FloatLayer, Layer, PlaneLayer
 from apot_export.network.planes import term_values, ungrouped
 

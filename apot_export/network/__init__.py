@@ -6,13 +6,9 @@ from apot_export.network.graph import CodedNetwork, Network, Node, Shape, Source
 from apot_export.network.layers import (
     ActivationQuantizer,
     CodedLayer,
-    EightBitWeights,
     FloatLayer,
     Layer,
-    MultiBitWeights,
     PlaneLayer,
-    SourceLayer,
-    WeightQuantizer,
 )
 from apot_export.network.operations import (
     Add,
@@ -30,6 +26,12 @@ from apot_export.network.operations import (
     Relu,
     ScaleBias,
     Upsample,
+)
+from apot_export.network.source import (
+    EightBitWeights,
+    MultiBitWeights,
+    SourceLayer,
+    WeightQuantizer,
 )
 
 __all__ = [

@@ -14,13 +14,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from apot_export.errors import CaptureError
-from apot_export.network.layers import (
-    CodedLayer,
-    FloatLayer,
-    Layer,
-    PlaneLayer,
-    SourceLayer,
-)
+from apot_export.network.layers import CodedLayer, FloatLayer, Layer, PlaneLayer
 from apot_export.network.operations import (
     Add,
     AveragePool,
@@ -35,6 +29,7 @@ from apot_export.network.operations import (
     ScaleBias,
     Upsample,
 )
+from apot_export.network.source import SourceLayer
 
 Shape = tuple[int, ...]
 LayerType = TypeVar("LayerType", bound=SourceLayer | CodedLayer | PlaneLayer | FloatLayer)

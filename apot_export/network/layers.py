@@ -5,65 +5,64 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.network.bitpack import Codes, pack, unpack
 from apot_export.network.codebook import Codebook, distinct_levels
-from apot_export.network.on_demand import OnDemand
 from apot_export.network.planes import Planes
+
+T = TypeVar("T")
+
+
+class OnDemand(Generic[T]):
+    """A field of a dataclass that takes its value, or a function that returns it.
+
+    The function is called when the field is first read, and only then. What it raises, reading the
+    field raises, each time again.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Square:
+    ...     area: OnDemand[int] = OnDemand()
+    >>> Square(area=4).area, Square(area=lambda: print("measuring") or 9).area
+    measuring
+    (4, 9)
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._place = f"_{name}"
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> OnDemand[T]: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+
+    def __get__(self, instance: Any, owner: type) -> OnDemand[T] | T:
+        if instance is None:
+            # So that `dataclass` finds no default value.
+            raise AttributeError(self._place)
+        value = vars(instance)[self._place]
+        if callable(value):
+            value = vars(instance)[self._place] = value()
+        return value
+
+    def pending(self, instance: object) -> Callable[[], T] | None:
+        """Return the function that has not been called yet; None where the value is there."""
+        value = vars(instance)[self._place]
+        return value if callable(value) else None
+
+    def __set__(self, instance: Any, value: T | Callable[[], T]) -> None:
+        vars(instance)[self._place] = value
+
 
 Shape = tuple[int, ...]
 
 
 # --- as training left them ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightQuantizer:
-    """How a latent weight tensor becomes levels: normalise, divide by alpha, clamp, project.
-
-    `rule` names the projection: "nearest" takes the first nearest of `candidates` to the magnitude
-    (in that order), whose values the original divided by the largest; "nearest-undivided" takes
-    them as they are; "round" rounds the magnitude times the codebook's denominator half to even.
-    """
-
-    codebook: Codebook
-    alpha: np.float32
-    rule: str
-    candidates: tuple[int, ...] = ()
-    """Magnitudes in the order in which the original compares them; the first of equals wins."""
-    zeros: str = "sign"
-    """What decides the sign of a weight of level 0, as the codes' arithmetic has it.
-
-    "sign": the weight, but the threshold for a weight of exactly 0 (times sign(t), then alpha);
-    "round": the weight (rounded as it is); "added": the threshold ((q - t) + t loses the sign);
-    "positive": nothing, all are +0, as the user chose.
-    """
-    mean: np.float32 | None = None
-    """Subtracted from the weights, as the original computed it; None: no normalisation."""
-    std: np.float32 | None = None
-    """Divides the centred weights (unbiased deviation)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EightBitWeights:
-    """The rule of first and last layers: round(w / max * 127), max being the signed maximum."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MultiBitWeights:
-    """Weights that training left as scaled sign vectors, in groups (see `apot_export.network.planes`)."""
-
-    bases: NDArray[np.int8]
-    """Sign vectors of -1 and +1, [out, groups, slots, group_size]; 0 in slots that are not used."""
-    coordinates: NDArray[np.float32]
-    """Scale of every slot, [out, groups, slots]."""
-    mask: NDArray[np.bool_]
-    """Slots that are used, [out, groups, slots]."""
-    position_major: bool
-    """Whether a group holds the input channels of one kernel position."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,22 +109,6 @@ class ActivationQuantizer:
         decision_points = levels[1:] + levels[:-1]
         halves = np.arange(self.last_index + 1)
         return levels[np.searchsorted(decision_points, halves, side="right")]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SourceLayer:
-    """A weighted layer as training left it."""
-
-    name: str
-    weight: NDArray[np.float32]
-    """Latent weights: [out, in / groups, height, width] or [out, in]."""
-    quantizer: WeightQuantizer | EightBitWeights | MultiBitWeights | None
-    """None for a layer whose weights stay float32."""
-    bias: NDArray[np.float32] | None = None
-    activation: ActivationQuantizer | None = None
-    """Quantizer of the layer's input; None where the input stays float."""
-    passes_negative_inputs: bool = False
-    """Whether training let inputs below 0 pass, as levels below 0 that no code has."""
 
 
 # --- as codes -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.artifacts.onnx_model.inlining import model_for_openvino
+from apot_export.artifacts.onnx_model.openvino_model import model_for_openvino
 from apot_export.errors import DeviceError, ExportError
 
 _DEVICE = "CPU"

@@ -12,9 +12,10 @@ from typing import Any
 from torch import nn
 
 from apot_export.errors import ExportError, ModelError
+from apot_export.original.choices import Choices
 from apot_export.original.custom import ModelSpec, input_shape_of, load_own, original_of_module
-from apot_export.original.original import Original, load_original
-from apot_export.original.quantization import Choices
+from apot_export.original.original import Original
+from apot_export.original.published import load_original
 
 
 def rebuild_original(

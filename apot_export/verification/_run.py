@@ -23,8 +23,8 @@ from apot_export.artifacts.onnx_model.probe import parse_model, tf32_exact
 from apot_export.datasets import Dataset
 from apot_export.errors import DatasetError, ExportError
 from apot_export.network import CodedNetwork
+from apot_export.original.choices import Choices
 from apot_export.original.original import Original
-from apot_export.original.quantization import Choices
 from apot_export.runtimes.torch_runtime import torch_executor, twin_executors
 from apot_export.verification._verdict import agreement_failures, backend_failures
 from apot_export.verification.proof.proofs import Proofs, prove_export

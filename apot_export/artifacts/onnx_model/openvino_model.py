@@ -96,3 +96,8 @@ def _sums_bytes(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -
 
 def _converts(node: onnx.NodeProto, kind: int) -> bool:
     return node.op_type == "Cast" and helper.get_attribute_value(node.attribute[0]) == kind
+
+
+def model_for_openvino(model: bytes) -> bytes:
+    """Serialise what `openvino_model` makes of a serialised model."""
+    return bytes(openvino_model(onnx.load_model_from_string(model)).SerializeToString())

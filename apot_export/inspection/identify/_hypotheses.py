@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from apot_export.original.choices import Choices
 from apot_export.original.families import Dialect
 from apot_export.original.level_sets import activation_level_set, weight_level_set
-from apot_export.original.quantization import FULL_PRECISION_BITS, Choices, Quantization
+from apot_export.original.quantization import FULL_PRECISION_BITS, Quantization
 
 EXPONENTS = (1, 2, 3, 4)
 """Values of Z that are tried for the non-zero grid."""

@@ -16,7 +16,8 @@ from apot_export.original import families
 from apot_export.original.checkpoint import load_checkpoint
 from apot_export.original.families import Dialect
 from apot_export.original.naming import bits_from_name, grid_from_name, method_from_name
-from apot_export.original.original import Original, rebuild
+from apot_export.original.original import Original
+from apot_export.original.published import rebuild
 from apot_export.original.quantization import FULL_PRECISION_BITS
 
 _SMALL_IMAGES, _LARGE_IMAGES = 2000, 200

@@ -17,7 +17,7 @@ from apot_export.datasets import Dataset
 from apot_export.inspection.identify._hypotheses import Hypothesis
 from apot_export.inspection.identify._statistics import mean_test, sign_test, wilson
 from apot_export.original.checkpoint import Checkpoint
-from apot_export.original.original import rebuild
+from apot_export.original.published import rebuild
 from apot_export.original.quantized_layers import QuantizedLayer
 
 Progress = Callable[[str, int, int], None]

@@ -7,6 +7,6 @@ they hold, and each must compute what its replacement of `quantized_layers` comp
 from __future__ import annotations
 
 from apot_export.original.custom._original import load_own, original_of_module
-from apot_export.original.custom._spec import ModelSpec, input_shape_of, parse_arguments
+from apot_export.original.custom._spec import ModelSpec, input_shape_of
 
-__all__ = ["ModelSpec", "input_shape_of", "load_own", "original_of_module", "parse_arguments"]
+__all__ = ["ModelSpec", "input_shape_of", "load_own", "original_of_module"]

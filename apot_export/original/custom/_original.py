@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from apot_export.errors import ModelError, RecognitionError
-from apot_export.network.layers import MultiBitWeights
+from apot_export.network.source import MultiBitWeights
 from apot_export.original import families
 from apot_export.original.architectures import Architecture
 from apot_export.original.checkpoint import Checkpoint, load_checkpoint, require_finite
+from apot_export.original.choices import Choices
 from apot_export.original.custom._agreement import require_agreement
 from apot_export.original.custom._factory import build, load_state
 from apot_export.original.custom._layers import (
@@ -28,8 +29,9 @@ from apot_export.original.custom._layers import (
 )
 from apot_export.original.custom._resolve import Resolved, resolve
 from apot_export.original.custom._spec import ImageShape, ModelSpec
-from apot_export.original.original import Original, multi_bit_layers, shorten_coordinates
-from apot_export.original.quantization import FULL_PRECISION_BITS, Choices, Plan, Quantization
+from apot_export.original.multi_bit import multi_bit_layers, shorten_coordinates
+from apot_export.original.original import Original
+from apot_export.original.quantization import FULL_PRECISION_BITS, Plan, Quantization
 from apot_export.original.quantized_layers import QuantConv2d
 
 _MULTI_BIT = "alq"

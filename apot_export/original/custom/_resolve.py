@@ -14,6 +14,7 @@ from pathlib import Path
 
 from apot_export.errors import BitWidthError, CodebookError, RecognitionError
 from apot_export.original import families
+from apot_export.original.choices import Choices
 from apot_export.original.custom._layers import ThresholdLayer
 from apot_export.original.naming import (
     bits_from_name,
@@ -21,7 +22,7 @@ from apot_export.original.naming import (
     method_from_name,
     require_method,
 )
-from apot_export.original.quantization import GRIDS, Choices, LayerBits, Plan, Quantization
+from apot_export.original.quantization import GRIDS, LayerBits, Plan, Quantization
 
 _NETWORK = "network"
 _OPTION = "option"

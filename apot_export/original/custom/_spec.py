@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,32 +54,6 @@ class ModelSpec:
             arguments={k: ast.literal_eval(v) for k, v in content["arguments"].items()},
             input_shape=input_shape_of(content["input_shape"]),
         )
-
-
-def parse_arguments(texts: Iterable[str]) -> dict[str, Any]:
-    """Parse `NAME=VALUE` pairs; a value that is no Python literal is a string.
-
-    Raises:
-        ModelError: A text is no such pair, or a name comes twice.
-
-    >>> parse_arguments(["depth=20", "widths=(16, 32)", "kind=small"])
-    {'depth': 20, 'widths': (16, 32), 'kind': 'small'}
-    """
-    arguments: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        name = name.strip()
-        if not equals or not name.isidentifier() or name in arguments:
-            raise ModelError(
-                "An argument of the network's factory cannot be read.",
-                expected="NAME=VALUE, every name once, e.g. --model-kwarg depth=20",
-                got=text,
-            )
-        try:
-            arguments[name] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            arguments[name] = value
-    return arguments
 
 
 def input_shape_of(said: str | Sequence[int] | None) -> ImageShape:

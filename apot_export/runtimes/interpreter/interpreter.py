@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from apot_export.errors import IntegerError, PackedFileError
 from apot_export.integer.network import Integers
-from apot_export.network.execution import require_images
+from apot_export.network.oracle import require_images
 
 SOURCES = Path(__file__).parent / "c"
 _STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from apot_export.errors import KernelError
+from apot_export.runtimes.compiler import find_compiler
 from apot_export.runtimes.native._steps import Step, View
 
 SOURCES = Path(__file__).parent / "c"
@@ -41,23 +42,6 @@ _FLAGS_OF_MACHINE: dict[str, dict[str, tuple[str, ...]]] = {
     "arm64": _ARM_FLAGS,
 }
 _ALWAYS = ("apot_fast.c", "plain.c")
-
-
-def find_compiler() -> str:
-    """Return the path of a C compiler: the environment's CC, cc or gcc.
-
-    Raises:
-        KernelError: There is none.
-    """
-    named = (os.environ.get("CC"), "cc", "gcc")
-    compiler = next((found for name in named if name and (found := shutil.which(name))), None)
-    if compiler is None:
-        raise KernelError(
-            "There is no C compiler to build the kernels with.",
-            expected="cc or gcc on the search path, or the environment's CC",
-            fix="install one, for example the package gcc; or run the ONNX model",
-        )
-    return compiler
 
 
 def compile_kernels(folder: Path, flags: Sequence[str] = ("-O3",)) -> Path:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from apot_export.errors import KernelError
 from apot_export.network import CodedNetwork
-from apot_export.network.execution import require_images
+from apot_export.network.oracle import require_images
 from apot_export.runtimes.native._library import Library, default_library
 from apot_export.runtimes.native._lower import Program, lower
 from apot_export.runtimes.native._weights import large_memory

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
+from apot_export.network.rounding import UNIT_ROUNDOFF
 from apot_export.original.quantized_layers import QuantConv2d
 from apot_export.original.tracing import trace, value_names
 from apot_export.verification.proof.rounding import (
-    UNIT_ROUNDOFF,
     Bounded,
     bounded_function,
     bounded_layer,

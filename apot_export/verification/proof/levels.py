@@ -17,11 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
+from apot_export.network.rounding import UNIT_ROUNDOFF
 from apot_export.original.quantized_layers import QuantConv2d
 from apot_export.original.tracing import trace
 from apot_export.verification.proof.decisions import Decisions, decisions_of
 from apot_export.verification.proof.forced import Forced, exact
-from apot_export.verification.proof.rounding import UNIT_ROUNDOFF, Bounded
+from apot_export.verification.proof.rounding import Bounded
 from apot_export.verification.report import DISTANCE_EDGES, LayerLevels, LevelComparison
 
 _SHOWN = 5

@@ -10,9 +10,9 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from apot_export.network.rounding import UNIT_ROUNDOFF
 from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer
 
-UNIT_ROUNDOFF = 2.0**-24
 _PRODUCT_ROUNDINGS = 12
 """Roundings of one product: both factors' own (levels times thresholds), product and scale."""
 _BATCH_NORM_ROUNDINGS = 8

@@ -87,3 +87,18 @@ def constant(low: int, high: int, channels: int) -> Range:
 
 def _filled(value: int, channels: int) -> NDArray[np.int64]:
     return np.full(channels, value, dtype=np.int64)
+
+
+LARGEST_FRACTION_BITS = 24
+
+
+DEFAULT_INPUT_BITS = 16
+"""Of the input, where the residual stream has fewer: the first layer's sums are wide anyway."""
+
+
+INPUT_LIMIT = 8
+"""Images are clamped to [-8, 8]: normalised pixels stay far inside."""
+
+
+MULTIPLIER_BITS = 30
+"""Bits of the largest multiplier of a requantization."""

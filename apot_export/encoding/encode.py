@@ -1,0 +1,163 @@
+"""From a source network of floats to a coded network of integers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from apot_export.encoding.weights import encode_layer, require_finite
+from apot_export.errors import CaptureError
+from apot_export.network import (
+    Add,
+    AveragePool,
+    Clip,
+    CodedLayer,
+    CodedNetwork,
+    Concat,
+    Convolution,
+    Flatten,
+    GlobalAveragePool,
+    Layer,
+    Linear,
+    MaxPool,
+    Network,
+    Node,
+    QuantizeActivation,
+    Relu,
+    ScaleBias,
+    SourceNetwork,
+    Upsample,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def encode_network(source: SourceNetwork, *, alpha_terms: int = 0) -> CodedNetwork:
+    """Encode every layer and make quantization and scaling explicit nodes.
+
+    Args:
+        source: The network as training left it.
+        alpha_terms: Powers of two that each coordinate of multi-bit weights becomes the sum of; 0
+            to keep the coordinates as they are.
+
+    Raises:
+        WeightError: A layer has weights or thresholds that cannot be quantized.
+        CodebookError: A layer's integers do not fit a code.
+        CaptureError: A layer whose levels go below 0 with its input has an input that may.
+    """
+    require_inputs_that_codes_hold(source)
+    layers = {
+        name: encode_layer(layer, alpha_terms=alpha_terms) for name, layer in source.layers.items()
+    }
+    return _make_scales_explicit(source, layers)
+
+
+def _make_scales_explicit(source: SourceNetwork, layers: dict[str, Layer]) -> CodedNetwork:
+    """Insert activation quantizers, and merge steps, bias and batch-norm into one ScaleBias."""
+    nodes: list[Node] = []
+    merged: dict[str, str] = {}
+    """Values of the source network that a node of another name now produces."""
+
+    for node in source.nodes:
+        if node.name in merged:
+            continue
+        inputs = tuple(merged.get(name, name) for name in node.inputs)
+        operation = node.operation
+        if isinstance(operation, (Convolution, Linear)):
+            if source.layers[operation.layer].activation is not None:
+                levels = f"{node.name}.levels"
+                quantize = QuantizeActivation(layer=operation.layer)
+                nodes.append(Node(name=levels, inputs=inputs, operation=quantize))
+                inputs = (levels,)
+            sums = f"{node.name}.sums"
+            nodes.append(Node(name=sums, inputs=inputs, operation=operation))
+            scale_node = _scale_node(source, node, layers[operation.layer], sums)
+            nodes.append(scale_node)
+            if scale_node.name != node.name:
+                merged[node.name] = scale_node.name
+                merged[scale_node.name] = scale_node.name
+        elif isinstance(operation, ScaleBias):
+            rounded = _as_float32(node.name, operation)
+            nodes.append(Node(name=node.name, inputs=inputs, operation=rounded))
+        else:
+            nodes.append(Node(name=node.name, inputs=inputs, operation=operation))
+    return Network[Layer](
+        nodes=tuple(nodes),
+        layers=layers,
+        input=source.input,
+        input_shape=source.input_shape,
+        output=merged.get(source.output, source.output),
+    )
+
+
+def _scale_node(source: SourceNetwork, node: Node, layer: Layer, sums: str) -> Node:
+    """Return the node that turns a layer's unscaled sums into what the source network has there."""
+    source_layer = source.layers[layer.name]
+    channels = source_layer.weight.shape[0]
+    step = layer.step if isinstance(layer, CodedLayer) else 1.0
+    if source_layer.activation is not None:
+        step *= source_layer.activation.step
+    scale = np.full(channels, step, dtype=np.float64)
+    bias = np.zeros(channels, dtype=np.float64)
+    if source_layer.bias is not None:
+        require_finite(source_layer.bias, f"{layer.name}.bias")
+        bias = source_layer.bias.astype(np.float64)
+    name = node.name
+    users = source.users(node.name)
+    if len(users) == 1 and isinstance(users[0].operation, ScaleBias) and node.name != source.output:
+        batch_norm = users[0].operation
+        name = users[0].name
+        scale = scale * batch_norm.scale
+        bias = bias * batch_norm.scale + batch_norm.bias
+    merged = _as_float32(name, ScaleBias(scale=scale, bias=bias))
+    return Node(name=name, inputs=(sums,), operation=merged)
+
+
+def _as_float32(name: str, operation: ScaleBias) -> ScaleBias:
+    with np.errstate(over="ignore"):
+        scale = operation.scale.astype(np.float32)
+        bias = operation.bias.astype(np.float32)
+    require_finite(scale, f"{name}: scale")
+    require_finite(bias, f"{name}: bias")
+    return ScaleBias(scale=_shortest(scale), bias=_shortest(bias))
+
+
+def _shortest(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return one value where all are the same: a bare step needs no channel axis."""
+    return values[:1] if (values.view(np.uint32) == values.view(np.uint32)[0]).all() else values
+
+
+_KEEPS_SIGNS = (Add, MaxPool, AveragePool, GlobalAveragePool, Flatten, Concat, Upsample)
+"""Operations whose results are never negative if their inputs are not."""
+
+
+def require_inputs_that_codes_hold(source: SourceNetwork) -> None:
+    """Refuse levels below 0: a layer that lets negative inputs pass must not get any.
+
+    Raises:
+        CaptureError: A layer may.
+    """
+    never_negative: set[str] = set()
+    for node in source.nodes:
+        inputs_are = all(name in never_negative for name in node.inputs)
+        operation = node.operation
+        if (
+            isinstance(operation, Relu)
+            or (isinstance(operation, Clip) and operation.minimum >= 0)
+            or (isinstance(operation, _KEEPS_SIGNS) and inputs_are)
+        ):
+            never_negative.add(node.name)
+        if (
+            isinstance(operation, (Convolution, Linear))
+            and source.layers[operation.layer].passes_negative_inputs
+            and not inputs_are
+        ):
+            raise CaptureError(
+                "A layer's input may be negative, and its training code lets such inputs pass.",
+                where=operation.layer,
+                expected="a ReLU, or a clip at 0, in front of it",
+                got=f"{node.inputs[0]}, which nothing keeps from falling below 0",
+                fix="train with additive levels, or with the code since May 2020, which clips at 0",
+            )

@@ -1,0 +1,124 @@
+"""Bit-widths of every layer, and the integer network's numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apot_export.artifacts.directory import read_manifest
+from apot_export.artifacts.packed import load_packed
+from apot_export.errors import ExportError
+from apot_export.inspection.thresholds import _FLOAT_BITS, _packed_file
+from apot_export.network import CodedLayer, Layer, PlaneLayer
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerWidth:
+    """How many bits the weights of one layer take."""
+
+    layer: str
+    kind: str
+    """"codes", "sign vectors" or "float"."""
+    weights: int
+    bits: float
+    """Bits of a code, average number of sign vectors of a group, or 32."""
+    filters: int | None
+    """Sign vectors of all groups, "binary filters" to the code that trained them; else None."""
+    stored_bits: int
+    """Bits of codes, or of sign vectors and their coordinates, before filling to whole bytes."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable JSON form."""
+        return {
+            "layer": self.layer,
+            "kind": self.kind,
+            "weights": self.weights,
+            "bits": self.bits,
+            "filters": self.filters,
+            "stored_bits": self.stored_bits,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widths:
+    """The bits of a network's weights, layer by layer in order of computation."""
+
+    source: Path
+    layers: tuple[LayerWidth, ...]
+
+    @property
+    def average(self) -> float:
+        """Bits of a weight, averaged over all weights."""
+        weights = sum(layer.weights for layer in self.layers)
+        return sum(layer.bits * layer.weights for layer in self.layers) / weights
+
+    def plain_lines(self) -> list[str]:
+        """Return what the code that trains multi-bit weights prints, numbers alone."""
+        filters = [str(layer.filters) for layer in self.layers if layer.filters is not None]
+        return [
+            *(["currrent binary filter number per layer: ", *filters] if filters else []),
+            "currrent average bitwidth per layer: ",
+            *(f"{layer.bits:.4f}" for layer in self.layers),
+            f"currrent average bitwidth:  {self.average:.4f}",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable JSON form."""
+        return {"average": self.average, "layers": [layer.to_json() for layer in self.layers]}
+
+
+def layer_bits(path: Path) -> Widths:
+    """Read the bits of every layer's weights of an export directory or a packed file.
+
+    Raises:
+        ApotExportError: The path holds neither.
+    """
+    packed = _packed_file(path)
+    if packed is None:
+        raise ExportError(
+            "Bits are shown of exports.",
+            where=str(path),
+            expected="an export's directory or a packed file (*.safetensors)",
+            fix="convert the checkpoint first",
+        )
+    layers = load_packed(packed).layers.values()
+    return Widths(source=path, layers=tuple(_width(layer) for layer in layers))
+
+
+def _width(layer: Layer) -> LayerWidth:
+    weights = math.prod(layer.shape)
+    kind, bits, filters, stored = "float", float(_FLOAT_BITS), None, weights * _FLOAT_BITS
+    if isinstance(layer, CodedLayer):
+        kind, bits = "codes", float(layer.codebook.bits)
+        encoded = layer.encoded
+        stored = weights * layer.codebook.bits if encoded is None else 8 * encoded.stored_bytes
+    elif isinstance(layer, PlaneLayer):
+        kind, bits, filters = "sign vectors", layer.planes.average_bits(), layer.planes.filters
+        stored = layer.planes.storage_bits()
+    return LayerWidth(
+        layer=layer.name, kind=kind, weights=weights, bits=bits, filters=filters, stored_bits=stored
+    )
+
+
+def integer_summary(directory: Path) -> Mapping[str, Any]:
+    """Return what an export's manifest says of its integer network.
+
+    Returns:
+        Fraction bits and where they come from, input, scale of the logits; by node, `operations`
+        (additions, shifts, comparisons of one image without a multiplier, bits of the widest
+        intermediate value) and `ranges` (smallest and largest value).
+
+    Raises:
+        ExportError: The directory is no export, or has no integer network.
+    """
+    found: Mapping[str, Any] | None = read_manifest(directory).get("integer")
+    if found is None:
+        raise ExportError(
+            "The export has no integer network.",
+            where=str(directory),
+            fix="convert the checkpoint with --integer",
+        )
+    return found

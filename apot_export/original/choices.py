@@ -1,0 +1,51 @@
+"""What the user states about a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from apot_export.original.quantization import FULL_PRECISION_BITS, LayerBits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What a user says of a checkpoint; None where its name shall say it."""
+
+    bits: int | None = None
+    """Nominal bits of weights, and of activations unless they are given."""
+    activation_bits: int | None = None
+    method: str | None = None
+    grid: str | None = None
+    z: int | None = None
+    legacy_divisor: bool = False
+    normalize_weights: bool = True
+    layer_bits: tuple[LayerBits, ...] = ()
+    alpha_terms: int = 0
+    """Powers of two that each coordinate of multi-bit weights becomes the sum of; 0: floats."""
+    unsigned_zeros: bool = False
+    """Make every weight of level 0 a +0, which no result of the network depends on."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that manifests store."""
+        return dataclasses.asdict(self)
+
+    def remarkable(self) -> dict[str, Any]:
+        """Return what differs from a full-precision network's choices."""
+        plain = Choices(
+            bits=FULL_PRECISION_BITS, activation_bits=self.bits, method="apot", grid="zero"
+        )
+        silent = plain.to_json()
+        return {key: value for key, value in self.to_json().items() if value != silent[key]}
+
+    @staticmethod
+    def of_json(content: Mapping[str, Any]) -> Choices:
+        """Read what `to_json` returned.
+
+        Raises:
+            TypeError: It is something else.
+        """
+        layer_bits = tuple(LayerBits(**entry) for entry in content["layer_bits"])
+        return Choices(**{**content, "layer_bits": layer_bits})
