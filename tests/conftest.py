@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests._commands import CHECKPOINT, EXPORT, run
+from tests.support.commands import CHECKPOINT, EXPORT, run
 
 REFERENCE_VARIABLE = "APOT_EXPORT_REFERENCE"
 

@@ -45,7 +45,7 @@ class EightBitWeights:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MultiBitWeights:
-    """Weights that training left as scaled sign vectors, in groups (see `apot_export.network.planes`)."""
+    """Weights that training left as scaled sign vectors, in groups (see `planes`)."""
 
     bases: NDArray[np.int8]
     """Sign vectors of -1 and +1, [out, groups, slots, group_size]; 0 in slots that are not used."""

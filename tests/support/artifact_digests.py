@@ -26,10 +26,10 @@ from apot_export.artifacts.packed import packed_file_bytes
 from apot_export.errors import ApotExportError
 from apot_export.integer import lower
 from apot_export.network import CodedNetwork
-from tests._commands import run
-from tests._integer_networks import Recipe, multi_bit_network
-from tests._integer_networks import random_network as network_of_recipe
-from tests._random_integer_networks import plane_network, random_network
+from tests.support.commands import run
+from tests.support.integer_networks import Recipe, multi_bit_network
+from tests.support.integer_networks import random_network as network_of_recipe
+from tests.support.random_integer_networks import plane_network, random_network
 
 PROJECT = Path(__file__).resolve().parents[2]
 REFERENCE = Path(os.environ.get("APOT_EXPORT_REFERENCE", PROJECT.parent / "shared"))

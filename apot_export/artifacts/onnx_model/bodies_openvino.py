@@ -1,8 +1,8 @@
 """Bodies for OpenVINO: patterns from which it makes 8-bit kernels, and tables that it reads fast.
 
 OpenVINO makes a convolution an 8-bit one where it reads a `QuantizeLinear` of the input and 8-bit
-weights, and it must see the weights decoded (`apot_export.artifacts.onnx_model.openvino_model`). Its kernels
-are channels last; its `Gather` is not, unless the graph is transposed around it.
+weights, and it must see the weights decoded (see `openvino_model`). Its kernels are channels last;
+its `Gather` is not, unless the graph is transposed around it.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def float_replacement(name: str, layer: nn.Conv2d | nn.Linear) -> nn.Module | No
             where=name,
             expected=_RECOGNISED,
             got=f"{type(layer).__name__} with its own forward pass",
-            fix="use layers of the training codes, or those of apot_export.original.quantized_layers",
+            fix="use the training codes' layers or apot_export.original.quantized_layers",
         )
     return None
 

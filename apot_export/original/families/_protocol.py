@@ -53,7 +53,7 @@ class Dialect(Protocol):
         """Tell whether a state dict with these keys is of this family."""
 
     def canonical_key(self, key: str) -> str | None:
-        """Translate a key into the name that `quantized_layers` uses; None: evaluation ignores it."""
+        """Return a key's name in `quantized_layers`; None for keys that evaluation ignores."""
 
     def weight_rule(self, quantization: Quantization) -> WeightRule:
         """Return the projection of weights."""

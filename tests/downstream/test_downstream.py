@@ -1,0 +1,433 @@
+"""The stand-alone reader of packed files: a second opinion on FORMAT.md, files and networks."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from apot_export import downstream
+from apot_export.artifacts.directory import PACKED_MODEL
+from apot_export.artifacts.packed import packed_file_bytes
+from apot_export.downstream._layers import Tensors, _read_coordinates, _read_planes
+from apot_export.network import Add, CodedNetwork, ScaleBias, oracle
+from apot_export.network.codebook import apot, uniform
+from apot_export.original.checkpoint import load_checkpoint
+from tests.support import integer_networks
+from tests.support import random_integer_networks as random_networks
+from tests.support.commands import EXPORT
+from tests.support.format_vectors import file_bytes, floats, integers, vectors
+from tests.support.integer_networks import Recipe
+from tests.support.malformed_networks import (
+    MALFORMED,
+    both_readers,
+    described,
+    mutate,
+    with_network,
+)
+from tests.support.onnx_networks import quantizer
+from tests.support.published import PUBLISHED, Floats, Shelf, agreement, in_batches
+from tests.support.small_networks import Json, packed, seal, unseal
+from tests.support.small_networks import network as small_network
+
+FOLDER = Path(downstream.__file__).parent
+Reader = downstream.DownstreamNetwork
+NAMED = [name for name in PUBLISHED if name not in {"res18_4bit", "alq_lenet5"}]
+
+
+@pytest.fixture(scope="module")
+def shelf(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    return Shelf(reference=reference, folder=tmp_path_factory.mktemp("published"))
+
+
+def read(folder: Path, content: bytes) -> downstream.DownstreamNetwork:
+    path = folder / "model.apot.safetensors"
+    path.write_bytes(content)
+    return downstream.load(path)
+
+
+def opened(folder: Path, network: CodedNetwork) -> downstream.DownstreamNetwork:
+    return read(folder, packed_file_bytes(network, {}))
+
+
+# --- it stands alone ------------------------------------------------------------------------------
+
+
+def test_it_imports_nothing_but_numpy_safetensors_and_torch() -> None:
+    allowed = {*sys.stdlib_module_names, "numpy", "safetensors", "torch"}
+    for path in FOLDER.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert {alias.name.split(".")[0] for alias in node.names} <= allowed
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                assert str(node.module).split(".")[0] in allowed
+            assert not isinstance(node, ast.ImportFrom) or node.level < 2
+
+
+def test_a_copy_of_the_folder_runs_without_the_package(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "copied_reader")
+    (tmp_path / "file").write_bytes(packed())
+    program = (
+        "import sys; sys.modules['apot_export'] = None\n"
+        "import numpy, copied_reader\n"
+        "network = copied_reader.load('file')\n"
+        "images = numpy.ones((1, *network.input_shape), numpy.float32)\n"
+        "print(network.run(images).tobytes().hex())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    images = np.ones((1, 3, 9, 8), np.float32)
+    assert done.stdout.strip() == read(tmp_path, packed()).run(images).tobytes().hex()
+
+
+def test_the_example_prints_classes_and_shifts(exported: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "image.npy", np.zeros((1, 8, 8), np.float32))
+    script = FOLDER.parent.parent / "examples" / "read_packed.py"
+    packed_file = exported / EXPORT / PACKED_MODEL
+    done = subprocess.run(
+        [sys.executable, script, packed_file, tmp_path / "image.npy"],
+        env={**os.environ, "PYTHONPATH": str(FOLDER.parent.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:5]] == ["class"] * 5
+    shifts = [line for line in lines if " x = " in line]
+    assert len(shifts) >= 4
+    for line in shifts:
+        level, _, terms = line.partition(" x = ")
+        assert eval(terms.replace("x", "1")) == int(level), line  # noqa: S307 - shifts of 1
+
+
+# --- FORMAT.md ------------------------------------------------------------------------------------
+
+
+def test_the_complete_file_of_the_specification(tmp_path: Path) -> None:
+    network = read(tmp_path, file_bytes())
+    (layer,) = vectors("layer")
+    found = network.layers[layer["layer"][0]]
+    assert found.codes is not None
+    assert found.codes.ravel().tolist() == integers(layer["codes"])
+    assert found.factors.ravel().tolist() == integers(layer["levels"])
+    assert network.weights("conv").tobytes() == floats(layer["values"]).tobytes()
+    (run,) = vectors("run")
+    image = floats(run.pop("input")).reshape(1, *network.input_shape)
+    values = network.trace(image)
+    assert list(values) == list(run)
+    for name, expected in run.items():
+        exact = values[name].dtype != np.float32
+        numbers: Any = integers(expected) if exact else floats(expected)
+        assert values[name].ravel().tolist() == list(numbers), name
+    assert network.run(image).tobytes() == values["logits"].tobytes()
+
+
+def test_the_sign_vectors_of_the_specification() -> None:
+    (vector,) = vectors("planes")
+    streams = bytes.fromhex(vector["counts"][0] + vector["planes"][0])
+    tensors = Tensors(
+        {
+            "x.planes": np.frombuffer(streams, np.uint8),
+            "parameters": floats(vector["coordinates"]),
+        }
+    )
+    names = ("shape", "group_size", "position_major", "count_bits", "terms")
+    record = {name: json.loads(vector[name][0]) for name in names}
+    assert _read_planes(record, "x", tensors).tobytes() == floats(vector["values"]).tobytes()
+    tensors.finish()
+
+
+@given(st.lists(st.lists(st.integers(0, 255), min_size=4, max_size=4), min_size=1, max_size=5))
+def test_coordinates_are_rounded_once(rows: list[list[int]]) -> None:
+    terms = np.array(rows, np.uint8)
+    found = _read_coordinates(len(rows), 4, "x", Tensors({"x.terms": terms}))
+    for row, number in zip(rows, found, strict=True):
+        signed = [(term & 127) - 64 if term else None for term in row]
+        exact = sum(
+            Fraction(2) ** power * (-1 if term > 127 else 1)
+            for term, power in zip(row, signed, strict=True)
+            if power is not None
+        )
+        error = abs(Fraction(float(number)) - exact)
+        for neighbour in (np.nextafter(number, np.float32(side)) for side in (-np.inf, np.inf)):
+            assert error <= abs(Fraction(float(neighbour)) - exact)
+
+
+# --- the oracle -----------------------------------------------------------------------------------
+
+
+def assert_same_values(folder: Path, network: CodedNetwork, images: Floats) -> None:
+    """Hold every value against the oracle's: integers exactly, sums of floats nearly."""
+    found = opened(folder, network)
+    expected: dict[str, NDArray[Any]] = {}
+    logits = oracle.run(network, images, lambda name, value: expected.update({name: value}))
+    values = found.trace(images)
+    for name, value in values.items():
+        assert value.shape == expected[name].shape, name
+        if value.dtype == np.float32:
+            np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+        else:
+            np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    assert found.run(images).tobytes() == values[network.output].tobytes()
+    np.testing.assert_allclose(found.run(images), logits, rtol=1e-5, atol=1e-5)
+    for name, layer in network.layers.items():
+        assert found.weights(name).tobytes() == layer.weights().tobytes(), name
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_networks_of_all_operations(tmp_path: Path, seed: int) -> None:
+    network = random_networks.random_network(seed)
+    assert_same_values(tmp_path, network, random_networks.images_of(network, 3))
+
+
+@pytest.mark.parametrize("method", ["apot", "pot", "uniform"])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_random_networks_of_all_level_sets(tmp_path: Path, method: str, bits: int) -> None:
+    recipe = Recipe(method=method, weight_bits=bits, activation_bits=bits, groups=2, seed=bits)
+    network = integer_networks.random_network(recipe)
+    assert_same_values(tmp_path, network, random_networks.images_of(network, 3))
+
+
+@pytest.mark.parametrize("terms", [0, 1, 3])
+@pytest.mark.parametrize("position_major", [False, True])
+def test_networks_of_sign_vectors(tmp_path: Path, terms: int, position_major: bool) -> None:
+    network = integer_networks.multi_bit_network(4, terms, position_major=position_major)
+    assert_same_values(tmp_path, network, random_networks.images_of(network, 3))
+
+
+def test_groups_of_sign_vectors_across_outputs(tmp_path: Path) -> None:
+    network = random_networks.plane_network(3)
+    images = random_networks.images_of(network, 3)
+    found = opened(tmp_path, network)
+    for name, layer in network.layers.items():
+        assert found.weights(name).tobytes() == layer.weights().tobytes()
+    np.testing.assert_allclose(found.run(images), oracle.run(network, images), rtol=1e-4)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_integers_are_exact_whatever_pytorch_convolves_with(tmp_path: Path, enabled: bool) -> None:
+    builder = random_networks.Builder(image=(16, 12, 12))
+    levels = quantizer(apot(4, signed=False), 1.5)
+    value = builder.convolution("image", 16, (3, 3), apot(3, signed=True), levels, padding=(1, 1))
+    images = np.random.default_rng(0).normal(size=(20, 16, 12, 12)).astype(np.float32)
+    with warnings.catch_warnings():
+        # Switching oneDNN off also sets its TF32 flag, which builds without Intel GPUs warn about.
+        warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
+        with torch.backends.mkldnn.flags(enabled=enabled):
+            assert_same_values(tmp_path, builder.finished(value), images)
+
+
+def test_quantizers_with_another_divisor_on_the_input_side(tmp_path: Path) -> None:
+    builder = random_networks.Builder(image=(3, 6, 6))
+    levels = replace(quantizer(uniform(4, signed=False), 1.5), input_denominator=7)
+    network = builder.finished(
+        builder.convolution("image", 4, (3, 3), apot(3, signed=True), levels)
+    )
+    assert_same_values(tmp_path, network, random_networks.images_of(network, 3))
+
+
+def wide(inputs: int) -> CodedNetwork:
+    """Return a network whose sums are about inputs times 2^16."""
+    builder = random_networks.Builder(image=(inputs, 1, 1))
+    levels = quantizer(uniform(9, signed=False), 1.0)
+    return builder.finished(
+        builder.convolution("image", 3, (1, 1), uniform(8, signed=False), levels)
+    )
+
+
+def test_sums_that_float32_cannot_hold_are_exact(tmp_path: Path) -> None:
+    network = wide(2000)
+    images: Floats = np.full((1, 2000, 1, 1), 2, np.float32)
+    assert_same_values(tmp_path, network, images)
+    sums = opened(tmp_path, network).trace(images)["convolution1"]
+    assert (sums.astype(np.float32) != sums).any()
+
+
+def test_sums_that_int32_cannot_hold_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="leave int32"):
+        opened(tmp_path, wide(80_000))
+
+
+def test_images_must_be_those_of_the_network(tmp_path: Path) -> None:
+    network = opened(tmp_path, small_network())
+    images = np.zeros((2, 3, 9, 8), np.float32)
+    assert network.run(images).shape == (2, 4)
+    others: list[Any] = [images.astype(np.float64), images[0], images[:, :2], images[..., :7]]
+    for wrong in others:
+        with pytest.raises(ValueError, match="must be float32"):
+            network.run(wrong)
+    images[1, 1, 1, 1] = math.inf
+    with pytest.raises(ValueError, match="infinity"):
+        network.run(images)
+
+
+def test_a_nan_in_front_of_a_quantizer_is_an_error(tmp_path: Path) -> None:
+    builder = random_networks.Builder(image=(2, 3, 3))
+    huge = ScaleBias(scale=np.full(2, 3e38, np.float32), bias=np.zeros(2, np.float32))
+    value = builder.add(huge, builder.add(huge, "image"))
+    falling = ScaleBias(scale=np.full(2, -1, np.float32), bias=np.zeros(2, np.float32))
+    value = builder.add(Add(), value, builder.add(falling, value))
+    levels = quantizer(apot(4, signed=False), 1.5)
+    value = builder.convolution(value, 2, (1, 1), apot(3, signed=True), levels)
+    network = opened(tmp_path, builder.finished(value))
+    with pytest.raises(ValueError, match="NaN"):
+        network.run(np.ones((1, 2, 3, 3), np.float32))
+
+
+# --- files that break a rule ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("path", "value", "_"), MALFORMED, ids=range(len(MALFORMED)))
+def test_both_readers_refuse_malformed_networks(
+    tmp_path: Path, path: str, value: object, _: str
+) -> None:
+    content = described()
+    content["nodes"].append({"name": "again", "operation": "Relu", "inputs": ["flat"]})
+    assert None not in both_readers(tmp_path, with_network(content))
+    *keys, last = [int(key) if key.lstrip("-").isdigit() else key for key in path.split()]
+    parent: Any = content
+    for key in keys:
+        parent = parent[key]
+    parent[last] = value
+    assert both_readers(tmp_path, with_network(content)) == (None, None)
+
+
+def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
+    content = file_bytes()
+    for index in range(len(content)):
+        damaged = bytearray(content)
+        damaged[index] ^= 1 << index % 8
+        with pytest.raises(ValueError, match=r"\S"):
+            read(tmp_path, bytes(damaged))
+    for size in (0, 7, 8, 41, 64, len(content) - 1):
+        with pytest.raises(ValueError, match=r"no packed file|truncated|safetensors"):
+            read(tmp_path, content[:size])
+    with pytest.raises(ValueError, match="safetensors"):
+        read(tmp_path, content + b"\0")
+
+
+def test_another_version_is_named(tmp_path: Path) -> None:
+    header, data = unseal(packed())
+    header["__metadata__"]["format_version"] = "2"
+    with pytest.raises(ValueError, match="'2'"):
+        read(tmp_path, seal(header, data))
+
+
+def test_both_readers_refuse_what_a_safetensors_library_would_not_open(tmp_path: Path) -> None:
+    header, data = unseal(packed())
+    header["__metadata__"]["note"] = "\ud83d\ude00"
+    assert None not in both_readers(tmp_path, seal(header, data))
+    header["__metadata__"]["note"] = "\ud83d"
+    assert both_readers(tmp_path, seal(header, data)) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("scales", "fine"),
+    [
+        ([{"scale": [2], "bias": [2]}], True),
+        ([{"scale": [1], "bias": [1]}, {"scale": [1], "bias": [1]}], False),
+        ([{"scale": [4]}], False),
+        ([{"scale": [2], "bias": [2]}, {"scale": 1e-39}], True),
+        ([{"scale": [2], "bias": [2]}, {"scale": 1e39}], False),
+    ],
+)
+def test_both_readers_want_one_finite_number_or_one_a_channel(
+    tmp_path: Path, scales: list[Json], fine: bool
+) -> None:
+    builder = random_networks.Builder(image=(2, 3, 3))
+    header, data = unseal(packed_file_bytes(builder.finished(builder.affine("image", 1)), {}))
+    content = json.loads(header["__metadata__"]["network"])
+    (node,) = content["nodes"]
+    content["nodes"] = [
+        {"name": f"node{index}", "operation": node["operation"], **attributes}
+        for index, attributes in enumerate(scales)
+    ]
+    content["output"] = content["nodes"][-1]["name"]
+    header["__metadata__"]["network"] = json.dumps(content)
+    product, other = both_readers(tmp_path, seal(header, data))
+    assert (product is not None, other is not None) == (fine, fine)
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_both_readers_decide_alike(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    product, other = both_readers(folder, with_network(mutate(data, described())))
+    assert (product is None) == (other is None)
+    if product is not None and other is not None:
+        shapes = product.network.shapes
+        if max(map(math.prod, shapes.values())) < 1 << 16:
+            images = np.full((1, *product.network.input_shape), 0.5, np.float32)
+            np.testing.assert_allclose(other.run(images), product.run(images), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_both_readers_decide_alike_about_containers(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    header, tensors = unseal(packed())
+    metadata = header.pop("__metadata__")
+    mutated = mutate(data, header)
+    if isinstance(mutated, dict):
+        content = seal({"__metadata__": metadata, **mutated}, tensors)
+        product, other = both_readers(tmp_path_factory.mktemp("fuzz"), content)
+        assert (product is None) == (other is None)
+
+
+# --- what was trained -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_published_networks(shelf: Shelf, name: str) -> None:
+    network = downstream.load(shelf.export(name) / PACKED_MODEL)
+    golden = shelf.golden(name)
+    weights = {key.removeprefix("weight_q/"): golden[key] for key in golden if "weight_q/" in key}
+    assert len(weights) >= 2
+    for layer, expected in weights.items():
+        assert network.weights(layer).tobytes() == expected.tobytes(), layer
+    logits = in_batches(network.run, shelf.images(name))
+    itself = agreement(golden["logits_no_mkldnn"], golden["logits"])
+    assert agreement(logits, golden["logits_f64"]) >= itself
+
+
+def test_published_resnet_18(shelf: Shelf) -> None:
+    network = downstream.load(shelf.export("res18_4bit") / PACKED_MODEL)
+    golden = shelf.golden("res18_4bit")
+    for key in golden:
+        if key.startswith("weight_int/"):
+            factors = network.layers[key.removeprefix("weight_int/")].factors
+            np.testing.assert_array_equal(factors, golden[key], err_msg=key)
+    logits = network.run(shelf.images("res18_4bit"))
+    assert agreement(logits, golden["logits_f64"][: len(logits)]) == 1
+
+
+def test_published_multi_bit_network(shelf: Shelf) -> None:
+    network = downstream.load(shelf.export("alq_lenet5") / PACKED_MODEL)
+    trained = load_checkpoint(shelf.reference / "checkpoints" / PUBLISHED["alq_lenet5"].checkpoint)
+    for name in network.layers:
+        expected = trained.state[f"{name}.weight"].numpy()
+        assert network.weights(name).tobytes() == expected.tobytes(), name
+    logits = in_batches(network.run, shelf.images("alq_lenet5"))
+    assert np.abs(logits - shelf.golden("alq_lenet5")["logits"]).max() < 1e-4

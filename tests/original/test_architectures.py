@@ -1,0 +1,204 @@
+"""Every architecture and level set: exact weights, exact integers, explained levels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from apot_export.artifacts.onnx_model import build_model, serialise
+from apot_export.artifacts.onnx_model.probe import with_outputs
+from apot_export.artifacts.packed import load_packed, packed_file_bytes
+from apot_export.encoding.capture import capture
+from apot_export.encoding.encode import encode_network
+from apot_export.errors import BitWidthError, CaptureError, RecognitionError
+from apot_export.network import CodedLayer
+from apot_export.original import architectures
+from apot_export.original.choices import Choices
+from apot_export.original.published import load_original
+from apot_export.original.quantization import LayerBits
+from apot_export.original.quantized_layers import QuantConv2d
+from apot_export.runtimes.onnx_runtime import open_session
+from apot_export.verification.proof.certificate import original_weights
+from apot_export.verification.proof.levels import compare_levels
+from tests.support.random_networks import NETWORKS, write_checkpoint
+
+SMALL = ("ResNet-20 (CIFAR)", "ResNet-14 (MNIST)", "MobileNetV2")
+
+
+def check(
+    path: Path, images: np.ndarray[tuple[int, ...], np.dtype[np.float32]], choices: Choices
+) -> None:
+    original = load_original(path, choices)
+    network = encode_network(
+        capture(original.module, original.architecture.input_shape, original.multi_bit)
+    )
+    packed = path.parent / "model.apot.safetensors"
+    packed.write_bytes(packed_file_bytes(network, {}))
+    layers = load_packed(packed).layers
+    for name, weights in original_weights(original.module).items():
+        assert layers[name].weights().tobytes() == weights.tobytes(), name
+    model = build_model(network, name="network", tool="test 0", metadata={})
+    onnx.checker.check_model(model, full_check=True)
+    exported = open_session(with_outputs(model), "cpu").run_all(images)
+    found = compare_levels(original.module, images, exported)
+    assert found.unexplained == 0, found.offenders
+    assert found.values_outside == 0, found.offenders
+    quantized = [
+        layer
+        for layer in layers.values()
+        if isinstance(layer, CodedLayer) and layer.activation is not None
+    ]
+    assert bool(quantized) == (found.compared > 0)
+    plain = open_session(serialise(model), "cpu").run(images)
+    assert np.isfinite(plain).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_architecture(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "network_4bit.pth.tar"
+    images = write_checkpoint(path, name, "apot-v2", images=1)
+    assert load_original(path, Choices()).architecture.name == name
+    check(path, images.numpy(), Choices())
+
+
+@pytest.mark.parametrize("family", ["apot-v1", "apot-v2"])
+@pytest.mark.parametrize(
+    ("method", "bits"),
+    [
+        *(("apot", bits) for bits in (2, 3, 4, 5, 6)),
+        *(("pot", bits) for bits in (2, 3, 4)),
+        *(("uniform", bits) for bits in (2, 3, 4, 5, 8)),
+    ],
+)
+def test_every_level_set(family: str, method: str, bits: int, tmp_path: Path) -> None:
+    path = tmp_path / "network.pth.tar"
+    images = write_checkpoint(path, "ResNet-14 (MNIST)", family)
+    check(path, images.numpy(), Choices(bits=bits, method=method))
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        Choices(bits=2),
+        Choices(bits=3),
+        Choices(bits=4),
+        Choices(bits=2, grid="nonzero", z=1),
+        Choices(bits=2, grid="nonzero", z=3),
+        Choices(bits=2, activation_bits=4, grid="nonzero", z=2),
+        Choices(bits=4, activation_bits=2),
+        Choices(bits=3, normalize_weights=False),
+    ],
+)
+def test_the_non_zero_family(choices: Choices, tmp_path: Path) -> None:
+    path = tmp_path / "network.pth.tar"
+    images = write_checkpoint(path, "ResNet-20 (CIFAR)", "nonzero", images=1)
+    check(path, images.numpy(), choices)
+
+
+def test_the_legacy_divisor(tmp_path: Path) -> None:
+    path = tmp_path / "network.pth.tar"
+    images = write_checkpoint(path, "ResNet-14 (MNIST)", "apot-v2")
+    check(path, images.numpy(), Choices(bits=4, method="uniform", legacy_divisor=True))
+
+
+@pytest.mark.parametrize("family", ["apot-v1", "apot-v2", "nonzero"])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_zeros_without_a_sign(family: str, bits: int, tmp_path: Path) -> None:
+    path = tmp_path / "network.pth.tar"
+    name = "ResNet-14 (MNIST)" if family == "apot-v2" else "ResNet-20 (CIFAR)"
+    images = write_checkpoint(path, name, family, images=1)
+    choices = Choices(bits=bits, activation_bits=4, unsigned_zeros=True)
+    check(path, images.numpy(), choices)
+    original = load_original(path, choices)
+    layer = next(layer for layer in original.module.modules() if isinstance(layer, QuantConv2d))
+    weights = layer.quantized_weight().numpy()
+    assert (weights == 0).any()
+    assert not np.signbit(weights[weights == 0]).any()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_full_precision(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "network_32bit.pth.tar"
+    images = write_checkpoint(path, name, "full-precision", images=1)
+    check(path, images.numpy(), Choices())
+
+
+def test_signed_activations_are_clipped_where_training_clipped_and_refused_elsewhere(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "network.pth.tar"
+    for family, method in (("apot-v1", "apot"), ("apot-v2", "uniform"), ("apot-v1", "uniform")):
+        write_checkpoint(path, "MobileNetV2", family)
+        original = load_original(path, Choices(bits=8 if method == "uniform" else 4, method=method))
+        source = capture(original.module, original.architecture.input_shape)
+        if (family, method) != ("apot-v1", "uniform"):
+            encode_network(source)
+            continue
+        with pytest.raises(CaptureError, match="may be negative") as caught:
+            encode_network(source)
+        assert caught.value.where == "features.2.conv.0.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("ResNet-20 (CIFAR)", "fc.weight"),
+        ("ResNet-50 (ImageNet)", "conv1.weight"),
+        ("MobileNetV2", "classifier.1.weight"),
+        ("VGG-small", "classifier.6.weight"),
+        ("LeNet5", "features.0.weight"),
+    ],
+)
+def test_what_is_unknown_is_compared_with_what_is_known(name: str, missing: str) -> None:
+    shapes = {key: tuple(value.shape) for key, value in NETWORKS[name][0]().state_dict().items()}
+    del shapes[missing]
+    shapes["added.weight"] = (3,)
+    with pytest.raises(RecognitionError, match="no known architecture") as caught:
+        architectures.recognise(shapes)
+    assert f"{name} comes closest" in caught.value.what
+    assert caught.value.got == f"for {name} {missing} (missing); added.weight (unknown)"
+
+
+def test_block_numbers_beyond_the_tensors_of_a_file_describe_no_network() -> None:
+    shapes = {
+        "conv1.weight": (16, 3, 3, 3),
+        "fc.weight": (10, 64),
+        **{f"layer{stage}.9999.conv1.weight": (16, 16, 3, 3) for stage in (1, 2, 3)},
+    }
+    with pytest.raises(RecognitionError, match="no known architecture"):
+        architectures.recognise(shapes)
+
+
+def test_a_grid_of_exponent_zero_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "network_2bit.pth.tar"
+    write_checkpoint(path, "ResNet-20 (CIFAR)", "nonzero", images=1)
+    original = load_original(path, Choices(grid="nonzero", z=0))
+    with pytest.raises(BitWidthError, match="Z of the non-zero grid is out of range"):
+        capture(original.module, original.architecture.input_shape)
+
+
+@pytest.mark.parametrize(
+    ("family", "choices", "option"),
+    [
+        ("apot-v1", Choices(bits=4, legacy_divisor=True), "--legacy-divisor"),
+        ("apot-v2", Choices(bits=4, alpha_terms=2), "--alpha-terms"),
+        ("full-precision", Choices(normalize_weights=False), "--no-weight-normalization"),
+        ("full-precision", Choices(unsigned_zeros=True), "--unsigned-zeros"),
+        (
+            "full-precision",
+            Choices(layer_bits=(LayerBits(pattern="*", weight_bits=3, activation_bits=3),)),
+            "--layer-bits",
+        ),
+    ],
+)
+def test_options_that_say_nothing_of_a_network_are_refused(
+    family: str, choices: Choices, option: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "network.pth.tar"
+    write_checkpoint(path, "ResNet-14 (MNIST)", family, images=1)
+    with pytest.raises(BitWidthError, match="does not apply") as caught:
+        load_original(path, choices)
+    assert caught.value.fix == f"leave out {option}"

@@ -1,0 +1,397 @@
+"""The C interpreter of integer programs against the oracle, number by number."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import itertools
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from apot_export.artifacts.packed import load_packed, packed_file_bytes
+from apot_export.artifacts.packed._container import Container, read, write
+from apot_export.conversion.convert import convert
+from apot_export.errors import BoundError, IntegerError, PackedFileError
+from apot_export.integer import IntegerNetwork, lower, run_integer
+from apot_export.integer._scales import signed_digits
+from apot_export.integer.oracle import fixed_point
+from apot_export.network import CodedNetwork, MaxPool, PlaneLayer, Relu, ScaleBias
+from apot_export.network.codebook import apot, uniform
+from apot_export.network.memory_plan import Use, plan
+from apot_export.runtimes.interpreter.interpreter import (
+    SOURCES,
+    WITHOUT_MULTIPLICATION,
+    CompiledInterpreter,
+    compile_interpreter,
+)
+from tests.support.onnx_networks import quantizer
+from tests.support.random_integer_networks import (
+    INPUTS,
+    WEIGHTS,
+    Builder,
+    images_of,
+    plane_network,
+    random_network,
+    small,
+)
+
+MULTIPLICATION = re.compile(r"\s(v?p?i?mul\w*|v?pm(ul|add)\w*|i?div\w*|v?(f?n?m(add|sub))\w*)\s")
+STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-c"]
+SOURCE = str(SOURCES / "apot_integer.c")
+Interpreters = dict[str, CompiledInterpreter]
+
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler"
+)
+pytestmark = needs_compiler
+
+
+@pytest.fixture(scope="module")
+def interpreters(tmp_path_factory: pytest.TempPathFactory) -> Interpreters:
+    """Return the build that multiplies where it requantizes, and the one that never does."""
+    builds = {"default": ("-O2",), "optimised": ("-O3",), "shifts": WITHOUT_MULTIPLICATION}
+    return {
+        name: CompiledInterpreter(compile_interpreter(tmp_path_factory.mktemp(name), flags))
+        for name, flags in builds.items()
+    }
+
+
+def ran(*command: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+
+
+def file_of(coded: CodedNetwork, network: IntegerNetwork) -> bytes:
+    return packed_file_bytes(coded, {"tool": "test"}, network)
+
+
+def assert_same(
+    interpreters: Interpreters,
+    coded: CodedNetwork,
+    images: NDArray[np.float32],
+    bits: int,
+    *,
+    builds: tuple[str, ...] = ("default", "optimised", "shifts"),
+) -> NDArray[np.int64]:
+    network = lower(coded, fraction_bits=bits)
+    expected = run_integer(network, images)
+    content = file_of(coded, network)
+    for name in builds:
+        logits = interpreters[name].run(content, fixed_point(network, images))
+        np.testing.assert_array_equal(logits, expected, err_msg=name)
+    return expected
+
+
+# --- the same numbers as the oracle ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_networks(interpreters: Interpreters, seed: int) -> None:
+    coded = random_network(seed)
+    assert_same(interpreters, coded, images_of(coded, 5), 10)
+
+
+def test_random_networks_do_not_ignore_their_images() -> None:
+    lively = 0
+    for seed in range(24):
+        coded = random_network(seed)
+        logits = run_integer(lower(coded, fraction_bits=10), images_of(coded, 5))
+        lively += len(np.unique(logits, axis=0)) > 1
+    assert lively >= 18
+
+
+@pytest.mark.parametrize("seed", [1, 2, 9])
+def test_every_value_of_a_network(interpreters: Interpreters, seed: int) -> None:
+    coded = plane_network() if seed == 9 else random_network(seed)
+    network = lower(coded, fraction_bits=10)
+    images = images_of(coded, 3)
+    values: dict[str, NDArray[np.int64]] = {}
+    run_integer(network, images, values.__setitem__)
+    for number, node in enumerate(network.nodes, start=1):
+        shorter = dataclasses.replace(network, nodes=network.nodes[:number], output=node.name)
+        content = file_of(coded, shorter)
+        for name in ("default", "shifts"):
+            found = interpreters[name].run(content, fixed_point(network, images))
+            expected = values[node.name].reshape(len(images), -1)
+            np.testing.assert_array_equal(found, expected, err_msg=f"{name}: {node.name}")
+
+
+@pytest.mark.parametrize("seed", range(24, 30))
+def test_random_networks_of_many_fraction_bits(interpreters: Interpreters, seed: int) -> None:
+    coded = random_network(seed)
+    for bits in (20, 16, 12):
+        try:
+            assert_same(interpreters, coded, images_of(coded, 3), bits)
+        except BoundError:
+            continue
+        return
+    pytest.fail("no number of fraction bits fits")
+
+
+@pytest.mark.parametrize("weights", range(len(WEIGHTS)))
+def test_every_codebook(interpreters: Interpreters, weights: int) -> None:
+    for seed, inputs in enumerate(INPUTS):
+        coded = small(WEIGHTS[weights], inputs, seed)
+        assert_same(interpreters, coded, images_of(coded, 4), 18)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sign_vectors(interpreters: Interpreters, seed: int) -> None:
+    coded = plane_network(seed)
+    layers = [layer for layer in coded.layers.values() if isinstance(layer, PlaneLayer)]
+    assert any((layer.planes.counts == 0).any() for layer in layers)
+    assert_same(interpreters, coded, images_of(coded, 4), 10)
+
+
+def test_weights_beyond_int8_and_sums_beyond_int32(interpreters: Interpreters) -> None:
+    builder = Builder(image=(3, 8, 8))
+    wide = builder.convolution("image", 4, (3, 3), uniform(8, signed=True))
+    coded = builder.head(builder.add(Relu(), wide), 6, uniform(15, signed=True))
+    network = lower(coded, fraction_bits=20)
+    assert max(layer.bound for layer in network.layers.values()) > 1 << 32
+    assert_same(interpreters, coded, images_of(coded, 4), 20)
+
+
+@pytest.mark.parametrize("readers", range(1, 7))
+def test_sums_with_several_readers(interpreters: Interpreters, readers: int) -> None:
+    builder = Builder(image=(2, 6, 6), seed=readers)
+    first = builder.convolution("image", 4, (3, 3), apot(3, signed=True), padding=(1, 1))
+    sums = builder.nodes[0].name
+    pooled = builder.affine(builder.add(MaxPool(kernel=(1, 1), stride=(1, 1)), sums), 0.01)
+    value = first
+    for _ in range(readers):
+        value = builder.add_up(value, builder.affine(sums, 0.1))
+    coded = builder.head(builder.add_up(value, pooled), 3, apot(3, signed=True))
+    assert_same(interpreters, coded, images_of(coded, 4), 12)
+
+
+def test_a_channel_of_gain_zero(interpreters: Interpreters) -> None:
+    builder = Builder(image=(1, 4, 4))
+    book, inputs = apot(2, signed=True), quantizer(apot(2, signed=False), 1.0)
+    value = builder.convolution("image", 3, (1, 1), book)
+    scale = builder.nodes[-1].operation
+    assert isinstance(scale, ScaleBias)
+    scale.scale[1] = 0
+    coded = builder.head(builder.convolution(value, 3, (2, 2), book, inputs), 2, book)
+    assert_same(interpreters, coded, images_of(coded, 4), 12)
+
+
+def test_images_outside_the_range_are_clamped(interpreters: Interpreters) -> None:
+    coded = random_network(3)
+    network = lower(coded, fraction_bits=10)
+    content = file_of(coded, network)
+    limits = np.iinfo(np.int32)
+    shape = (1, *coded.input_shape)
+    for extreme, real in ((limits.max, 100), (limits.min, -100)):
+        expected = run_integer(network, np.full(shape, real, dtype=np.float32))
+        given = np.full(shape, extreme, dtype=np.int32)
+        for interpreter in interpreters.values():
+            np.testing.assert_array_equal(interpreter.run(content, given), expected)
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+def test_the_file_is_the_same_every_time_and_is_read(tmp_path: Path) -> None:
+    coded = random_network(1)
+    content = file_of(coded, lower(coded, fraction_bits=10))
+    assert content == file_of(random_network(1), lower(random_network(1), fraction_bits=10))
+    path = tmp_path / "model.apot.safetensors"
+    path.write_bytes(content)
+    loaded = load_packed(path)
+    assert loaded.integer is not None
+    assert content.endswith(loaded.integer)
+    assert loaded.integer.endswith(b"APIN")
+    path.write_bytes(packed_file_bytes(coded, {}))
+    assert load_packed(path).integer is None
+
+
+def test_the_head_is_where_the_description_says() -> None:
+    coded = random_network(1)
+    network = lower(coded, fraction_bits=10, input_bits=9)
+    content = file_of(coded, network)
+    version, size, checksum, magic = struct.unpack("<III4s", content[-16:])
+    program = content[-size:]
+    assert (version, magic) == (1, b"APIN")
+    assert checksum == zlib.crc32(program[:-8])
+    head = struct.unpack("<5Id6I", program[:52])
+    assert head[:5] == (*coded.input_shape, 9, 10)
+    assert head[5] == float(network.logit_scale)
+    values, scratch, classes, kind, offset, instructions = head[6:]
+    assert (values % 8, scratch % 8, classes, kind) == (0, 0, 5, 1)
+    assert offset + 4 * classes <= values
+    assert 0 < instructions < len(network.nodes)
+
+
+@pytest.mark.parametrize("damage", ["first", "two axes", "floats"])
+def test_a_misplaced_program_is_refused(tmp_path: Path, damage: str) -> None:
+    coded = random_network(1)
+    path = tmp_path / "model.apot.safetensors"
+    path.write_bytes(file_of(coded, lower(coded, fraction_bits=10)))
+    found, stored = read(path)
+    tensors = dict(stored)
+    program = tensors.pop("integer")
+    if damage == "first":
+        tensors = {"integer": program, **tensors}
+    elif damage == "two axes":
+        tensors["integer"] = program[:, None]
+    else:
+        tensors["integer"] = np.zeros(4, dtype=np.float32)
+    metadata = {name: found[name] for name in ("network", "provenance")}
+    path.write_bytes(write(Container(metadata=metadata, tensors=tensors)))
+    with pytest.raises(PackedFileError, match="integer"):
+        load_packed(path)
+
+
+def test_the_workspace_is_smaller_than_all_values() -> None:
+    uses = [
+        Use(reads=("image",), writes=("a",)),
+        Use(reads=("a",), writes=("b",)),
+        Use(reads=("b",), writes=("c",), in_place=True),
+        Use(reads=("c", "b2"), writes=("d",)),
+    ]
+    sizes = {"a": 100, "b": 60, "c": 60, "d": 90, "b2": 8}
+    offsets, total = plan(uses, sizes, ["d"])
+    assert offsets["b"] == offsets["c"]
+    assert total == 104 + 64
+    assert offsets["d"] == 0
+
+
+@pytest.mark.parametrize("number", [0, 1, -1, 3, 7, -10, 0x55555555, 2**30 - 1, -(2**31)])
+def test_signed_digits(number: int) -> None:
+    digits = signed_digits(number)
+    assert sum(sign << shift for shift, sign in digits) == number
+    shifts = [shift for shift, _ in digits]
+    assert all(after - before > 1 for before, after in itertools.pairwise(shifts))
+
+
+def test_a_file_without_program_is_refused(interpreters: Interpreters) -> None:
+    content = packed_file_bytes(random_network(1), {})
+    for interpreter in interpreters.values():
+        with pytest.raises(PackedFileError, match="no integer program"):
+            interpreter.open(content)
+        with pytest.raises(PackedFileError, match="no packed file"):
+            interpreter.open(b"something else entirely, and long enough to be looked at")
+
+
+def test_no_compiler_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(IntegerError, match="no C compiler"):
+        compile_interpreter(tmp_path)
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+def test_damaged_files_never_leave_their_memory(tmp_path: Path) -> None:
+    # Files are cut and changed, and what opens is run: sanitizers end the process on any fault.
+    script = Path(__file__).parents[1] / "support/damaged_programs.py"
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    sanitizer = ran("gcc", "-print-file-name=libasan.so").stdout.strip()
+    if Path(sanitizer).is_absolute():
+        environment["LD_PRELOAD"] = sanitizer
+        environment["CHECKED"] = "1"
+    done = ran(sys.executable, str(script), str(tmp_path), env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout)
+    assert found["files"] == 6
+    assert found["cut"] >= 120
+    assert found["flipped"] >= 300
+    assert found["forged"] >= 600
+    assert found["forged and run"] > 30
+
+
+# --- instructions of the machine ------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump")
+def test_the_build_of_shifts_has_no_multiplication(tmp_path: Path) -> None:
+    found = {}
+    for name, flags in {"default": ["-O2"], "shifts": list(WITHOUT_MULTIPLICATION)}.items():
+        result = str(tmp_path / f"{name}.o")
+        assert ran("gcc", *STRICT, *flags, "-o", result, SOURCE).returncode == 0
+        listing = ran("objdump", "-d", "--no-show-raw-insn", result).stdout
+        assert "<apot_run>:" in listing
+        found[name] = [line for line in listing.splitlines() if MULTIPLICATION.search(line)]
+        symbols = ran("objdump", "-t", result).stdout.splitlines()
+        called = {line.split()[-1] for line in symbols if "*UND*" in line}
+        assert called <= {"memcpy", "memset", "memcmp", "__stack_chk_fail"}
+    assert found["default"], "the default build multiplies: the pattern finds nothing"
+    assert not found["shifts"]
+
+
+@pytest.mark.parametrize("flags", [["-O0"], ["-Os"], ["-O3", "-march=x86-64"]])
+def test_it_compiles_without_warnings(flags: list[str], tmp_path: Path) -> None:
+    for define in ([], ["-DAPOT_NO_MULTIPLY"]):
+        done = ran("gcc", *STRICT, *flags, *define, "-o", str(tmp_path / "x.o"), SOURCE)
+        assert done.returncode == 0, done.stderr
+
+
+# --- published networks ---------------------------------------------------------------------------
+
+
+def published(reference: Path, folder: Path, name: str, **options: Any) -> CodedNetwork:
+    return load_packed(convert(reference / "checkpoints" / name, folder, **options).path).network
+
+
+def cifar(reference: Path) -> NDArray[np.float32]:
+    with np.load(reference / "datasets/cifar10_test_head.npz") as arrays:
+        pixels = arrays["images"]
+    mean = np.array([0.491, 0.482, 0.447], dtype=np.float32).reshape(3, 1, 1)
+    std = np.array([0.247, 0.243, 0.262], dtype=np.float32).reshape(3, 1, 1)
+    return (pixels.astype(np.float32) / np.float32(255) - mean) / std
+
+
+@pytest.mark.parametrize("name", ["res20_2bit", "res20_3bit", "res20_4bit"])
+def test_published_resnets(
+    interpreters: Interpreters, reference: Path, tmp_path: Path, name: str
+) -> None:
+    path = f"CIFAR10/result/{name}/model_best.pth.tar"
+    coded = published(reference, tmp_path / name, path)
+    assert_same(interpreters, coded, cifar(reference)[:40], 20)
+
+
+def test_the_published_multi_bit_network(
+    interpreters: Interpreters, reference: Path, tmp_path: Path
+) -> None:
+    coded = published(reference, tmp_path / "lenet", "ALQ/lenet5_model.pth", alpha_terms=3)
+    pixels = gzip.decompress(
+        (reference / "datasets/MNIST/raw/t10k-images-idx3-ubyte.gz").read_bytes()
+    )
+    numbers = np.frombuffer(pixels, dtype=np.uint8, offset=16).reshape(-1, 1, 28, 28)[:10]
+    images = (numbers.astype(np.float32) / np.float32(255) - np.float32(0.1307)) / np.float32(
+        0.3081
+    )
+    bits = next(bits for bits in (20, 18, 16, 14, 12) if fits(coded, bits))
+    assert_same(interpreters, coded, images, bits)
+
+
+def fits(coded: CodedNetwork, bits: int) -> bool:
+    try:
+        lower(coded, fraction_bits=bits)
+    except BoundError:
+        return False
+    return True
+
+
+def test_the_published_imagenet_network(
+    interpreters: Interpreters, reference: Path, tmp_path: Path
+) -> None:
+    coded = published(reference, tmp_path / "res18", "ImageNet/res18_4bit.pth.tar")
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(1, *coded.input_shape)).astype(np.float32)
+    bits = next(bits for bits in (20, 18, 16, 14, 12) if fits(coded, bits))
+    assert_same(interpreters, coded, images, bits, builds=("optimised", "shifts"))

@@ -1,0 +1,457 @@
+"""The native kernels against the oracle: levels, sums and floats, on every kind of processor."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apot_export.artifacts.packed import load_packed
+from apot_export.conversion.convert import convert
+from apot_export.datasets import kind_by_name
+from apot_export.errors import DatasetError, KernelError
+from apot_export.network import (
+    CodedLayer,
+    CodedNetwork,
+    Concat,
+    GlobalAveragePool,
+    MaxPool,
+    Relu,
+)
+from apot_export.network.bitpack import pack
+from apot_export.network.codebook import apot, uniform
+from apot_export.runtimes.compiler import find_compiler
+from apot_export.runtimes.native import _library, compile_network
+from apot_export.runtimes.native._library import Library, compile_kernels, default_library
+from apot_export.runtimes.native._lower import _best_run
+from apot_export.runtimes.native._steps import View
+from tests.support import random_integer_networks
+from tests.support.native_checks import byte_levels, differences
+from tests.support.onnx_networks import quantizer
+from tests.support.random_integer_networks import (
+    WEIGHTS,
+    Builder,
+    images_of,
+    plane_network,
+    random_network,
+    small,
+)
+from tests.support.small_networks import network as every_operation
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler"
+)
+ON_ARM = platform.machine().lower() in {"arm64", "aarch64"}
+KERNELS = ("neon", "plain") if ON_ARM else ("avx512_vbmi", "avx512", "avx_vnni", "avx2", "plain")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """Return a build in which a processor with AVX-512 also runs the kernels of AVX-VNNI."""
+    patched = {
+        **_library._X86_FLAGS,
+        "avx_vnni.c": (*_library._AVX512, "-mavx2", "-DAPOT_EVEX_DOT"),
+    }
+    machines = {**_library._FLAGS_OF_MACHINE, "x86_64": patched, "amd64": patched}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_library, "_FLAGS_OF_MACHINE", machines)
+        return Library(compile_kernels(tmp_path_factory.mktemp("kernels")))
+
+
+@pytest.fixture(params=KERNELS)
+def kernels(request: pytest.FixtureRequest, library: Library) -> str:
+    name: str = request.param
+    if name not in library.kernels:
+        pytest.skip(f"this processor has no {name}")
+    return name
+
+
+@pytest.fixture
+def byte_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random_integer_networks, "INPUTS", byte_levels())
+
+
+def compared(network: CodedNetwork, library: Library, kernels: str, threads: int = 1) -> int:
+    fast = compile_network(network, threads=threads, kernels=kernels, library=library)
+    counts = differences(network, fast, images_of(network, 3))
+    return sum(counts.values())
+
+
+# --- the same numbers as the oracle ---------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("byte_inputs")
+@pytest.mark.parametrize("seed", range(30))
+def test_random_networks(library: Library, kernels: str, seed: int) -> None:
+    network = random_network(seed)
+    fast = compile_network(network, kernels=kernels, library=library)
+    assert fast.kernels == kernels
+    counts = differences(network, fast, images_of(network, 3))
+    assert counts["levels"] > 0
+    assert counts["integer sums"] > 0
+    assert counts["float sums"] > 0
+
+
+@pytest.mark.usefixtures("byte_inputs")
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_threads_share_the_work(library: Library, threads: int) -> None:
+    for seed in range(6):
+        network = random_network(seed)
+        assert compared(network, library, library.kernels[0], threads) > 0
+
+
+@pytest.mark.parametrize("weights", range(len(WEIGHTS)))
+def test_every_codebook(library: Library, kernels: str, weights: int) -> None:
+    for seed, inputs in enumerate(byte_levels()):
+        assert compared(small(WEIGHTS[weights], inputs, seed), library, kernels) > 0
+
+
+def test_sign_vectors_are_floats(library: Library, kernels: str) -> None:
+    for seed in range(3):
+        assert compared(plane_network(seed), library, kernels) > 0
+
+
+def test_a_network_of_every_operation(library: Library, kernels: str) -> None:
+    assert compared(every_operation(), library, kernels) > 0
+
+
+@given(
+    channels=st.integers(1, 70),
+    outputs=st.integers(1, 70),
+    size=st.tuples(st.integers(1, 17), st.integers(1, 17)),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    quantized=st.booleans(),
+    bits=st.integers(2, 5),
+    choice=st.integers(0, 2),
+)
+def test_convolutions_of_every_shape(
+    library: Library,
+    channels: int,
+    outputs: int,
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    quantized: bool,
+    bits: int,
+    choice: int,
+) -> None:
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    size = tuple(max(s, r - 2 * p) for s, r, p in zip(size, reach, padding, strict=True))  # type: ignore[assignment]
+    builder = Builder(image=(channels, *size), seed=channels * 71 + outputs)
+    inputs = quantizer(apot(bits, signed=False), 1.0) if quantized else None
+    value = builder.convolution(
+        "image",
+        outputs,
+        kernel,
+        apot(bits, signed=True),
+        inputs,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+    )
+    network = builder.finished(builder.add(Relu(), value))
+    chosen = library.kernels[choice % len(library.kernels)]
+    assert compared(network, library, chosen) > 0
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "groups"), [(32, 32, 2), (24, 48, 3), (6, 4, 2), (8, 96, 2), (12, 12, 12)]
+)
+@pytest.mark.parametrize("quantized", [True, False])
+def test_groups(
+    library: Library, kernels: str, inputs: int, outputs: int, groups: int, quantized: bool
+) -> None:
+    builder = Builder(image=(3, 9, 8), seed=groups)
+    value = builder.convolution("image", inputs, (1, 1), uniform(7, signed=True))
+    levels = quantizer(apot(3, signed=False), 0.8) if quantized else None
+    book = apot(3, signed=True)
+    value = builder.convolution(
+        value, outputs, (3, 3), book, levels, groups=groups, padding=(1, 1), stride=(2, 1)
+    )
+    assert compared(builder.head(value, 5, book), library, kernels) > 0
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 7), (1, 1), (5, 30), (14, 9)])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_winograd(library: Library, kernels: str, size: tuple[int, int], bits: int) -> None:
+    builder = Builder(image=(64, *size), seed=bits)
+    book, inputs = apot(max(2, bits - 1), signed=True), apot(bits, signed=False)
+    value = builder.convolution("image", 96, (3, 3), book, quantizer(inputs, 0.9), padding=(1, 1))
+    other = builder.convolution("image", 96, (1, 1), book, quantizer(inputs, 1.1))
+    network = builder.finished(builder.add(Relu(), builder.add_up(other, value)))
+    fast = compile_network(network, kernels=kernels, library=library, threads=2)
+    # AVX2 adds products in 16 bits, which the transforms leave.
+    assert any("spread" in name for name in fast.steps) == (kernels != "avx2")
+    # Corners of the range: every level 0, every level the largest, and both in turn.
+    images = images_of(network, 3)
+    images[0, :, ::2, ::2] = 100
+    images[0, :, 1::2] = -100
+    assert differences(network, fast, images)["integer sums"] > 0
+
+
+def test_winograd_of_the_largest_weights(library: Library, kernels: str) -> None:
+    builder = Builder(image=(64, 6, 6))
+    levels = quantizer(uniform(5, signed=False), 1.0)
+    value = builder.convolution(
+        "image", 32, (3, 3), uniform(4, signed=True), levels, padding=(1, 1)
+    )
+    layer = builder.layers["layer0"]
+    assert isinstance(layer, CodedLayer)
+    codes = np.full((32, 64, 3, 3), 14, dtype=np.uint8)  # 9 * 14 = 126
+    codes[::2] |= np.uint8(0x10)
+    builder.layers["layer0"] = dataclasses.replace(layer, packed=pack(codes, 5))
+    network = builder.finished(value)
+    fast = compile_network(network, kernels=kernels, library=library)
+    assert any("spread" in name for name in fast.steps) == (kernels != "avx2")
+    images = np.full((1, 64, 6, 6), 10, dtype=np.float32)
+    assert differences(network, fast, images)["integer sums"] == 32 * 36
+    builder.layers["layer0"] = dataclasses.replace(layer, packed=pack(codes | np.uint8(1), 5))
+    network = builder.finished(value)  # 9 * 15 leaves int8
+    fast = compile_network(network, kernels=kernels, library=library)
+    assert not any("spread" in name for name in fast.steps)
+    assert differences(network, fast, images)["integer sums"] == 32 * 36
+
+
+@pytest.mark.parametrize("image", ["alone", "with others"])
+def test_a_pool_after_the_first_layer(library: Library, kernels: str, image: str) -> None:
+    builder = Builder(image=(3, 23, 30), seed=3)
+    book = uniform(7, signed=True)
+    value = builder.convolution("image", 24, (7, 7), book, stride=(2, 2), padding=(3, 3))
+    value = builder.add(Relu(), value)
+    pooled = builder.add(MaxPool(kernel=(3, 3), stride=(2, 2), padding=(1, 1)), value)
+    inputs = quantizer(apot(4, signed=False), 1.3)
+    value = builder.convolution(pooled, 24, (3, 3), apot(4, signed=True), inputs, padding=(1, 1))
+    value = builder.add(Relu(), builder.add_up(value, pooled))
+    if image == "with others":
+        pool = builder.add(MaxPool(kernel=(4, 4), stride=(4, 4), padding=(2, 1)), "image")
+        value = builder.add(Concat(), value, pool)
+    network = builder.head(builder.add(GlobalAveragePool(), value), 5, book)
+    fast = compile_network(network, kernels=kernels, library=library, threads=2)
+    assert differences(network, fast, images_of(network, 2))["levels"] > 0
+    assert not any(name.startswith("maxpool2") for name in fast.steps)
+
+
+@pytest.mark.parametrize("readers", range(1, 6))
+def test_values_with_several_quantizers(library: Library, kernels: str, readers: int) -> None:
+    builder = Builder(image=(2, 6, 6), seed=readers)
+    first = builder.convolution("image", 20, (3, 3), apot(3, signed=True), padding=(1, 1))
+    value = first
+    for number in range(readers):
+        inputs = quantizer(uniform(8, signed=False), 0.7 + number / 3)
+        other = builder.convolution(first, 20, (1, 1), apot(3, signed=True), inputs)
+        value = builder.add_up(value, other)
+    network = builder.finished(builder.add_up(value, value))
+    assert compared(network, library, kernels) > 0
+
+
+def test_the_largest_levels_and_weights(library: Library, kernels: str) -> None:
+    # Pairs of 255 * 127 leave int16; 1,152 of them have one sign.
+    builder = Builder(image=(128, 5, 5), seed=1)
+    inputs = quantizer(uniform(8, signed=False), 1.0)
+    value = builder.convolution("image", 16, (3, 3), uniform(7, signed=True), inputs)
+    layer = builder.layers["layer0"]
+    assert isinstance(layer, CodedLayer)
+    signs = np.repeat([0, 0x80], 8).astype(np.uint8)
+    layer.packed[...] = np.repeat(signs | 0x7F, 128 * 9)
+    network = builder.finished(value)
+    fast = compile_network(network, kernels=kernels, library=library)
+    images = np.full((1, 128, 5, 5), 10, dtype=np.float32)
+    assert differences(network, fast, images)["integer sums"] > 0
+
+
+def test_indices_at_and_beyond_every_decision_point(library: Library, kernels: str) -> None:
+    for book in (apot(4, signed=False), apot(5, signed=False), uniform(8, signed=False)):
+        found = quantizer(book, 1.37)
+        points = np.arange(found.last_index + 1, dtype=np.float32) / found.index_scale
+        around = np.concatenate(
+            [points, np.nextafter(points, np.float32(9)), np.nextafter(points, np.float32(-9))]
+        )
+        special = np.array([-0.0, -1, -np.inf, np.inf, 3e38, 1e-45], dtype=np.float32)
+        values = np.concatenate([around, special])
+        builder = Builder(image=(1, 1, len(values)))
+        network = builder.finished(
+            builder.convolution("image", 1, (1, 1), apot(2, signed=True), found)
+        )
+        fast = compile_network(network, kernels=kernels, library=library)
+        with np.errstate(over="ignore"):
+            counts = differences(network, fast, values.reshape(1, 1, 1, -1))
+        assert counts["levels"] == len(values)
+
+
+@pytest.mark.parametrize("width", range(1, 40))
+def test_runs_cover_every_width(width: int) -> None:
+    run = _best_run(width)
+    assert 1 <= run <= min(7, width)
+    assert -(-width // run) * run - width < run
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+def test_levels_beyond_a_byte_are_refused_by_name() -> None:
+    network = small(apot(3, signed=True), apot(6, signed=False), 0)
+    with pytest.raises(KernelError, match="layer1") as caught:
+        compile_network(network)
+    assert caught.value.got == "a level of 448"
+
+
+def test_weights_beyond_16_bits_and_sums_beyond_32_are_refused() -> None:
+    network = small(uniform(15, signed=True), apot(2, signed=False), 0)
+    with pytest.raises(KernelError, match="16 bits"):
+        compile_network(network)
+    builder = Builder(image=(600, 1, 1))
+    inputs = quantizer(uniform(8, signed=False), 1.0)
+    value = builder.convolution("image", 1, (1, 1), uniform(15, signed=False), inputs)
+    with pytest.raises(KernelError, match="int32"):
+        compile_network(builder.finished(value))
+
+
+def test_kernels_that_are_not_there_are_refused(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = small(apot(3, signed=True), apot(3, signed=False), 0)
+    with pytest.raises(KernelError, match="no such kernels"):
+        compile_network(network, kernels="abacus", library=library)
+    monkeypatch.setenv("APOT_EXPORT_KERNELS", "plain")
+    assert compile_network(network, library=library).kernels == "plain"
+    with pytest.raises(KernelError, match="1 to 64"):
+        compile_network(network, threads=0, library=library)
+
+
+def test_no_compiler_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(KernelError, match="no C compiler"):
+        compile_kernels(tmp_path)
+
+
+def test_a_compiler_that_fails_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(KernelError, match="refused a kernel") as caught:
+        compile_kernels(tmp_path, ("-DLANES=",))
+    assert caught.value.where == "apot_fast.c"
+
+
+def test_images_of_another_shape_are_refused(library: Library) -> None:
+    network = small(apot(3, signed=True), apot(3, signed=False), 0)
+    fast = compile_network(network, library=library)
+    with pytest.raises(DatasetError, match="input shape"):
+        fast.run(np.zeros((1, 3, 7, 7), dtype=np.float32))
+    assert fast.run(np.zeros((0, 3, 7, 6), dtype=np.float32)).shape == (0, 4)
+
+
+# --- the library ----------------------------------------------------------------------------------
+
+
+def test_the_library_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("APOT_EXPORT_CACHE", str(tmp_path / "cache"))
+    default_library.cache_clear()
+    try:
+        default_library()
+        files = sorted((tmp_path / "cache").rglob("*.so"))
+        assert [file.name for file in files] == ["libapot_fast.so"]
+        assert not [path for path in (tmp_path / "cache").rglob("*") if path.name.endswith(".o")]
+        default_library.cache_clear()
+        monkeypatch.setattr(_library, "compile_kernels", None)
+        default_library()
+        monkeypatch.setenv("APOT_EXPORT_CACHE", str(files[0]))
+        default_library.cache_clear()
+        with pytest.raises(KernelError, match="cache cannot be written"):
+            default_library()
+    finally:
+        default_library.cache_clear()
+
+
+def test_a_library_of_another_layout_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = compile_kernels(tmp_path, ("-O0",))
+    monkeypatch.setattr(_library, "Step", View)
+    with pytest.raises(KernelError, match="steps of 24 bytes"):
+        Library(path)
+
+
+def test_the_kernels_never_leave_their_memory(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "support/native_sanitized.py"
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    found = subprocess.run(
+        [find_compiler(), "-print-file-name=libasan.so"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    if Path(found).is_absolute():
+        environment["LD_PRELOAD"] = found
+        environment["CHECKED"] = "1"
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads(done.stdout)["networks"] == 8
+
+
+def test_packed_files_run_with_numpy_alone(folder: Path) -> None:
+    heavy = ["torch", "torchvision", "onnx", "onnxruntime", "typer", "rich", "safetensors"]
+    script = (
+        f"import sys\nfor name in {heavy!r}: sys.modules[name] = None\n"
+        "import numpy as np, apot_export\n"
+        "from apot_export.runtimes.native import compile_network\n"
+        "network = apot_export.load_packed('res8_4bit').network\n"
+        "images = np.zeros((2, *network.input_shape), np.float32)\n"
+        "print(compile_network(network).run(images).shape)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=folder
+    )
+    assert done.stdout.strip() == "(2, 10)", done.stderr
+
+
+# --- published networks ---------------------------------------------------------------------------
+
+
+def loaded(reference: Path, folder: Path, name: str, **options: Any) -> CodedNetwork:
+    return load_packed(convert(reference / "checkpoints" / name, folder, **options).path).network
+
+
+@pytest.mark.parametrize("name", ["res20_2bit", "res20_3bit", "res20_4bit"])
+def test_published_resnets(library: Library, reference: Path, tmp_path: Path, name: str) -> None:
+    network = loaded(reference, tmp_path / name, f"CIFAR10/result/{name}/model_best.pth.tar")
+    images = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    fast = compile_network(network, library=library)
+    counts = differences(network, fast, images)
+    assert counts["levels"] > 300_000
+    assert counts["integer sums"] > 300_000
+
+
+def test_the_published_imagenet_network(library: Library, reference: Path, tmp_path: Path) -> None:
+    network = loaded(reference, tmp_path / "res18", "ImageNet/res18_4bit.pth.tar")
+    golden = np.load(reference / "golden" / "res18_4bit.npz")
+    first = int(golden["image_index"][0])
+    photographs = kind_by_name("imagenet").open(reference / "datasets", None)
+    image = photographs.load(first)[None]
+    counts = differences(network, compile_network(network, library=library), image)
+    assert counts["levels"] > 1_500_000
+    assert counts["integer sums"] > 1_500_000
+    for name in library.kernels:
+        fast = compile_network(network, kernels=name, threads=2, library=library)
+        assert fast.run(image).argmax() == golden["logits_f64"][0].argmax(), name

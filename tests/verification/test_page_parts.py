@@ -1,0 +1,266 @@
+"""The page of a report, as text: what it holds, what it never holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+from PIL import Image
+
+from apot_export.errors import DatasetError
+from apot_export.verification.page import render_page
+from apot_export.verification.page._histogram import Bins, histogram
+from apot_export.verification.page._markup import escape, tag
+from apot_export.verification.page._pictures import png, shrunk
+from apot_export.verification.report import Report
+from tests.support.sample_reports import REVERSED, failing, passing
+
+VOID = {"meta", "link", "img", "br", "!doctype"}
+Make = Callable[[], Report]
+both = pytest.mark.parametrize("make", [passing, failing])
+
+
+class Outline(HTMLParser):
+    """Reads a document and checks that every element is closed where it was opened."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None], tuple[str, ...]]] = []
+        self.texts: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len({name for name, _ in attrs}) == len(attrs)
+        self.elements.append((tag, dict(attrs), tuple(self.open)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.texts.append(data)
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes, _ in self.elements if tag == name]
+
+
+@both
+def test_it_loads_nothing(make: Make) -> None:
+    page = render_page(make())
+    outline = Outline(page)
+    addresses = [
+        attributes[key]
+        for _, attributes, _ in outline.elements
+        for key in ("src", "href", "srcset", "action", "data")
+        if key in attributes
+    ]
+    assert addresses
+    assert all(str(address).startswith(("#", "data:")) for address in addresses)
+    assert not outline.all("script")
+    assert "@import" not in page
+    assert "url(#hatch)" in page
+    assert page.count("url(") == 1
+    assert "//" not in "".join(str(address).partition(",")[0] for address in addresses)
+
+
+@both
+def test_it_can_be_read_without_eyes(make: Make) -> None:
+    outline = Outline(render_page(make()))
+    names = [attributes["id"] for _, attributes, _ in outline.elements if "id" in attributes]
+    assert len(set(names)) == len(names)
+    for attributes in outline.all("a"):
+        assert str(attributes["href"])[1:] in names
+    assert all(attributes.get("scope") in {"col", "row"} for attributes in outline.all("th"))
+    assert all(attributes["alt"] for attributes in outline.all("img"))
+    for attributes in outline.all("svg"):
+        described = attributes.get("role") == "img" and attributes.get("aria-label")
+        assert described or attributes.get("aria-hidden") == "true"
+    assert len(outline.all("h1")) == 1
+    assert len(outline.all("caption")) == len(outline.all("table"))
+    assert len(outline.all("h2")) == len(outline.all("section"))
+    assert outline.all("html") == [{"lang": "en"}]
+
+
+@both
+def test_same_report_same_bytes(make: Make) -> None:
+    assert render_page(make()).encode("utf-8") == render_page(make()).encode("utf-8")
+
+
+@both
+def test_it_is_small(make: Make) -> None:
+    assert len(render_page(make())) < 150_000
+
+
+def test_sections_stand_in_reading_order() -> None:
+    outline = Outline(render_page(failing()))
+    assert [attributes["id"] for attributes in outline.all("section")] == [
+        *("failures", "accuracy", "agreement", "levels", "values", "logits", "weights", "oracle"),
+        *("placement", "backends", "flipped", "skipped", "environment"),
+    ]
+
+
+def test_every_number_of_the_report_is_there() -> None:
+    report = failing()
+    text = " ".join(Outline(render_page(report)).texts)
+    numbers = [
+        *(f"{layer.differing:,}" for layer in report.levels.layers),
+        *(f"{number:,}" for number in report.sides[0].logit_differences),
+        f"{report.weights.weights:,}",
+        f"{report.accumulators.compared:,}",
+        f"{report.accumulators.values_compared:,}",
+        f"{report.levels.values_compared:,}",
+        *("37,811", "36,900", "75.63%", "73.80%", "1,402", "491", "1,912", "2,733", "93.12%"),
+        *("99.10%", "96.20%", "37.2 \N{MULTIPLICATION SIGN} its bound", "1,204", "0.375"),
+        *("0.1875", "3 skipped", report.data_sha256, "device_id = 0", "2026-03-14 15:09:26 UTC"),
+    ]
+    for number in numbers:
+        assert number in text, number
+    for layer in report.levels.layers:
+        assert layer.layer in text
+
+
+def test_what_is_not_there_is_said() -> None:
+    plain = dataclasses.replace(passing(), backends=None)
+    text = " ".join(Outline(render_page(plain)).texts)
+    assert "Integer backends" not in text
+    assert "What fails" not in text
+    assert "No image was skipped." in text
+    floats = dataclasses.replace(
+        plain.levels, compared=0, differing=0, layers=(), largest_ratio=math.nan
+    )
+    network = dataclasses.replace(plain, levels=floats, settings={}, yardsticks=())
+    text = " ".join(Outline(render_page(network)).texts)
+    assert "no quantized activations" in text
+    assert "not known" in text
+    assert "NaN" in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"unsigned_zeros": False}, "bit for bit"),
+        ({"unsigned_zeros": True}, "bit for bit, zeros without signs"),
+        ({"unsigned_zeros": True, "family": "alq"}, "up to the order of adding sign vectors"),
+    ],
+)
+def test_how_equal_weights_are_is_said(settings: dict[str, object], words: str) -> None:
+    report = passing()
+    page = render_page(dataclasses.replace(report, settings={**report.settings, **settings}))
+    texts = Outline(page).texts
+    assert f"layers with weights equal {words}" in texts
+    assert any(f" equal {words};" in text for text in texts)
+
+
+def test_agreement_of_all_images_differs_from_images_that_were_not_kept() -> None:
+    report = passing()
+    one, *others = report.sides
+    assert "same class for all 761 images" in render_page(report)
+    differing = dataclasses.replace(one, agreement=760 / 761)
+    page = render_page(dataclasses.replace(report, sides=(differing, *others)))
+    assert "same class for all" not in page
+    assert "none was kept" in page
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, 1.01, 5e7, math.inf, math.nan])
+def test_the_largest_difference_is_drawn_beside_its_bound(ratio: float) -> None:
+    report = passing()
+    levels = dataclasses.replace(report.levels, largest_ratio=ratio)
+    page = render_page(dataclasses.replace(report, levels=levels))
+    gauge = page[page.index('class="gauge"') :].partition("</svg>")[0]
+    assert ('class="bad"' in gauge) == (not ratio <= 1)
+    shares = [float(part.partition("%")[0]) for part in gauge.split('width="')[1:]]
+    assert all(0 <= share <= 100 for share in shares)
+
+
+def test_heights_of_a_histogram_are_logarithmic() -> None:
+    bins = Bins(title="t", axis="a", counted="thing", edges=("1", "2"), counts=(10, 100, 1000))
+    drawn = str(histogram(bins))
+    heights = [
+        float(part.partition('"')[0])
+        for part in drawn.partition("<details>")[0].split('height="')[1:]
+    ]
+    bars = heights[1:]
+    assert bars[2] - bars[1] == pytest.approx(bars[1] - bars[0], abs=0.01)
+    assert "below 1: 10; 1 to 2: 100; 2 or more: 1,000" in drawn
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+@given(st.text(st.characters(), max_size=40))
+def test_any_text_is_shown_as_text(text: str) -> None:
+    element = tag("p", text, title=text)
+    element.encode("utf-8")
+    parser = Outline(str(element))
+    assert [name for name, _, _ in parser.elements] == ["p"]
+    shown = "".join(parser.texts)
+    assert parser.elements[0][1]["title"] == shown
+    if text.isprintable():
+        assert shown == text
+
+
+def test_names_that_deceive_are_spelled_out() -> None:
+    assert escape(REVERSED) == r"cat\u202egnp.exe\n\udcff"
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+images = st.sampled_from([1, 3]).flatmap(
+    lambda channels: arrays.arrays(
+        np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(channels))
+    )
+)
+
+
+@given(images)
+def test_pictures_keep_their_pixels(pixels: NDArray[np.uint8]) -> None:
+    with Image.open(io.BytesIO(png(pixels))) as image:
+        image.load()
+        assert image.mode == {1: "L", 3: "RGB"}[pixels.shape[2]]
+        assert np.array_equal(np.asarray(image).reshape(pixels.shape), pixels)
+
+
+def test_pictures_of_smooth_pixels_are_filtered() -> None:
+    rows, columns = np.mgrid[0:64, 0:64]
+    smooth = (rows * 2 + columns).astype(np.uint8)[:, :, None]
+    assert len(png(smooth)) < smooth.size / 20
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+    ],
+    ids=["two channels", "no channels", "empty", "floats"],
+)
+def test_pictures_of_something_else_are_refused(pixels: NDArray[np.uint8]) -> None:
+    with pytest.raises(DatasetError, match="cannot be shown"):
+        png(pixels)
+
+
+@given(images, st.integers(1, 9))
+def test_shrunk_pictures_fit_and_keep_their_mean(pixels: NDArray[np.uint8], largest: int) -> None:
+    small, factor = shrunk(pixels, largest)
+    height, width, _ = pixels.shape
+    assert small.shape[:2] == (height // factor, width // factor)
+    if factor < min(height, width):
+        assert max(small.shape[:2]) <= largest
+    covered = pixels[: small.shape[0] * factor, : small.shape[1] * factor]
+    assert float(small.mean()) == pytest.approx(float(covered.mean()), abs=0.5)
