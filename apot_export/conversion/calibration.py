@@ -105,7 +105,7 @@ def _pixels(coded: CodedNetwork, original: Original) -> Pixels:
             where=kind.name,
             fix="leave out --input",
         )
-    normalisation = kind.normalisation(original.dialect.name)
+    normalisation = kind.normalisation(original.family.name)
     return Pixels(mean=normalisation.mean, std=normalisation.std)
 
 
@@ -124,7 +124,7 @@ def _calibration_images(
     """Return calibration images; None where there are none and none were named."""
     try:
         kind = kind_for_network(coded.input_shape, coded.shapes[coded.output][0])
-        found = kind.open(None if data is None else Path(data), original.dialect.name)
+        found = kind.open(None if data is None else Path(data), original.family.name)
     except DatasetError:
         if data is not None:
             raise

@@ -41,7 +41,7 @@ from apot_export.network import (
 from apot_export.network.codebook import storage_bytes
 from apot_export.original.checkpoint import require_checkpoint_file
 from apot_export.original.choices import Choices
-from apot_export.original.custom import input_shape_of, load_own, original_of_module
+from apot_export.original.custom import input_shape_of, load_custom, original_of_module
 from apot_export.original.opening import _spec
 from apot_export.original.original import Original
 from apot_export.original.published import load_original
@@ -100,7 +100,7 @@ def convert(
     if isinstance(checkpoint, nn.Module):
         original = original_of_module(checkpoint, input_shape_of(input_shape), chosen)
     elif spec is not None:
-        original = load_own(Path(checkpoint), chosen, spec)
+        original = load_custom(Path(checkpoint), chosen, spec)
     else:
         original = load_original(Path(checkpoint), chosen)
     source = capture(original.module, original.architecture.input_shape, original.multi_bit)
@@ -110,9 +110,9 @@ def convert(
     provenance = {
         "tool": tool,
         "checkpoint_sha256": original.checkpoint.sha256 if original.checkpoint else None,
-        "family": original.dialect.name,
+        "family": original.family.name,
         "architecture": original.architecture.name,
-        "choices": complete.remarkable(),
+        "choices": complete.non_default(),
     }
     if original.state_sha256 is not None:
         provenance["state_sha256"] = original.state_sha256
@@ -159,7 +159,7 @@ def convert(
     sizes = write_export(folder, files, manifest, force=force)
     return ConversionResult(
         path=folder,
-        family=original.dialect.name,
+        family=original.family.name,
         architecture=original.architecture.name,
         bits=_bits(coded, original),
         bits_from=original.bits_from,
@@ -243,8 +243,8 @@ def _weight_error(original: Original, coded: CodedNetwork) -> float:
 
 def _complete(choices: Choices, original: Original) -> Choices:
     """Return choices that leave nothing to a name, so that the original can be built again."""
-    if original.own_choices is not None:
-        return original.own_choices
+    if original.custom_choices is not None:
+        return original.custom_choices
     quantization = original.quantization
     return dataclasses.replace(
         choices,

@@ -99,8 +99,8 @@ def function_operations(
     if target in _MEANS:
         return _mean(node, image(), **_bound(node, extra, options, ("dim", "keepdim")))
     if target in _MODULES:
-        stand_in = _module(node, extra, options)
-        operation = module_operation(place(node), stand_in, image, {})
+        equivalent = _module(node, extra, options)
+        operation = module_operation(place(node), equivalent, image, {})
     elif target in _ADDITIONS:
         operation = _sum(node, arguments, options)
     elif target in _CONCATENATIONS:

@@ -114,8 +114,8 @@ def _source_layer(path: str, module: nn.Conv2d | nn.Linear) -> SourceLayer:
     bias = None if module.bias is None else _array(module.bias)
     if isinstance(module, QuantConv2d):
         quantization = module.quantization
-        dialect = families.by_name(quantization.family)
-        rule = dialect.weight_rule(quantization)
+        family = families.by_name(quantization.family)
+        rule = family.weight_rule(quantization)
         normalized = quantization.normalize_weights
         quantizer = WeightQuantizer(
             codebook=rule.codebook,
@@ -127,7 +127,7 @@ def _source_layer(path: str, module: nn.Conv2d | nn.Linear) -> SourceLayer:
             mean=np.float32(module.weight.mean().item()) if normalized else None,
             std=np.float32(module.weight.std().item()) if normalized else None,
         )
-        activation_rule = dialect.activation_rule(quantization)
+        activation_rule = family.activation_rule(quantization)
         activation = ActivationQuantizer(
             codebook=activation_rule.codebook,
             alpha=np.float32(module.act_alpha.item()),

@@ -11,7 +11,7 @@ from apot_export.artifacts.packed import load_packed
 from apot_export.errors import BitWidthError, ExportError, RecognitionError
 from apot_export.network import CodedLayer
 from apot_export.original import families
-from apot_export.original.families import Dialect
+from apot_export.original.families import Family
 from apot_export.original.naming import BitWidth, bits_from_name, method_from_name, require_offered
 
 _FLOAT_BITS = 32
@@ -51,9 +51,9 @@ class Thresholds:
 
     def plain_lines(self) -> list[str]:
         """Return one line a layer, exactly as the family's own training code prints it."""
-        dialect = families.by_name(self.family)
+        family = families.by_name(self.family)
         return [
-            dialect.alpha_line(layer.weight_alpha, layer.activation_alpha) for layer in self.layers
+            family.alpha_line(layer.weight_alpha, layer.activation_alpha) for layer in self.layers
         ]
 
 
@@ -118,9 +118,9 @@ def _of_checkpoint(path: Path, bits: int | None) -> Thresholds:
     from apot_export.original.published import canonical_state
 
     checkpoint = load_checkpoint(path)
-    dialect = families.recognise(checkpoint.keys)
-    state = canonical_state(checkpoint, dialect)
-    width = _bit_width(path, dialect, bits)
+    family = families.recognise(checkpoint.keys)
+    state = canonical_state(checkpoint, family)
+    width = _bit_width(path, family, bits)
     layers = []
     for key in state:
         if not key.endswith(_WEIGHT_ALPHA):
@@ -146,15 +146,15 @@ def _of_checkpoint(path: Path, bits: int | None) -> Thresholds:
                 activation_bits=width,
             )
         )
-    return Thresholds(source=path, family=dialect.name, layers=tuple(layers))
+    return Thresholds(source=path, family=family.name, layers=tuple(layers))
 
 
-def _bit_width(path: Path, dialect: Dialect, option: int | None) -> int | None:
+def _bit_width(path: Path, family: Family, option: int | None) -> int | None:
     """Return the option, or what the name says where that makes sense: alphas show without it."""
-    offered = dialect.bit_widths(method_from_name(path)[0])
+    offered = family.bit_widths(method_from_name(path)[0])
     if option is not None:
         width = BitWidth(bits=option, source="option")
-        require_offered(width, dialect.name, offered, path)
+        require_offered(width, family.name, offered, path)
         return option
     try:
         named = bits_from_name(path)

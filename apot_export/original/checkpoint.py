@@ -22,7 +22,7 @@ import torch
 
 from apot_export.errors import CheckpointError, UnsafeCheckpointError, WeightError
 from apot_export.network.source import MultiBitWeights
-from apot_export.original.pickled_bases import STAND_INS, multi_bit_weights
+from apot_export.original.pickled_bases import PICKLED_BASES, multi_bit_weights
 
 _STATE_DICT_KEYS = ("state_dict", "model", "net_state_dict")
 _MULTI_BIT_KEY = "parameters_w_bin"
@@ -127,7 +127,7 @@ def _load_safely(path: Path) -> object:
     # Mapped, not read: the optimizer's state, often twice the weights, never becomes memory.
     mapped = is_archive and _check_archive(path) and _is_unicode(path)
     try:
-        with torch.serialization.safe_globals(STAND_INS):
+        with torch.serialization.safe_globals(PICKLED_BASES):
             if mapped:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             with path.open("rb") as file:

@@ -32,7 +32,7 @@ class Choices:
         """Return the form that manifests store."""
         return dataclasses.asdict(self)
 
-    def remarkable(self) -> dict[str, Any]:
+    def non_default(self) -> dict[str, Any]:
         """Return what differs from a full-precision network's choices."""
         plain = Choices(
             bits=FULL_PRECISION_BITS, activation_bits=self.bits, method="apot", grid="zero"

@@ -11,8 +11,8 @@ from apot_export.network.source import MultiBitWeights
 from apot_export.original.architectures import Architecture
 from apot_export.original.checkpoint import Checkpoint
 from apot_export.original.choices import Choices
-from apot_export.original.families import Dialect
-from apot_export.original.quantization import Plan, Quantization
+from apot_export.original.families import Family
+from apot_export.original.quantization import LayerPlan, Quantization
 
 _ACTIVATION_ALPHA = ".act_alpha"
 _WEIGHT_ALPHA = ".weight_alpha"
@@ -24,9 +24,9 @@ class Original:
 
     checkpoint: Checkpoint | None
     """None for a network that was given as a module."""
-    dialect: Dialect
+    family: Family
     architecture: Architecture
-    plan: Plan
+    plan: LayerPlan
     bits_from: str
     """Where the bit-width was learned: "option", "file name", "folder name", "network" or
     "checkpoint"."""
@@ -42,7 +42,7 @@ class Original:
     """Digest of the state dict of a network of the user's own."""
     alpha_terms: int = 0
     """Powers of two that coordinates of multi-bit weights were rounded to sums of; 0: none."""
-    own_choices: Choices | None = None
+    custom_choices: Choices | None = None
     """Choices that need no name to rebuild a network of the user's own."""
 
     @property

@@ -1,4 +1,4 @@
-"""Stand-ins for the two classes whose objects multi-bit checkpoints hold; no code of theirs runs.
+"""Read the bases that multi-bit checkpoints pickle, without running the code of their classes.
 
 The safe loader fills an empty object's attributes from the pickle. What is in them is checked here
 before anything reads it.
@@ -32,7 +32,7 @@ class FCLayerBin:
     """Attributes of a linear layer's multi-bit weights."""
 
 
-STAND_INS: list[Any] = [
+PICKLED_BASES: list[Any] = [
     (ConvLayerBin, "binarynet.ConvLayer_bin"),
     (FCLayerBin, "binarynet.FCLayer_bin"),
 ]

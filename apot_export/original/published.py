@@ -10,7 +10,7 @@ from apot_export.errors import BitWidthError, CodebookError, RecognitionError
 from apot_export.original import architectures, families
 from apot_export.original.checkpoint import Checkpoint, load_checkpoint, require_finite
 from apot_export.original.choices import Choices
-from apot_export.original.families import Dialect
+from apot_export.original.families import Family
 from apot_export.original.multi_bit import _require_bases_of, multi_bit_layers, shorten_coordinates
 from apot_export.original.naming import (
     BitWidth,
@@ -21,7 +21,7 @@ from apot_export.original.naming import (
     require_offered,
 )
 from apot_export.original.original import _ACTIVATION_ALPHA, _WEIGHT_ALPHA, Original
-from apot_export.original.quantization import FULL_PRECISION_BITS, GRIDS, Plan, Quantization
+from apot_export.original.quantization import FULL_PRECISION_BITS, GRIDS, LayerPlan, Quantization
 
 
 def load_original(path: Path, choices: Choices) -> Original:
@@ -44,23 +44,21 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
         CodebookError: The level set or grid is none that the family has.
     """
     path = checkpoint.path
-    dialect = families.recognise(checkpoint.keys)
-    state = canonical_state(checkpoint, dialect)
+    family = families.recognise(checkpoint.keys)
+    state = canonical_state(checkpoint, family)
     architecture = architectures.recognise({key: tuple(t.shape) for key, t in state.items()})
-    method, method_from = _method(path, choices.method, dialect)
-    width = _bit_width(path, dialect, choices.bits, method)
+    method, method_from = _method(path, choices.method, family)
+    width = _bit_width(path, family, choices.bits, method)
     activation_bits = width.bits
     if choices.activation_bits is not None:
         given = BitWidth(bits=choices.activation_bits, source="option")
-        require_offered(
-            given, dialect.name, dialect.bit_widths(method), path, "--activation-bits N"
-        )
+        require_offered(given, family.name, family.bit_widths(method), path, "--activation-bits N")
         activation_bits = given.bits
-    grid, z, grid_from = _grid(path, choices, dialect, width.bits)
-    _require_applicable(choices, dialect, method, path)
-    plan = Plan(
+    grid, z, grid_from = _grid(path, choices, family, width.bits)
+    _require_applicable(choices, family, method, path)
+    plan = LayerPlan(
         default=Quantization(
-            family=dialect.name,
+            family=family.name,
             weight_bits=width.bits,
             activation_bits=activation_bits,
             method=method,
@@ -78,10 +76,10 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
         for bits in (quantization.weight_bits, quantization.activation_bits):
             layer_width = BitWidth(bits=bits, source=f"bit-width of {name}")
             require_offered(
-                layer_width, dialect.name, dialect.bit_widths(method), path, "--layer-bits"
+                layer_width, family.name, family.bit_widths(method), path, "--layer-bits"
             )
-    eight_bit = [architecture.first, architecture.last] if dialect.has_eight_bit_layers else []
-    module = architectures.build(architecture, state, quantized, eight_bit, dialect.name)
+    eight_bit = [architecture.first, architecture.last] if family.has_eight_bit_layers else []
+    module = architectures.build(architecture, state, quantized, eight_bit, family.name)
     multi_bit = multi_bit_layers(checkpoint, state)
     for name, weights in multi_bit.items():
         _require_bases_of(name, weights, state[f"{name}.weight"], path)
@@ -89,7 +87,7 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
         shorten_coordinates(module, multi_bit, choices.alpha_terms)
     return Original(
         checkpoint=checkpoint,
-        dialect=dialect,
+        family=family,
         architecture=architecture,
         plan=plan,
         bits_from=width.source,
@@ -101,9 +99,9 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
     )
 
 
-def _require_applicable(choices: Choices, dialect: Dialect, method: str, path: Path) -> None:
+def _require_applicable(choices: Choices, family: Family, method: str, path: Path) -> None:
     """Raise `BitWidthError` for a choice that says nothing of such a network."""
-    levels = dialect.bit_widths(method) not in ((), (FULL_PRECISION_BITS,))
+    levels = family.bit_widths(method) not in ((), (FULL_PRECISION_BITS,))
     uniform = levels and method == "uniform"
     wrong = [
         (option, wanted)
@@ -125,7 +123,7 @@ def _require_applicable(choices: Choices, dialect: Dialect, method: str, path: P
             (
                 "--alpha-terms",
                 bool(choices.alpha_terms),
-                dialect.name == "alq",
+                family.name == "alq",
                 "multi-bit weights",
             ),
         )
@@ -136,7 +134,7 @@ def _require_applicable(choices: Choices, dialect: Dialect, method: str, path: P
             "An option does not apply to the network.",
             where=str(path),
             expected=wanted,
-            got=f"{option}; family {dialect.name}, {method} levels" if levels else option,
+            got=f"{option}; family {family.name}, {method} levels" if levels else option,
             fix=f"leave out {option}",
         )
 
@@ -147,7 +145,7 @@ def quantized_layers(state: dict[str, torch.Tensor]) -> list[str]:
     return list(dict.fromkeys(key.rpartition(".")[0] for key in state if key.endswith(suffixes)))
 
 
-def canonical_state(checkpoint: Checkpoint, dialect: Dialect) -> dict[str, torch.Tensor]:
+def canonical_state(checkpoint: Checkpoint, family: Family) -> dict[str, torch.Tensor]:
     """Return a checkpoint's tensors under the names that `quantized_layers` uses.
 
     Raises:
@@ -155,7 +153,7 @@ def canonical_state(checkpoint: Checkpoint, dialect: Dialect) -> dict[str, torch
     """
     origins: dict[str, str] = {}
     for key in checkpoint.state:
-        name = dialect.canonical_key(key)
+        name = family.canonical_key(key)
         if name is None:
             continue
         first = origins.setdefault(name, key)
@@ -166,8 +164,8 @@ def canonical_state(checkpoint: Checkpoint, dialect: Dialect) -> dict[str, torch
     return {name: checkpoint.state[key] for name, key in origins.items()}
 
 
-def _bit_width(path: Path, dialect: Dialect, option: int | None, method: str) -> BitWidth:
-    offered = dialect.bit_widths(method)
+def _bit_width(path: Path, family: Family, option: int | None, method: str) -> BitWidth:
+    offered = family.bit_widths(method)
     if option is not None:
         width: BitWidth | None = BitWidth(bits=option, source="option")
     else:
@@ -181,28 +179,28 @@ def _bit_width(path: Path, dialect: Dialect, option: int | None, method: str) ->
             expected="a name such as res20_4bit/model_best.pth.tar or res18_4bit.pth.tar",
             fix="say it: --bits N",
         )
-    require_offered(width, dialect.name, offered, path)
+    require_offered(width, family.name, offered, path)
     return width
 
 
-def _method(path: Path, option: str | None, dialect: Dialect) -> tuple[str, str]:
+def _method(path: Path, option: str | None, family: Family) -> tuple[str, str]:
     if option is not None:
         require_method(option)
     method, source = (option, "option") if option is not None else method_from_name(path)
-    if method not in dialect.methods:
+    if method not in family.methods:
         raise CodebookError(
-            f"The family {dialect.name} has no such level set.",
+            f"The family {family.name} has no such level set.",
             where=str(path),
-            expected=" or ".join(dialect.methods),
+            expected=" or ".join(family.methods),
             got=f"{method} from the {source}",
             fix="name the level set that the network was trained with: --method NAME",
         )
     return method, source
 
 
-def _grid(path: Path, choices: Choices, dialect: Dialect, bits: int) -> tuple[str, int, str]:
+def _grid(path: Path, choices: Choices, family: Family, bits: int) -> tuple[str, int, str]:
     """Return the grid of 2-bit weights, its Z, and where they were learned."""
-    has_grids = dialect.name == "nonzero" and bits == 2  # noqa: PLR2004 - 2-bit weights alone have it
+    has_grids = family.name == "nonzero" and bits == 2  # noqa: PLR2004 - 2-bit weights alone have it
     named = grid_from_name(path) if has_grids else None
     grid = choices.grid or named or "zero"
     source = "option" if choices.grid else ("folder name" if named else "default")
@@ -211,7 +209,7 @@ def _grid(path: Path, choices: Choices, dialect: Dialect, bits: int) -> tuple[st
             "The network cannot have this grid.",
             where=str(path),
             expected="zero or nonzero; nonzero only for 2-bit weights of the family nonzero",
-            got=f"{grid}, {bits} bits, family {dialect.name}",
+            got=f"{grid}, {bits} bits, family {family.name}",
             fix="leave out --grid",
         )
     if grid == "nonzero" and choices.z is None:

@@ -27,7 +27,7 @@ class Quantization:
     """How a quantized layer quantizes."""
 
     family: str
-    """Name of the checkpoint family (dialect)."""
+    """Name of the checkpoint family."""
     weight_bits: int
     """Nominal bits of a weight, the sign included; 32 for float."""
     activation_bits: int
@@ -57,7 +57,7 @@ class LayerBits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class LayerPlan:
     """The quantization of every layer: a default, and exceptions by name."""
 
     default: Quantization

@@ -13,7 +13,7 @@ from torch import nn
 
 from apot_export.errors import ExportError, ModelError
 from apot_export.original.choices import Choices
-from apot_export.original.custom import ModelSpec, input_shape_of, load_own, original_of_module
+from apot_export.original.custom import ModelSpec, input_shape_of, load_custom, original_of_module
 from apot_export.original.original import Original
 from apot_export.original.published import load_original
 
@@ -56,7 +56,7 @@ def rebuild_original(
     _require_model(model, spec, directory)
     path = _checkpoint(directory, manifest["checkpoint"]["path"], checkpoint)
     if spec is not None and model is not None:
-        original = load_own(path, choices, dataclasses.replace(spec, factory=model))
+        original = load_custom(path, choices, dataclasses.replace(spec, factory=model))
     else:
         original = load_original(path, choices)
     got = original.checkpoint.sha256 if original.checkpoint else None

@@ -281,7 +281,7 @@ class Run:
             "seed": self.choices.seed,
             "bits": quantization.weight_bits,
             "method": quantization.method,
-            "family": self.source.dialect.name,
+            "family": self.source.family.name,
             "alpha_terms": self.source.alpha_terms,
             "unsigned_zeros": Choices.of_json(self.manifest["choices"]).unsigned_zeros,
             "architecture": self.source.architecture.name,

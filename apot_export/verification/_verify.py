@@ -101,7 +101,7 @@ def verify(
             input_shape=packed.input_shape,
             classes=packed.shapes[packed.output][0],
             data=None if data is None else Path(data),
-            family=source.dialect.name,
+            family=source.family.name,
             mean=mean,
             std=std,
         )

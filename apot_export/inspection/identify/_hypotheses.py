@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from apot_export.original.choices import Choices
-from apot_export.original.families import Dialect
+from apot_export.original.families import Family
 from apot_export.original.level_sets import activation_level_set, weight_level_set
 from apot_export.original.quantization import FULL_PRECISION_BITS, Quantization
 
@@ -65,40 +65,40 @@ class Hypothesis:
         return ", ".join(parts)
 
 
-def hypotheses(dialect: Dialect) -> list[list[Hypothesis]]:
+def hypotheses(family: Family) -> list[list[Hypothesis]]:
     """Return everything that a family's code offers, identical functions in one list.
 
     >>> from apot_export.original.families import by_name
     >>> [[str(h) for h in same] for same in hypotheses(by_name("apot-v1"))][0]
     ['2-bit apot', '2-bit pot']
     """
-    if dialect.bit_widths(dialect.methods[0]) == (FULL_PRECISION_BITS,):
-        return [[Hypothesis(bits=FULL_PRECISION_BITS, method=dialect.methods[0])]]
+    if family.bit_widths(family.methods[0]) == (FULL_PRECISION_BITS,):
+        return [[Hypothesis(bits=FULL_PRECISION_BITS, method=family.methods[0])]]
     merged: dict[object, list[Hypothesis]] = {}
     for normalize in (True, False):
-        for method in dialect.methods:
-            legacy = dialect.name == "apot-v2" and method == "uniform"
-            for bits in dialect.bit_widths(method):
-                for variant in _variants(dialect, bits, method, legacy=legacy):
+        for method in family.methods:
+            legacy = family.name == "apot-v2" and method == "uniform"
+            for bits in family.bit_widths(method):
+                for variant in _variants(family, bits, method, legacy=legacy):
                     hypothesis = replace(variant, normalize_weights=normalize)
-                    merged.setdefault(_function(dialect, hypothesis), []).append(hypothesis)
+                    merged.setdefault(_function(family, hypothesis), []).append(hypothesis)
     return list(merged.values())
 
 
-def _variants(dialect: Dialect, bits: int, method: str, *, legacy: bool) -> Iterator[Hypothesis]:
+def _variants(family: Family, bits: int, method: str, *, legacy: bool) -> Iterator[Hypothesis]:
     plain = Hypothesis(bits=bits, method=method)
     yield plain
     if legacy:
         yield replace(plain, legacy_divisor=True)
-    if dialect.name == "nonzero" and bits == _TERNARY_BITS:
+    if family.name == "nonzero" and bits == _TERNARY_BITS:
         for z in EXPONENTS:
             yield replace(plain, grid="nonzero", z=z)
 
 
-def _function(dialect: Dialect, hypothesis: Hypothesis) -> object:
+def _function(family: Family, hypothesis: Hypothesis) -> object:
     """Return a key that two hypotheses of a family share only if they compute the same."""
     quantization = Quantization(
-        family=dialect.name,
+        family=family.name,
         weight_bits=hypothesis.bits,
         activation_bits=hypothesis.bits,
         method=hypothesis.method,

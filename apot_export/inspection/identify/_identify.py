@@ -14,7 +14,7 @@ from apot_export.inspection.identify._result import Candidate, Identification, M
 from apot_export.inspection.identify._trials import Progress, Trial, run_stages, told_apart
 from apot_export.original import families
 from apot_export.original.checkpoint import load_checkpoint
-from apot_export.original.families import Dialect
+from apot_export.original.families import Family
 from apot_export.original.naming import bits_from_name, grid_from_name, method_from_name
 from apot_export.original.original import Original
 from apot_export.original.published import rebuild
@@ -48,9 +48,9 @@ def identify(
         ApotExportError: The checkpoint cannot be read or recognised, or the dataset does not fit.
     """
     loaded = load_checkpoint(Path(checkpoint))
-    dialect = families.recognise(loaded.keys)
+    family = families.recognise(loaded.keys)
     named = _named(loaded.path)
-    groups = hypotheses(dialect)
+    groups = hypotheses(family)
     original = rebuild(loaded, groups[0][0].choices())
     measurement = None
     if dataset is not None or data is not None:
@@ -69,10 +69,10 @@ def identify(
         )
     return Identification(
         checkpoint=loaded.path,
-        family=dialect.name,
+        family=family.name,
         architecture=original.architecture.name,
         named=named,
-        unknown=_unknown(dialect),
+        unknown=_unknown(family),
         measurement=measurement,
     )
 
@@ -92,13 +92,13 @@ def _named(path: Path) -> Named:
     )
 
 
-def _unknown(dialect: Dialect) -> tuple[str, ...]:
-    if dialect.bit_widths(dialect.methods[0]) == (FULL_PRECISION_BITS,):
+def _unknown(family: Family) -> tuple[str, ...]:
+    if family.bit_widths(family.methods[0]) == (FULL_PRECISION_BITS,):
         return ()
-    unknown = ["bits of weights and activations", f"level set ({', '.join(dialect.methods)})"]
-    if dialect.name == "nonzero":
+    unknown = ["bits of weights and activations", f"level set ({', '.join(family.methods)})"]
+    if family.name == "nonzero":
         unknown.append("grid of 2-bit weights (with zero, or without and its exponent Z)")
-    if dialect.name == "apot-v2":
+    if family.name == "apot-v2":
         unknown.append("divisor of uniform activations (legacy before 2021-03-20)")
     return (*unknown, "whether weights were normalised")
 
@@ -107,7 +107,7 @@ def _open(original: Original, name: str | None, data: str | PathLike[str] | None
     architecture = original.architecture
     classes = len(original.module.get_parameter(f"{architecture.last}.weight"))
     kind = kind_of(name, architecture.input_shape, classes)
-    return kind.open(None if data is None else Path(data), original.dialect.name)
+    return kind.open(None if data is None else Path(data), original.family.name)
 
 
 def _ranked(trials: Sequence[Trial], named: Named) -> tuple[Candidate, ...]:

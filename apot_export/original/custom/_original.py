@@ -31,14 +31,14 @@ from apot_export.original.custom._resolve import Resolved, resolve
 from apot_export.original.custom._spec import ImageShape, ModelSpec
 from apot_export.original.multi_bit import multi_bit_layers, shorten_coordinates
 from apot_export.original.original import Original
-from apot_export.original.quantization import FULL_PRECISION_BITS, Plan, Quantization
+from apot_export.original.quantization import FULL_PRECISION_BITS, LayerPlan, Quantization
 from apot_export.original.quantized_layers import QuantConv2d
 
 _MULTI_BIT = "alq"
 _FULL_PRECISION = "full-precision"
 
 
-def load_own(path: Path, choices: Choices, spec: ModelSpec) -> Original:
+def load_custom(path: Path, choices: Choices, spec: ModelSpec) -> Original:
     """Load a checkpoint into a network of the user's own, whose code this imports and runs.
 
     Raises:
@@ -122,7 +122,7 @@ def _original(
     return Original(
         checkpoint=checkpoint,
         state_sha256=digest,
-        dialect=families.by_name(default.family),
+        family=families.by_name(default.family),
         architecture=Architecture(
             name=type(module).__name__,
             input_shape=input_shape,
@@ -130,13 +130,13 @@ def _original(
             last=names[-1],
             build=lambda: copy.deepcopy(rebuilt),
         ),
-        plan=Plan(default=default),
+        plan=LayerPlan(default=default),
         bits_from=resolved.bits_from,
         method_from=resolved.method_from,
         grid_from=resolved.grid_from,
         module=rebuilt,
         multi_bit=multi_bit,
-        own_choices=resolved.choices,
+        custom_choices=resolved.choices,
     )
 
 

@@ -22,7 +22,7 @@ from apot_export.original.naming import (
     method_from_name,
     require_method,
 )
-from apot_export.original.quantization import GRIDS, LayerBits, Plan, Quantization
+from apot_export.original.quantization import GRIDS, LayerBits, LayerPlan, Quantization
 
 _NETWORK = "network"
 _OPTION = "option"
@@ -96,7 +96,8 @@ def _require_one_family(found: Sequence[ThresholdLayer], ours: Mapping[str, Quan
 def _exceptions(names: Sequence[str], choices: Choices) -> dict[str, LayerBits]:
     """Return the bit-widths that the user gave to layers by name."""
     base = Quantization(family="", weight_bits=0, activation_bits=0)
-    Plan(default=base, exceptions=choices.layer_bits).for_layers(names)  # every pattern matches
+    plan = LayerPlan(default=base, exceptions=choices.layer_bits)
+    plan.for_layers(names)  # raises unless every pattern matches
     return {
         name: exception
         for exception in choices.layer_bits

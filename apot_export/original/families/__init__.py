@@ -6,27 +6,27 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 
 from apot_export.errors import RecognitionError
-from apot_export.original.families._protocol import Dialect
+from apot_export.original.families._protocol import Family
 from apot_export.original.families.alq import Alq
 from apot_export.original.families.apot_v1 import ApotV1
 from apot_export.original.families.apot_v2 import ApotV2
 from apot_export.original.families.full_precision import FullPrecision
 from apot_export.original.families.nonzero import NonZero
 
-DIALECTS: tuple[Dialect, ...] = (Alq(), NonZero(), ApotV1(), ApotV2(), FullPrecision())
+FAMILIES: tuple[Family, ...] = (Alq(), NonZero(), ApotV1(), ApotV2(), FullPrecision())
 """Tried in this order: `nonzero` has what `apot-v1` has and more; the last has no thresholds."""
 
 
-def recognise(keys: Iterable[str]) -> Dialect:
+def recognise(keys: Iterable[str]) -> Family:
     """Return the family whose key names a state dict has.
 
     Raises:
         RecognitionError: Thresholds of no known family.
     """
     names = list(keys)
-    for dialect in DIALECTS:
-        if dialect.recognises(names):
-            return dialect
+    for family in FAMILIES:
+        if family.recognises(names):
+            return family
     raise RecognitionError(
         "The checkpoint has clipping thresholds, but of no known family.",
         expected="act_alpha beside weight_quant.wgt_alpha (apot-v1), or act_alpha beside "
@@ -49,20 +49,20 @@ def _closest(names: Iterable[str]) -> str:
     return max(likeness, key=lambda family: likeness[family])
 
 
-def by_name(name: str) -> Dialect:
+def by_name(name: str) -> Family:
     """Return the family of a name.
 
     Raises:
         RecognitionError: No family has this name.
     """
-    for dialect in DIALECTS:
-        if dialect.name == name:
-            return dialect
+    for family in FAMILIES:
+        if family.name == name:
+            return family
     raise RecognitionError(
         "There is no such checkpoint family.",
-        expected=", ".join(dialect.name for dialect in DIALECTS),
+        expected=", ".join(family.name for family in FAMILIES),
         got=name,
     )
 
 
-__all__ = ["DIALECTS", "Dialect", "by_name", "recognise"]
+__all__ = ["FAMILIES", "Family", "by_name", "recognise"]

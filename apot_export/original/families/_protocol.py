@@ -1,4 +1,4 @@
-"""What a checkpoint family must say of itself."""
+"""The interface of a checkpoint family."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ActivationRule:
     """Whether inputs below 0 become levels below 0, which unsigned codes cannot hold."""
 
 
-class Dialect(Protocol):
+class Family(Protocol):
     """One checkpoint family."""
 
     @property
