@@ -31,9 +31,9 @@ from apot_export.artifacts.onnx_model.probe import integers_as_such, tf32_exact,
 from apot_export.artifacts.packed import load_packed
 from apot_export.datasets import Dataset, open_dataset
 from apot_export.network import CodedNetwork
+from apot_export.network.comparison import compare_oracle
 from apot_export.runtimes.onnx_runtime import Session, open_session
 from apot_export.verification import verify
-from apot_export.verification.proof.oracle import compare_oracle
 
 ORACLE_IMAGES = 4
 

@@ -40,7 +40,7 @@ def require_oracles_integers(network: CodedNetwork, model: onnx.ModelProto, plac
         TuningError: A level or accumulator is another, or a float is beyond its rounding.
     """
     from apot_export.artifacts.onnx_model.probe import integers_as_such, with_outputs
-    from apot_export.verification.proof.oracle import compare_oracle
+    from apot_export.network.comparison import compare_oracle
 
     images = random_images(network, _ORACLE_IMAGES)
     values = integers_as_such(model, place.values(with_outputs(model), images))

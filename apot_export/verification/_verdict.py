@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from apot_export.network.comparison import AccumulatorComparison
 from apot_export.verification.report import (
-    AccumulatorComparison,
     BackendComparison,
     ComparedSide,
     LevelComparison,

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apot_export.network.comparison import AccumulatorComparison
+
 DIFFERENCE_EDGES = tuple(10.0**power for power in range(-7, 3))
 """Logit differences are counted below the first, between neighbours, and from the last one on."""
 DISTANCE_EDGES = (0.125, 0.25, 0.5, 1.0)
@@ -168,21 +170,6 @@ class LevelComparison:
     """Layers with unexplained differences: name, number, the first with both values."""
     layers: tuple[LayerLevels, ...] = ()
     """The levels of every quantized layer, in order of computation."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AccumulatorComparison:
-    """What ONNX Runtime and the oracle compute, node by node, from the same inputs."""
-
-    images: int
-    compared: int
-    """Integers: levels and accumulators."""
-    mismatches: int
-    offenders: tuple[str, ...]
-    values_compared: int = 0
-    """Float values of the other nodes."""
-    values_outside: int = 0
-    """Of these, values further apart than float rounding allows."""
 
 
 @dataclass(frozen=True, kw_only=True)

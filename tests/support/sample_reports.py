@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.datasets.significance import mcnemar, wilson_interval
+from apot_export.network.comparison import AccumulatorComparison
 from apot_export.verification.report import (
-    AccumulatorComparison,
     BackendComparison,
     ComparedSide,
     Divergence,

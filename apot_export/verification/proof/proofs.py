@@ -21,14 +21,13 @@ from apot_export.artifacts.onnx_model.probe import (
 )
 from apot_export.errors import ExportError
 from apot_export.network import CodedNetwork
+from apot_export.network.comparison import AccumulatorComparison, compare_oracle
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification._verdict import proof_failures
 from apot_export.verification.diagnosis.divergence import first_divergence
 from apot_export.verification.proof.certificate import certify_weights
 from apot_export.verification.proof.levels import compare_levels
-from apot_export.verification.proof.oracle import compare_oracle
 from apot_export.verification.report import (
-    AccumulatorComparison,
     Divergence,
     LevelComparison,
     WeightCertificate,

@@ -1,14 +1,14 @@
-"""The packed file against the ONNX model: the oracle recomputes what ONNX Runtime computed.
+"""Compare the values that a runtime computed with the oracle's, node by node.
 
-Each node of the packed network is given what ONNX Runtime made of its inputs, so that a difference
-of one value never reaches the next. Levels and accumulators must be equal; floats may be as far
-apart as float32 rounding takes them.
+The oracle is given the runtime's own inputs of each node, so that a difference of one value never
+reaches the next. Levels and accumulators must be equal; floats may differ by float32 rounding.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,8 @@ from apot_export.network import (
     ScaleBias,
     oracle,
 )
-from apot_export.verification.report import AccumulatorComparison
+from apot_export.network.rounding import UNIT_ROUNDOFF
 
-UNIT_ROUNDOFF = 2.0**-24
 _ROUNDINGS = 4
 """Roundings of one value beyond those of its sum."""
 _SHOWN = 5
@@ -36,10 +35,25 @@ _OUTPUT = "logits"
 """What the ONNX model calls the network's output."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class AccumulatorComparison:
+    """What a runtime and the oracle compute, node by node, from the same inputs."""
+
+    images: int
+    compared: int
+    """Integers: levels and accumulators."""
+    mismatches: int
+    offenders: tuple[str, ...]
+    values_compared: int = 0
+    """Float values of the other nodes."""
+    values_outside: int = 0
+    """Of these, values further apart than float rounding allows."""
+
+
 def compare_oracle(
     packed: CodedNetwork, images: NDArray[np.float32], exported: Mapping[str, NDArray[Any]]
 ) -> AccumulatorComparison:
-    """Recompute every value of the packed network from ONNX Runtime's own inputs to it.
+    """Recompute every value of a network from the runtime's own inputs to it.
 
     Args:
         packed: The network of the packed file.
