@@ -31,16 +31,16 @@ from apot_export.network import (
 from apot_export.network.codebook import apot, uniform
 from apot_export.original.choices import Choices
 from apot_export.original.published import load_original
-from tests.support.onnx_networks import (
-    DIGITS,
+from tests.support.networks import (
     affine,
     coded,
     every_operation,
-    network,
+    network_of,
     quantizer,
     random_images,
 )
-from tests.support.target_networks import assert_every_value_is_the_oracles, model_for, overloads
+from tests.support.onnx_values import assert_every_value_is_the_oracles, model_of, overloads
+from tests.support.workshop import DIGITS
 
 NAMES = "abcd"
 
@@ -70,7 +70,7 @@ def residual() -> CodedNetwork:
         ("e.scaled", affine(8, 7), "e.sums"),
         ("end", Add(), "e.scaled d"),
     ]
-    return network(list(layers), graph, (8, 7, 7))
+    return network_of(list(layers), graph, (8, 7, 7))
 
 
 @settings(max_examples=40)
@@ -123,13 +123,13 @@ def test_a_layer_is_its_quantizer_its_sums_and_their_scale() -> None:
 
 def test_only_the_named_layers_change() -> None:
     net = residual()
-    found = overloads(model_for(net, CPU, {"b": OPENVINO, "c": PORTABLE}))
-    plain = overloads(model_for(net, CPU))
+    found = overloads(model_of(net, CPU, {"b": OPENVINO, "c": PORTABLE}))
+    plain = overloads(model_of(net, CPU))
     assert found["b.levels"] == GATHER + BYTES
     assert found["b.sums"] == EIGHT_BITS
     assert found["a.sums"] == PATCHES
     assert found["a.levels"] == found["a.scaled"] == CHANNELS_LAST
-    portable = overloads(model_for(net, PORTABLE))
+    portable = overloads(model_of(net, PORTABLE))
     assert all(found[f"c.{part}"] == portable[f"c.{part}"] for part in ("levels", "sums", "scaled"))
     own = {node for node in found if node.startswith(("b.", "c."))}
     assert {n: o for n, o in found.items() if n not in own} == {
@@ -140,9 +140,9 @@ def test_only_the_named_layers_change() -> None:
 def test_a_mixture_of_one_is_that_target() -> None:
     net = residual()
     every = dict.fromkeys(net.layers, CPU)
-    assert serialise(model_for(net, CPU, every)) == serialise(model_for(net, CPU))
-    mixed = overloads(model_for(net, PORTABLE, every))
-    assert mixed == overloads(model_for(net, CPU))
+    assert serialise(model_of(net, CPU, every)) == serialise(model_of(net, CPU))
+    mixed = overloads(model_of(net, PORTABLE, every))
+    assert mixed == overloads(model_of(net, CPU))
 
 
 def facts_of(model: onnx.ModelProto) -> dict[str, str]:
@@ -150,21 +150,21 @@ def facts_of(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def test_the_model_names_its_mixture() -> None:
-    facts = facts_of(model_for(residual(), CPU, {"b": PORTABLE, "a": CPU}))
+    facts = facts_of(model_of(residual(), CPU, {"b": PORTABLE, "a": CPU}))
     assert facts["target"] == CPU
     assert json.loads(facts["lowerings"]) == {"b": PORTABLE}
-    assert "lowerings" not in facts_of(model_for(residual(), CPU))
+    assert "lowerings" not in facts_of(model_of(residual(), CPU))
 
 
 def test_tf32_is_for_unmixed_models() -> None:
     net = residual()
-    assert facts_of(model_for(net, CUDA))["tf32_exact"] == "true"
-    assert facts_of(model_for(net, CUDA, {"b": CPU}))["tf32_exact"] == "false"
+    assert facts_of(model_of(net, CUDA))["tf32_exact"] == "true"
+    assert facts_of(model_of(net, CUDA, {"b": CPU}))["tf32_exact"] == "false"
 
 
 @pytest.mark.parametrize("lowerings", [{"nowhere": CPU}, {"a": "npu"}])
 def test_unknown_layers_and_lowerings_are_refused(lowerings: dict[str, str]) -> None:
     with pytest.raises(TargetError) as raised:
-        model_for(residual(), CPU, lowerings)
+        model_of(residual(), CPU, lowerings)
     assert raised.value.where in lowerings
     assert raised.value.got in lowerings.values()

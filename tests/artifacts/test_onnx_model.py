@@ -18,15 +18,9 @@ from apot_export.conversion.convert import convert
 from apot_export.network import CodedLayer, oracle
 from apot_export.network.bounds import FLOAT32_EXACT, prove
 from apot_export.network.codebook import Codebook
-from tests.support.onnx_networks import (
-    DIGITS,
-    assert_integers_are_the_oracles,
-    every_operation,
-    model_of,
-    random_images,
-    run_all,
-    sessions,
-)
+from tests.support.networks import every_operation, random_images
+from tests.support.onnx_values import assert_integers_are_the_oracles, model_of, run_all, sessions
+from tests.support.workshop import DIGITS
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +129,7 @@ def test_every_integer_is_the_oracles(batch: int) -> None:
     assert assert_integers_are_the_oracles(network, images) == 4 * batch * (
         144 + 252 + 252 + 80 + 32 + 7
     )
-    logits = [run_all(session, images)["logits"] for session in sessions(network)]
+    logits = [run_all(session, images)["logits"] for session in sessions(model_of(network), (1, 2))]
     for found in logits:
         assert found.shape == (batch, 4)
         np.testing.assert_allclose(found, oracle.run(network, images), rtol=1e-5, atol=1e-4)

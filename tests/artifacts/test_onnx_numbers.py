@@ -23,19 +23,21 @@ from apot_export.network import (
 )
 from apot_export.network.bounds import FLOAT32_EXACT, Proof, accumulator_bound, prove
 from apot_export.network.codebook import Codebook, apot, uniform
-from tests.support.onnx_networks import (
+from tests.support.networks import (
+    affine,
+    coded,
+    network_of,
+    quantizer,
+    random_images,
+    single_linear,
+)
+from tests.support.onnx_values import (
     DISABLED,
     EVERYTHING,
     WEIGHT_BOOKS,
-    affine,
     assert_integers_are_the_oracles,
-    coded,
     model_of,
-    network,
-    quantizer,
-    random_images,
     run_all,
-    single_linear,
 )
 
 
@@ -48,7 +50,7 @@ def test_decoded_weights_are_the_levels(book: Codebook, shape: tuple[int, ...]) 
     image = (shape[1], 3, 3)
     if len(shape) == 2:
         graph, image = [("flat", Flatten(), "image"), ("sums", operation, "flat")], (1, 1, shape[1])
-    model = model_of(network([layer], graph, image))
+    model = model_of(network_of([layer], graph, image))
     decoded = onnx.ValueInfoProto(name="x.levels_of_weights")
     model.graph.output.append(decoded)
     for level in (DISABLED, EVERYTHING):
@@ -94,7 +96,7 @@ def test_convolutions_of_every_geometry(
 ) -> None:
     layer = coded("x", (2 * groups, 2, *kernel), book, quantizer(inputs, 1.5), seed)
     try:
-        prove(network([layer], [("o", Relu(), "image")], (1, 1, 1)))
+        prove(network_of([layer], [("o", Relu(), "image")], (1, 1, 1)))
     except BoundError:
         assert accumulator_bound(layer) >= FLOAT32_EXACT
         return
@@ -106,7 +108,7 @@ def test_convolutions_of_every_geometry(
         ("sums", operation, "levels"),
         ("out", affine(2 * groups, 0), "sums"),
     ]
-    net = network([layer], graph, (2 * groups, 7, 8))
+    net = network_of([layer], graph, (2 * groups, 7, 8))
     assert assert_integers_are_the_oracles(net, random_images(net, 2)) > 0
 
 
@@ -163,7 +165,7 @@ def test_convolutions_near_two_to_the_24_are_exact(channels: int, code: int) -> 
         ("sums", Convolution(layer="x", padding=padding), "levels"),
         ("out", affine(16, 0), "sums"),
     ]
-    net = network([layer], graph, (channels, 9, 10))
+    net = network_of([layer], graph, (channels, 9, 10))
     images = 1 - rng.integers(0, 2, (2, *net.input_shape)) * rng.uniform(0, 0.02)
     images[0] = 1
     assert_integers_are_the_oracles(net, images.astype(np.float32))

@@ -14,17 +14,17 @@ from apot_export.artifacts.onnx_model.targets import TARGETS
 from apot_export.network import CodedLayer, CodedNetwork, Convolution, QuantizeActivation, oracle
 from apot_export.network.codebook import Codebook, apot, uniform
 from apot_export.runtimes.onnx_runtime import open_session
-from tests.support.onnx_networks import (
+from tests.support.networks import (
     Floats,
     affine,
     coded,
     every_operation,
-    network,
+    network_of,
     quantizer,
     random_images,
     single_linear,
 )
-from tests.support.target_networks import model_for
+from tests.support.onnx_values import model_of
 
 
 def convolutions(weights: Codebook, inputs: Codebook) -> CodedNetwork:
@@ -44,14 +44,14 @@ def convolutions(weights: Codebook, inputs: Codebook) -> CodedNetwork:
             (name, affine(shape[0], shape[1]), f"{name}.sums"),
         ]
         previous = name
-    return network(list(layers), graph, (3, 11, 13))
+    return network_of(list(layers), graph, (3, 11, 13))
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_value_changes(target: str) -> None:
     net = every_operation()
     images = random_images(net, 2)
-    model = model_for(net, target)
+    model = model_of(net, target)
     content = serialise(model)
     flat = openvino_model(model)
     assert serialise(model) == content
@@ -65,7 +65,7 @@ def test_no_value_changes(target: str) -> None:
 
 def test_weights_are_initializers_and_integers_stay_floats() -> None:
     net = convolutions(apot(3, signed=True), apot(4, signed=False))
-    flat = openvino_model(model_for(net, "openvino"))
+    flat = openvino_model(model_of(net, "openvino"))
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in flat.graph.initializer}
     for name, layer in net.layers.items():
         assert isinstance(layer, CodedLayer)
@@ -80,14 +80,14 @@ def test_weights_are_initializers_and_integers_stay_floats() -> None:
 
 def test_float_sums_stay_apart_from_their_scale() -> None:
     net = convolutions(apot(3, signed=True), apot(6, signed=False))  # levels beyond a byte
-    flat = openvino_model(model_for(net, "openvino"))
+    flat = openvino_model(model_of(net, "openvino"))
     sums = {n.output[0] for n in flat.graph.node if n.op_type == "Conv"}
     assert {n.op_type for n in flat.graph.node if sums & set(n.input)} == {"Cast"}
 
 
 def test_accumulators_that_are_asked_for_are_integers() -> None:
     net = convolutions(apot(3, signed=True), apot(4, signed=False))
-    asked = onnx.load_from_string(with_outputs(model_for(net, "openvino")))
+    asked = onnx.load_from_string(with_outputs(model_of(net, "openvino")))
     values = open_session(serialise(openvino_model(asked)), "cpu").run_all(random_images(net, 1))
     for name in ("a", "b", "c"):
         assert values[f"{name}.sums"].dtype == np.int32
@@ -136,7 +136,7 @@ def test_openvino_computes_matrices(target: str) -> None:
 
 def assert_values_are_the_oracles(net: CodedNetwork, target: str, images: Floats) -> None:
     """Compare every integer of a model with all outputs, and the logits of one with its own."""
-    model = model_for(net, target)
+    model = model_of(net, target)
     looked_at = onnx.load_from_string(with_outputs(model))
     values = integers_as_such(model, in_openvino(looked_at, images))
     values[net.input] = images

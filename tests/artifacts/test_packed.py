@@ -15,8 +15,9 @@ from safetensors.numpy import load as load_safetensors
 
 from apot_export.artifacts.packed import PackedNetwork, load_packed, packed_file_bytes
 from apot_export.errors import PackedFileError
-from apot_export.network import CodedLayer, FloatLayer, Network, Node, ScaleBias
-from tests.support.small_networks import PROVENANCE, load, network, packed, refusal, seal, unseal
+from apot_export.network import CodedLayer, FloatLayer, Network, ScaleBias
+from tests.support.networks import network_of, small_network
+from tests.support.packed_files import PROVENANCE, load, packed, refusal, seal, unseal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 def test_round_trip(tmp_path: Path) -> None:
     loaded = load(tmp_path, packed())
     assert loaded.provenance == PROVENANCE
-    original, found = network(), loaded.network
+    original, found = small_network(), loaded.network
     for field in ("input", "input_shape", "output", "shapes"):
         assert getattr(found, field) == getattr(original, field)
     for expected, node in zip(original.nodes, found.nodes, strict=True):
@@ -61,7 +62,7 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_same_network_same_bytes(tmp_path: Path) -> None:
     packed.cache_clear()
     before = packed()
-    network.cache_clear()
+    small_network.cache_clear()
     packed.cache_clear()
     assert packed() == before
     reordered = dict(reversed(PROVENANCE.items()))
@@ -75,17 +76,7 @@ def one_layer(weight: NDArray[Any]) -> bytes:
     """Write a network of one large float layer behind two parameters."""
     scale = ScaleBias(scale=np.ones(2, dtype=np.float32), bias=np.zeros(1, dtype=np.float32))
     layer = FloatLayer(name="layer", weight=weight.astype(np.float32))
-    node = Node(name="node", inputs=("image",), operation=scale)
-    return packed_file_bytes(
-        Network[Any](
-            nodes=(node,),
-            layers={"layer": layer},
-            input="image",
-            input_shape=(2, 1, 1),
-            output="node",
-        ),
-        {},
-    )
+    return packed_file_bytes(network_of([layer], [("node", scale, "image")], (2, 1, 1)), {})
 
 
 def test_tensors_are_aligned_in_the_file_and_read_only(tmp_path: Path) -> None:
@@ -110,14 +101,14 @@ def test_tensors_are_aligned_in_the_file_and_read_only(tmp_path: Path) -> None:
 
 def test_a_directory_stands_for_the_file_in_it(tmp_path: Path) -> None:
     load(tmp_path, packed())
-    assert list(load_packed(str(tmp_path)).layers) == list(network().layers)
+    assert list(load_packed(str(tmp_path)).layers) == list(small_network().layers)
 
 
 def test_the_safetensors_library_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "model.apot.safetensors"
     path.write_bytes(packed())
     tensors = load_safetensors(packed())
-    for name, layer in network().layers.items():
+    for name, layer in small_network().layers.items():
         if isinstance(layer, FloatLayer):
             np.testing.assert_array_equal(tensors[f"{name}.weight"], layer.weight)
         else:
@@ -131,7 +122,7 @@ def test_the_safetensors_library_reads_it(tmp_path: Path) -> None:
 
 def test_the_writer_refuses_what_the_format_cannot_store() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        packed_file_bytes(network(), {"accuracy": math.nan})
+        packed_file_bytes(small_network(), {"accuracy": math.nan})
     layer = FloatLayer(name="_padding", weight=np.ones((1, 1), dtype=np.float32))
     reserved = Network[Any](
         nodes=(), layers={"_padding": layer}, input="x", input_shape=(1, 1, 1), output="x"
@@ -200,7 +191,7 @@ def test_what_is_no_packed_file_is_called_so(tmp_path: Path) -> None:
 
 def test_filling_bits_must_be_zero_whatever_the_checksum_says(tmp_path: Path) -> None:
     header, data = unseal(packed())
-    layer = network().layers["wide"]
+    layer = small_network().layers["wide"]
     assert isinstance(layer, CodedLayer)
     assert layer.codes.size * layer.codebook.bits % 8 == 6  # 30 codes of 5 bits
     begin, end = header["wide.codes"]["data_offsets"]

@@ -18,15 +18,14 @@ from apot_export.errors import PackedFileError
 from apot_export.network import (
     Convolution,
     FloatLayer,
-    Network,
-    Node,
     Operation,
     QuantizeActivation,
     Relu,
     ScaleBias,
 )
 from tests.support.malformed_networks import MALFORMED, described, mutate, with_network
-from tests.support.small_networks import load, packed, refusal, seal, unseal
+from tests.support.networks import network_of
+from tests.support.packed_files import load, packed, refusal, seal, unseal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,13 +52,7 @@ def test_a_malformed_network_is_refused(
 
 def one_node(operation: Operation, weight: Any, shape: tuple[int, ...] = (2, 1, 1)) -> bytes:
     layer = FloatLayer(name="layer", weight=np.array(weight, dtype=np.float32))
-    node = Node(name="node", inputs=("image",), operation=operation)
-    return packed_file_bytes(
-        Network[Any](
-            nodes=(node,), layers={"layer": layer}, input="image", input_shape=shape, output="node"
-        ),
-        {},
-    )
+    return packed_file_bytes(network_of([layer], [("node", operation, "image")], shape), {})
 
 
 def test_what_only_the_tensors_or_the_geometry_show(tmp_path: Path) -> None:

@@ -21,14 +21,16 @@ from apot_export.artifacts.packed._rans import Coding
 from apot_export.errors import IntegerError, PackedFileError
 from apot_export.network import CodedLayer
 from apot_export.network.bitpack import pack
-from tests.support.small_networks import load, refusal, unseal
-from tests.support.stored_networks import (
+from tests.support.packed_files import (
     MALFORMED_STORAGES,
     as_codes,
     example,
+    load,
+    refusal,
     resealed,
     skewed,
     stored_network,
+    unseal,
     with_storage,
 )
 

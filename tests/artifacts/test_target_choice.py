@@ -36,17 +36,16 @@ from apot_export.network import (
 from apot_export.network.bounds import FLOAT32_EXACT, accumulator_bound
 from apot_export.network.codebook import Codebook, apot, uniform
 from tests.support.commands import run
-from tests.support.onnx_networks import (
-    DIGITS,
+from tests.support.networks import (
     affine,
     coded,
     every_operation,
-    model_of,
-    network,
+    network_of,
     quantizer,
     single_linear,
 )
-from tests.support.target_networks import assert_every_value_is_the_oracles, model_for, overloads
+from tests.support.onnx_values import assert_every_value_is_the_oracles, model_of, overloads
+from tests.support.workshop import DIGITS
 
 FAST = TARGETS[1:]
 PORTABLE_BODIES = {WINOGRAD, NORMALIZED}
@@ -59,7 +58,7 @@ def convolution(
 ) -> CodedNetwork:
     layer = coded("x", shape, book, quantizer(inputs, 1.0))
     channels = shape[1] * geometry.get("groups", 1)
-    return network(
+    return network_of(
         [layer],
         [
             ("levels", QuantizeActivation(layer="x"), "image"),
@@ -88,27 +87,27 @@ def test_bytes_carry_what_they_hold(weights: Codebook, inputs: Codebook, *, fits
     layer = net.layers["x"]
     assert isinstance(layer, CodedLayer)
     assert fits_bytes(layer) == fits
-    assert overloads(model_for(net, "cpu"))["sums"] == (PATCHES if fits else "")
-    assert overloads(model_for(net, "openvino"))["sums"] == (EIGHT_BITS if fits else "")
+    assert overloads(model_of(net, "cpu"))["sums"] == (PATCHES if fits else "")
+    assert overloads(model_of(net, "openvino"))["sums"] == (EIGHT_BITS if fits else "")
 
 
 def test_the_cpu_body_follows_the_shape() -> None:
     books = apot(4, signed=True), apot(4, signed=False)
-    found = overloads(model_for(convolution(*books, (4, 3, 1, 1)), "cpu"))
+    found = overloads(model_of(convolution(*books, (4, 3, 1, 1)), "cpu"))
     assert found["sums"] == POINTWISE
     assert found["levels"] == found["logits"] == CHANNELS_LAST
-    strided = overloads(model_for(convolution(*books, (4, 3, 1, 1), stride=(2, 2)), "cpu"))
+    strided = overloads(model_of(convolution(*books, (4, 3, 1, 1), stride=(2, 2)), "cpu"))
     assert strided["sums"] == PATCHES
-    grouped = overloads(model_for(convolution(*books, (4, 1, 1, 1), groups=2), "cpu"))
+    grouped = overloads(model_of(convolution(*books, (4, 1, 1, 1), groups=2), "cpu"))
     assert set(grouped.values()) == {""}
     matrix = single_linear(books[0], np.zeros((3, 4), dtype=np.int64), books[1])
-    assert overloads(model_for(matrix, "cpu"))["sums"] == PRODUCT
+    assert overloads(model_of(matrix, "cpu"))["sums"] == PRODUCT
 
 
 def test_the_portable_body_follows_shape_and_proof() -> None:
     books = apot(4, signed=True), apot(4, signed=False)
     wide = (128, 128, 3, 3)
-    found = overloads(model_for(convolution(*books, wide, padding=(1, 1)), "portable"))
+    found = overloads(model_of(convolution(*books, wide, padding=(1, 1)), "portable"))
     assert found == {
         "x.levels_of_weights": "",
         "levels": "",
@@ -123,13 +122,13 @@ def test_the_portable_body_follows_shape_and_proof() -> None:
         (wide, {"dilation": (2, 1)}),
         ((128, 128, 3, 3), {"groups": 2}),
     ):
-        found = overloads(model_for(convolution(*books, shape, **geometry), "portable"))
+        found = overloads(model_of(convolution(*books, shape, **geometry), "portable"))
         assert found["sums"] == "", (shape, geometry)
     large = convolution(apot(6, signed=True), apot(6, signed=False), wide)
     layer = large.layers["x"]
     assert isinstance(layer, CodedLayer)
     assert accumulator_bound(layer) * 10 >= FLOAT32_EXACT
-    assert overloads(model_for(large, "portable"))["sums"] != WINOGRAD
+    assert overloads(model_of(large, "portable"))["sums"] != WINOGRAD
 
 
 def test_the_range_of_winograds_sums_is_proven() -> None:
@@ -158,7 +157,7 @@ def test_large_accumulators_stay_exact() -> None:
     codes = np.full((2, 4608, 1, 1), largest)
     layer = coded("x", codes.shape, book, quantizer(inputs, 1.0), codes)
     assert accumulator_bound(layer) >= FLOAT32_EXACT
-    net = network(
+    net = network_of(
         [layer],
         [
             ("levels", QuantizeActivation(layer="x"), "image"),
@@ -171,8 +170,8 @@ def test_large_accumulators_stay_exact() -> None:
     images[0, 0] = 0.01  # an odd sum
     for target in TARGETS:
         assert_every_value_is_the_oracles(net, target, images)
-    assert overloads(model_for(net, "openvino"))["sums"] == "split"
-    assert overloads(model_for(net, "cpu"))["sums"] == POINTWISE
+    assert overloads(model_of(net, "openvino"))["sums"] == "split"
+    assert overloads(model_of(net, "cpu"))["sums"] == POINTWISE
 
 
 # --- ONNX Runtime sees what the bodies are written for -------------------------------------------
@@ -183,7 +182,7 @@ def optimised_operators(net: CodedNetwork, folder: Path) -> list[str]:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     options.log_severity_level = 3
-    content = serialise(model_for(net, "cpu"))
+    content = serialise(model_of(net, "cpu"))
     onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return [node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node]
 
@@ -191,7 +190,7 @@ def optimised_operators(net: CodedNetwork, folder: Path) -> list[str]:
 def test_onnx_runtime_fuses_the_cpu_bodies(tmp_path: Path) -> None:
     book, inputs = apot(4, signed=True), apot(4, signed=False)
     layers = [coded(n, (8, 8, 3, 3), book, quantizer(inputs, 1.0), i) for i, n in enumerate("ab")]
-    net = network(
+    net = network_of(
         list(layers),
         [
             ("a.levels", QuantizeActivation(layer="a"), "image"),
@@ -228,7 +227,7 @@ def test_a_residual_stream_is_transposed_once(tmp_path: Path) -> None:
             (n, Relu(), f"{n}.added"),
         ]
         stream = n
-    net = network(list(layers), graph, (8, 7, 7))
+    net = network_of(list(layers), graph, (8, 7, 7))
     kinds = optimised_operators(net, tmp_path)
     assert kinds.count("MatMulIntegerToFloat") == len(names)
     assert kinds.count("Transpose") == 2
@@ -241,8 +240,8 @@ def test_a_residual_stream_is_transposed_once(tmp_path: Path) -> None:
 def test_tf32_rounds_no_factor_of_the_cuda_bodies() -> None:
     """The three parts of float inputs are what TF32 holds, and sum to the input."""
     first = coded("x", (4, 3, 3, 3), uniform(8, signed=True, denominator=127), None)
-    net = network([first], [("sums", Convolution(layer="x"), "image")], (3, 9, 9))
-    model = model_for(net, "cuda")
+    net = network_of([first], [("sums", Convolution(layer="x"), "image")], (3, 9, 9))
+    model = model_of(net, "cuda")
     assert overloads(model)["logits"] == THREE_PARTS
     body = next(f for f in model.functions if f.name == "IntegerConv")
     split = onnx.helper.make_model(
@@ -284,7 +283,7 @@ def test_tf32_rounds_no_factor_of_the_cuda_bodies() -> None:
 def test_the_cuda_model_says_whether_tf32_is_exact(weights: Codebook, *, exact: bool) -> None:
     net = convolution(weights, apot(4, signed=False), (2, 3, 1, 1))
     assert tf32_is_exact(net) == exact
-    properties = {p.key: p.value for p in model_for(net, "cuda").metadata_props}
+    properties = {p.key: p.value for p in model_of(net, "cuda").metadata_props}
     assert properties["tf32_exact"] == str(exact).lower()
     assert properties["target"] == "cuda"
 
@@ -298,7 +297,7 @@ def test_float_weights_are_not_tf32() -> None:
 
 def test_portable_is_the_default() -> None:
     net = every_operation()
-    assert serialise(model_for(net, "portable")) == serialise(model_of(net))
+    assert serialise(model_of(net, "portable")) == serialise(model_of(net))
     model = model_of(net)
     assert set(overloads(model).values()) <= {"", *PORTABLE_BODIES}
     assert "target" not in {p.key for p in model.metadata_props}
@@ -306,7 +305,7 @@ def test_portable_is_the_default() -> None:
 
 def test_unknown_targets_are_refused(project: Path, tmp_path: Path) -> None:
     with pytest.raises(TargetError) as raised:
-        model_for(every_operation(), "tpu")
+        model_of(every_operation(), "tpu")
     assert raised.value.got == "'tpu'"
     assert all(name in (raised.value.expected or "") for name in TARGETS)
     folder = tmp_path / "export"

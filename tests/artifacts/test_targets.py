@@ -26,19 +26,22 @@ from apot_export.original.choices import Choices
 from apot_export.original.published import load_original
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification.proof.levels import compare_levels
-from tests.support.onnx_networks import (
-    WEIGHT_BOOKS,
+from tests.support.networks import (
     affine,
     coded,
     every_operation,
-    model_of,
-    network,
+    network_of,
     quantizer,
     random_images,
     single_linear,
 )
+from tests.support.onnx_values import (
+    WEIGHT_BOOKS,
+    assert_every_value_is_the_oracles,
+    model_of,
+    overloads,
+)
 from tests.support.random_networks import write_checkpoint
-from tests.support.target_networks import assert_every_value_is_the_oracles, model_for, overloads
 
 FAST = TARGETS[1:]
 
@@ -83,7 +86,7 @@ def test_convolutions_of_every_geometry(
     operation = Convolution(
         layer="x", stride=stride, padding=padding, dilation=dilation, groups=groups
     )
-    net = network(
+    net = network_of(
         [layer],
         [
             ("levels", QuantizeActivation(layer="x"), "image"),
@@ -115,7 +118,7 @@ def test_winograd_convolutions_of_every_geometry(
 ) -> None:
     """Odd heights, which leave half a pair of rows, and paddings of all sizes."""
     layer = coded("x", (3, 2, 3, 3), book, quantizer(inputs, 1.5), seed)
-    net = network(
+    net = network_of(
         [layer],
         [
             ("levels", QuantizeActivation(layer="x"), "image"),
@@ -126,7 +129,7 @@ def test_winograd_convolutions_of_every_geometry(
         (2, height, width),
     )
     with mock.patch.object(lowering, "_WINOGRAD_CHANNELS", 1):
-        assert overloads(model_for(net, "portable"))["sums"] == WINOGRAD
+        assert overloads(model_of(net, "portable"))["sums"] == WINOGRAD
         assert_every_value_is_the_oracles(net, "portable", random_images(net, 2))
 
 
@@ -167,7 +170,7 @@ def test_architectures_and_level_sets(
     )
     values, portable = (
         integers_as_such(model, open_session(with_outputs(model), "cpu").run_all(images))
-        for model in (model_for(net, target), model_of(net))
+        for model in (model_of(net, target), model_of(net))
     )
     assert values.keys() == portable.keys()
     for name_, value in values.items():
@@ -189,7 +192,7 @@ def test_boundaries_of_levels_are_the_oracles() -> None:
     ]
     values = np.concatenate([points.astype(np.float32), *around, [1e30, -1e30, 0.0, -0.0]])
     layer = coded("x", (1, 1, 1, 1), book, inputs)
-    net = network(
+    net = network_of(
         [layer],
         [
             ("levels", QuantizeActivation(layer="x"), "image"),

@@ -29,11 +29,8 @@ from apot_export.downstream._layers import Tensors, _read_coordinates, _read_pla
 from apot_export.network import Add, CodedNetwork, ScaleBias, oracle
 from apot_export.network.codebook import apot, uniform
 from apot_export.original.checkpoint import load_checkpoint
-from tests.support import integer_networks
-from tests.support import random_integer_networks as random_networks
 from tests.support.commands import EXPORT
 from tests.support.format_vectors import file_bytes, floats, integers, vectors
-from tests.support.integer_networks import Recipe
 from tests.support.malformed_networks import (
     MALFORMED,
     both_readers,
@@ -41,10 +38,16 @@ from tests.support.malformed_networks import (
     mutate,
     with_network,
 )
-from tests.support.onnx_networks import quantizer
+from tests.support.networks import Builder, images_of, quantizer, small_network
+from tests.support.packed_files import Json, packed, seal, unseal
 from tests.support.published import PUBLISHED, Floats, Shelf, agreement, in_batches
-from tests.support.small_networks import Json, packed, seal, unseal
-from tests.support.small_networks import network as small_network
+from tests.support.random_coded_networks import (
+    Recipe,
+    multi_bit_network,
+    network_of_recipe,
+    plane_network,
+    random_network,
+)
 
 FOLDER = Path(downstream.__file__).parent
 Reader = downstream.DownstreamNetwork
@@ -195,28 +198,28 @@ def assert_same_values(folder: Path, network: CodedNetwork, images: Floats) -> N
 
 @pytest.mark.parametrize("seed", range(12))
 def test_random_networks_of_all_operations(tmp_path: Path, seed: int) -> None:
-    network = random_networks.random_network(seed)
-    assert_same_values(tmp_path, network, random_networks.images_of(network, 3))
+    network = random_network(seed)
+    assert_same_values(tmp_path, network, images_of(network, 3))
 
 
 @pytest.mark.parametrize("method", ["apot", "pot", "uniform"])
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_random_networks_of_all_level_sets(tmp_path: Path, method: str, bits: int) -> None:
     recipe = Recipe(method=method, weight_bits=bits, activation_bits=bits, groups=2, seed=bits)
-    network = integer_networks.random_network(recipe)
-    assert_same_values(tmp_path, network, random_networks.images_of(network, 3))
+    network = network_of_recipe(recipe)
+    assert_same_values(tmp_path, network, images_of(network, 3))
 
 
 @pytest.mark.parametrize("terms", [0, 1, 3])
 @pytest.mark.parametrize("position_major", [False, True])
 def test_networks_of_sign_vectors(tmp_path: Path, terms: int, position_major: bool) -> None:
-    network = integer_networks.multi_bit_network(4, terms, position_major=position_major)
-    assert_same_values(tmp_path, network, random_networks.images_of(network, 3))
+    network = multi_bit_network(4, terms, position_major=position_major)
+    assert_same_values(tmp_path, network, images_of(network, 3))
 
 
 def test_groups_of_sign_vectors_across_outputs(tmp_path: Path) -> None:
-    network = random_networks.plane_network(3)
-    images = random_networks.images_of(network, 3)
+    network = plane_network(3)
+    images = images_of(network, 3)
     found = opened(tmp_path, network)
     for name, layer in network.layers.items():
         assert found.weights(name).tobytes() == layer.weights().tobytes()
@@ -225,7 +228,7 @@ def test_groups_of_sign_vectors_across_outputs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_integers_are_exact_whatever_pytorch_convolves_with(tmp_path: Path, enabled: bool) -> None:
-    builder = random_networks.Builder(image=(16, 12, 12))
+    builder = Builder(image=(16, 12, 12))
     levels = quantizer(apot(4, signed=False), 1.5)
     value = builder.convolution("image", 16, (3, 3), apot(3, signed=True), levels, padding=(1, 1))
     images = np.random.default_rng(0).normal(size=(20, 16, 12, 12)).astype(np.float32)
@@ -237,17 +240,17 @@ def test_integers_are_exact_whatever_pytorch_convolves_with(tmp_path: Path, enab
 
 
 def test_quantizers_with_another_divisor_on_the_input_side(tmp_path: Path) -> None:
-    builder = random_networks.Builder(image=(3, 6, 6))
+    builder = Builder(image=(3, 6, 6))
     levels = replace(quantizer(uniform(4, signed=False), 1.5), input_denominator=7)
     network = builder.finished(
         builder.convolution("image", 4, (3, 3), apot(3, signed=True), levels)
     )
-    assert_same_values(tmp_path, network, random_networks.images_of(network, 3))
+    assert_same_values(tmp_path, network, images_of(network, 3))
 
 
 def wide(inputs: int) -> CodedNetwork:
     """Return a network whose sums are about inputs times 2^16."""
-    builder = random_networks.Builder(image=(inputs, 1, 1))
+    builder = Builder(image=(inputs, 1, 1))
     levels = quantizer(uniform(9, signed=False), 1.0)
     return builder.finished(
         builder.convolution("image", 3, (1, 1), uniform(8, signed=False), levels)
@@ -281,7 +284,7 @@ def test_images_must_be_those_of_the_network(tmp_path: Path) -> None:
 
 
 def test_a_nan_in_front_of_a_quantizer_is_an_error(tmp_path: Path) -> None:
-    builder = random_networks.Builder(image=(2, 3, 3))
+    builder = Builder(image=(2, 3, 3))
     huge = ScaleBias(scale=np.full(2, 3e38, np.float32), bias=np.zeros(2, np.float32))
     value = builder.add(huge, builder.add(huge, "image"))
     falling = ScaleBias(scale=np.full(2, -1, np.float32), bias=np.zeros(2, np.float32))
@@ -353,7 +356,7 @@ def test_both_readers_refuse_what_a_safetensors_library_would_not_open(tmp_path:
 def test_both_readers_want_one_finite_number_or_one_a_channel(
     tmp_path: Path, scales: list[Json], fine: bool
 ) -> None:
-    builder = random_networks.Builder(image=(2, 3, 3))
+    builder = Builder(image=(2, 3, 3))
     header, data = unseal(packed_file_bytes(builder.finished(builder.affine("image", 1)), {}))
     content = json.loads(header["__metadata__"]["network"])
     (node,) = content["nodes"]

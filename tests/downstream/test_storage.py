@@ -24,20 +24,19 @@ from apot_export.network import CodedLayer, CodedNetwork
 from apot_export.network.bitpack import pack
 from apot_export.network.codebook import Codebook, apot, power_of_two, uniform
 from apot_export.original.choices import Choices
-from tests.support import random_integer_networks as random_networks
 from tests.support.format_vectors import Vector, integers, vectors
 from tests.support.malformed_networks import SCALARS, both_readers
-from tests.support.onnx_networks import quantizer
-from tests.support.published import PUBLISHED
-from tests.support.small_networks import unseal
-from tests.support.stored_networks import (
+from tests.support.networks import Builder, images_of, quantizer
+from tests.support.packed_files import (
     MALFORMED_STORAGES,
     as_codes,
     example,
     resealed,
     skewed,
+    unseal,
     with_storage,
 )
+from tests.support.published import PUBLISHED
 
 RANDOM = settings(derandomize=True, deadline=None, max_examples=300)
 BOOKS = [
@@ -242,7 +241,7 @@ def test_files_of_every_storage(tmp_path: Path, compress: bool) -> None:
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda book: f"{book.bits} bits")
 def test_random_networks_of_every_width(tmp_path: Path, book: Codebook) -> None:
-    builder = random_networks.Builder(image=(8, 6, 6))
+    builder = Builder(image=(8, 6, 6))
     levels = quantizer(apot(4, signed=False), 1.5)
     value = builder.convolution("image", 64, (3, 3), book, levels, padding=(1, 1))
     value = builder.convolution(value, 64, (3, 3), book, levels, padding=(1, 1))
@@ -264,7 +263,7 @@ def test_random_networks_of_every_width(tmp_path: Path, book: Codebook) -> None:
     assert product is not None
     assert other is not None
     assert_same_layers(product.network, other)
-    images = random_networks.images_of(network, 3)
+    images = images_of(network, 3)
     np.testing.assert_allclose(other.run(images), product.run(images), rtol=1e-4, atol=1e-5)
 
 

@@ -37,7 +37,7 @@ from apot_export.network.codebook import apot, uniform
 from apot_export.network.layers import ActivationQuantizer
 from apot_export.network.oracle import run
 from apot_export.runtimes.onnx_runtime import open_session
-from tests.support.integer_networks import Recipe, multi_bit_network, random_network
+from tests.support.random_coded_networks import Recipe, multi_bit_network, network_of_recipe
 
 DIGITS = "examples/digits/res8_4bit/model_best.pth.tar"
 SLOW = settings(derandomize=True, deadline=None, max_examples=25)
@@ -89,7 +89,7 @@ def check_all_values(coded: CodedNetwork, network: IntegerNetwork, images: NDArr
 @SLOW
 @given(RECIPES, st.sampled_from([4, 8, 13]))
 def test_random_networks_have_one_result(recipe: Recipe, bits: int) -> None:
-    coded = random_network(recipe)
+    coded = network_of_recipe(recipe)
     network = lower(coded, fraction_bits=bits)
     check_all_values(coded, network, images_of(coded, 3))
 
@@ -108,7 +108,7 @@ def test_sign_vectors_have_one_result(terms: int, position_major: bool) -> None:
 
 def test_wide_accumulators_are_split_exactly() -> None:
     recipe = Recipe(weight_bits=6, activation_bits=6, seed=3)
-    coded = random_network(recipe)
+    coded = network_of_recipe(recipe)
     network = lower(coded, fraction_bits=8)
     widened = {
         name: dataclasses.replace(layer, bound=max(layer.bound, 1 << 24))
@@ -120,7 +120,7 @@ def test_wide_accumulators_are_split_exactly() -> None:
 
 
 def test_any_batch_size_and_number_of_threads_gives_the_same() -> None:
-    coded = random_network(Recipe(seed=5))
+    coded = network_of_recipe(Recipe(seed=5))
     network = lower(coded, fraction_bits=12)
     images = images_of(coded, 10)
     expected = run_integer(network, images)
@@ -132,7 +132,7 @@ def test_any_batch_size_and_number_of_threads_gives_the_same() -> None:
 
 
 def test_it_comes_close_to_the_float_network() -> None:
-    coded = random_network(Recipe(seed=7, gain=0.5))
+    coded = network_of_recipe(Recipe(seed=7, gain=0.5))
     images = np.clip(images_of(coded, 50)[1:-1], -8, 8)
     exact = run(coded, images)
     errors = []
@@ -211,7 +211,7 @@ def test_signed_digits_add_up_and_do_not_touch(value: int) -> None:
 
 
 def test_what_could_overflow_is_refused_by_name_and_amount() -> None:
-    coded = random_network(Recipe(seed=1, gain=3.0))
+    coded = network_of_recipe(Recipe(seed=1, gain=3.0))
     with pytest.raises(BoundError, match="could overflow") as caught:
         lower(coded, fraction_bits=24)
     assert caught.value.where is not None
@@ -257,7 +257,7 @@ def test_calibration_finds_the_fewest_fraction_bits(project: Path, tmp_path: Pat
 
 
 def test_pixels_are_normalised_in_integers() -> None:
-    coded = random_network(Recipe(seed=2))
+    coded = network_of_recipe(Recipe(seed=2))
     pixels = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     network = lower(coded, fraction_bits=14, pixels=pixels)
     generator = np.random.default_rng(0)

@@ -36,7 +36,7 @@ from apot_export.network import (
 from apot_export.network.bitpack import pack
 from apot_export.network.codebook import Codebook, apot
 from apot_export.network.oracle import compute, run, shift_add_product
-from tests.support.small_networks import network
+from tests.support.networks import network_of, small_network
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
@@ -58,13 +58,8 @@ def coded(name: str, shape: tuple[int, ...], *, quantized: bool = True) -> Coded
 
 
 def single(operation: Operation, layer: Layer | None, shape: tuple[int, ...]) -> CodedNetwork:
-    return Network[Layer](
-        nodes=(Node(name="node", inputs=("image",), operation=operation),),
-        layers={} if layer is None else {layer.name: layer},
-        input="image",
-        input_shape=shape,
-        output="node",
-    )
+    layers = [] if layer is None else [layer]
+    return network_of(layers, [("node", operation, "image")], shape)
 
 
 def applied(operation: Operation, layer: Layer | None, value: Array) -> Array:
@@ -230,7 +225,7 @@ def test_elementwise_operations_and_flatten() -> None:
 
 
 def test_a_network_computes_its_nodes_in_order() -> None:
-    graph = network()
+    graph = small_network()
     images = np.random.default_rng(2).normal(size=(3, *graph.input_shape)).astype(np.float32)
     seen: dict[str, Array] = {graph.input: images}
     logits = run(graph, images, observe=seen.__setitem__)
@@ -266,4 +261,4 @@ def test_a_value_may_be_read_again_later_and_the_output_be_an_early_one() -> Non
 @pytest.mark.parametrize("shape", [(3, 9, 8), (1, 3, 8, 9), (1, 3, 9, 8, 1), (0,)])
 def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DatasetError, match=r"\[N, 3, 9, 8\]"):
-        run(network(), np.zeros(shape, dtype=np.float32))
+        run(small_network(), np.zeros(shape, dtype=np.float32))

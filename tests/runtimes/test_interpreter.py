@@ -27,7 +27,7 @@ from apot_export.errors import BoundError, IntegerError, PackedFileError
 from apot_export.integer import IntegerNetwork, lower, run_integer
 from apot_export.integer._scales import signed_digits
 from apot_export.integer.oracle import fixed_point
-from apot_export.network import CodedNetwork, MaxPool, PlaneLayer, Relu, ScaleBias
+from apot_export.network import Add, CodedNetwork, MaxPool, PlaneLayer, Relu, ScaleBias
 from apot_export.network.codebook import apot, uniform
 from apot_export.network.memory_plan import Use, plan
 from apot_export.runtimes.interpreter.interpreter import (
@@ -36,15 +36,13 @@ from apot_export.runtimes.interpreter.interpreter import (
     CompiledInterpreter,
     compile_interpreter,
 )
-from tests.support.onnx_networks import quantizer
-from tests.support.random_integer_networks import (
+from tests.support.networks import Builder, images_of, quantizer
+from tests.support.random_coded_networks import (
     INPUTS,
     WEIGHTS,
-    Builder,
-    images_of,
     plane_network,
     random_network,
-    small,
+    two_layers,
 )
 
 MULTIPLICATION = re.compile(r"\s(v?p?i?mul\w*|v?pm(ul|add)\w*|i?div\w*|v?(f?n?m(add|sub))\w*)\s")
@@ -142,7 +140,7 @@ def test_random_networks_of_many_fraction_bits(interpreters: Interpreters, seed:
 @pytest.mark.parametrize("weights", range(len(WEIGHTS)))
 def test_every_codebook(interpreters: Interpreters, weights: int) -> None:
     for seed, inputs in enumerate(INPUTS):
-        coded = small(WEIGHTS[weights], inputs, seed)
+        coded = two_layers(WEIGHTS[weights], inputs, seed)
         assert_same(interpreters, coded, images_of(coded, 4), 18)
 
 
@@ -171,8 +169,8 @@ def test_sums_with_several_readers(interpreters: Interpreters, readers: int) -> 
     pooled = builder.affine(builder.add(MaxPool(kernel=(1, 1), stride=(1, 1)), sums), 0.01)
     value = first
     for _ in range(readers):
-        value = builder.add_up(value, builder.affine(sums, 0.1))
-    coded = builder.head(builder.add_up(value, pooled), 3, apot(3, signed=True))
+        value = builder.add(Add(), value, builder.affine(sums, 0.1))
+    coded = builder.head(builder.add(Add(), value, pooled), 3, apot(3, signed=True))
     assert_same(interpreters, coded, images_of(coded, 4), 12)
 
 

@@ -22,6 +22,7 @@ from apot_export.conversion.convert import convert
 from apot_export.datasets import kind_by_name
 from apot_export.errors import DatasetError, KernelError
 from apot_export.network import (
+    Add,
     CodedLayer,
     CodedNetwork,
     Concat,
@@ -36,18 +37,10 @@ from apot_export.runtimes.native import _library, compile_network
 from apot_export.runtimes.native._library import Library, compile_kernels, default_library
 from apot_export.runtimes.native._lower import _best_run
 from apot_export.runtimes.native._steps import View
-from tests.support import random_integer_networks
+from tests.support import random_coded_networks
 from tests.support.native_checks import byte_levels, differences
-from tests.support.onnx_networks import quantizer
-from tests.support.random_integer_networks import (
-    WEIGHTS,
-    Builder,
-    images_of,
-    plane_network,
-    random_network,
-    small,
-)
-from tests.support.small_networks import network as every_operation
+from tests.support.networks import Builder, images_of, quantizer, small_network
+from tests.support.random_coded_networks import WEIGHTS, plane_network, random_network, two_layers
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler"
@@ -79,7 +72,7 @@ def kernels(request: pytest.FixtureRequest, library: Library) -> str:
 
 @pytest.fixture
 def byte_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(random_integer_networks, "INPUTS", byte_levels())
+    monkeypatch.setattr(random_coded_networks, "INPUTS", byte_levels())
 
 
 def compared(network: CodedNetwork, library: Library, kernels: str, threads: int = 1) -> int:
@@ -114,7 +107,7 @@ def test_threads_share_the_work(library: Library, threads: int) -> None:
 @pytest.mark.parametrize("weights", range(len(WEIGHTS)))
 def test_every_codebook(library: Library, kernels: str, weights: int) -> None:
     for seed, inputs in enumerate(byte_levels()):
-        assert compared(small(WEIGHTS[weights], inputs, seed), library, kernels) > 0
+        assert compared(two_layers(WEIGHTS[weights], inputs, seed), library, kernels) > 0
 
 
 def test_sign_vectors_are_floats(library: Library, kernels: str) -> None:
@@ -123,7 +116,7 @@ def test_sign_vectors_are_floats(library: Library, kernels: str) -> None:
 
 
 def test_a_network_of_every_operation(library: Library, kernels: str) -> None:
-    assert compared(every_operation(), library, kernels) > 0
+    assert compared(small_network(), library, kernels) > 0
 
 
 @given(
@@ -194,7 +187,7 @@ def test_winograd(library: Library, kernels: str, size: tuple[int, int], bits: i
     book, inputs = apot(max(2, bits - 1), signed=True), apot(bits, signed=False)
     value = builder.convolution("image", 96, (3, 3), book, quantizer(inputs, 0.9), padding=(1, 1))
     other = builder.convolution("image", 96, (1, 1), book, quantizer(inputs, 1.1))
-    network = builder.finished(builder.add(Relu(), builder.add_up(other, value)))
+    network = builder.finished(builder.add(Relu(), builder.add(Add(), other, value)))
     fast = compile_network(network, kernels=kernels, library=library, threads=2)
     # AVX2 adds products in 16 bits, which the transforms leave.
     assert any("spread" in name for name in fast.steps) == (kernels != "avx2")
@@ -237,7 +230,7 @@ def test_a_pool_after_the_first_layer(library: Library, kernels: str, image: str
     pooled = builder.add(MaxPool(kernel=(3, 3), stride=(2, 2), padding=(1, 1)), value)
     inputs = quantizer(apot(4, signed=False), 1.3)
     value = builder.convolution(pooled, 24, (3, 3), apot(4, signed=True), inputs, padding=(1, 1))
-    value = builder.add(Relu(), builder.add_up(value, pooled))
+    value = builder.add(Relu(), builder.add(Add(), value, pooled))
     if image == "with others":
         pool = builder.add(MaxPool(kernel=(4, 4), stride=(4, 4), padding=(2, 1)), "image")
         value = builder.add(Concat(), value, pool)
@@ -255,8 +248,8 @@ def test_values_with_several_quantizers(library: Library, kernels: str, readers:
     for number in range(readers):
         inputs = quantizer(uniform(8, signed=False), 0.7 + number / 3)
         other = builder.convolution(first, 20, (1, 1), apot(3, signed=True), inputs)
-        value = builder.add_up(value, other)
-    network = builder.finished(builder.add_up(value, value))
+        value = builder.add(Add(), value, other)
+    network = builder.finished(builder.add(Add(), value, value))
     assert compared(network, library, kernels) > 0
 
 
@@ -305,14 +298,14 @@ def test_runs_cover_every_width(width: int) -> None:
 
 
 def test_levels_beyond_a_byte_are_refused_by_name() -> None:
-    network = small(apot(3, signed=True), apot(6, signed=False), 0)
+    network = two_layers(apot(3, signed=True), apot(6, signed=False), 0)
     with pytest.raises(KernelError, match="layer1") as caught:
         compile_network(network)
     assert caught.value.got == "a level of 448"
 
 
 def test_weights_beyond_16_bits_and_sums_beyond_32_are_refused() -> None:
-    network = small(uniform(15, signed=True), apot(2, signed=False), 0)
+    network = two_layers(uniform(15, signed=True), apot(2, signed=False), 0)
     with pytest.raises(KernelError, match="16 bits"):
         compile_network(network)
     builder = Builder(image=(600, 1, 1))
@@ -325,7 +318,7 @@ def test_weights_beyond_16_bits_and_sums_beyond_32_are_refused() -> None:
 def test_kernels_that_are_not_there_are_refused(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = small(apot(3, signed=True), apot(3, signed=False), 0)
+    network = two_layers(apot(3, signed=True), apot(3, signed=False), 0)
     with pytest.raises(KernelError, match="no such kernels"):
         compile_network(network, kernels="abacus", library=library)
     monkeypatch.setenv("APOT_EXPORT_KERNELS", "plain")
@@ -348,7 +341,7 @@ def test_a_compiler_that_fails_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_images_of_another_shape_are_refused(library: Library) -> None:
-    network = small(apot(3, signed=True), apot(3, signed=False), 0)
+    network = two_layers(apot(3, signed=True), apot(3, signed=False), 0)
     fast = compile_network(network, library=library)
     with pytest.raises(DatasetError, match="input shape"):
         fast.run(np.zeros((1, 3, 7, 7), dtype=np.float32))

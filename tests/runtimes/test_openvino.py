@@ -16,12 +16,15 @@ from apot_export.errors import DeviceError, ExportError
 from apot_export.network import CodedNetwork, ScaleBias, oracle
 from apot_export.network.codebook import Codebook, apot, uniform
 from apot_export.runtimes.openvino_runtime import OpenVinoSession, open_openvino
-from tests.support import integer_networks
-from tests.support import random_integer_networks as random_networks
-from tests.support.integer_networks import Recipe
-from tests.support.onnx_networks import quantizer
+from tests.support.networks import Builder, images_of, quantizer, small_network
 from tests.support.published import PUBLISHED, Floats, Shelf, agreement, in_batches
-from tests.support.small_networks import network as small_network
+from tests.support.random_coded_networks import (
+    Recipe,
+    multi_bit_network,
+    network_of_recipe,
+    plane_network,
+    random_network,
+)
 from tests.support.workshop import change_node
 
 NAMED = [name for name in PUBLISHED if name not in {"res18_4bit", "alq_lenet5"}]
@@ -62,28 +65,28 @@ def assert_oracles_logits(network: CodedNetwork, images: Floats) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_random_networks_of_all_operations(seed: int) -> None:
-    network = random_networks.random_network(seed)
-    assert_oracles_logits(network, random_networks.images_of(network, 4))
+    network = random_network(seed)
+    assert_oracles_logits(network, images_of(network, 4))
 
 
 @pytest.mark.parametrize("method", ["apot", "pot", "uniform"])
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_random_networks_of_all_level_sets(method: str, bits: int) -> None:
     recipe = Recipe(method=method, weight_bits=bits, activation_bits=bits, groups=2, seed=bits)
-    network = integer_networks.random_network(recipe)
-    assert_oracles_logits(network, random_networks.images_of(network, 4))
+    network = network_of_recipe(recipe)
+    assert_oracles_logits(network, images_of(network, 4))
 
 
 @pytest.mark.parametrize("terms", [0, 3])
 @pytest.mark.parametrize("position_major", [False, True])
 def test_networks_of_sign_vectors(terms: int, position_major: bool) -> None:
-    network = integer_networks.multi_bit_network(4, terms, position_major=position_major)
-    assert_oracles_logits(network, random_networks.images_of(network, 4))
+    network = multi_bit_network(4, terms, position_major=position_major)
+    assert_oracles_logits(network, images_of(network, 4))
 
 
 def test_groups_of_sign_vectors_across_outputs() -> None:
-    network = random_networks.plane_network(3)
-    assert_oracles_logits(network, random_networks.images_of(network, 4))
+    network = plane_network(3)
+    assert_oracles_logits(network, images_of(network, 4))
 
 
 @pytest.mark.parametrize(
@@ -97,12 +100,12 @@ def test_groups_of_sign_vectors_across_outputs() -> None:
 def test_accumulators_are_exact(
     channels: int, book: Codebook, inputs: Codebook, least: int, most: int
 ) -> None:
-    builder = random_networks.Builder(image=(channels, 4, 4))
+    builder = Builder(image=(channels, 4, 4))
     levels = quantizer(inputs, 1.0)
     value = builder.convolution("image", 8, (3, 3), book, levels, padding=(1, 1))
     unscaled = ScaleBias(scale=np.ones(1, np.float32), bias=np.zeros(1, np.float32))
     network = change_node(builder.finished(value), value, lambda _: unscaled)
-    images = random_networks.images_of(network, 4)
+    images = images_of(network, 4)
     expected = oracle.run(network, images)
     assert least < np.abs(expected).max() < most
     np.testing.assert_array_equal(opened(network).run(images), expected)
@@ -125,7 +128,7 @@ def test_what_a_session_says_about_itself() -> None:
 
 def test_batches_of_any_size_and_results_of_their_own() -> None:
     session = opened(small_network())
-    images = random_networks.images_of(small_network(), 5)
+    images = images_of(small_network(), 5)
     whole = session.run(images)
     kept = whole.copy()
     single = np.concatenate([session.run(image) for image in np.split(images, 5)])

@@ -27,9 +27,13 @@ from apot_export.errors import ApotExportError
 from apot_export.integer import lower
 from apot_export.network import CodedNetwork
 from tests.support.commands import run
-from tests.support.integer_networks import Recipe, multi_bit_network
-from tests.support.integer_networks import random_network as network_of_recipe
-from tests.support.random_integer_networks import plane_network, random_network
+from tests.support.random_coded_networks import (
+    Recipe,
+    multi_bit_network,
+    network_of_recipe,
+    plane_network,
+    random_network,
+)
 
 PROJECT = Path(__file__).resolve().parents[2]
 REFERENCE = Path(os.environ.get("APOT_EXPORT_REFERENCE", PROJECT.parent / "shared"))

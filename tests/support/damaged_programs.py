@@ -21,7 +21,8 @@ from apot_export.runtimes.interpreter.interpreter import (
     OpenProgram,
     compile_interpreter,
 )
-from tests.support.random_integer_networks import images_of, plane_network, random_network
+from tests.support.networks import images_of
+from tests.support.random_coded_networks import plane_network, random_network
 
 LARGEST_WORKSPACE = 1 << 22
 CHECKED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")

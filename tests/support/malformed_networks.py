@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from apot_export import downstream
 from apot_export.artifacts.packed import PackedNetwork, load_packed
 from apot_export.errors import PackedFileError
-from tests.support.small_networks import Json, packed, seal, unseal
+from tests.support.packed_files import Json, packed, seal, unseal
 
 
 def with_network(content: object) -> bytes:

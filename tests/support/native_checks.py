@@ -20,7 +20,7 @@ from apot_export.network import (
 )
 from apot_export.network.codebook import Codebook
 from apot_export.runtimes.native import FastNetwork
-from tests.support import random_integer_networks
+from tests.support.random_coded_networks import INPUTS
 
 Floats = NDArray[np.float32]
 EPSILON = 2.0**-24
@@ -29,7 +29,7 @@ LARGEST_LEVEL = 255
 
 def byte_levels() -> list[Codebook]:
     """Return the codebooks of inputs whose levels fit a byte."""
-    return [book for book in random_integer_networks.INPUTS if book.levels.max() <= LARGEST_LEVEL]
+    return [book for book in INPUTS if book.levels.max() <= LARGEST_LEVEL]
 
 
 def differences(network: CodedNetwork, fast: FastNetwork, images: Floats) -> dict[str, int]:

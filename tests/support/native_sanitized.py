@@ -11,10 +11,9 @@ from apot_export.network import CodedNetwork
 from apot_export.network.codebook import apot
 from apot_export.runtimes.native import compile_network
 from apot_export.runtimes.native._library import Library, compile_kernels
-from tests.support import random_integer_networks
 from tests.support.native_checks import byte_levels, differences
-from tests.support.onnx_networks import quantizer
-from tests.support.random_integer_networks import Builder, images_of, plane_network, random_network
+from tests.support.networks import Builder, images_of, quantizer
+from tests.support.random_coded_networks import INPUTS, plane_network, random_network
 
 CHECKED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
@@ -31,7 +30,7 @@ def main() -> None:
     """Compile into the folder that is given, run, and print how much ran."""
     flags = CHECKED if os.environ.get("CHECKED") else ("-O1",)
     library = Library(compile_kernels(Path(sys.argv[1]), flags))
-    random_integer_networks.INPUTS[:] = byte_levels()
+    INPUTS[:] = byte_levels()
     networks = [*(random_network(seed) for seed in range(5)), plane_network(0)]
     networks += [transformed(size) for size in ((7, 7), (6, 15))]
     compared = 0

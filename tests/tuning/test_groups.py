@@ -16,7 +16,8 @@ from apot_export.network import CodedNetwork, Convolution, Flatten, Linear, Quan
 from apot_export.network.codebook import apot
 from apot_export.runtimes.deployment import RUNTIMES, require_place
 from apot_export.tuning._groups import Plan, group_layers, lowerings_for, targets_for
-from tests.support.onnx_networks import DIGITS, affine, coded, every_operation, network, quantizer
+from tests.support.networks import affine, coded, every_operation, network_of, quantizer
+from tests.support.workshop import DIGITS
 
 PLACES = [(runtime, device) for runtime, devices in RUNTIMES.items() for device in devices]
 
@@ -39,7 +40,7 @@ def chain(layers: dict[str, Any], image: tuple[int, int, int], **geometry: Any) 
             (name, affine(layer.shape[0], 0), f"{name}.sums"),
         ]
         previous = name
-    return network(list(layers.values()), graph, image)
+    return network_of(list(layers.values()), graph, image)
 
 
 def test_every_place_has_lowerings_and_a_target_to_start_from() -> None:

@@ -35,7 +35,7 @@ from apot_export.tuning import TuningResult
 from apot_export.tuning._tune import tune, tune_at
 from apot_export.verification import verify
 from tests.support.commands import CHECKPOINT, EXPORT, FILES, document, here, run, typed
-from tests.support.target_networks import overloads
+from tests.support.onnx_values import overloads
 from tests.support.tuning_machine import Machine
 
 WIDE = ("layer2.0.conv1", "layer2.0.conv2", "layer3.0.conv1")

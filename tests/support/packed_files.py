@@ -1,0 +1,146 @@
+"""Packed files of small networks, and ways to damage and re-checksum them."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from apot_export.artifacts.packed import PackedNetwork, load_packed, packed_file_bytes
+from apot_export.errors import PackedFileError
+from apot_export.network import CodedLayer, CodedNetwork, Convolution, FloatLayer, Layer
+from apot_export.network.bitpack import Codes, pack
+from apot_export.network.codebook import uniform
+from tests.support.networks import network_of, small_network
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Json = dict[str, Any]
+PROVENANCE = {"tool": "test", "checkpoint": "große_daten.pth", "bits": 4}
+
+
+@cache
+def packed() -> bytes:
+    """Return the packed file of the small network."""
+    return packed_file_bytes(small_network(), PROVENANCE)
+
+
+def unseal(content: bytes) -> tuple[Json, bytes]:
+    """Split a file into its header and the tensors' bytes."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def seal(header: Json | str, data: bytes) -> bytes:
+    """Write a file with a correct header checksum, whatever the header holds."""
+    text = header if isinstance(header, str) else json.dumps(header, separators=(",", ":"))
+    raw = text.encode()
+    raw += b" " * (-(8 + len(raw)) % 64)
+    raw = raw[:33] + b"00000000" + raw[41:]
+    raw = raw[:33] + b"%08x" % zlib.crc32(raw) + raw[41:]
+    return len(raw).to_bytes(8, "little") + raw + data
+
+
+def resealed(content: bytes, name: str, change: dict[int, int]) -> bytes:
+    """Change bytes of a tensor and correct its checksum."""
+    header, data = unseal(content)
+    begin, end = header[name]["data_offsets"]
+    damaged = bytearray(data)
+    for place, value in change.items():
+        damaged[begin + place % (end - begin)] = value
+    names = [key for key in header if not key.startswith(("_padding.", "__metadata__"))]
+    sums: Json = header["__metadata__"]
+    at = 8 * names.index(name)
+    crc = f"{zlib.crc32(damaged[begin:end]):08x}"
+    sums["checksums"] = sums["checksums"][:at] + crc + sums["checksums"][at + 8 :]
+    return seal(header, bytes(damaged))
+
+
+def load(folder: Path, content: bytes) -> PackedNetwork:
+    path = folder / "model.apot.safetensors"
+    path.write_bytes(content)
+    return load_packed(path).check()
+
+
+def refusal(folder: Path, content: bytes) -> str:
+    """Return the error message with which a file is refused."""
+    with pytest.raises(PackedFileError) as caught:
+        load(folder, content)
+    assert caught.value.where is not None
+    assert caught.value.where.startswith(str(folder))
+    return str(caught.value)
+
+
+# --- codes stored as digits or entropy-coded ------------------------------------------------------
+
+MALFORMED_STORAGES: list[tuple[str, object, str]] = [
+    ("a", None, "a.codes"),
+    ("a", "entropy", "an object"),
+    ("a", {}, "an object of entropy"),
+    ("a", {"huffman": [8, 7]}, "an object of entropy"),
+    ("a", {"entropy": [8, 7], "digits": [0, 1]}, "an object of digits"),
+    ("a", {"entropy": [3, 7]}, "from 4 to 15"),
+    ("a", {"entropy": [16, 7]}, "from 4 to 15"),
+    ("a", {"entropy": [8, 0]}, "from 1"),
+    ("a", {"entropy": [8]}, "unpack"),
+    ("a", {"entropy": [8, 1 << 30]}, "1073741824 lanes"),
+    ("a", {"entropy": [9, 7]}, "sum to 2^9"),
+    ("a", {"digits": [0, 1, 3]}, "a.codes"),
+    ("ternary", {"digits": [0, 1]}, "ternary.codes"),
+    ("ternary", {"digits": [0, 1, 4]}, "from 0 to 3"),
+    ("ternary", {"digits": [0, 3, 1]}, "ascending"),
+    ("ternary", {"digits": [3]}, "ascending"),
+]
+"""A layer of the example, a storage that its bytes or the format forbid, and the reason."""
+
+
+def skewed(bits: int, size: int, seed: int = 0) -> Codes:
+    """Draw codes as weights have them: a rounded normal distribution, sign above magnitude."""
+    numbers = np.random.default_rng(seed).normal(scale=0.3, size=size) * (1 << bits) / 2
+    magnitudes = np.minimum(np.abs(np.rint(numbers)), (1 << bits) // 2 - 1).astype(int)
+    return as_codes(magnitudes | ((numbers < 0) << (bits - 1)), bits)
+
+
+def as_codes(numbers: np.ndarray[Any, np.dtype[Any]], bits: int) -> Codes:
+    return numbers.astype(np.uint8) if bits <= 8 else numbers.astype(np.uint16)
+
+
+def stored_network(**codes: np.ndarray[Any, np.dtype[Any]]) -> CodedNetwork:
+    """Build a network of one convolution 1 x 1 for every named array of 4-bit or 2-bit codes."""
+    layers: list[Layer] = []
+    for name, array in codes.items():
+        bits = 2 if "ternary" in name else 4
+        book = uniform(bits - 1, signed=True)
+        layers.append(
+            CodedLayer(
+                name=name,
+                shape=(array.size // 40, 40, 1, 1),
+                packed=pack(array, bits),
+                codebook=book,
+                step=0.5,
+                values=(book.levels * 0.5).astype(np.float32),
+            )
+        )
+    layers.append(FloatLayer(name="float", weight=np.full((2, 40, 1, 1), 0.5, dtype="<f4")))
+    names = [layer.name for layer in layers]
+    steps = [(f"{name}.out", Convolution(layer=name), "image") for name in names]
+    return network_of(layers, steps, (40, 2, 2))
+
+
+def example() -> CodedNetwork:
+    ternary = np.random.default_rng(5).choice([0, 1, 3], size=8000).astype(np.uint8)
+    return stored_network(a=skewed(4, 8000), b=skewed(4, 12000, 1), ternary=ternary)
+
+
+def with_storage(storage: object, layer: str) -> bytes:
+    """Return the example's file, whose `a` is entropy-coded or whose `ternary` are digits."""
+    header, data = unseal(packed_file_bytes(example(), {}, compress=layer == "a"))
+    described = json.loads(header["__metadata__"]["network"])
+    described["layers"][layer]["storage"] = storage
+    header["__metadata__"]["network"] = json.dumps(described)
+    return seal(header, data)
