@@ -1,7 +1,7 @@
 """apot-export: trained powers-of-two networks to deployable, proven shift-add artifacts.
 
-`load_packed` needs numpy alone; `convert`, `verify` and `tune` import ONNX, and PyTorch, when first
-used.
+`load_packed` needs numpy alone, `compile_network` also a C compiler; `convert`, `verify` and `tune`
+import ONNX, and PyTorch, when first used.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from apot_export.conversion.convert import convert
     from apot_export.conversion.result import ConversionResult
     from apot_export.errors import ApotExportError
+    from apot_export.runtimes.native import compile_network
     from apot_export.tuning import TuningResult, tune
     from apot_export.verification import Report, verify
 
@@ -26,6 +27,7 @@ _HOMES = {
     "PackedNetwork": "artifacts.packed",
     "Report": "verification",
     "TuningResult": "tuning",
+    "compile_network": "runtimes.native",
     "convert": "conversion.convert",
     "load_packed": "artifacts.packed",
     "tune": "tuning",
@@ -40,6 +42,7 @@ __all__ = [
     "Report",
     "TuningResult",
     "__version__",
+    "compile_network",
     "convert",
     "load_packed",
     "tune",

@@ -101,7 +101,7 @@ class IntegerError(ApotExportError):
 
 
 class KernelError(ApotExportError):
-    """The native kernels cannot be built, or do not run a network."""
+    """Native code cannot be built, or does not run a network."""
 
 
 class TargetError(ApotExportError):

@@ -28,7 +28,7 @@ from apot_export.artifacts.packed import load_packed
 from apot_export.datasets import kind_by_name, kind_for_network
 from apot_export.integer import run_integer
 from apot_export.integer.oracle import fixed_point
-from apot_export.runtimes.interpreter.interpreter import (
+from apot_export.runtimes.interpreter import (
     WITHOUT_MULTIPLICATION,
     CompiledInterpreter,
     compile_interpreter,

@@ -27,7 +27,8 @@ from apot_export.artifacts.directory import (
 )
 from apot_export.artifacts.onnx_model import build_integer_model, build_model, serialise
 from apot_export.artifacts.onnx_model.targets import PORTABLE, require_target
-from apot_export.artifacts.packed import packed_file_bytes, require_compressible, tensor_bytes
+from apot_export.artifacts.packed import tensor_bytes
+from apot_export.artifacts.packed.writing import packed_file_bytes, require_compressible
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.conversion.result import ConversionResult
 from apot_export.encoding.capture import capture

@@ -6,8 +6,10 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apot_export.errors import IntegerError
 from apot_export.integer._scales import signed_digits
@@ -52,12 +54,19 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
-    """A tensor of the packed file."""
+class WeightTensors:
+    """The tensors of the packed file that hold the weights."""
 
-    position: int
-    """Of its first byte in the file's data."""
-    content: bytes
+    tensors: Mapping[str, NDArray[Any]]
+    positions: Mapping[str, int]
+    """Of the first byte of each tensor in the file's data."""
+
+    def part(self, name: str) -> bytes:
+        """Return position, size and checksum of a tensor; zeros where there is none."""
+        if name not in self.tensors:
+            return words(0, 0, 0)
+        content = self.tensors[name].tobytes()
+        return words(self.positions[name], len(content), zlib.crc32(content))
 
 
 def words(*numbers: int) -> bytes:
@@ -167,7 +176,7 @@ def weight_kind(coded: Layer) -> int:
     return _PLANES if isinstance(coded, PlaneLayer) else _CODES
 
 
-def weight_bytes(layer: IntegerLayer, coded: Layer, stored: Mapping[str, Stored]) -> bytes:
+def weight_bytes(layer: IntegerLayer, coded: Layer, stored: WeightTensors) -> bytes:
     """Return where a layer's weights are in the file, and what they mean."""
     if isinstance(coded, PlaneLayer) and coded.planes.terms is not None:
         return _plane_bytes(layer, coded, stored)
@@ -182,15 +191,9 @@ def _shifts(coded: PlaneLayer, layer: IntegerLayer) -> Integers:
     return (used & (_NEGATIVE - 1)).astype(np.int64) - _TERM_BIAS + layer.fraction_bits
 
 
-def _part(stored: Stored | None) -> bytes:
-    if stored is None:
-        return words(0, 0, 0)
-    return words(stored.position, len(stored.content), zlib.crc32(stored.content))
-
-
-def _code_bytes(coded: CodedLayer, stored: Mapping[str, Stored]) -> bytes:
+def _code_bytes(coded: CodedLayer, stored: WeightTensors) -> bytes:
     book = coded.codebook
-    parts = [_part(stored[f"{coded.name}.codes"]), words(int(book.signed), len(book.tables))]
+    parts = [stored.part(f"{coded.name}.codes"), words(int(book.signed), len(book.tables))]
     for table, width in zip(book.tables, book.field_bits, strict=True):
         parts.append(bytes([width, *map(_addend, table)]))
     return b"".join(parts)
@@ -203,13 +206,13 @@ def _addend(addend: int) -> int:
     return sign | (_TERM_BIAS + abs(addend).bit_length() - 1)
 
 
-def _plane_bytes(layer: IntegerLayer, coded: PlaneLayer, stored: Mapping[str, Stored]) -> bytes:
+def _plane_bytes(layer: IntegerLayer, coded: PlaneLayer, stored: WeightTensors) -> bytes:
     planes = coded.planes
     columns = 0 if planes.terms is None else planes.terms.shape[1]
     _, count_bits = pack_counts(planes.counts)
     return (
-        _part(stored[f"{coded.name}.planes"])
-        + _part(stored.get(f"{coded.name}.terms"))
+        stored.part(f"{coded.name}.planes")
+        + stored.part(f"{coded.name}.terms")
         + words(
             planes.group_size,
             planes.counts.size,

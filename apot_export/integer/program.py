@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from numpy.typing import NDArray
+
 from apot_export.errors import IntegerError
 from apot_export.integer._program_parts import (
     IMAGE,
     SIZES,
     Finishing,
     Place,
-    Stored,
+    WeightTensors,
     finishing_bytes,
     kind_of,
     sum_kind,
@@ -64,18 +66,23 @@ class _Instruction:
 
 
 def program_bytes(
-    network: IntegerNetwork, coded: CodedNetwork, stored: Mapping[str, Stored]
+    network: IntegerNetwork,
+    coded: CodedNetwork,
+    tensors: Mapping[str, NDArray[Any]],
+    positions: Mapping[str, int],
 ) -> bytes:
     """Serialise an integer network: the same network and file give the same bytes.
 
     Args:
         network: What `lower` made of the coded network.
         coded: The coded network, whose codes are the weights.
-        stored: The tensors of the packed file that hold them.
+        tensors: The tensors of the packed file that hold them.
+        positions: Where each tensor begins in the file's data.
 
     Raises:
         IntegerError: A size or number does not fit the format.
     """
+    stored = WeightTensors(tensors=tensors, positions=positions)
     return _Writer(network=_with_checked_pixels(network), coded=coded, stored=stored).run()
 
 
@@ -99,7 +106,7 @@ def _with_checked_pixels(network: IntegerNetwork) -> IntegerNetwork:
 class _Writer:
     network: IntegerNetwork
     coded: CodedNetwork
-    stored: Mapping[str, Stored]
+    stored: WeightTensors
     nodes: dict[str, IntegerNode] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     """Value that another one is the same numbers as."""

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load as load_safetensors
 
-from apot_export.artifacts.packed import FORMAT_VERSION, load_packed, packed_file_bytes
+from apot_export.artifacts.packed import FORMAT_VERSION, load_packed
 from apot_export.artifacts.packed._digits import decode_digits, encode_digits
 from apot_export.artifacts.packed._rans import Coding, decode, encode
+from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.network import (
     ActivationQuantizer,
     CodedLayer,

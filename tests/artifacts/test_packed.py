@@ -13,7 +13,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load as load_safetensors
 
-from apot_export.artifacts.packed import PackedNetwork, load_packed, packed_file_bytes
+from apot_export.artifacts.packed import PackedNetwork, load_packed
+from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.errors import PackedFileError
 from apot_export.network import CodedLayer, FloatLayer, Network, ScaleBias
 from tests.support.networks import network_of, small_network

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apot_export.artifacts.packed import PackedNetwork, packed_file_bytes
+from apot_export.artifacts.packed import PackedNetwork
+from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.errors import PackedFileError
 from apot_export.network import (
     Convolution,

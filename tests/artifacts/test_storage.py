@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apot_export.artifacts.packed import _rans, load_packed, packed_file_bytes, tensor_bytes
+from apot_export.artifacts.packed import _rans, load_packed, tensor_bytes
 from apot_export.artifacts.packed._digits import (
     decode_digits,
     digit_bytes,
@@ -18,6 +18,7 @@ from apot_export.artifacts.packed._digits import (
     encode_digits,
 )
 from apot_export.artifacts.packed._rans import Coding
+from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.errors import IntegerError, PackedFileError
 from apot_export.network import CodedLayer
 from apot_export.network.bitpack import pack

@@ -16,7 +16,8 @@ import pytest
 
 from apot_export._version import VERSION
 from apot_export.artifacts.directory import MANIFEST, PACKED_MODEL, export_name
-from apot_export.artifacts.packed import load_packed, packed_file_bytes
+from apot_export.artifacts.packed import load_packed
+from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.network import CodedLayer
 from apot_export.network.bitpack import pack
 from tests.support.commands import (

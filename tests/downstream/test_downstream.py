@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from apot_export import downstream
 from apot_export.artifacts.directory import PACKED_MODEL
-from apot_export.artifacts.packed import packed_file_bytes
+from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.downstream._layers import Tensors, _read_coordinates, _read_planes
 from apot_export.network import Add, CodedNetwork, ScaleBias, oracle
 from apot_export.network.codebook import apot, uniform

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from apot_export import downstream
 from apot_export.artifacts.directory import PACKED_MODEL
-from apot_export.artifacts.packed import _digits, _rans, load_packed, packed_file_bytes
+from apot_export.artifacts.packed import _digits, _rans, load_packed
 from apot_export.artifacts.packed._rans import Coding
+from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.conversion.convert import convert
 from apot_export.downstream._codes import read_codes
 from apot_export.network import CodedLayer, CodedNetwork

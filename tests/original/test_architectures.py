@@ -10,7 +10,8 @@ import pytest
 
 from apot_export.artifacts.onnx_model import build_model, serialise
 from apot_export.artifacts.onnx_model.probe import with_outputs
-from apot_export.artifacts.packed import load_packed, packed_file_bytes
+from apot_export.artifacts.packed import load_packed
+from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.encoding.capture import capture
 from apot_export.encoding.encode import encode_network
 from apot_export.errors import BitWidthError, CaptureError, RecognitionError

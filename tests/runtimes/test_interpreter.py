@@ -20,17 +20,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from apot_export.artifacts.packed import load_packed, packed_file_bytes
-from apot_export.artifacts.packed._container import Container, read, write
+from apot_export.artifacts.packed import load_packed
+from apot_export.artifacts.packed._container import read, write
+from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.conversion.convert import convert
-from apot_export.errors import BoundError, IntegerError, PackedFileError
+from apot_export.errors import BoundError, KernelError, PackedFileError
 from apot_export.integer import IntegerNetwork, lower, run_integer
 from apot_export.integer._scales import signed_digits
 from apot_export.integer.oracle import fixed_point
 from apot_export.network import Add, CodedNetwork, MaxPool, PlaneLayer, Relu, ScaleBias
 from apot_export.network.codebook import apot, uniform
 from apot_export.network.memory_plan import Use, plan
-from apot_export.runtimes.interpreter.interpreter import (
+from apot_export.runtimes.interpreter import (
     SOURCES,
     WITHOUT_MULTIPLICATION,
     CompiledInterpreter,
@@ -247,7 +248,7 @@ def test_a_misplaced_program_is_refused(tmp_path: Path, damage: str) -> None:
     else:
         tensors["integer"] = np.zeros(4, dtype=np.float32)
     metadata = {name: found[name] for name in ("network", "provenance")}
-    path.write_bytes(write(Container(metadata=metadata, tensors=tensors)))
+    path.write_bytes(write(metadata, tensors))
     with pytest.raises(PackedFileError, match="integer"):
         load_packed(path)
 
@@ -286,7 +287,7 @@ def test_a_file_without_program_is_refused(interpreters: Interpreters) -> None:
 def test_no_compiler_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    with pytest.raises(IntegerError, match="no C compiler"):
+    with pytest.raises(KernelError, match="no C compiler"):
         compile_interpreter(tmp_path)
 
 

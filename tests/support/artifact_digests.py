@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums depend on the number of Py
 
 from apot_export.artifacts.onnx_model import build_integer_model, build_model, serialise
 from apot_export.artifacts.onnx_model.targets import TARGETS
-from apot_export.artifacts.packed import packed_file_bytes
+from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.errors import ApotExportError
 from apot_export.integer import lower
 from apot_export.network import CodedNetwork

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from apot_export.artifacts.packed import packed_file_bytes
+from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.errors import PackedFileError
 from apot_export.integer import lower
 from apot_export.integer.oracle import fixed_point
 from apot_export.network import CodedNetwork
-from apot_export.runtimes.interpreter.interpreter import (
+from apot_export.runtimes.interpreter import (
     CompiledInterpreter,
     OpenProgram,
     compile_interpreter,

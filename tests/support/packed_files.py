@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from apot_export.artifacts.packed import PackedNetwork, load_packed, packed_file_bytes
+from apot_export.artifacts.packed import PackedNetwork, load_packed
+from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.errors import PackedFileError
 from apot_export.network import CodedLayer, CodedNetwork, Convolution, FloatLayer, Layer
 from apot_export.network.bitpack import Codes, pack

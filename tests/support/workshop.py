@@ -11,7 +11,8 @@ import onnx
 
 from apot_export.artifacts.directory import ONNX_MODEL, PACKED_MODEL, read_manifest, write_export
 from apot_export.artifacts.onnx_model import build_model, serialise
-from apot_export.artifacts.packed import load_packed, packed_file_bytes
+from apot_export.artifacts.packed import load_packed
+from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.conversion.convert import convert
 from apot_export.network import (
     CodedLayer,

@@ -17,7 +17,8 @@ import torch
 from apot_export import verify
 from apot_export.artifacts.directory import INTEGER_MODEL, MANIFEST, PACKED_MODEL
 from apot_export.artifacts.onnx_model import build_integer_model, serialise
-from apot_export.artifacts.packed import load_packed, packed_file_bytes
+from apot_export.artifacts.packed import load_packed
+from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.conversion.convert import convert
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.errors import DeviceError, ExportError

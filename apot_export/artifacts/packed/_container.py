@@ -6,20 +6,15 @@ import json
 import math
 import mmap
 import zlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apot_export.artifacts import strict_json
-from apot_export.artifacts.packed._stored import StoredTensors, damaged
 from apot_export.errors import PackedFileError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from numpy.typing import NDArray
 
 FORMAT = "apot-packed"
 FORMAT_VERSION = 1
@@ -35,13 +30,10 @@ _PADDING_PREFIX = "_padding."
 _DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4")}
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
+T = TypeVar("T")
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Container:
-    """Metadata strings and named tensors to be written, in file order."""
 
-    metadata: Mapping[str, str]
-    tensors: Mapping[str, NDArray[Any]]
+# --- writing --------------------------------------------------------------------------------------
 
 
 def positions(tensors: Mapping[str, NDArray[Any]]) -> dict[str, int]:
@@ -55,8 +47,8 @@ def positions(tensors: Mapping[str, NDArray[Any]]) -> dict[str, int]:
     return begins
 
 
-def write(container: Container) -> bytes:
-    """Serialise a container: the same content gives the same bytes.
+def write(metadata: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> bytes:
+    """Serialise metadata and tensors, in this order: the same content gives the same bytes.
 
     Raises:
         ValueError: A tensor has a type, name or size that the container does not store.
@@ -65,8 +57,8 @@ def write(container: Container) -> bytes:
     checksums: list[str] = []
     chunks: list[bytes] = []
     position = 0
-    begins = positions(container.tensors)
-    for name, tensor in container.tensors.items():
+    begins = positions(tensors)
+    for name, tensor in tensors.items():
         filling = begins[name] - position
         if filling:
             # Safetensors forbids holes, so what aligns the next tensor is a tensor itself.
@@ -82,19 +74,31 @@ def write(container: Container) -> bytes:
         checksums.append(f"{zlib.crc32(data):08x}")
         chunks.append(data)
         position += len(data)
-    metadata = {
+    stored = {
         "header_crc32": _UNKNOWN_CRC.decode(),
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
-        **container.metadata,
+        **metadata,
         "checksums": "".join(checksums),
     }
-    header = strict_json.dumps({"__metadata__": metadata, **entries}).encode("ascii")
+    header = strict_json.dumps({"__metadata__": stored, **entries}).encode("ascii")
     header += b" " * (-(_LENGTH_BYTES + len(header)) % ALIGNMENT)
     checksum = f"{zlib.crc32(header):08x}".encode()
     start = len(_HEADER_START)
     header = header[:start] + checksum + header[start + _CRC_DIGITS :]
     return b"".join([len(header).to_bytes(_LENGTH_BYTES, "little"), header, *chunks])
+
+
+def _alignment(dtype: np.dtype[Any], size: int) -> int:
+    """Return what a tensor's position in the data must be a multiple of."""
+    return ALIGNMENT if size >= _ALIGNED_BYTES else dtype.itemsize
+
+
+def _entry(dtype: str, shape: tuple[int, ...], position: int, size: int) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + size]}
+
+
+# --- reading --------------------------------------------------------------------------------------
 
 
 def tensor_bytes(content: bytes) -> dict[str, int]:
@@ -104,6 +108,126 @@ def tensor_bytes(content: bytes) -> dict[str, int]:
     del entries["__metadata__"]
     offsets = {name: entry["data_offsets"] for name, entry in entries.items()}
     return {name: end - begin for name, (begin, end) in offsets.items()}
+
+
+class StoredTensors(Mapping[str, NDArray[Any]]):
+    """Read-only views of the tensors of a mapped file, in file order.
+
+    Taking a tensor reads all of it once, to compare it with its checksum, and checks that its
+    floats are finite. Until then nothing of it is read.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        views: Mapping[str, NDArray[Any]],
+        checksums: Mapping[str, str],
+        padding: Mapping[str, memoryview],
+    ) -> None:
+        """Hold views of a file, their CRC-32 in hexadecimal digits, and what lies between."""
+        self._path = path
+        self._views = views
+        self._unchecked = dict(checksums)
+        self._padding = padding
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Return a tensor.
+
+        Raises:
+            PackedFileError: It is damaged.
+            KeyError: There is none of this name.
+        """
+        view = self._views[name]
+        stated = self._unchecked.get(name)
+        if stated is not None:
+            self._check(name, view, stated)
+            self._unchecked.pop(name, None)  # another thread may have been first
+        return view
+
+    def of_type(self, name: str, dtype: str) -> NDArray[Any]:
+        """Return a tensor, checked, of the stated type.
+
+        Raises:
+            PackedFileError: It is damaged.
+            KeyError: There is none of this name.
+            ValueError: It has another type.
+        """
+        self.unread(name, dtype)
+        return self[name]
+
+    def unread(self, name: str, dtype: str) -> NDArray[Any]:
+        """Return a tensor of the stated type without reading its content, for its shape.
+
+        Raises:
+            KeyError: There is none of this name.
+            ValueError: It has another type.
+        """
+        view = self._views[name]
+        if view.dtype != np.dtype(dtype):
+            raise unexpected(name, view)
+        return view
+
+    def deferred(self, name: str, make: Callable[[NDArray[Any]], T]) -> Callable[[], T]:
+        """Return a function that reads a tensor and makes something of it.
+
+        Args:
+            name: The tensor.
+            make: Raises `ValueError` where the content is malformed; the function then raises
+                `PackedFileError`.
+        """
+
+        def read() -> T:
+            try:
+                return make(self[name])
+            except ValueError as error:
+                raise self._malformed(name, str(error)) from error
+
+        return read
+
+    def check_all(self) -> None:
+        """Read everything.
+
+        Raises:
+            PackedFileError: A tensor is damaged, or padding is not 0.
+        """
+        for name, content in self._padding.items():
+            if any(content):
+                raise _damaged(self._path, f"zeros in {name}", bytes(content).hex())
+        for name in self:
+            self[name]
+
+    def _check(self, name: str, view: NDArray[Any], stated: str) -> None:
+        found = f"{zlib.crc32(view.data):08x}"
+        if found != stated:
+            raise PackedFileError(
+                "A tensor of the packed file is damaged.",
+                where=f"{self._path}: {name}",
+                expected=f"CRC-32 {stated}",
+                got=f"CRC-32 {found}",
+                fix="copy the file again, or convert the checkpoint again",
+            )
+        if view.dtype != np.uint8 and not np.isfinite(view).all():
+            raise self._malformed(name, "values that are not finite")
+
+    def _malformed(self, name: str, got: str) -> PackedFileError:
+        """Return the error of a tensor whose checksum is right and whose content is not."""
+        return PackedFileError(
+            "The packed file's network is not well formed.",
+            where=f"{self._path}: {name}",
+            expected="a network as FORMAT.md describes",
+            got=got,
+        )
+
+
+def unexpected(name: str, tensor: NDArray[Any]) -> ValueError:
+    """Return the error of a tensor of another type or shape than its layer needs."""
+    return ValueError(f"{name}: unexpected type or shape: {tensor.dtype} {list(tensor.shape)}")
 
 
 def read(path: Path) -> tuple[dict[str, str], StoredTensors]:
@@ -118,7 +242,7 @@ def read(path: Path) -> tuple[dict[str, str], StoredTensors]:
     try:
         with path.open("rb") as file:
             if path.stat().st_size < _LENGTH_BYTES:
-                raise damaged(path, "at least 8 bytes", f"{path.stat().st_size} bytes")
+                raise _damaged(path, "at least 8 bytes", f"{path.stat().st_size} bytes")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise PackedFileError(
@@ -135,9 +259,9 @@ def read(path: Path) -> tuple[dict[str, str], StoredTensors]:
         )
     length = int.from_bytes(view[:_LENGTH_BYTES], "little")
     if length > _MAXIMUM_HEADER_BYTES or _LENGTH_BYTES + length > len(view):
-        raise damaged(path, f"a header of {length} bytes", f"{len(view)} bytes in all")
+        raise _damaged(path, f"a header of {length} bytes", f"{len(view)} bytes in all")
     if (_LENGTH_BYTES + length) % ALIGNMENT:
-        raise damaged(path, f"data at a multiple of {ALIGNMENT}", str(_LENGTH_BYTES + length))
+        raise _damaged(path, f"data at a multiple of {ALIGNMENT}", str(_LENGTH_BYTES + length))
     entries = _checked_header(path, bytes(view[_LENGTH_BYTES : _LENGTH_BYTES + length]))
     metadata = entries.pop("__metadata__")
     views, padding = _views(path, entries, view[_LENGTH_BYTES + length :])
@@ -147,15 +271,11 @@ def read(path: Path) -> tuple[dict[str, str], StoredTensors]:
 
 def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
     start = len(_HEADER_START)
-    stated = header[start : start + _CRC_DIGITS]
+    stated = header[start : start + _CRC_DIGITS].decode("ascii", "replace")
     blank = header[:start] + _UNKNOWN_CRC + header[start + _CRC_DIGITS :]
-    found = f"{zlib.crc32(blank):08x}".encode()
+    found = f"{zlib.crc32(blank):08x}"
     if stated != found:
-        raise damaged(
-            path,
-            f"header CRC-32 {stated.decode('ascii', 'replace')}",
-            f"CRC-32 {found.decode()}",
-        )
+        raise _damaged(path, f"header CRC-32 {stated}", f"CRC-32 {found}")
     try:
         entries = strict_json.mapping("header", strict_json.loads(header.decode("ascii")))
         json.dumps(entries, ensure_ascii=False).encode()  # refuses surrogates without a partner
@@ -164,7 +284,7 @@ def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
             strict_json.text(name, content)
         identity = (metadata["format"], metadata["format_version"])
     except (ValueError, KeyError) as error:
-        raise damaged(path, "a header as FORMAT.md describes", str(error)) from error
+        raise _damaged(path, "a header as FORMAT.md describes", str(error)) from error
     if identity != (FORMAT, str(FORMAT_VERSION)):
         raise PackedFileError(
             "The packed file has a format or version that this program does not read.",
@@ -179,24 +299,16 @@ def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
 def _checksums(path: Path, metadata: Mapping[str, str], tensors: int) -> list[str]:
     digits = metadata.get("checksums", "")
     if len(digits) != tensors * _CRC_DIGITS:
-        raise damaged(
+        raise _damaged(
             path, f"a checksum for every tensor: {tensors} x 8 digits", f"{len(digits)} digits"
         )
     return [digits[start : start + _CRC_DIGITS] for start in range(0, len(digits), _CRC_DIGITS)]
 
 
-def _alignment(dtype: np.dtype[Any], size: int) -> int:
-    """Return what a tensor's position in the data must be a multiple of."""
-    return ALIGNMENT if size >= _ALIGNED_BYTES else dtype.itemsize
-
-
 def _views(
     path: Path, entries: dict[str, Any], data: memoryview
 ) -> tuple[dict[str, NDArray[Any]], dict[str, memoryview]]:
-    """Check that the entries tile the data exactly; return the tensors, and those that are padding.
-
-    Nothing of the data is read.
-    """
+    """Check that the entries tile the data exactly; return tensors and padding, none of it read."""
     tensors: dict[str, NDArray[Any]] = {}
     padding: dict[str, memoryview] = {}
     position = 0
@@ -210,23 +322,30 @@ def _views(
             begin, end = strict_json.integers(name, offsets, most=len(data))
             size = math.prod(shape) * dtype.itemsize
             if begin != position or end - begin != size:
-                raise damaged(path, f"{name} at byte {position}", f"{begin} to {end}, {shape}")
+                raise _damaged(path, f"{name} at byte {position}", f"{begin} to {end}, {shape}")
             position = end
             if not name.startswith(_PADDING_PREFIX):
-                if begin % _alignment(dtype, size):
-                    multiple = _alignment(dtype, size)
-                    raise damaged(path, f"{name} at a multiple of {multiple}", str(begin))
+                multiple = _alignment(dtype, size)
+                if begin % multiple:
+                    raise _damaged(path, f"{name} at a multiple of {multiple}", str(begin))
                 tensors[name] = np.frombuffer(data[begin:end], dtype=dtype).reshape(shape)
             elif size >= ALIGNMENT or dtype != _DTYPES["U8"]:
-                raise damaged(path, f"less than {ALIGNMENT} bytes in {name}", f"{size} {kind}")
+                raise _damaged(path, f"less than {ALIGNMENT} bytes in {name}", f"{size} {kind}")
             else:
                 padding[name] = data[begin:end]
     except (KeyError, ValueError) as error:
-        raise damaged(path, "tensor entries as in safetensors", str(error)) from error
+        raise _damaged(path, "tensor entries as in safetensors", str(error)) from error
     if position != len(data):
-        raise damaged(path, f"{position} bytes of tensors", f"{len(data)} bytes")
+        raise _damaged(path, f"{position} bytes of tensors", f"{len(data)} bytes")
     return tensors, padding
 
 
-def _entry(dtype: str, shape: tuple[int, ...], position: int, size: int) -> dict[str, Any]:
-    return {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + size]}
+def _damaged(path: Path, expected: str, got: str) -> PackedFileError:
+    """Return the error of a file that differs from what its writer left."""
+    return PackedFileError(
+        "The packed file is truncated or damaged.",
+        where=str(path),
+        expected=expected,
+        got=got,
+        fix="copy the file again, or convert the checkpoint again",
+    )

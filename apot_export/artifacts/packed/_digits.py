@@ -6,7 +6,6 @@ section 3.7, is the specification.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -85,12 +84,3 @@ def decode_digits(content: NDArray[np.uint8], used: Sequence[int], bits: int, co
     digits = np.stack([values // base**place % base for place in range(places)], axis=1)
     codes_of_byte = np.asarray(used, dtype=dtype)[digits]
     return np.asarray(codes_of_byte[content].reshape(-1)[:count], dtype=dtype)
-
-
-def saves(base: int, bits: int, count: int) -> int:
-    """Return how many bytes digits of a base save against codes of so many bits; may be negative.
-
-    >>> saves(3, 2, 1000)
-    50
-    """
-    return math.ceil(count * bits / 8) - digit_bytes(base, count)

@@ -1,4 +1,4 @@
-"""The content of FORMAT.md, section 2: a coded network as JSON over named tensors."""
+"""Read packed files: a coded network as JSON over named tensors (FORMAT.md, section 2)."""
 
 from __future__ import annotations
 
@@ -6,67 +6,36 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.artifacts import strict_json
-from apot_export.artifacts.packed._container import read
-from apot_export.artifacts.packed._layers import (
+from apot_export.artifacts.packed._container import StoredTensors, read
+from apot_export.artifacts.packed._read_layers import (
     INTEGER,
     NEUTRAL,
     Parameters,
     read_codebook,
     read_layer,
-    require_type,
 )
-from apot_export.artifacts.packed._stored import StoredTensors
-from apot_export.artifacts.packed._wellformed import require_well_formed
+from apot_export.artifacts.packed._validation import require_well_formed
 from apot_export.errors import ApotExportError, PackedFileError
 from apot_export.network import (
-    Add,
-    AveragePool,
-    Clip,
     CodedLayer,
     CodedNetwork,
-    Concat,
-    Convolution,
-    Flatten,
-    GlobalAveragePool,
     Layer,
-    Linear,
-    MaxPool,
     Network,
     Node,
     Operation,
-    QuantizeActivation,
-    Relu,
     ScaleBias,
-    Upsample,
     oracle,
 )
 
-if TYPE_CHECKING:
-    from os import PathLike
-
-_OPERATIONS: tuple[type[Any], ...] = (
-    Convolution,
-    Linear,
-    QuantizeActivation,
-    ScaleBias,
-    Add,
-    Relu,
-    Clip,
-    Concat,
-    Upsample,
-    MaxPool,
-    AveragePool,
-    GlobalAveragePool,
-    Flatten,
-)
-_OPERATION_BY_NAME = {operation.__name__: operation for operation in _OPERATIONS}
+_OPERATION_BY_NAME = {operation.__name__: operation for operation in get_args(Operation)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,7 +54,7 @@ class PackedNetwork:
 
     @cached_property
     def integer(self) -> bytes | None:
-        """Its integer program, which FORMAT.md describes in section 8.
+        """Its integer program, which FORMAT.md describes in section 8; None where it has none.
 
         Raises:
             PackedFileError: It is damaged.
@@ -119,9 +88,6 @@ class PackedNetwork:
             if isinstance(layer, CodedLayer):
                 _ = layer.codes if layer.encoded else layer.packed
         return self
-
-
-# --- reading --------------------------------------------------------------------------------------
 
 
 def load_packed(path: str | PathLike[str], *, lazy: bool = False) -> PackedNetwork:
@@ -166,10 +132,10 @@ def load_packed(path: str | PathLike[str], *, lazy: bool = False) -> PackedNetwo
 
 
 def _require_program(tensors: StoredTensors) -> None:
-    """Raise `ValueError` unless an integer program, where there is one, lies where it must."""
+    """Raise `ValueError` where there is an integer program and it is not the last tensor."""
     if INTEGER not in tensors:
         return
-    program = require_type(tensors, INTEGER, "u1")
+    program = tensors.unread(INTEGER, "u1")
     if program.ndim != 1 or list(tensors)[-1] != INTEGER:
         raise ValueError(f"{INTEGER} is not the last tensor, or has more than one axis")
 

@@ -1,8 +1,9 @@
-"""Writing the content of FORMAT.md, section 2: a coded network as JSON over named tensors."""
+"""Write packed files: a coded network as JSON over named tensors (FORMAT.md, section 2)."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,12 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.artifacts import strict_json
-from apot_export.artifacts.packed._container import Container, positions, write
-from apot_export.artifacts.packed._layers import INTEGER, NEUTRAL, PARAMETERS
-from apot_export.artifacts.packed._storage import stored_codes
+from apot_export.artifacts.packed import _digits, _rans
+from apot_export.artifacts.packed._container import positions, write
+from apot_export.artifacts.packed._read_layers import (
+    DIGITS,
+    ENTROPY,
+    INTEGER,
+    NEUTRAL,
+    PARAMETERS,
+)
 from apot_export.errors import IntegerError
 from apot_export.integer import IntegerNetwork
-from apot_export.integer._program_parts import Stored
 from apot_export.integer.program import program_bytes
 from apot_export.network import (
     ActivationQuantizer,
@@ -27,8 +33,14 @@ from apot_export.network import (
     PlaneLayer,
     ScaleBias,
 )
-from apot_export.network.codebook import Codebook
+from apot_export.network.bitpack import unpack
+from apot_export.network.codebook import Codebook, storage_bytes
 from apot_export.network.planes import pack_counts
+
+_WORTHWHILE = 160
+"""Bytes that another storage must save: what describes and aligns it takes about as many."""
+_LOOKED_AT = 4096
+"""Codes at the start of a layer that show how many of its codes occur; a multiple of eight."""
 
 
 def packed_file_bytes(
@@ -42,9 +54,9 @@ def packed_file_bytes(
 
     Args:
         network: The network.
-        provenance: What it was made from.
-        integer: What `lower` made of the network, for the file to hold as a program, too. Then all
-            codes are a bit stream, as the program reads them.
+        provenance: What it was made from, as JSON.
+        integer: What `lower` made of the network, to be stored as a program, too. Then all codes
+            are a bit stream, as the program reads them.
         compress: Entropy-code the codes of layers that get smaller by it.
 
     Raises:
@@ -67,18 +79,13 @@ def packed_file_bytes(
     }
     tensors = writer.tensors()
     if integer is not None:
-        begins = positions(tensors)
-        stored = {
-            name: Stored(position=begins[name], content=tensor.tobytes())
-            for name, tensor in tensors.items()
-        }
-        program = program_bytes(integer, network, stored)
+        program = program_bytes(integer, network, tensors, positions(tensors))
         tensors[INTEGER] = np.frombuffer(program, dtype=np.uint8)
-    return write(Container(metadata=metadata, tensors=tensors))
+    return write(metadata, tensors)
 
 
 def require_compressible(*, compress: bool, integer: bool) -> None:
-    """Raise `IntegerError` where codes shall be both compressed and read by an integer program."""
+    """Raise `IntegerError` where codes are to be both compressed and read by an integer program."""
     if compress and integer:
         raise IntegerError(
             "An integer program reads codes where they lie, so they cannot be compressed.",
@@ -120,8 +127,10 @@ class _Writer:
         return described
 
     def _coded(self, name: str, layer: CodedLayer) -> dict[str, Any]:
-        codes = stored_codes(layer, plain=self._plain, compress=self._compress)
-        self._octets[f"{name}.codes"] = codes.content
+        content, storage = layer.packed, None
+        if not self._plain:
+            content, storage = _smallest_codes(layer, compress=self._compress)
+        self._octets[f"{name}.codes"] = content
         self._parameters.append(layer.values)
         description: dict[str, Any] = {
             "kind": "coded",
@@ -133,8 +142,8 @@ class _Writer:
             description["alpha"] = layer.alpha
         if layer.activation is not None:
             description["activation"] = self._activation(layer.activation)
-        if codes.storage is not None:
-            description["storage"] = codes.storage
+        if storage is not None:
+            description["storage"] = storage
         return description
 
     def _activation(self, quantizer: ActivationQuantizer) -> dict[str, Any]:
@@ -193,11 +202,45 @@ class _Writer:
     def _index(self, codebook: Codebook) -> int:
         if codebook not in self._codebooks:
             self._codebooks.append(codebook)
-            self.codebooks.append(
-                {
-                    "tables": codebook.tables,
-                    "denominator": codebook.denominator,
-                    "signed": codebook.signed,
-                }
-            )
+            self.codebooks.append(dataclasses.asdict(codebook))
         return self._codebooks.index(codebook)
+
+
+def _smallest_codes(
+    layer: CodedLayer, *, compress: bool
+) -> tuple[NDArray[np.uint8], dict[str, list[int]] | None]:
+    """Return a layer's codes in their smallest storage, and its description.
+
+    Args:
+        layer: The layer.
+        compress: Try entropy coding, too.
+
+    Returns:
+        The content, and the member `storage` of the layer; None for the bit stream.
+    """
+    content: NDArray[np.uint8] = layer.packed
+    storage = None
+    bits, count = layer.codebook.bits, math.prod(layer.shape)
+    if not compress and not _may_be_digits(content, bits, count):
+        return content, storage
+    codes = layer.codes
+    used = np.flatnonzero(np.bincount(codes.reshape(-1))).tolist()
+    if _digits.LEAST_BASE <= len(used) <= _digits.MOST_BASE:
+        size = _digits.digit_bytes(len(used), count)
+        if size + _WORTHWHILE <= content.size:
+            content, storage = _digits.encode_digits(codes, used), {DIGITS: used}
+    if compress:
+        stream, coding = _rans.encode(codes, bits)
+        readable = _rans.problem(stream.size, bits, codes.size, coding) is None
+        if readable and stream.size + _WORTHWHILE <= content.size:
+            content, storage = stream, {ENTROPY: [coding.precision, coding.lanes]}
+    return content, storage
+
+
+def _may_be_digits(packed: NDArray[np.uint8], bits: int, count: int) -> bool:
+    """Tell from a layer's first codes whether it is worth while to look at all of them."""
+    few = min(count, _LOOKED_AT)
+    used = np.unique(unpack(packed[: storage_bytes((few,), bits)], bits, few)).size
+    if used > _digits.MOST_BASE:
+        return False
+    return _digits.digit_bytes(max(used, _digits.LEAST_BASE), count) < packed.size

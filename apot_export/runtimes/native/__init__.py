@@ -3,6 +3,5 @@
 from __future__ import annotations
 
 from apot_export.runtimes.native._network import FastNetwork, compile_network
-from benchmarks._profile import StepTime, profile
 
-__all__ = ["FastNetwork", "StepTime", "compile_network", "profile"]
+__all__ = ["FastNetwork", "compile_network"]

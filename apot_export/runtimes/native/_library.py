@@ -7,7 +7,6 @@ import hashlib
 import os
 import platform
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from apot_export.errors import KernelError
-from apot_export.runtimes.compiler import find_compiler
+from apot_export.runtimes.compiler import compiler_failure, find_compiler
 from apot_export.runtimes.native._steps import Step, View
 
 SOURCES = Path(__file__).parent / "c"
@@ -63,23 +62,21 @@ def compile_kernels(folder: Path, flags: Sequence[str] = ("-O3",)) -> Path:
             base = [compiler, *_FLAGS, *flags, "-c", str(SOURCES / name), "-o", target]
             # A compiler that does not know an instruction set builds the file without it: such a
             # file then says that it has no kernels.
-            if _failure([*base, *by_file.get(name, ())]) and (failure := _failure(base)):
+            if compiler_failure([*base, *by_file.get(name, ())]) and (
+                failure := compiler_failure(base)
+            ):
                 raise KernelError("The C compiler refused a kernel.", where=name, got=failure)
             return target
 
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             objects = list(pool.map(compiled, (*_ALWAYS, *sorted(_X86_FLAGS | _ARM_FLAGS))))
         library = Path(work) / "libapot_fast.so"
-        failure = _failure([compiler, *_FLAGS, *flags, "-shared", "-o", str(library), *objects])
+        failure = compiler_failure(
+            [compiler, *_FLAGS, *flags, "-shared", "-o", str(library), *objects]
+        )
         if failure:
             raise KernelError("The C compiler did not link the kernels.", got=failure)
         return Path(shutil.move(library, folder / library.name))
-
-
-def _failure(command: Sequence[str]) -> str:
-    # The compiler of this machine, on the package's own sources.
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return done.stderr.strip() or f"exit code {done.returncode}" if done.returncode else ""
 
 
 class Library:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +12,12 @@ from numpy.typing import NDArray
 
 from apot_export.artifacts.directory import INTEGER_MODEL
 from apot_export.artifacts.onnx_model import serialise
-from apot_export.artifacts.packed import packed_file_bytes
 from apot_export.datasets import Dataset
 from apot_export.errors import DeviceError, ExportError
 from apot_export.integer import IntegerNetwork, Pixels, lower, run_integer
 from apot_export.integer.oracle import fixed_point
 from apot_export.network import CodedNetwork
-from apot_export.runtimes.interpreter.interpreter import CompiledInterpreter, compile_interpreter
+from apot_export.runtimes.interpreter import compute_value, default_interpreter
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification.report import BackendComparison
 
@@ -167,7 +163,7 @@ def _runner(name: str, network: IntegerNetwork, model: bytes, packed: bytes) -> 
     if name == "numpy":
         return lambda inputs: run_integer(network, inputs)
     if name == "c":
-        program = _interpreter().open(packed)
+        program = default_interpreter().open(packed)
         return lambda inputs: program.run(fixed_point(network, inputs))
     session = open_session(model, name.removeprefix("ort-"))
     return lambda inputs: np.asarray(session.run_all(inputs)["logits"])
@@ -205,9 +201,8 @@ def _all_values(
         run_integer(network, image, observe=seen.__setitem__)
         return seen
     if name == "c":
-        # One program for every value: the same instructions, ended earlier.
         for node in network.nodes:
-            seen[node.name] = _c_value(network, coded, node.name, image)
+            seen[node.name] = compute_value(coded, network, node.name, image)
         return seen
     proto = onnx.load_from_string(model)
     known = {value.name for value in proto.graph.output}
@@ -215,21 +210,3 @@ def _all_values(
     seen = open_session(serialise(proto), name.removeprefix("ort-")).run_all(image)
     seen[network.output] = seen["logits"]
     return seen
-
-
-def _c_value(
-    network: IntegerNetwork, coded: CodedNetwork, value: str, image: NDArray[Any]
-) -> NDArray[np.int64]:
-    position = next(i for i, node in enumerate(network.nodes) if node.name == value)
-    ended = dataclasses.replace(network, nodes=network.nodes[: position + 1], output=value)
-    shape = network.nodes[position].shape
-    packed = packed_file_bytes(coded, {}, ended)
-    values = _interpreter().run(packed, fixed_point(network, image))
-    return values.reshape(len(image), *shape)
-
-
-@cache
-def _interpreter() -> CompiledInterpreter:
-    """Compile the C interpreter once; the loaded library outlives its file."""
-    with tempfile.TemporaryDirectory() as folder:
-        return CompiledInterpreter(compile_interpreter(Path(folder)))

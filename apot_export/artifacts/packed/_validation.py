@@ -1,15 +1,16 @@
-"""The rules of FORMAT.md that hold between the parts of a network, not within one of them."""
+"""Check what FORMAT.md requires of a whole network: kinds of values, extents, names."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
 
 import numpy as np
 
-from apot_export.artifacts.packed._layers import INTEGER, PARAMETERS
+from apot_export.artifacts.packed._read_layers import INTEGER, PARAMETERS
 from apot_export.artifacts.strict_json import LARGEST_INTEGER
 from apot_export.network import (
+    ActivationQuantizer,
     AveragePool,
     Clip,
     CodedLayer,
@@ -25,27 +26,26 @@ from apot_export.network import (
     Upsample,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
 _FLOAT = "float32 values"
 _ACCUMULATORS = "accumulators"
 _SPATIAL = (MaxPool, AveragePool, GlobalAveragePool, Upsample)
 
 
-def require_well_formed(network: CodedNetwork, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Check that every value is of the kind that its readers need, and that nothing is left over.
+def require_well_formed(network: CodedNetwork, tensors: Iterable[str]) -> None:
+    """Check that every value is of the kind that its readers need, and that no tensor is unused.
+
+    Args:
+        network: The network as it was read.
+        tensors: Names of the file's tensors.
 
     Raises:
-        ValueError: It is not so.
+        ValueError: A check failed.
     """
     for name, layer in network.layers.items():
         if len(layer.shape) not in {2, 4}:
             raise ValueError(f"{name}: weights of shape {list(layer.shape)}")
         if isinstance(layer, CodedLayer) and layer.activation is not None:
-            _check_quantizer(layer)
+            _check_quantizer(name, layer.activation)
     kinds = {network.input: _FLOAT}
     for node in network.nodes:
         accepted, produced = _kinds(network, node)
@@ -62,21 +62,14 @@ def require_well_formed(network: CodedNetwork, tensors: Mapping[str, NDArray[Any
     _check_names(network, tensors)
 
 
-def _check_quantizer(layer: CodedLayer) -> None:
-    quantizer = layer.activation
-    if quantizer is None:
-        return
+def _check_quantizer(name: str, quantizer: ActivationQuantizer) -> None:
     if not 0 < quantizer.alpha < np.inf:
-        raise ValueError(
-            f"{layer.name}: the activation threshold {quantizer.alpha} is not positive"
-        )
+        raise ValueError(f"{name}: the activation threshold {quantizer.alpha} is not positive")
     with np.errstate(over="ignore"):
         if not np.isfinite(quantizer.index_scale):
-            raise ValueError(
-                f"{layer.name}: the activation threshold {quantizer.alpha} is too small"
-            )
+            raise ValueError(f"{name}: the activation threshold {quantizer.alpha} is too small")
     if quantizer.codebook.levels.min() < 0:
-        raise ValueError(f"{layer.name}: an activation's levels must not be negative")
+        raise ValueError(f"{name}: an activation's levels must not be negative")
 
 
 def _kinds(network: CodedNetwork, node: Node) -> tuple[set[str], str]:
@@ -114,7 +107,7 @@ def _check_geometry(network: CodedNetwork, node: Node) -> None:
         raise ValueError(f"{node.name}: a window could lie in the padding alone")
 
 
-def _check_names(network: CodedNetwork, tensors: Mapping[str, NDArray[Any]]) -> None:
+def _check_names(network: CodedNetwork, tensors: Iterable[str]) -> None:
     named = {PARAMETERS, INTEGER}
     for name, layer in network.layers.items():
         parts: tuple[str, ...] = ("weight",)

@@ -1,24 +1,27 @@
-"""Reading the layers of FORMAT.md, section 2."""
+"""Read the layers of a packed file: codebooks, codes, sign vectors and floats (FORMAT.md, 2, 3)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.artifacts import strict_json
-from apot_export.artifacts.packed._storage import found_codes
-from apot_export.artifacts.packed._stored import StoredTensors
+from apot_export.artifacts.packed import _digits, _rans
+from apot_export.artifacts.packed._container import StoredTensors, unexpected
 from apot_export.network.bitpack import unpack
-from apot_export.network.codebook import MAXIMUM_LEVEL, Codebook
+from apot_export.network.codebook import MAXIMUM_LEVEL, Codebook, storage_bytes
 from apot_export.network.layers import (
     ActivationQuantizer,
     CodedLayer,
+    EncodedCodes,
     FloatLayer,
     Layer,
     PlaneLayer,
+    Shape,
 )
 from apot_export.network.planes import Planes, summed_terms
 
@@ -27,6 +30,8 @@ INTEGER = "integer"
 """The tensor of the integer program: the last one, where there is one."""
 NEUTRAL = {"scale": 1.0, "bias": 0.0}
 """What a `ScaleBias` without the attribute scales or adds."""
+DIGITS, ENTROPY = "digits", "entropy"
+"""Storages of codes beside the bit stream."""
 
 
 def read_codebook(description: Any) -> Codebook:
@@ -51,11 +56,9 @@ class Parameters:
     def __init__(self, tensors: StoredTensors) -> None:
         self._numbers: NDArray[Any] = np.empty(0, dtype="<f4")
         if PARAMETERS in tensors:
-            self._numbers = read_tensor(tensors, PARAMETERS, "<f4")
+            self._numbers = tensors.of_type(PARAMETERS, "<f4")
             if self._numbers.ndim != 1:
-                raise ValueError(
-                    f"{PARAMETERS}: {list(self._numbers.shape)} is not what it must be"
-                )
+                raise unexpected(PARAMETERS, self._numbers)
         self._taken = 0
 
     def take(self, where: str, count: int) -> NDArray[Any]:
@@ -78,13 +81,17 @@ def read_layer(
     tensors: StoredTensors,
     parameters: Parameters,
 ) -> Layer:
-    """Read a layer."""
-    if strict_json.mapping(name, description).get("kind") == "float":
+    """Read a layer; its codes or float weights stay unread until they are asked for."""
+    kind = strict_json.mapping(name, description).get("kind")
+    if kind == "float":
         strict_json.fields(name, description, "kind")
-        return _float(name, tensors)
-    if strict_json.mapping(name, description).get("kind") == "planes":
+        stored = f"{name}.weight"
+        shape = tensors.unread(stored, "<f4").shape
+        weight = tensors.deferred(stored, lambda weight: weight)
+        return FloatLayer(name=name, weight=weight, stated_shape=shape)
+    if kind == "planes":
         return PlaneLayer(name=name, planes=_planes(name, description, tensors, parameters))
-    kind, extents, book, step, alpha, activation, storage = strict_json.members(
+    _, extents, book, step, alpha, activation, storage = strict_json.members(
         name,
         description,
         ("kind", "shape", "codebook", "step"),
@@ -94,7 +101,7 @@ def read_layer(
         raise ValueError(f"{name}: unknown kind {kind!r}")
     codebook = _chosen(name, codebooks, book)
     shape = strict_json.integers(name, extents, least=1)
-    codes = found_codes(name, storage, tensors, shape, codebook.bits)
+    codes = _stored_codes(f"{name}.codes", storage, tensors, shape, codebook.bits)
     return CodedLayer(
         name=name,
         shape=shape,
@@ -107,11 +114,58 @@ def read_layer(
     )
 
 
-def _float(name: str, tensors: StoredTensors) -> FloatLayer:
-    stored = f"{name}.weight"
-    shape = require_type(tensors, stored, "<f4").shape
-    weight = tensors.deferred(stored, lambda weight: weight)
-    return FloatLayer(name=name, weight=weight, stated_shape=shape)
+def _stored_codes(
+    name: str, storage: Any, tensors: StoredTensors, shape: Shape, bits: int
+) -> Callable[[], NDArray[np.uint8]]:
+    """Check the description of a layer's codes; return a function that reads and packs them.
+
+    The function is an `EncodedCodes` where they are not stored bit-packed.
+
+    Raises:
+        ValueError: The storage is unknown, or the tensor's type or size does not fit it.
+    """
+    content, count = tensors.unread(name, "u1"), math.prod(shape)
+    if content.ndim != 1:
+        raise unexpected(name, content)
+    if storage is None:
+        _require_size(name, content, storage_bytes(shape, bits))
+        return tensors.deferred(name, lambda packed: _without_surplus(packed, bits, count))
+    if DIGITS in strict_json.mapping(name, storage):
+        (listed,) = strict_json.fields(name, storage, DIGITS)
+        used = strict_json.integers(name, listed, most=(1 << bits) - 1)
+        if sorted(set(used)) != list(used) or not (
+            _digits.LEAST_BASE <= len(used) <= _digits.MOST_BASE
+        ):
+            raise ValueError(f"{name}: the codes {list(used)} are not 2 to 16 ascending ones")
+        _require_size(name, content, _digits.digit_bytes(len(used), count))
+        decode = tensors.deferred(
+            name, lambda found: _digits.decode_digits(found, used, bits, count)
+        )
+    else:
+        (pair,) = strict_json.fields(name, storage, ENTROPY)
+        precision, lanes = strict_json.array(name, pair)
+        coding = _rans.Coding(
+            precision=strict_json.integer(
+                name, precision, _rans.LEAST_PRECISION, _rans.MOST_PRECISION
+            ),
+            lanes=strict_json.integer(name, lanes, least=1),
+        )
+        if problem := _rans.problem(content.size, bits, count, coding):
+            raise ValueError(f"{name}: {problem}")
+        decode = tensors.deferred(name, lambda found: _rans.decode(found, bits, count, coding))
+    return EncodedCodes(decode=decode, bits=bits, stored_bytes=content.size)
+
+
+def _without_surplus(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:
+    """Return a bit stream after checking that its filling bits are zero."""
+    tail = (count - 1) % 8 + 1
+    unpack(packed[(count - tail) * bits // 8 :], bits, tail)
+    return packed
+
+
+def _require_size(name: str, content: NDArray[Any], size: int) -> None:
+    if content.size != size:
+        raise ValueError(f"{name}: {content.size} bytes, expected {size}")
 
 
 def _planes(name: str, description: Any, tensors: StoredTensors, parameters: Parameters) -> Planes:
@@ -128,10 +182,10 @@ def _planes(name: str, description: Any, tensors: StoredTensors, parameters: Par
     groups, rest = divmod(math.prod(shape), group_size)
     if rest:
         raise ValueError(f"{name}: groups of {group_size} do not divide {list(shape)}")
-    content = read_tensor(tensors, f"{name}.planes", "u1")
+    content = tensors.of_type(f"{name}.planes", "u1")
     head = (groups * count_bits + 7) // 8
     if content.ndim != 1 or content.size < head:
-        raise ValueError(f"{name}.planes: {list(content.shape)} is not what it must be")
+        raise unexpected(f"{name}.planes", content)
     counts = unpack(content[:head], count_bits, groups).astype(np.uint8)
     bases = int(counts.sum(dtype=np.int64))
     packed = content[head:]
@@ -142,19 +196,16 @@ def _planes(name: str, description: Any, tensors: StoredTensors, parameters: Par
     if columns:
         terms = np.zeros((0, columns), dtype=np.uint8)
         if bases:
-            terms = read_tensor(tensors, f"{name}.terms", "u1")
+            terms = tensors.of_type(f"{name}.terms", "u1")
         if terms.shape != (bases, columns):
             raise ValueError(f"{name}: terms {list(terms.shape)}")
-        coordinates = summed_terms(terms)
-    else:
-        coordinates = parameters.take(name, bases)
     return Planes(
         shape=shape,
         group_size=group_size,
         position_major=strict_json.boolean(name, position_major),
         counts=counts,
         packed=packed,
-        coordinates=coordinates,
+        coordinates=parameters.take(name, bases) if terms is None else summed_terms(terms),
         terms=terms,
     )
 
@@ -177,17 +228,3 @@ def _activation(name: str, description: Any, codebooks: list[Codebook]) -> Activ
 
 def _chosen(name: str, codebooks: list[Codebook], index: Any) -> Codebook:
     return codebooks[strict_json.integer(name, index, most=len(codebooks) - 1)]
-
-
-def require_type(tensors: StoredTensors, name: str, dtype: str) -> NDArray[Any]:
-    """Return a tensor of the stated type, of which nothing is read."""
-    tensor = tensors.unread(name)
-    if tensor.dtype != np.dtype(dtype):
-        raise ValueError(f"{name}: {tensor.dtype} {list(tensor.shape)} is not what it must be")
-    return tensor
-
-
-def read_tensor(tensors: StoredTensors, name: str, dtype: str) -> NDArray[Any]:
-    """Return a tensor of the stated type, checked."""
-    require_type(tensors, name, dtype)
-    return tensors[name]
