@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,10 @@ def as_codes(numbers: np.ndarray[Any, np.dtype[Any]], bits: int) -> Codes:
 
 
 def stored_network(**codes: np.ndarray[Any, np.dtype[Any]]) -> CodedNetwork:
-    """Build a network of one convolution 1 x 1 for every named array of 4-bit or 2-bit codes."""
+    """Build a network of one convolution 1 x 1 for every named array of 4-bit or 2-bit codes.
+
+    The last of them computes the output; a float layer stands after it.
+    """
     layers: list[Layer] = []
     for name, array in codes.items():
         bits = 2 if "ternary" in name else 4
@@ -130,7 +134,7 @@ def stored_network(**codes: np.ndarray[Any, np.dtype[Any]]) -> CodedNetwork:
     layers.append(FloatLayer(name="float", weight=np.full((2, 40, 1, 1), 0.5, dtype="<f4")))
     names = [layer.name for layer in layers]
     steps = [(f"{name}.out", Convolution(layer=name), "image") for name in names]
-    return network_of(layers, steps, (40, 2, 2))
+    return replace(network_of(layers, steps, (40, 2, 2)), output=f"{names[-2]}.out")
 
 
 def example() -> CodedNetwork:
