@@ -45,6 +45,7 @@ FOREIGN = {
     "openvino": {"runtimes"},
     "torchvision": {"datasets"},
     "PIL": {"datasets", "verification.page"},
+    "jinja2": {"verification.page"},
     "safetensors": {"downstream"},
     "typer": set[str](),
     "rich": set[str](),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import io
 import math
@@ -13,14 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from jinja2 import UndefinedError
 from numpy.typing import NDArray
 from PIL import Image
 
 from apot_export.errors import DatasetError
 from apot_export.verification.page import render_page
-from apot_export.verification.page._histogram import Bins, histogram
-from apot_export.verification.page._markup import escape, tag
-from apot_export.verification.page._pictures import png, shrunk
+from apot_export.verification.page._charts import Histogram
+from apot_export.verification.page._frame import environment, visible
+from apot_export.verification.page._pictures import picture
 from apot_export.verification.report import Report
 from tests.support.sample_reports import REVERSED, failing, passing
 
@@ -187,15 +189,26 @@ def test_the_largest_difference_is_drawn_beside_its_bound(ratio: float) -> None:
 
 
 def test_heights_of_a_histogram_are_logarithmic() -> None:
-    bins = Bins(title="t", axis="a", counted="thing", edges=("1", "2"), counts=(10, 100, 1000))
-    drawn = str(histogram(bins))
-    heights = [
-        float(part.partition('"')[0])
-        for part in drawn.partition("<details>")[0].split('height="')[1:]
-    ]
-    bars = heights[1:]
-    assert bars[2] - bars[1] == pytest.approx(bars[1] - bars[0], abs=0.01)
-    assert "below 1: 10; 1 to 2: 100; 2 or more: 1,000" in drawn
+    chart = Histogram(
+        title="t", axis="a", counted="thing", edges=("1", "2"), counts=(10, 100, 1000)
+    )
+    heights = [bar.height for bar in chart.bars]
+    assert heights[2] - heights[1] == pytest.approx(heights[1] - heights[0], abs=0.02)
+    drawn = drawing("histogram", chart)
+    assert [float(bar["height"] or 0) for bar in drawn.all("rect")] == heights
+    assert drawn.all("svg")[0]["aria-label"] == "t. below 1: 10; 1 to 2: 100; 2 or more: 1,000"
+
+
+def test_bars_of_a_histogram_without_counts_have_no_height() -> None:
+    chart = Histogram(title="t", axis="a", counted="thing", edges=("1",), counts=(0, 1))
+    assert chart.bars[0].height == 0
+    assert chart.bars[1].height > 0
+    assert chart.border is None
+
+
+def drawing(macro: str, *arguments: object) -> Outline:
+    """Return what a macro of the page's parts draws."""
+    return Outline(getattr(environment().get_template("parts.html").module, macro)(*arguments))
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -203,18 +216,25 @@ def test_heights_of_a_histogram_are_logarithmic() -> None:
 
 @given(st.text(st.characters(), max_size=40))
 def test_any_text_is_shown_as_text(text: str) -> None:
-    element = tag("p", text, title=text)
+    template = environment().from_string('<p title="{{ text }}">{{ text }}</p>')
+    element = template.render(text=text)
     element.encode("utf-8")
-    parser = Outline(str(element))
+    parser = Outline(element)
     assert [name for name, _, _ in parser.elements] == ["p"]
     shown = "".join(parser.texts)
     assert parser.elements[0][1]["title"] == shown
+    assert shown == visible(text)
     if text.isprintable():
         assert shown == text
 
 
 def test_names_that_deceive_are_spelled_out() -> None:
-    assert escape(REVERSED) == r"cat\u202egnp.exe\n\udcff"
+    assert visible(REVERSED) == r"cat\u202egnp.exe\n\udcff"
+
+
+def test_a_value_that_is_missing_is_an_error_and_not_an_empty_text() -> None:
+    with pytest.raises(UndefinedError):
+        environment().from_string("{{ absent }}").render()
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -226,18 +246,28 @@ images = st.sampled_from([1, 3]).flatmap(
 )
 
 
+def shown(pixels: NDArray[np.uint8], largest: int = 128) -> NDArray[np.uint8]:
+    """Return the pixels of the PNG file in a picture's address."""
+    found = picture(pixels, largest)
+    kind, _, data = found.address.partition(",")
+    assert kind == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert image.mode == {1: "L", 3: "RGB"}[pixels.shape[2]]
+        assert image.size == (found.width, found.height)
+        return np.asarray(image).reshape(found.height, found.width, -1)
+
+
 @given(images)
 def test_pictures_keep_their_pixels(pixels: NDArray[np.uint8]) -> None:
-    with Image.open(io.BytesIO(png(pixels))) as image:
-        image.load()
-        assert image.mode == {1: "L", 3: "RGB"}[pixels.shape[2]]
-        assert np.array_equal(np.asarray(image).reshape(pixels.shape), pixels)
+    assert np.array_equal(shown(pixels), pixels)
 
 
-def test_pictures_of_smooth_pixels_are_filtered() -> None:
+def test_pictures_of_smooth_pixels_are_compressed() -> None:
     rows, columns = np.mgrid[0:64, 0:64]
     smooth = (rows * 2 + columns).astype(np.uint8)[:, :, None]
-    assert len(png(smooth)) < smooth.size / 20
+    assert len(picture(smooth).address) < smooth.size / 15  # of base64
 
 
 @pytest.mark.parametrize(
@@ -252,15 +282,15 @@ def test_pictures_of_smooth_pixels_are_filtered() -> None:
 )
 def test_pictures_of_something_else_are_refused(pixels: NDArray[np.uint8]) -> None:
     with pytest.raises(DatasetError, match="cannot be shown"):
-        png(pixels)
+        picture(pixels)
 
 
 @given(images, st.integers(1, 9))
-def test_shrunk_pictures_fit_and_keep_their_mean(pixels: NDArray[np.uint8], largest: int) -> None:
-    small, factor = shrunk(pixels, largest)
-    height, width, _ = pixels.shape
-    assert small.shape[:2] == (height // factor, width // factor)
-    if factor < min(height, width):
-        assert max(small.shape[:2]) <= largest
-    covered = pixels[: small.shape[0] * factor, : small.shape[1] * factor]
-    assert float(small.mean()) == pytest.approx(float(covered.mean()), abs=0.5)
+def test_shrunk_pictures_fit_and_average_squares(pixels: NDArray[np.uint8], largest: int) -> None:
+    factor = picture(pixels, largest).factor
+    small = shown(pixels, largest)
+    assert max(small.shape[:2]) <= largest
+    height, width = pixels.shape[0] // factor, pixels.shape[1] // factor  # of whole squares
+    squares = pixels[: height * factor, : width * factor].astype(np.float64)
+    means = squares.reshape(height, factor, width, factor, pixels.shape[2]).mean(axis=(1, 3))
+    assert np.all(np.abs(small[:height, :width] - means) <= 0.5 + 1e-6)

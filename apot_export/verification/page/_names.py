@@ -1,12 +1,11 @@
-"""What a report's own words are called on the page."""
+"""Names and settings of a verification report in plain words."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Any
 
-from apot_export.verification.page._markup import Markup, joined, tag
-from apot_export.verification.report import Report, Yardstick
+from apot_export.verification.report import ComparedSide, Report, Yardstick
 
 _EXECUTORS = {
     "ort-cpu": "ONNX Runtime, CPU",
@@ -22,19 +21,18 @@ _MULTI_BIT = "alq"
 _FULL_PRECISION = 32
 
 
-def spoken(name: str) -> str:
-    """Return what an executor is called."""
+def executor(name: str) -> str:
+    """Return an executor's name in plain words."""
     return _EXECUTORS.get(name, name)
 
 
-def executor(name: str) -> Markup:
-    """Return what an executor is called, with the word that the command line knows it by."""
-    known = _EXECUTORS.get(name)
-    return joined([name] if known is None else [known, tag("code", name, class_="word")], " ")
+def word(name: str) -> str | None:
+    """Return an executor's name on the command line; None where `executor` returns the same."""
+    return name if name in _EXECUTORS else None
 
 
 def original(report: Report) -> str:
-    """Return what the original is called."""
+    """Return the original's name."""
     terms = report.settings.get("alpha_terms")
     if terms:
         return f"PyTorch original, coordinates rounded to {terms} powers of two"
@@ -42,18 +40,23 @@ def original(report: Report) -> str:
 
 
 def itself(yardstick: Yardstick) -> str:
-    """Return what the original is called when it is computed another way."""
+    """Return the name of the original computed another way."""
     how = "with" if yardstick.name in _SWITCHES else "another"
     return f"Original, {how} {yardstick.name}"
 
 
+def agreeing(report: Report, other: ComparedSide) -> int:
+    """Return for how many images an executor names the original's class."""
+    return round(other.agreement * report.images)
+
+
 def title(report: Report) -> str:
-    """Return what the export is called."""
+    """Return the export's name."""
     return report.path.name or str(report.path)
 
 
 def quantization(report: Report) -> str:
-    """Return bits and level set."""
+    """Return bit-width and level set of the weights."""
     settings = report.settings
     if settings.get("family") == _MULTI_BIT:
         return "sign vectors of one bit a weight each"
@@ -67,7 +70,7 @@ def quantization(report: Report) -> str:
 
 
 def exactness(report: Report) -> str:
-    """Return how equal weights can be."""
+    """Return in which sense the compared weights can be equal."""
     if report.settings.get("family") == _MULTI_BIT:
         return "up to the order of adding sign vectors"
     if report.settings.get("unsigned_zeros"):
@@ -76,7 +79,7 @@ def exactness(report: Report) -> str:
 
 
 def moment(date: str) -> str:
-    """Return a date and time; as it is where it is none of ISO 8601 in UTC.
+    """Return an ISO 8601 date and time in UTC in readable form; any other text unchanged.
 
     >>> moment("2026-03-14T15:09:26+00:00"), moment("yesterday")
     ('2026-03-14 15:09:26 UTC', 'yesterday')
@@ -89,7 +92,7 @@ def moment(date: str) -> str:
 
 
 def setting(value: Any) -> str:
-    """Return a value of the settings."""
+    """Return a value of the settings as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 
-TIMES = " \xd7 "
+_TIMES = " \xd7 "
 _MOST_DIGITS = 8
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _TEN, _THOUSAND, _BILLION = 10, 1000, 10**9
 
 
-def count(number: int) -> str:
+def thousands(number: int) -> str:
     """Return a whole number with thousands separators.
 
-    >>> count(13369344)
+    >>> thousands(13369344)
     '13,369,344'
     """
     return f"{number:,}"
@@ -73,7 +73,7 @@ def real(number: float, digits: int = 3) -> str:
     if _THOUSAND <= abs(number) < _BILLION:
         return f"{number:,.0f}"
     mantissa, _, exponent = exact(number, digits).partition("e")
-    return f"{mantissa}{TIMES}{power_of_ten(int(exponent))}" if exponent else mantissa
+    return f"{mantissa}{_TIMES}{power_of_ten(int(exponent))}" if exponent else mantissa
 
 
 def exact(number: float, digits: int = 9) -> str:

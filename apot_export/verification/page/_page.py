@@ -1,114 +1,83 @@
-"""The whole page."""
+"""A verification report as a page: its drawings, and the values of its template."""
 
 from __future__ import annotations
 
-from importlib import resources
+import math
 
-from apot_export.verification.page import (
-    _accuracy,
-    _checks,
-    _differences,
-    _images,
-    _names,
-    _verdict,
-)
-from apot_export.verification.page._markup import Column, Markup, facts, joined, section, table, tag
-from apot_export.verification.report import Report
+from apot_export.datasets.significance import wilson_interval
+from apot_export.verification.page import _names
+from apot_export.verification.page._charts import Gauge, Histogram, IntervalChart, Rate
+from apot_export.verification.page._frame import render
+from apot_export.verification.page._numbers import power_of_ten
+from apot_export.verification.page._pictures import picture
+from apot_export.verification.report import DIFFERENCE_EDGES, DISTANCE_EDGES, Report
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""What the page may load: nothing but the pictures that it holds itself; and no script runs."""
-_LINE = Markup("\n")
+_FRACTIONS = {0.125: "1/8", 0.25: "1/4", 0.5: "1/2"}
 
 
 def render_page(report: Report) -> str:
-    """Return a report as a complete HTML5 document that needs nothing else to be read.
+    """Return a verification report as a complete HTML5 document in one file.
 
     It loads nothing, runs no script, and shows every name of the report as text. The same report
     gives the same page.
 
     Raises:
-        DatasetError: A flipped image has no pixels that can be shown.
+        DatasetError: The pixels of a flipped image cannot be shown as a picture.
     """
-    content = (
-        _verdict.failures(report),
-        _accuracy.accuracy(report),
-        _accuracy.agreement(report),
-        _differences.levels(report),
-        _differences.values(report),
-        _differences.logits(report),
-        _checks.weights(report),
-        _checks.oracle(report),
-        _checks.placement(report),
-        _checks.backends(report),
-        _images.flipped(report),
-        _images.skipped(report),
-        _environment(report),
-    )
-    body = tag(
-        "body",
-        _hatching(),
-        _verdict.head(report),
-        _LINE,
-        tag("main", *(part for part in content if part)),
-        _LINE,
-        tag("footer", _made_by(report)),
-    )
-    return f"<!DOCTYPE html>\n{tag('html', _head(report), _LINE, body, lang='en')}\n"
-
-
-def _head(report: Report) -> Markup:
-    style = resources.files("apot_export.verification.page").joinpath("page.css").read_text("utf-8")
-    parts = (
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("link", rel="icon", href="data:,"),  # else a browser asks a server for one
-        tag("title", f"{report.verdict}: {_names.title(report)}, {report.dataset}"),
-        tag("style", Markup(style)),
-    )
-    return tag("head", joined(parts, _LINE))
-
-
-def _hatching() -> Markup:
-    """Return the pattern of everything that must not be: to be told apart without colours."""
-    lines = tag("path", d="M-2 2 2-2M0 8 8 0M6 10 10 6")
-    pattern = tag(
-        "pattern",
-        tag("rect", width=8, height=8),
-        lines,
-        id="hatch",
-        width=8,
-        height=8,
-        patternUnits="userSpaceOnUse",
-    )
-    return tag("svg", tag("defs", pattern), class_="definitions", aria_hidden="true")
-
-
-def _environment(report: Report) -> Markup:
-    columns = (Column(title="Setting", number=False), Column(title="Value", number=False))
-    rows = [(tag("code", name), _names.setting(held)) for name, held in report.settings.items()]
-    data = facts(
-        [
-            ("Dataset root", tag("code", report.dataset_root)),
-            ("SHA-256 of the preprocessed images and labels", tag("code", report.data_sha256)),
-        ],
-        "facts wide",
-    )
-    return section(
-        "environment",
-        "Environment",
-        "What it takes to repeat this. The same images have the same SHA-256, whatever folder they "
-        "lie in.",
-        data,
-        table("Settings and versions", columns, rows),
+    return render(
+        "verification.html",
+        report=report,
+        names=_names,
+        top1=_top1(report),
+        agreement=_agreement(report),
+        distances=_distances(report),
+        logits=_logits(report),
+        largest=Gauge(report.levels.largest_ratio),
+        pictures=[(image, picture(image.pixels)) for image in report.flipped],
     )
 
 
-def _made_by(report: Report) -> str:
-    version = report.settings.get("apot_export")
-    tool = "apot-export" if version is None else f"apot-export {version}"
-    return (
-        f"Written by {tool}, verify. This page holds all that it shows: it loads nothing and runs "
-        "no script."
+def _top1(report: Report) -> IntervalChart:
+    original, first = report.original, _names.original(report)
+    rates = [Rate(first, original.top1, original.top1_interval, reference=True)]
+    for other in report.sides:
+        name, word = _names.executor(other.name), _names.word(other.name)
+        rates.append(Rate(name, other.side.top1, other.side.top1_interval, word))
+    return IntervalChart("top-1", rates)
+
+
+def _agreement(report: Report) -> IntervalChart:
+    rates = []
+    for other in report.sides:
+        interval = wilson_interval(_names.agreeing(report, other), report.images)
+        name, word = _names.executor(other.name), _names.word(other.name)
+        rates.append(Rate(name, other.agreement, interval, word))
+    for yardstick in report.yardsticks:
+        interval = wilson_interval(yardstick.agreeing, yardstick.images)
+        name = _names.itself(yardstick)
+        rates.append(Rate(name, yardstick.agreement, interval, reference=True))
+    return IntervalChart("top-1 agreement with the original", rates)
+
+
+def _distances(report: Report) -> Histogram:
+    layers = [layer.distances for layer in report.levels.layers]
+    return Histogram(
+        title="Differing levels by their distance to the decision point",
+        axis="distance ÷ rounding bound",
+        counted="level",
+        edges=[_FRACTIONS.get(edge, f"{edge:g}") for edge in DISTANCE_EDGES],
+        counts=[sum(counts) for counts in zip(*layers, strict=True)],
+        bad_from=len(DISTANCE_EDGES),
+        sides=("explained", "unexplained"),
+    )
+
+
+def _logits(report: Report) -> Histogram:
+    first = report.sides[0]
+    return Histogram(
+        title=f"Logits of {_names.executor(first.name)}",
+        axis="difference from the original's logit",
+        counted="logit",
+        edges=[power_of_ten(round(math.log10(edge))) for edge in DIFFERENCE_EDGES],
+        counts=first.logit_differences,
     )
