@@ -1,4 +1,4 @@
-"""`apot-export tune`: the fastest lowering of every layer, measured on this machine."""
+"""`apot-export tune`: the fastest target of an export, measured on this machine."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def tune(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure on this machine which lowering of each layer is fastest, and write the winners.
+    """Measure which target is fastest on this machine, and write its model into the export.
 
-    Rewrites model.onnx: the same graph and the same integers, other function bodies. A model that
-    is not faster than the one that is there is never written.
+    Rewrites model.onnx: the same integers, other function bodies. It is kept where no target is
+    faster by more than noise. The native kernels race as well: they need no ONNX model.
     """
     with reported(debug=debug, interrupted=_INTERRUPTED):
         from apot_export.artifacts.directory import find_newest

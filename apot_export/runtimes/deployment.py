@@ -1,7 +1,8 @@
-"""Where a tuned model will run: a runtime, its device, its threads and its batches."""
+"""How a model will be run: a runtime, its device, its threads and its batches."""
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apot_export.artifacts.onnx_model.probe import parse_model, tf32_exact
 from apot_export.errors import DeviceError
+from apot_export.network import CodedNetwork
 
 RUNTIMES = {"onnxruntime": ("cpu", "cuda"), "openvino": ("cpu",)}
 """Devices of each runtime."""
@@ -21,15 +24,31 @@ Logits = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """A runtime as it will be used."""
+class Deployment:
+    """A runtime as it will be used.
+
+    Raises:
+        DeviceError: There is no such runtime, or it does not run on the device.
+    """
 
     runtime: str
+    """One of `RUNTIMES`."""
     device: str
+    """Either "cpu" or "cuda"."""
     threads: int
     """Of one inference; 0 for the runtime's choice."""
     batch: int
     """Images in every batch."""
+
+    def __post_init__(self) -> None:
+        if self.device in RUNTIMES.get(self.runtime, ()) and self.threads >= 0 and self.batch >= 1:
+            return
+        raise DeviceError(
+            "A model cannot be tuned for this.",
+            expected="; ".join(f"{name} on {' or '.join(on)}" for name, on in RUNTIMES.items())
+            + "; 0 or more threads, batches of 1 or more",
+            got=f"{self.runtime} on {self.device}, {self.threads} threads, batches of {self.batch}",
+        )
 
     def open(self, model: bytes) -> Logits:
         """Load a model.
@@ -38,7 +57,18 @@ class Place:
             DeviceError: The runtime, or the device's provider, is not there.
             ExportError: The runtime refuses the model.
         """
-        return self._session(model, self.batch).run
+        run: Logits = self._session(model, self.batch).run
+        return run
+
+    def open_native(self, network: CodedNetwork) -> Logits:
+        """Compile a network for the native kernels.
+
+        Raises:
+            KernelError: There is no C compiler, or the kernels do not run the network.
+        """
+        from apot_export.runtimes.native import compile_network
+
+        return compile_network(network, threads=self.threads or os.cpu_count() or 1).run
 
     def values(self, model: bytes, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return every output of a model by name, for any number of images.
@@ -46,7 +76,8 @@ class Place:
         Raises:
             ExportError: The runtime refuses the model.
         """
-        return self._session(model, len(images)).run_all(images)
+        values: dict[str, NDArray[Any]] = self._session(model, len(images)).run_all(images)
+        return values
 
     def version(self) -> str:
         """Return the version of the runtime.
@@ -73,44 +104,24 @@ class Place:
             from apot_export.runtimes.openvino_runtime import open_openvino
 
             return open_openvino(model, threads=self.threads, batch=batch)
-        from apot_export.artifacts.onnx_model.probe import parse_model, tf32_exact
         from apot_export.runtimes.onnx_runtime import open_session
 
         tf32 = tf32_exact(parse_model(model))
         return open_session(model, self.device, threads=self.threads, tf32=tf32)
 
 
-def require_place(runtime: str, device: str, threads: int, batch: int) -> Place:
-    """Return a place of which all parts exist.
-
-    Raises:
-        DeviceError: There is no such runtime, or it is not driven on the device here.
-    """
-    if device not in RUNTIMES.get(runtime, ()) or threads < 0 or batch < 1:
-        raise DeviceError(
-            "A model cannot be tuned for this.",
-            expected="; ".join(f"{name} on {' or '.join(own)}" for name, own in RUNTIMES.items())
-            + "; 0 or more threads, batches of 1 or more",
-            got=f"{runtime} on {device}, {threads} threads, batches of {batch}",
-        )
-    return Place(runtime=runtime, device=device, threads=threads, batch=batch)
-
-
 def processor_name() -> str:
-    """Return what the processor calls itself."""
+    """Return the name of the processor's model."""
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        text = ""
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine()
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def gpu_name() -> str | None:
-    """Return what the first GPU calls itself; None where PyTorch sees none."""
+    """Return the name of the first GPU; None where PyTorch sees none."""
     import torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None

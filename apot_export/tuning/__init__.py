@@ -1,8 +1,8 @@
-"""Measuring, on the machine at hand, which lowering of each layer is the fastest."""
+"""Measure which target of an export runs fastest on this machine, and write its model."""
 
 from __future__ import annotations
 
-from apot_export.tuning._result import GroupResult, TuningResult
+from apot_export.tuning._result import TuningResult
 from apot_export.tuning._tune import tune
 
-__all__ = ["GroupResult", "TuningResult", "tune"]
+__all__ = ["TuningResult", "tune"]

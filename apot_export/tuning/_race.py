@@ -1,25 +1,30 @@
-"""Timing models against each other: in turns, by the ratios of the same rounds.
+"""Time models against each other: in turns, by the ratios of the same rounds.
 
-What else a machine does changes absolute times by half and the times of neighbouring turns alike.
+Other work on a machine changes absolute times by half, and those of neighbouring turns alike.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 Run = Callable[[], object]
 """Computes one batch."""
 Clock = Callable[[], float]
 """Seconds since some moment."""
 
+BEFORE = "before"
+"""Name of the model that was there: what the others are compared with."""
+COPY = "copy of before"
+"""Name of an identical copy of it. How the two differ is noise."""
+
 FEWEST = 5
-"""Rounds without which nothing is said."""
+"""Rounds that are always run."""
 LOOKS = (25, 50, 100, 200)
-"""Rounds after which it is asked whether a ratio is beyond noise: looking after each would find
-that sooner or later of equal models, too."""
+"""Rounds after which a race may be decided. Looking after every round would sooner or later find
+a difference between equal models, too."""
 MOST = LOOKS[-1]
 _TURN = 0.02
 """Seconds of a turn, at least: a short model runs several times in it."""
@@ -32,140 +37,97 @@ _MEDIAN_ERROR = math.sqrt(math.pi / 2)
 """Standard error of a median in units of that of the mean."""
 
 
-class Track:
-    """Contestants that take turns, each as often within a turn as fills it."""
+@dataclass(frozen=True)
+class Race:
+    """What a race measured."""
 
-    def __init__(self, runs: Sequence[Run], clock: Clock) -> None:
-        self._runs = runs
-        self._clock = clock
-        self._repeats = [1] * len(runs)
-        for index in range(len(runs)):
-            self._turn(index)  # what is allocated on the first run
-            shortest = _TURN / _MOST_REPEATS
-            self._repeats[index] = math.ceil(_TURN / max(self._turn(index), shortest))
-        self._first = 0
+    seconds: Mapping[str, list[float]]
+    """Of a run, by contestant and round."""
+    candidates: Sequence[str]
+    """Contestants that may replace `BEFORE`."""
 
-    def round(self) -> list[float]:
-        """Let everyone take a turn, in another order every round; return seconds of a run."""
-        count = len(self._runs)
-        seconds = [0.0] * count
-        for place in range(count):
-            index = (self._first + place) % count
-            seconds[index] = self._turn(index)
-        self._first = (self._first + 1) % count
-        return seconds
+    @property
+    def rounds(self) -> int:
+        """Number of rounds."""
+        return len(self.seconds[BEFORE])
 
-    def _turn(self, index: int) -> float:
-        started = self._clock()
-        for _ in range(self._repeats[index]):
-            self._runs[index]()
-        return (self._clock() - started) / self._repeats[index]
+    def ratio(self, name: str) -> float:
+        """Return how many times as fast as `BEFORE` a contestant is: the median over rounds."""
+        return median(self._ratios(name))
+
+    def milliseconds(self, name: str) -> float:
+        """Return the median time of a run."""
+        return 1000 * median(self.seconds[name])
+
+    @property
+    def fastest(self) -> str:
+        """Name of the fastest candidate."""
+        return max(self.candidates, key=self.ratio)
+
+    @property
+    def noise(self) -> float:
+        """How far from 1 the fastest candidate's ratio must lie to be more than noise.
+
+        That is three standard errors, and what `BEFORE` and `COPY` differ by beyond chance.
+        """
+        copies, found = self._ratios(COPY), self._ratios(self.fastest)
+        bias = max(0.0, abs(median(copies) - 1) - _STANDARD_ERRORS * _median_error(copies))
+        error = max(_median_error(copies), _median_error(found))
+        return max(_LEAST_NOISE, bias + _STANDARD_ERRORS * error)
+
+    @property
+    def decided(self) -> bool:
+        """Whether the fastest candidate is clearly faster, or slower, than `BEFORE`."""
+        return abs(self.ratio(self.fastest) - 1) > self.noise
+
+    def _ratios(self, name: str) -> list[float]:
+        turns = zip(self.seconds[BEFORE], self.seconds[name], strict=True)
+        return [before / own if own > 0 else 1.0 for before, own in turns]
 
 
 def race(
-    runs: Sequence[Run],
+    runs: Mapping[str, Run],
+    candidates: Sequence[str],
     clock: Clock,
     until: float,
-    *,
-    rounds: int,
-    decided: Callable[[list[list[float]]], bool] = lambda _times: False,
-) -> list[list[float]]:
-    """Return the seconds of every contestant in every round.
+    progress: Callable[[int], None],
+) -> Race:
+    """Race contestants until it is clear whether a candidate is faster than `BEFORE`.
 
     Args:
-        runs: The contestants.
+        runs: The contestants, `BEFORE` and `COPY` among them. They take turns, in another order
+            every round.
+        candidates: Names of those that may replace `BEFORE`.
         clock: Tells the time.
-        until: When to stop; `FEWEST` rounds are run all the same.
-        rounds: How many to run in this time.
-        decided: Tells after `LOOKS` of rounds whether further ones would change nothing.
+        until: When to stop; `FEWEST` rounds are run all the same, `MOST` at most.
+        progress: Called with the number of rounds done.
     """
-    track = Track(runs, clock)
-    times: list[list[float]] = [[] for _ in runs]
-    done = 0
-    while done < FEWEST or (done < rounds and clock() < until):
-        for own, seconds in zip(times, track.round(), strict=True):
-            own.append(seconds)
-        done += 1
-        if done in LOOKS and decided(times):
+    repeats = {}
+    for name, run in runs.items():
+        _turn(run, 1, clock)  # what is allocated on the first run
+        shortest = _TURN / _MOST_REPEATS
+        repeats[name] = math.ceil(_TURN / max(_turn(run, 1, clock), shortest))
+    found = Race({name: [] for name in runs}, candidates)
+    names = list(runs)
+    for done in range(MOST):
+        if done >= FEWEST and (clock() >= until or (done in LOOKS and found.decided)):
             break
-    return times
+        progress(done)
+        for name in names:
+            found.seconds[name].append(_turn(runs[name], repeats[name], clock))
+        names = [*names[1:], names[0]]
+    return found
 
 
-def ratios(baseline: Sequence[float], times: Sequence[float]) -> list[float]:
-    """Return by round how many times as fast as the baseline a contestant was."""
-    return [b / t if t > 0 else 1.0 for b, t in zip(baseline, times, strict=True)]
+def _turn(run: Run, repeats: int, clock: Clock) -> float:
+    started = clock()
+    for _ in range(repeats):
+        run()
+    return (clock() - started) / repeats
 
 
-@dataclass(frozen=True, kw_only=True)
-class Noise:
-    """How equal models differ: what a ratio must exceed to mean anything."""
-
-    bias: float
-    """Distance from 1 of the median ratio of two copies of a model, beyond what chance does."""
-    spread: float
-    """Standard deviation of their ratio in one round, as a share of it."""
-
-    def margin(self, found: Sequence[float]) -> float:
-        """Return how far from 1 the median of ratios must lie; as many, as scattered as these."""
-        spread = max(self.spread, _deviation(found))
-        error = _median_error(spread, len(found))
-        return max(_LEAST_NOISE, self.bias + _STANDARD_ERRORS * error)
-
-
-def measure_noise(run: Run, copy: Run, clock: Clock, until: float) -> Noise:
-    """Race a model against an identical copy of itself."""
-    found = ratios(*race([run, copy], clock, until, rounds=MOST))
-    spread = _deviation(found)
-    by_chance = _STANDARD_ERRORS * _median_error(spread, len(found))
-    return Noise(bias=max(0.0, abs(statistics.median(found) - 1) - by_chance), spread=spread)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Duel:
-    """A challenger against the incumbent."""
-
-    ratio: float
-    """Median of how many times as fast as the incumbent the challenger was."""
-    margin: float
-    """How far beyond 1 it must be to count."""
-
-    @property
-    def won(self) -> bool:
-        """Whether the challenger is faster by more than noise."""
-        return self.ratio > 1 + self.margin
-
-
-def duel(incumbent: Run, challenger: Run, noise: Noise, clock: Clock, until: float) -> Duel | None:
-    """Race a challenger against the incumbent, no longer than it has a chance.
-
-    Returns:
-        The outcome; None where the time ended before anything could be said.
-    """
-    track = Track([incumbent, challenger], clock)
-    found: list[float] = []
-    while clock() < until:
-        ours, theirs = track.round()
-        found += ratios([ours], [theirs])
-        if len(found) >= FEWEST and _decided(found, noise):
-            break
-    if len(found) < FEWEST:
-        return None
-    return Duel(ratio=statistics.median(found), margin=noise.margin(found))
-
-
-def _decided(found: Sequence[float], noise: Noise) -> bool:
-    """Return whether more rounds would change nothing, or so many that they are not worth it."""
-    median, margin = statistics.median(found), noise.margin(found)
-    if len(found) in LOOKS:
-        return median <= 1 or median > 1 + margin or len(found) == MOST
-    return max(found) < 1 and median < 1 - margin
-
-
-def _median_error(spread: float, rounds: int) -> float:
-    return _MEDIAN_ERROR * spread / math.sqrt(rounds)
-
-
-def _deviation(found: Sequence[float]) -> float:
-    """Return a standard deviation that outliers do not move, as a share of the median."""
-    middle = statistics.median(found)
-    return _NORMAL_DEVIATION * statistics.median(abs(ratio / middle - 1) for ratio in found)
+def _median_error(found: Sequence[float]) -> float:
+    """Return the standard error of a median, estimated so that outliers do not move it."""
+    middle = median(found)
+    deviation = _NORMAL_DEVIATION * median(abs(ratio / middle - 1) for ratio in found)
+    return _MEDIAN_ERROR * deviation / math.sqrt(len(found))

@@ -1,97 +1,53 @@
-"""What tuning found, in the words that scripts rely on."""
+"""What tuning measured, in the words that scripts rely on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from apot_export.runtimes.deployment import Place
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupResult:
-    """Layers of one kind, and what was measured for them."""
-
-    layers: tuple[str, ...]
-    kind: str
-    candidates: tuple[str, ...]
-    """Lowerings that differ for these layers: a single one where there is nothing to choose."""
-    lowering: str
-    """Of the fastest model."""
-    others: Mapping[str, float | None]
-    """How many times as fast the model is with each other lowering of these layers that was tried;
-    None where the runtime refused it."""
+NATIVE = "native"
+"""Name of the native kernels, which run the packed file and have no ONNX model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningResult:
-    """What was measured, and whether it was written."""
+    """What was measured, and whether a faster model was written."""
 
     path: Path
     """The export directory with the fastest model."""
-    place: Place
-    version: str
-    """Of the runtime."""
+    runtime: str
+    """Either "onnxruntime" or "openvino"."""
+    runtime_version: str
+    device: str
     cpu: str
+    """Name of the processor."""
     gpu: str | None
+    threads: int
+    """Of one inference; 0 for the runtime's choice."""
+    batch: int
+    """Images in every batch."""
+    target: str
+    """Target of the fastest model, the one that was there left aside."""
     written: bool
-    """Whether a faster model was found and written; else the model that was there was kept."""
+    """Whether that model was faster by more than noise, and written; else nothing changed."""
     ratio: float
-    """How many times as fast as the model that was there the fastest one is."""
+    """How many times as fast as the model that was there it is."""
     noise: float
     """How far from 1 this ratio must lie to mean anything."""
     ratios: Mapping[str, float]
-    """The same of every model of the last race: "before", "tuned", and whole targets."""
+    """The same ratio of all that raced: "before", targets, and "native" for the native kernels."""
     milliseconds: Mapping[str, float]
     """Median time of a batch, likewise."""
-    groups: tuple[GroupResult, ...]
-    trials: int
-    """Models that were timed against the fastest so far."""
-    complete: bool
-    """Whether nothing was left to try; else the time had ended."""
+    rounds: int
+    """Rounds of the race."""
     integers: int
     """Levels and accumulators that were compared with the oracle's; 0 where nothing was written."""
     verification_dropped: bool
-    """Whether the manifest held a verdict, of the old model."""
+    """Whether the manifest held a verdict, of the model that was replaced."""
     seconds: float
-
-    @property
-    def lowerings(self) -> dict[str, str]:
-        """Lowering of every weighted layer."""
-        return {layer: group.lowering for group in self.groups for layer in group.layers}
 
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form."""
-        return {
-            "path": str(self.path),
-            "runtime": self.place.runtime,
-            "runtime_version": self.version,
-            "device": self.place.device,
-            "cpu": self.cpu,
-            "gpu": self.gpu,
-            "threads": self.place.threads,
-            "batch": self.place.batch,
-            "written": self.written,
-            "ratio": self.ratio,
-            "noise": self.noise,
-            "ratios": dict(self.ratios),
-            "milliseconds": dict(self.milliseconds),
-            "lowerings": self.lowerings,
-            "groups": [
-                {
-                    "layers": list(group.layers),
-                    "kind": group.kind,
-                    "candidates": list(group.candidates),
-                    "lowering": group.lowering,
-                    "others": dict(group.others),
-                }
-                for group in self.groups
-            ],
-            "trials": self.trials,
-            "complete": self.complete,
-            "integers": self.integers,
-            "verification_dropped": self.verification_dropped,
-            "seconds": self.seconds,
-        }
+        return {**asdict(self), "path": str(self.path)}

@@ -1,38 +1,51 @@
-"""From an export directory to the same one with the fastest bodies."""
+"""Race the models of an export's targets, and write the fastest into the export."""
 
 from __future__ import annotations
 
-import statistics
+import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import datetime, timezone
+from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from apot_export._version import VERSION
-from apot_export.artifacts.directory import ONNX_MODEL, PACKED_MODEL, check_files, read_manifest
-from apot_export.artifacts.onnx_model import build_model, serialise
-from apot_export.artifacts.packed import load_packed
-from apot_export.errors import TuningError
-from apot_export.network import CodedNetwork
-from apot_export.runtimes.deployment import Logits, Place, gpu_name, processor_name, require_place
-from apot_export.tuning._check import (
-    random_images,
-    require_oracles_integers,
-    require_same_logits,
+from apot_export.artifacts.directory import (
+    ONNX_MODEL,
+    PACKED_MODEL,
+    check_files,
+    read_manifest,
+    require_free,
+    write_export,
 )
-from apot_export.tuning._directory import Export, require_writable, write_tuned
-from apot_export.tuning._groups import Group, Plan, group_layers, lowerings_for, targets_for
-from apot_export.tuning._race import MOST, Clock, Noise, Run, race, ratios
-from apot_export.tuning._result import GroupResult, TuningResult
-from apot_export.tuning._search import Found, Progress, compared_with, search
+from apot_export.artifacts.onnx_model import build_model, serialise
+from apot_export.artifacts.onnx_model.probe import parse_model
+from apot_export.artifacts.onnx_model.targets import CPU, CUDA, OPENVINO, PORTABLE
+from apot_export.artifacts.packed import load_packed
+from apot_export.errors import ExportError, KernelError, TuningError
+from apot_export.network import CodedNetwork
+from apot_export.runtimes.deployment import Deployment, Logits, gpu_name, processor_name
+from apot_export.tuning._check import random_images, require_oracles_integers, require_same_logits
+from apot_export.tuning._race import BEFORE, COPY, MOST, Clock, race
+from apot_export.tuning._result import NATIVE, TuningResult
 
-_SEARCH_SHARE = 0.75
-"""Of the time; the last race has the rest."""
-_BEFORE = "before"
-_TUNED = "tuned"
+Progress = Callable[[str, int, int], None]
+"""Called with (what, done, total)."""
+
+_TARGETS = {
+    ("onnxruntime", "cpu"): (CPU, PORTABLE),
+    ("onnxruntime", "cuda"): (CUDA, PORTABLE),
+    # Integer matrix products, which `cpu` is made of, OpenVINO computes without fast kernels.
+    ("openvino", "cpu"): (OPENVINO, PORTABLE),
+}
+"""Targets that may be the fastest, by runtime and device."""
+_UNRECORDED = ("path", "target", "written", "integers", "verification_dropped", "seconds")
+"""Fields of a result that the manifest does not repeat."""
 
 
 def tune(
@@ -47,10 +60,11 @@ def tune(
     force: bool = False,
     progress: Progress | None = None,
 ) -> TuningResult:
-    """Measure which lowering of each layer is fastest on this machine, and write the winners.
+    """Measure which target's model is fastest on this machine, and write it into the export.
 
-    The graph, its values and every integer stay the same; only the bodies of functions change.
-    Whatever is written is faster than the model that was there, by more than the noise.
+    Its values and integers are those of the model that was there; only the bodies of functions
+    differ. It is written if it is faster by more than noise. On a CPU the native kernels race, too:
+    they are reported only, since they run the packed file and need no ONNX model.
 
     Args:
         export: The export directory.
@@ -66,20 +80,20 @@ def tune(
     Raises:
         ApotExportError: With what is wrong; nothing is left half-written.
     """
-    return tune_at(
+    return tune_for(
+        Deployment(runtime=runtime, device=device, threads=threads, batch=batch),
         Path(export),
-        require_place(runtime, device, threads, batch),
         seconds=seconds,
         output=None if output is None else Path(output),
         force=force,
-        progress=progress or _silent,
+        progress=progress or (lambda _what, _done, _total: None),
         clock=time.perf_counter,
     )
 
 
-def tune_at(
+def tune_for(
+    deployment: Deployment,
     directory: Path,
-    place: Place,
     *,
     seconds: float,
     output: Path | None,
@@ -87,159 +101,136 @@ def tune_at(
     progress: Progress,
     clock: Clock,
 ) -> TuningResult:
-    """Tune for a place, as `tune` does, by the time that a clock tells."""
+    """Tune for a deployment, as `tune` does, by the time that a clock tells."""
     began = clock()
     if not seconds > 0:
         raise TuningError("Measuring takes time.", expected="seconds > 0", got=f"{seconds}")
     manifest = read_manifest(directory)
     check_files(directory, manifest)
-    export = Export(
-        directory=directory,
-        manifest=manifest,
-        files={name: (directory / name).read_bytes() for name in manifest["files"]},
-    )
-    require_writable(export, output, force=force)
-    version = place.version()
-    from apot_export.artifacts.onnx_model.probe import parse_model
-
-    workbench = _Workbench(
-        network=load_packed(directory / PACKED_MODEL).network,
-        present=parse_model(export.files[ONNX_MODEL]),
-        place=place,
-    )
-    before = place.open(export.files[ONNX_MODEL])
-    groups = group_layers(workbench.network, lowerings_for(place.runtime, place.device))
-    found = search(
-        groups,
-        targets_for(place.runtime, place.device),
-        lambda plan: workbench.run_of(workbench.open(plan)),
+    files = {name: (directory / name).read_bytes() for name in manifest["files"]}
+    folder, replace = output or Path(os.path.realpath(directory)), force or output is None
+    _require_writable(folder, replace=replace)
+    version = deployment.version()
+    network = load_packed(directory / PACKED_MODEL).network
+    progress("loading models", 0, 1)
+    models = _models(network, parse_model(files[ONNX_MODEL]), deployment)
+    runs = _loaded(network, files[ONNX_MODEL], models, deployment)
+    images = random_images(network, deployment.batch)
+    found = race(
+        {name: partial(run, images) for name, run in runs.items()},
+        [name for name in runs if name in models],
         clock,
-        began + _SEARCH_SHARE * seconds,
-        progress,
+        began + seconds,
+        lambda done: progress("rounds", done, MOST),
     )
-    final = _last_race(workbench, before, found, clock, began + seconds)
-    written = final.ratio > 1 + final.margin
+    target, raced = found.fastest, [name for name in runs if name != COPY]
+    written = found.ratio(target) > 1 + found.noise
     integers = 0
     if written:
         progress("comparing with the oracle", 0, 1)
-        model = workbench.model(final.plan)
-        integers = require_oracles_integers(workbench.network, model, place)
-        tuned = place.open(serialise(model))
-        require_same_logits(workbench.network, before, tuned, place.batch)
+        integers = require_oracles_integers(network, models[target], deployment)
+        require_same_logits(network, runs[BEFORE], runs[target], deployment.batch)
     result = TuningResult(
         path=directory if output is None else output,
-        place=place,
-        version=version,
+        runtime=deployment.runtime,
+        runtime_version=version,
+        device=deployment.device,
         cpu=processor_name(),
-        gpu=gpu_name() if place.device == "cuda" else None,
+        gpu=gpu_name() if deployment.device == "cuda" else None,
+        threads=deployment.threads,
+        batch=deployment.batch,
+        target=target,
         written=written,
-        ratio=final.ratio,
-        noise=final.margin,
-        ratios=final.ratios,
-        milliseconds=final.milliseconds,
-        groups=tuple(_result_of(group, final.plan, found) for group in groups),
-        trials=len(found.trials),
-        complete=found.complete,
+        ratio=found.ratio(target),
+        noise=found.noise,
+        ratios={name: found.ratio(name) for name in raced},
+        milliseconds={name: found.milliseconds(name) for name in raced},
+        rounds=found.rounds,
         integers=integers,
         verification_dropped=written and "verification" in manifest,
         seconds=clock() - began,
     )
-    write_tuned(export, output, serialise(model) if written else None, result, force=force)
+    if written:
+        files[ONNX_MODEL] = serialise(models[target])
+        manifest.pop("verification", None)  # a verdict on the model that is replaced
+        manifest |= {"target": target, "tuning": _record(result)}
+    if output is not None:
+        manifest["checkpoint"] = _found_from(output, directory, manifest["checkpoint"])
+    if written or output is not None:
+        write_export(folder, files, manifest, force=replace)
     return result
 
 
-def _result_of(group: Group, plan: Plan, found: Found) -> GroupResult:
-    lowering = plan.of(group.layers[0])
-    trials = [trial for trial in found.trials if trial.layers == group.layers]
-    return GroupResult(
-        layers=group.layers,
-        kind=group.kind,
-        candidates=group.candidates,
-        lowering=lowering,
-        others=compared_with(group.same_as[lowering], trials),
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Workbench:
-    """Makes the models of plans."""
-
-    network: CodedNetwork
-    present: onnx.ModelProto
-    """The model that is there; its names and provenance stay."""
-    place: Place
-
-    def model(self, plan: Plan) -> onnx.ModelProto:
-        metadata = {entry.key: entry.value for entry in self.present.metadata_props}
-        return build_model(
-            self.network,
-            name=self.present.graph.name,
-            tool=f"apot-export {VERSION}",
-            metadata={key: metadata[key] for key in ("apot_export",) if key in metadata},
-            target=plan.target,
-            lowerings=plan.lowerings,
+def _require_writable(folder: Path, *, replace: bool) -> None:
+    """Raise `ExportError` where nothing can be written, before minutes are spent on it."""
+    require_free(folder, force=replace)
+    parent = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    if not os.access(parent, os.W_OK):
+        raise ExportError(
+            "The export cannot be written: it is made beside the old one, then put in its place.",
+            where=str(parent),
+            expected="a folder that can be written",
+            fix="choose another place with -o",
         )
 
-    def open(self, plan: Plan) -> Logits:
-        return self.place.open(serialise(self.model(plan)))
 
-    def run_of(self, logits: Logits) -> Run:
-        images = random_images(self.network, self.place.batch)
-        return lambda: logits(images)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Final:
-    """The last race: the model that was there, the tuned one, and whole targets."""
-
-    plan: Plan
-    """Of the fastest but the one that was there."""
-    ratio: float
-    margin: float
-    ratios: Mapping[str, float]
-    milliseconds: Mapping[str, float]
+def _models(
+    network: CodedNetwork, present: onnx.ModelProto, deployment: Deployment
+) -> dict[str, onnx.ModelProto]:
+    """Build the models that may be the fastest, by target; name and provenance are the old ones."""
+    provenance = {p.key: p.value for p in present.metadata_props if p.key == "apot_export"}
+    return {
+        target: build_model(
+            network,
+            name=present.graph.name,
+            tool=f"apot-export {VERSION}",
+            metadata=provenance,
+            target=target,
+        )
+        for target in _TARGETS[deployment.runtime, deployment.device]
+    }
 
 
-def _last_race(
-    workbench: _Workbench, before: Logits, found: Found, clock: Clock, until: float
-) -> _Final:
-    plans = {_TUNED: found.plan} if found.plan.lowerings else {}
-    plans |= {target: Plan(target=target) for target in found.targets}
-    runs = [workbench.run_of(before)]
-    runs += [workbench.run_of(workbench.open(plan)) for plan in plans.values()]
-    times = race(
-        runs,
-        clock,
-        until,
-        rounds=MOST,
-        decided=lambda times: _is_decided(times, found.noise),
-    )
-    by_round = dict(zip(plans, _against_first(times), strict=True))
-    medians = {name: statistics.median(values) for name, values in by_round.items()}
-    best = max(medians, key=medians.__getitem__)
-    return _Final(
-        plan=plans[best],
-        ratio=medians[best],
-        margin=found.noise.margin(by_round[best]),
-        ratios={_BEFORE: 1.0, **medians},
-        milliseconds={
-            name: 1000 * statistics.median(own)
-            for name, own in zip((_BEFORE, *plans), times, strict=True)
-        },
-    )
+def _loaded(
+    network: CodedNetwork,
+    present: bytes,
+    models: Mapping[str, onnx.ModelProto],
+    deployment: Deployment,
+) -> dict[str, Logits]:
+    """Load the model that is there and a copy, those of targets, and the native kernels.
+
+    Raises:
+        ExportError: The runtime refuses every model.
+    """
+    images = random_images(network, deployment.batch)
+    loaded = {name: deployment.open(present) for name in (BEFORE, COPY)}
+    refusals: list[ExportError] = []
+    for target, model in models.items():
+        try:
+            run = deployment.open(serialise(model))
+            run(images)
+        except ExportError as error:  # noqa: PERF203 - of two models
+            refusals.append(error)
+        else:
+            loaded[target] = run
+    if len(refusals) == len(models):
+        raise refusals[0]
+    if deployment.device == "cpu":
+        with suppress(KernelError):  # no C compiler, or a network that the kernels do not run
+            loaded[NATIVE] = deployment.open_native(network)
+    return loaded
 
 
-def _against_first(times: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Return by round how many times as fast as the first one the others were."""
-    first, *others = times
-    return [ratios(first, own) for own in others]
+def _found_from(folder: Path, directory: Path, source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest's record of the checkpoint as it is found from another folder."""
+    if source["path"] is None:
+        return dict(source)
+    path = os.path.normpath(directory.absolute() / source["path"])
+    return {**source, "path": os.path.relpath(path, folder.absolute())}
 
 
-def _is_decided(times: Sequence[Sequence[float]], noise: Noise) -> bool:
-    """Return whether the fastest is faster than the first by more than noise."""
-    best = max(_against_first(times), key=statistics.median)
-    return statistics.median(best) > 1 + noise.margin(best)
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    """Show no progress."""
+def _record(result: TuningResult) -> dict[str, Any]:
+    """Return what the manifest says of how its model was chosen."""
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    measured = {k: v for k, v in result.to_json().items() if k not in _UNRECORDED}
+    return {"date": date, **measured}

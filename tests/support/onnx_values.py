@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -35,16 +35,13 @@ WEIGHT_BOOKS = [
 """Codebooks of every width from 1 to 16 bits."""
 
 
-def model_of(
-    network: CodedNetwork, target: str = "portable", lowerings: Mapping[str, str] | None = None
-) -> onnx.ModelProto:
+def model_of(network: CodedNetwork, target: str = "portable") -> onnx.ModelProto:
     return build_model(
         network,
         name="test",
         tool="test 1.2",
         metadata={"who": "test"},
         target=target,
-        lowerings=lowerings,
     )
 
 
@@ -90,12 +87,10 @@ def assert_integers_are_the_oracles(network: CodedNetwork, images: Floats) -> in
     return compared
 
 
-def assert_every_value_is_the_oracles(
-    net: CodedNetwork, target: str, images: Floats, lowerings: Mapping[str, str] | None = None
-) -> int:
+def assert_every_value_is_the_oracles(net: CodedNetwork, target: str, images: Floats) -> int:
     """Compare every node given the session's own inputs to it; return how many integers."""
     compared = 0
-    model = model_of(net, target, lowerings)
+    model = model_of(net, target)
     onnx.checker.check_model(model, full_check=True)
     for session in sessions(model):
         values = integers_as_such(model, run_all(session, images))

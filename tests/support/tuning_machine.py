@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from apot_export.tuning._groups import Group, Plan
 from apot_export.tuning._race import Run
-from apot_export.tuning._search import Found, search
-
-LOWERINGS = ("cpu", "portable")
 
 
 @dataclass(kw_only=True)
@@ -36,44 +31,3 @@ class Machine:
             self.now += seconds * factor
 
         return run
-
-
-def group(*layers: str, lowerings: Sequence[str] = LOWERINGS, operations: int = 1) -> Group:
-    return Group(
-        layers=layers,
-        kind="made up",
-        same_as={name: name for name in lowerings},
-        operations=operations,
-    )
-
-
-@dataclass(kw_only=True)
-class Bench:
-    """Searches over made-up layers, and remembers which models were loaded."""
-
-    machine: Machine
-    seconds: Callable[[Plan], float]
-    groups: Sequence[Group]
-    targets: Sequence[str] = LOWERINGS
-    opened: list[Plan] = field(default_factory=list)
-    told: list[tuple[str, int, int]] = field(default_factory=list)
-    time: float = 1e6
-
-    def open(self, plan: Plan) -> Run:
-        self.opened.append(plan)
-        return self.machine.takes(self.seconds(plan))
-
-    def search(self) -> Found:
-        return search(
-            self.groups,
-            self.targets,
-            self.open,
-            self.machine.clock,
-            self.machine.now + self.time,
-            lambda *told: self.told.append(told),
-        )
-
-
-def sum_of(costs: Mapping[str, Mapping[str, float]]) -> Callable[[Plan], float]:
-    """Return the time of a model: the sum of what its layers cost, by layer and lowering."""
-    return lambda plan: sum(own[plan.of(layer)] for layer, own in costs.items())

@@ -24,22 +24,20 @@ from apot_export.artifacts.directory import (
     PACKED_MODEL,
     read_manifest,
 )
-from apot_export.artifacts.onnx_model import build_model
+from apot_export.artifacts.onnx_model import build_model, lowering, serialise
 from apot_export.artifacts.packed import load_packed
-from apot_export.errors import DeviceError, ExportError, PackedFileError, TuningError
-from apot_export.network import CodedLayer, oracle
+from apot_export.errors import DeviceError, ExportError, KernelError, PackedFileError, TuningError
+from apot_export.network import CodedLayer, CodedNetwork, oracle
 from apot_export.runtimes import deployment
-from apot_export.runtimes.deployment import Logits, Place
+from apot_export.runtimes.deployment import Deployment, Logits
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.tuning import TuningResult
-from apot_export.tuning._tune import tune, tune_at
+from apot_export.tuning._tune import tune, tune_for
 from apot_export.verification import verify
 from tests.support.commands import CHECKPOINT, EXPORT, FILES, document, here, run, typed
 from tests.support.onnx_values import overloads
 from tests.support.tuning_machine import Machine
 
-WIDE = ("layer2.0.conv1", "layer2.0.conv2", "layer3.0.conv1")
-"""Layers that the made-up machine computes fastest as `portable`; the others as `cpu`."""
 SLOW, FAST = 2.0, 1.0
 
 
@@ -50,14 +48,12 @@ def is_cpu(model: onnx.ModelProto) -> dict[str, bool]:
 
 
 def planted(model: onnx.ModelProto) -> float:
-    """Return the time of a model on the made-up machine."""
-    return sum(
-        FAST if lowered != (layer in WIDE) else SLOW for layer, lowered in is_cpu(model).items()
-    )
+    """Return the time of a model on the made-up machine, where target "cpu" is the fastest."""
+    return FAST if all(is_cpu(model).values()) else SLOW
 
 
 @dataclass(frozen=True, kw_only=True)
-class MadeUp(Place):
+class MadeUp(Deployment):
     """ONNX Runtime, whose models take the time that a test says and compute what they compute."""
 
     runtime: str = "onnxruntime"
@@ -70,6 +66,8 @@ class MadeUp(Place):
     """Changes logits that a model computes."""
     value: Callable[[str, NDArray[Any]], NDArray[Any]] = lambda _name, value: value
     """Changes a value of the graph."""
+    native_seconds: float | None = None
+    """Time of the native kernels; None where they cannot be built."""
 
     def open(self, model: bytes) -> Logits:
         proto = onnx.load_from_string(model)
@@ -82,13 +80,26 @@ class MadeUp(Place):
 
         return logits
 
+    def open_native(self, network: CodedNetwork) -> Logits:
+        if self.native_seconds is None:
+            raise KernelError("There is no C compiler.")
+        wait = self.machine.takes(self.native_seconds)
+
+        def logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
+            wait()
+            return oracle.run(network, images)
+
+        return logits
+
     def values(self, model: bytes, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         return {
             name: self.value(name, value) for name, value in super().values(model, images).items()
         }
 
 
-def tuned(place: Place | None = None, directory: Path = EXPORT, **options: Any) -> TuningResult:
+def tuned(
+    place: Deployment | None = None, directory: Path = EXPORT, **options: Any
+) -> TuningResult:
     place = place or MadeUp()
     assert isinstance(place, MadeUp)
     defaults: dict[str, Any] = {
@@ -97,7 +108,7 @@ def tuned(place: Place | None = None, directory: Path = EXPORT, **options: Any) 
         "force": False,
         "progress": lambda *_: None,
     }
-    return tune_at(directory, place, clock=place.machine.clock, **{**defaults, **options})
+    return tune_for(place, directory, clock=place.machine.clock, **{**defaults, **options})
 
 
 def contents(folder: Path) -> dict[Path, bytes | None]:
@@ -116,31 +127,21 @@ def model_of(directory: Path = EXPORT) -> onnx.ModelProto:
 
 
 @here
-def test_the_planted_optimum_is_written(folder: Path) -> None:
+def test_the_fastest_target_is_written(folder: Path) -> None:
     packed = (EXPORT / PACKED_MODEL).read_bytes()
     before = model_of()
     found = tuned()
     assert found.written
-    assert found.complete
+    assert found.target == "cpu"
     after = model_of()
-    assert is_cpu(after) == {layer: layer not in WIDE for layer in is_cpu(before)}
-    layers = len(is_cpu(before))
-    assert planted(after) == layers * FAST
-    assert found.ratio == pytest.approx(planted(before) / planted(after))
-    assert found.ratios["before"] == 1.0
-    assert found.ratios["tuned"] == found.ratio
-    assert found.ratios["portable"] == pytest.approx(1.0)
-    assert found.milliseconds["tuned"] == pytest.approx(1000 * layers * FAST)
-    assert {
-        layer: group.others
-        for group in found.groups
-        for layer in group.layers
-        if layer in ("layer1.0.conv1", WIDE[0], "fc")
-    } == {
-        "layer1.0.conv1": {"portable": pytest.approx(layers / (layers + 2))},
-        WIDE[0]: {"cpu": pytest.approx(layers / (layers + 1))},
-        "fc": {},
-    }
+    assert all(is_cpu(after).values())
+    assert found.ratios == {"before": 1.0, "portable": 1.0, "cpu": found.ratio}
+    assert found.ratio == pytest.approx(SLOW / FAST)
+    assert found.milliseconds["cpu"] == pytest.approx(1000 * FAST)
+    expected = build_model(
+        load_packed(EXPORT).network, name="x", tool="t 1", metadata={}, target="cpu"
+    )
+    assert overloads(after) == overloads(expected)
     # Nothing but bodies and the words that name them.
     added = {"One", "KeepChannelsLast"}
     kinds = [node.op_type for node in after.graph.node if node.op_type not in added]
@@ -148,10 +149,55 @@ def test_the_planted_optimum_is_written(folder: Path) -> None:
     assert after.graph.name == before.graph.name
     facts, old = ({p.key: p.value for p in m.metadata_props} for m in (after, before))
     assert facts["apot_export"] == old["apot_export"]
-    assert json.loads(facts["lowerings"]) == dict.fromkeys(WIDE, "portable")
+    assert facts["target"] == "cpu"
     assert (EXPORT / PACKED_MODEL).read_bytes() == packed
     assert {path.name for path in EXPORT.iterdir()} == FILES
     assert sorted(path.name for path in folder.iterdir()) == sorted([CHECKPOINT, EXPORT.name])
+
+
+@here
+def test_native_kernels_race_and_are_not_written() -> None:
+    found = tuned(MadeUp(native_seconds=FAST / 4))
+    assert found.ratios["native"] == pytest.approx(4 * SLOW / FAST)
+    assert (found.target, found.written) == ("cpu", True)
+    assert manifest_of()["tuning"]["ratios"] == found.ratios
+    again = tuned(MadeUp(native_seconds=FAST / 4))
+    assert not again.written
+    assert again.ratios["native"] == pytest.approx(4.0)
+
+
+@here
+def test_targets_that_the_runtime_refuses_are_left_out() -> None:
+    def refuse(model: onnx.ModelProto) -> float:
+        if opened and all(is_cpu(model).values()):
+            raise ExportError("The runtime refuses the model.")
+        opened.append(model)
+        return planted(model)
+
+    opened: list[onnx.ModelProto] = []
+    found = tuned(MadeUp(seconds=refuse))
+    assert not found.written
+    assert set(found.ratios) == {"before", "portable"}
+
+
+@here
+def test_a_runtime_that_refuses_every_target_is_an_error() -> None:
+    def refuse(_model: onnx.ModelProto) -> float:
+        if next(opened) > 1:  # the model that is there, and its copy
+            raise ExportError("The runtime refuses the model.")
+        return 1.0
+
+    opened = itertools.count()
+    refused(ExportError, "refuses", lambda: tuned(MadeUp(seconds=refuse)))
+
+
+@here
+def test_progress_is_told() -> None:
+    told: list[tuple[str, int, int]] = []
+    tuned(progress=lambda *what: told.append(what))
+    assert [what for what, _, _ in told[:2]] == ["loading models", "rounds"]
+    assert told[-1][0] == "comparing with the oracle"
+    assert all(0 <= done <= total for _, done, total in told)
 
 
 @here
@@ -164,11 +210,10 @@ def test_the_manifest_agrees_with_the_files() -> None:
         data = (EXPORT / name).read_bytes()
         assert described == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     assert after["files"][ONNX_MODEL] != before["files"][ONNX_MODEL]
-    assert after["target"] == "tuned"
+    assert after["target"] == found.target == "cpu"
     record = after["tuning"]
-    assert record["lowerings"] == found.lowerings
-    assert set(record["lowerings"]) == set(load_packed(EXPORT).layers)
-    assert record["ratio"] == pytest.approx(found.ratio, abs=1e-3)
+    assert record["ratio"] == found.ratio
+    assert record["ratios"] == found.ratios
     assert record["threads"] == 1
     assert record["batch"] == 2
     typed(
@@ -181,7 +226,7 @@ def test_the_manifest_agrees_with_the_files() -> None:
             "cpu": str,
             "gpu": type(None),
             "noise": float,
-            "complete": bool,
+            "rounds": int,
         },
     )
     rest = {key: value for key, value in after.items() if key not in ("tuning", "files", "target")}
@@ -231,39 +276,55 @@ def test_an_earlier_tuning_is_kept_unless_it_is_beaten() -> None:
     assert again.ratio == pytest.approx(1.0)
     assert contents(Path()) == before
     other = tuned(MadeUp(seconds=lambda model: 30.0 - planted(model)))
-    assert other.written
-    assert is_cpu(model_of()) == {layer: layer in WIDE for layer in is_cpu(model_of())}
-
-
-@here
-def test_a_target_for_all_may_be_the_winner() -> None:
-    found = tuned(MadeUp(seconds=lambda model: 1.0 + (not all(is_cpu(model).values()))))
-    assert found.written
-    assert "tuned" not in found.ratios
-    assert found.ratios["cpu"] == found.ratio == 2.0
-    assert set(found.lowerings.values()) == {"cpu"}
-    expected = build_model(
-        load_packed(EXPORT).network, name="x", tool="t 1", metadata={}, target="cpu"
-    )
-    assert overloads(model_of()) == overloads(expected)
+    assert (other.target, other.written) == ("portable", True)
+    assert not any(is_cpu(model_of()).values())
 
 
 @here
 def test_a_slower_model_is_never_written() -> None:
-    """What wins the search loses the last race: the model that was there was the fastest."""
     before = contents(Path())
     opened = itertools.count()
 
     def seconds(model: onnx.ModelProto) -> float:
-        is_there = next(opened) == 0  # what is opened first
-        return 1.0 if is_there else 10 * planted(model)
+        was_there = next(opened) < 2  # with its copy, opened first
+        return 1.0 if was_there else 10 * planted(model)
 
     found = tuned(MadeUp(seconds=seconds))
     assert not found.written
-    assert found.trials > 0
-    assert found.ratio < 1.0
+    assert found.ratio == pytest.approx(0.1)
     assert found.integers == 0
     assert contents(Path()) == before
+
+
+@here
+@pytest.mark.parametrize("sides", [None, "ort,openvino,oracle"])
+def test_a_model_of_several_lowerings_still_verifies(
+    monkeypatch: pytest.MonkeyPatch, sides: str | None
+) -> None:
+    """Version 1 of `tune` mixed the bodies of targets, layer by layer."""
+
+    def mixed(network: CodedNetwork, proofs: Any, target: str) -> dict[str, Any]:
+        bodies = {
+            name: lowering.bodies_of(network, proofs, name) for name in (target, "cpu", "openvino")
+        }
+        layers = {"layer1": "openvino", "layer2": "cpu"}
+        chosen = {}
+        for node in network.nodes:
+            found = bodies[layers.get(node.name.partition(".")[0], target)]
+            if node.name in found:
+                chosen[node.name] = found[node.name]
+        return chosen
+
+    if sides is not None:
+        pytest.importorskip("openvino")
+    monkeypatch.setattr("apot_export.artifacts.onnx_model.graph.bodies_of", mixed)
+    model = build_model(load_packed(EXPORT).network, name="x", tool="t 1", metadata={})
+    assert len(set(overloads(model).values())) > 3
+    _replace(ONNX_MODEL, serialise(model))
+    manifest = json.loads((EXPORT / MANIFEST).read_text())
+    manifest |= {"target": "tuned", "tuning": {"lowerings": {"layer2.0.conv1": "cpu"}}}
+    (EXPORT / MANIFEST).write_text(json.dumps(manifest))
+    assert not verify(EXPORT, device="cpu", limit=16, sides=sides).failures
 
 
 # --- elsewhere ------------------------------------------------------------------------------------
@@ -277,7 +338,7 @@ def test_another_directory_gets_the_whole_export(folder: Path) -> None:
     assert found.path == output
     assert contents(EXPORT) == before
     assert {path.name for path in output.iterdir()} == FILES
-    assert manifest_of(output)["target"] == "tuned"
+    assert manifest_of(output)["target"] == "cpu"
     report = verify(output, device="cpu", limit=16)  # finds the checkpoint
     assert not report.failures
     with pytest.raises(ExportError, match="exists already"):
@@ -315,7 +376,7 @@ def test_an_export_behind_a_link() -> None:
     Path("link").symlink_to(EXPORT)
     assert tuned(directory=Path("link")).written
     assert Path("link").is_symlink()
-    assert manifest_of()["target"] == "tuned"
+    assert manifest_of()["target"] == "cpu"
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -338,7 +399,7 @@ def test_one_wrong_integer_is_one_too_many(kind: str) -> None:
         for node in network.nodes
         if type(node.operation).__name__
         == {"levels": "QuantizeActivation", "sums": "Convolution"}[kind]
-        and getattr(node.operation, "layer", "") == WIDE[1]
+        and getattr(node.operation, "layer", "") == "layer2.0.conv2"
     )
 
     def off_by_one(found: str, value: NDArray[Any]) -> NDArray[Any]:
@@ -441,10 +502,10 @@ def test_the_command_measures_and_says_what_it_did() -> None:
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     assert result.stdout.startswith(f"{EXPORT}: ONNX Runtime ")
-    assert "layer1.0.conv1 (+1)" in result.stdout
-    assert "3x3, 8 to 8, at 8x8" in result.stdout
     assert "the model before" in result.stdout
-    if manifest_of()["target"] == "tuned":
+    assert "target portable" in result.stdout
+    assert "native kernels" in result.stdout
+    if "tuning" in manifest_of():
         assert "integers equal the oracle's" in result.stdout
         assert "apot-export verify" in result.stdout
     else:
@@ -478,10 +539,8 @@ def test_json_is_one_document() -> None:
             "noise": float,
             "ratios": dict,
             "milliseconds": dict,
-            "lowerings": dict,
-            "groups": list,
-            "trials": int,
-            "complete": bool,
+            "target": str,
+            "rounds": int,
             "integers": int,
             "verification_dropped": bool,
             "seconds": float,
@@ -489,13 +548,14 @@ def test_json_is_one_document() -> None:
     )
     assert found["batch"] == 3
     assert found["ratios"].keys() == found["milliseconds"].keys() >= {"before", "cpu", "portable"}
+    assert "native" in found["ratios"]
 
 
 @here
 def test_openvino(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     found = tune(EXPORT, runtime="openvino", threads=1, seconds=1, output=tmp_path / "out")
-    assert found.place.runtime == "openvino"
+    assert found.runtime == "openvino"
     assert set(found.ratios) >= {"before", "openvino", "portable"}
     assert not verify(
         tmp_path / "out", device="cpu", limit=16, sides="openvino", attach=False
@@ -571,3 +631,20 @@ def test_an_export_of_a_network_in_memory_has_no_checkpoint_to_find() -> None:
 
 def test_the_processor_has_a_name() -> None:
     assert deployment.processor_name()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("tflite", "cpu", 1, 1),
+        ("openvino", "cuda", 1, 1),
+        ("onnxruntime", "npu", 1, 1),
+        ("onnxruntime", "cpu", -1, 1),
+        ("onnxruntime", "cpu", 1, 0),
+    ],
+)
+def test_deployments_that_do_not_exist(wrong: tuple[str, str, int, int]) -> None:
+    with pytest.raises(DeviceError) as raised:
+        Deployment(**dict(zip(("runtime", "device", "threads", "batch"), wrong, strict=True)))  # type: ignore[arg-type]
+    assert "openvino on cpu" in (raised.value.expected or "")
+    assert wrong[0] in (raised.value.got or "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +22,7 @@ from apot_export.artifacts.onnx_model._builder import (
 )
 from apot_export.artifacts.onnx_model.functions import SPLIT, function
 from apot_export.artifacts.onnx_model.lowering import Body, bodies_of, shared_images, tf32_is_exact
-from apot_export.artifacts.onnx_model.targets import CUDA, LOWERINGS, PORTABLE, require_target
-from apot_export.errors import TargetError
+from apot_export.artifacts.onnx_model.targets import CUDA, PORTABLE, require_target
 from apot_export.network import (
     AveragePool,
     Clip,
@@ -54,7 +52,6 @@ def build_model(
     tool: str,
     metadata: Mapping[str, str],
     target: str = PORTABLE,
-    lowerings: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
     """Build the model.
 
@@ -64,21 +61,18 @@ def build_model(
         tool: Name and version of the producer, separated by a blank.
         metadata: Provenance, written as metadata properties.
         target: The runtime that it is lowered for, one of `TARGETS`. Any other runs it, too.
-        lowerings: Layers that are lowered for another target, by layer.
 
     Returns:
         A model with input `images` float32 [batch, C, H, W] and output `logits` float32
-        [batch, classes]. Targets other than "portable" are named in its metadata, and so are
-        `lowerings`, as JSON; "cuda" also says there whether TF32 rounds none of its factors
-        (`tf32_exact`).
+        [batch, classes]. Targets other than "portable" are named in its metadata; "cuda" also says
+        there whether TF32 rounds none of its factors (`tf32_exact`).
 
     Raises:
         BoundError: A layer's accumulator cannot be proven exact.
-        TargetError: There is no such target, layer or lowering.
+        TargetError: There is no such target.
     """
     proofs = prove(network)
-    others = _others(network, require_target(target), lowerings or {})
-    bodies = bodies_of(network, proofs, target, others)
+    bodies = bodies_of(network, proofs, require_target(target))
     shared = shared_images(network, bodies)
     graph = _Graph(network=network, proofs=proofs, bodies=bodies)
     if any(body.needs_one for body in bodies.values()):
@@ -92,9 +86,7 @@ def build_model(
     if target != PORTABLE:
         facts["target"] = target
     if target == CUDA:
-        facts["tf32_exact"] = str(not others and tf32_is_exact(network)).lower()
-    if others:
-        facts["lowerings"] = json.dumps(others, sort_keys=True)
+        facts["tf32_exact"] = str(tf32_is_exact(network)).lower()
     return model_of(
         graph.graph_of(
             name,
@@ -106,23 +98,6 @@ def build_model(
         tool=tool,
         metadata={**metadata, **facts},
     )
-
-
-def _others(network: CodedNetwork, target: str, lowerings: Mapping[str, str]) -> dict[str, str]:
-    """Return the layers that are lowered for another target than the whole model.
-
-    Raises:
-        TargetError: A layer or a target is unknown.
-    """
-    for layer, lowering in lowerings.items():
-        if layer not in network.layers or lowering not in LOWERINGS:
-            raise TargetError(
-                "A layer cannot be lowered so.",
-                where=layer,
-                expected=f"a layer of the network, as one of {', '.join(LOWERINGS)}",
-                got=lowering,
-            )
-    return {layer: other for layer, other in lowerings.items() if other != target}
 
 
 def _attributes(operation: Operation) -> dict[str, Any]:

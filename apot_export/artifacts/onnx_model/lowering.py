@@ -59,46 +59,22 @@ class Body:
     """Whether a quantizer's levels are float32 that holds integers, not integers."""
 
 
-def bodies_of(
-    network: CodedNetwork,
-    proofs: Mapping[str, Proof],
-    target: str,
-    lowerings: Mapping[str, str] | None = None,
-) -> dict[str, Body]:
+def bodies_of(network: CodedNetwork, proofs: Mapping[str, Proof], target: str) -> dict[str, Body]:
     """Return the body of every node that has another than the usual one, by node.
 
     Args:
         network: The network.
         proofs: Of its accumulators, by layer.
-        target: What it is lowered for.
-        lowerings: Layers that are lowered for another target than the whole model, by layer.
+        target: The runtime that it is lowered for.
     """
-    choosers = {
+    chooser = {
         PORTABLE: _portable_body,
         CPU: _cpu_body,
         CUDA: _cuda_body,
         OPENVINO: _openvino_body,
-    }
-    layers = layer_of_nodes(network) if lowerings else {}
-    bodies: dict[str, Body] = {}
-    for node in network.nodes:
-        chooser = choosers[(lowerings or {}).get(layers.get(node.name, ""), target)]
-        body = chooser(network, proofs, node)
-        if body is not None:
-            bodies[node.name] = body
-    return bodies
-
-
-def layer_of_nodes(network: CodedNetwork) -> dict[str, str]:
-    """Return the layer that each node belongs to: its quantizer, its sums, and what scales them."""
-    layers: dict[str, str] = {}
-    for node in network.nodes:
-        operation = node.operation
-        if isinstance(operation, (QuantizeActivation, Convolution, Linear)):
-            layers[node.name] = operation.layer
-        elif isinstance(operation, ScaleBias) and node.inputs[0] in layers:
-            layers[node.name] = layers[node.inputs[0]]
-    return layers
+    }[target]
+    bodies = {node.name: chooser(network, proofs, node) for node in network.nodes}
+    return {name: body for name, body in bodies.items() if body is not None}
 
 
 def shared_images(network: CodedNetwork, bodies: Mapping[str, Body]) -> dict[str, list[int]]:

@@ -9,8 +9,6 @@ CPU = "cpu"
 CUDA = "cuda"
 OPENVINO = "openvino"
 TARGETS = (PORTABLE, CPU, CUDA, OPENVINO)
-LOWERINGS = TARGETS
-"""What a single layer can be lowered as (see `apot_export.tuning`)."""
 
 
 def require_target(target: str) -> str:
