@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from apot_export.artifacts import strict_json
-from apot_export.artifacts.atomic import _staged
+from apot_export.artifacts.atomic import staged, write_file
 from apot_export.errors import ExportError
 
 MANIFEST = "manifest.json"
@@ -116,12 +114,9 @@ def write_export(
     text = json.dumps(content, indent=2) + "\n"
     everything = {**files, MANIFEST: text.encode()}
     try:
-        with _staged(directory) as stage:
+        with staged(directory) as stage:
             for name, data in everything.items():
-                with (stage / name).open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                write_file(stage / name, data)
     except OSError as error:
         raise ExportError(
             "The export cannot be written; nothing of it was left behind.",
@@ -229,18 +224,8 @@ def attach_to_manifest(directory: Path, name: str, content: Mapping[str, Any]) -
     text = json.dumps(manifest, indent=2) + "\n"
     try:
         status = path.stat()
-        handle, staged = tempfile.mkstemp(prefix=f".{MANIFEST}.", dir=directory)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            shutil.copymode(path, staged)
-            os.utime(staged, ns=(status.st_atime_ns, status.st_mtime_ns))
-            Path(staged).replace(path)
-        except BaseException:
-            Path(staged).unlink(missing_ok=True)
-            raise
+        write_file(path, text.encode())
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     except OSError as error:
         raise ExportError(
             "The manifest cannot be written.", where=str(path), got=error.strerror or str(error)
