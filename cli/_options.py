@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,3 +11,95 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON document and nothing else.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
+
+# --- how a checkpoint was trained -----------------------------------------------------------------
+
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        help="Bit-width it was trained with; default: from its file or folder name.",
+        show_default=False,
+    ),
+]
+ActivationBits = Annotated[
+    int | None,
+    typer.Option(help="Bit-width of activations, if another than the weights'."),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="Level set: apot, pot or uniform; default: from its name, else apot.",
+        show_default=False,
+    ),
+]
+Grid = Annotated[
+    str | None,
+    typer.Option(
+        help="Grid of 2-bit weights of the non-zero-grid code: zero or nonzero; default: from its "
+        "folder, else zero.",
+        show_default=False,
+    ),
+]
+Exponent = Annotated[
+    int | None,
+    typer.Option("--z", help="Exponent Z of the non-zero grid {2^-Z, 1}."),
+]
+LegacyDivisor = Annotated[
+    bool,
+    typer.Option(
+        "--legacy-divisor", help="Uniform activations as the code before 2021-03-20 divided them."
+    ),
+]
+RawWeights = Annotated[
+    bool,
+    typer.Option(
+        "--no-weight-normalization",
+        help="Weights were quantized without centring and scaling, as some forks do.",
+    ),
+]
+UnsignedZeros = Annotated[
+    bool,
+    typer.Option(
+        "--unsigned-zeros",
+        help="Make every zero weight a +0, whatever sign training left; then ternary weights take "
+        "1.6 bits, not 2.",
+    ),
+]
+LayerBits = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Bit-width of some layers: 'layer1.*=3', or '...=4/2' for weights/activations; may be "
+        "repeated, later ones win.",
+    ),
+]
+LayerBitsFile = Annotated[
+    Path | None,
+    typer.Option(help="TOML file with such patterns in a table named layers."),
+]
+AlphaTerms = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=8,
+        help="Write each coordinate of multi-bit weights as a sum of this many powers of two; 0 "
+        "keeps them as floats.",
+    ),
+]
+
+# --- custom networks ------------------------------------------------------------------------------
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Custom network, PACKAGE.MODULE:FACTORY; it is imported and called, and gets the "
+        "checkpoint's tensors.",
+    ),
+]
+ModelKwarg = Annotated[
+    list[str] | None,
+    typer.Option(help="Argument of --model's factory, NAME=VALUE; may be repeated."),
+]
+InputShape = Annotated[
+    str | None,
+    typer.Option(help="Image that --model's network takes: C,H,W, e.g. 3,32,32."),
+]

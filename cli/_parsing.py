@@ -11,12 +11,31 @@ from typing import Any
 
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.errors import BitWidthError, IntegerError, ModelError
+from apot_export.original.choices import Choices
 from apot_export.original.quantization import LayerBits
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+def quantization_choices(
+    layer_bits: Iterable[str] | None, layer_bits_file: Path | None, **options: Any
+) -> Choices:
+    """Return how a command line says that a checkpoint was trained.
+
+    Args:
+        layer_bits: Texts of --layer-bits, which win over those of the file.
+        layer_bits_file: See `read_layer_bits`.
+        **options: The other fields of `Choices`.
+
+    Raises:
+        BitWidthError: A bit-width of a layer cannot be read.
+    """
+    from_file = read_layer_bits(layer_bits_file) if layer_bits_file is not None else ()
+    stated = map(parse_layer_bits, layer_bits or [])
+    return Choices(layer_bits=(*from_file, *stated), **options)
 
 
 def parse_layer_bits(text: str) -> LayerBits:

@@ -37,6 +37,8 @@ def print_report(report: Report) -> None:
         style="bold",
         soft_wrap=True,
     )
+    if settings["original"]["stated"]:
+        console.print(Text(_stated(settings["original"])), soft_wrap=True)
     console.print(_sides(report))
     for flips, name in ((side.flips, _SIDE_NAMES[side.name]) for side in report.sides):
         console.print(
@@ -64,6 +66,24 @@ def print_report(report: Report) -> None:
             console.print("  ... (all of them in --json)")
     for note in report.notes:
         console.print(Text(f"Note: {note}", "yellow"), soft_wrap=True)
+
+
+def _stated(original: Mapping[str, Any]) -> str:
+    """Say which original was stated, by its file and by what is not the default."""
+    checkpoint, model = original["checkpoint"], original["model"]
+    what = "the network in memory"
+    if checkpoint is not None:
+        what = f"{checkpoint} (SHA-256 {original['checkpoint_sha256'][:12]})"
+    if model is not None:
+        what += f", {model['factory']}"
+    choices = dict(original["choices"])
+    if "layer_bits" in choices:
+        choices["layer_bits"] = ", ".join(
+            "{pattern}={weight_bits}/{activation_bits}".format(**layer)
+            for layer in choices["layer_bits"]
+        )
+    stated = "; ".join(f"{name} {value}" for name, value in choices.items())
+    return f"Held to the original that you stated: {what}; {stated}"
 
 
 def _sides(report: Report) -> Table:

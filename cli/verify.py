@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
+from . import _options
 from ._errors import reported
-from ._options import Debug, Json
 
 _FAIL = 1
 _AUTO = "auto"
@@ -21,39 +21,49 @@ _REPORTS = os.environ.get("RANK", "0") == "0"
 
 def verify(
     export: Annotated[
-        Optional[Path],  # noqa: UP045 - typer evaluates this on Python 3.10
+        Path | None,
         typer.Argument(help="Export directory; default: the newest one in or below this folder."),
     ] = None,
     dataset: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             help="cifar10, cifar100, mnist, imagenet, digits, or folder (class folders of your "
             "own); default: the one that fits the network."
         ),
     ] = None,
     data: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Folder of the images; default: $APOT_EXPORT_DATA, else ./data."),
     ] = None,
     mean: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="For folder: mean per channel of pixels in [0, 1], e.g. 0.5,0.5,0.5."),
     ] = None,
     std: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="For folder: standard deviation per channel."),
     ] = None,
     checkpoint: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="The original checkpoint; default: where the manifest says it was."),
-    ] = None,
-    model: Annotated[
-        Optional[str],  # noqa: UP045
+        Path | None,
         typer.Option(
-            help="Network of your own, PACKAGE.MODULE:FACTORY, if the export was made with one; "
-            "it is imported and called.",
+            help="The original checkpoint; default: where the manifest says it was. Another file "
+            "needs --bits or the like beside it, which state how it was trained."
         ),
     ] = None,
+    bits: _options.Bits = None,
+    activation_bits: _options.ActivationBits = None,
+    method: _options.Method = None,
+    grid: _options.Grid = None,
+    z: _options.Exponent = None,
+    legacy_divisor: _options.LegacyDivisor = False,
+    raw_weights: _options.RawWeights = False,
+    unsigned_zeros: _options.UnsignedZeros = False,
+    layer_bits: _options.LayerBits = None,
+    layer_bits_file: _options.LayerBitsFile = None,
+    alpha_terms: _options.AlphaTerms = 0,
+    model: _options.Model = None,
+    model_kwarg: _options.ModelKwarg = None,
+    input_shape: _options.InputShape = None,
     device: Annotated[
         str, typer.Option(help="auto, cuda or cpu: where the original and side ort run.")
     ] = "auto",
@@ -65,14 +75,14 @@ def verify(
         ),
     ] = "ort",
     backends: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             help="Run the integer network on these, too, and compare every bit: two or more of "
             "numpy, ort-cpu, ort-cuda, c.",
         ),
     ] = None,
     limit: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Use this many images, drawn from every class in proportion."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of that drawing.")] = 0,
@@ -80,24 +90,27 @@ def verify(
         str, typer.Option(help="Images per batch, or auto: fits the image size.")
     ] = _AUTO,
     workers: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=0, help="Threads that decode images; default: the cores, at most 4."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted run of this kind ended.")
     ] = False,
     html: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Write the report as one self-contained page, too."),
     ] = None,
     attach: Annotated[
         bool,
         typer.Option("--attach/--no-attach", help="Write the verdict into the export's manifest."),
     ] = True,
-    as_json: Json = False,
-    debug: Debug = False,
+    as_json: _options.Json = False,
+    debug: _options.Debug = False,
 ) -> None:
     """Verify an export: PyTorch original, ONNX Runtime and oracle on the same images.
+
+    The original is the one that the export was made from. With options of convert that say how the
+    checkpoint was trained (--bits, --method, ...), it is the one that they state.
 
     Exit code 0: PASS, 1: FAIL, 2: could not run. Several processes share the images under
     torchrun --nproc-per-node N --no-python apot-export verify ...
@@ -107,6 +120,7 @@ def verify(
         from apot_export.errors import DeviceError
 
         from ._page import require_writable, write_page
+        from ._parsing import parse_arguments, quantization_choices
         from ._progress import image_progress
         from ._render_verify import print_report
 
@@ -123,26 +137,46 @@ def verify(
             )
         if html is not None:
             require_writable(html)
+        choices = quantization_choices(
+            layer_bits,
+            layer_bits_file,
+            bits=bits,
+            activation_bits=activation_bits,
+            method=method,
+            grid=grid,
+            z=z,
+            legacy_divisor=legacy_divisor,
+            normalize_weights=not raw_weights,
+            alpha_terms=alpha_terms,
+            unsigned_zeros=unsigned_zeros,
+        )
         with image_progress() as progress:
+            from apot_export.original.choices import Choices
+            from apot_export.verification import RunOptions
             from apot_export.verification import verify as verify_export
 
             report = verify_export(
                 export,
-                dataset=dataset,
-                data=data,
-                mean=_numbers(mean, "--mean"),
-                std=_numbers(std, "--std"),
+                RunOptions(
+                    dataset=dataset,
+                    data=data,
+                    mean=_numbers(mean, "--mean"),
+                    std=_numbers(std, "--std"),
+                    device=device,
+                    sides=sides,
+                    backends=backends,
+                    limit=limit,
+                    seed=seed,
+                    batch_size=None if batch_size == _AUTO else int(batch_size),
+                    workers=workers,
+                    resume=resume,
+                    attach=attach,
+                ),
                 checkpoint=checkpoint,
                 model=model,
-                device=device,
-                sides=sides,
-                backends=backends,
-                limit=limit,
-                seed=seed,
-                batch_size=None if batch_size == _AUTO else int(batch_size),
-                workers=workers,
-                resume=resume,
-                attach=attach,
+                model_arguments=parse_arguments(model_kwarg or []),
+                input_shape=input_shape,
+                choices=None if choices == Choices() else choices,
                 progress=progress,
             )
         if _REPORTS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -42,10 +41,8 @@ from apot_export.network import (
 from apot_export.network.codebook import storage_bytes
 from apot_export.original.checkpoint import require_checkpoint_file
 from apot_export.original.choices import Choices
-from apot_export.original.custom import input_shape_of, load_custom, original_of_module
-from apot_export.original.opening import _spec
+from apot_export.original.opening import complete_choices, model_spec, open_original
 from apot_export.original.original import Original
-from apot_export.original.published import load_original
 from apot_export.original.quantized_layers import QuantConv2d
 
 if TYPE_CHECKING:
@@ -97,16 +94,11 @@ def convert(
     require_target(target)
     require_compressible(compress=compress, integer=integer is not None)
     chosen = choices or Choices(**said)
-    spec = _spec(checkpoint, model, model_arguments, input_shape)
-    if isinstance(checkpoint, nn.Module):
-        original = original_of_module(checkpoint, input_shape_of(input_shape), chosen)
-    elif spec is not None:
-        original = load_custom(Path(checkpoint), chosen, spec)
-    else:
-        original = load_original(Path(checkpoint), chosen)
+    spec = model_spec(checkpoint, model, model_arguments, input_shape)
+    original = open_original(checkpoint, chosen, spec, input_shape)
     source = capture(original.module, original.architecture.input_shape, original.multi_bit)
     coded = encode_network(source, alpha_terms=chosen.alpha_terms)
-    complete = _complete(chosen, original)
+    complete = complete_choices(chosen, original)
     tool = f"apot-export {VERSION}"
     provenance = {
         "tool": tool,
@@ -240,18 +232,3 @@ def _weight_error(original: Original, coded: CodedNetwork) -> float:
             changed += float(((layer.weights() - weight) ** 2).sum())
             total += float((weight**2).sum())
     return math.sqrt(changed / total) if total else 0.0
-
-
-def _complete(choices: Choices, original: Original) -> Choices:
-    """Return choices that leave nothing to a name, so that the original can be built again."""
-    if original.custom_choices is not None:
-        return original.custom_choices
-    quantization = original.quantization
-    return dataclasses.replace(
-        choices,
-        bits=quantization.weight_bits,
-        activation_bits=quantization.activation_bits,
-        method=quantization.method,
-        grid=quantization.grid,
-        z=quantization.z if quantization.grid == "nonzero" else None,
-    )

@@ -9,6 +9,8 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from importlib import metadata
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,9 @@ from apot_export.artifacts.onnx_model.probe import parse_model, tf32_exact
 from apot_export.datasets import Dataset
 from apot_export.errors import DatasetError, ExportError
 from apot_export.network import CodedNetwork
-from apot_export.original.choices import Choices
-from apot_export.original.original import Original
+from apot_export.runtimes import onnx_runtime
 from apot_export.runtimes.torch_runtime import torch_executor, twin_executors
+from apot_export.verification._original import HeldTo
 from apot_export.verification._verdict import agreement_failures, backend_failures
 from apot_export.verification.proof.proofs import Proofs, prove_export
 from apot_export.verification.report import BackendComparison, FlippedImage, Report, SkippedImage
@@ -47,19 +49,38 @@ _MOST_WORKERS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunChoices:
-    """What a user said of how to run."""
+class RunOptions:
+    """Which images a verification uses, what it compares, and how it runs."""
 
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
-    limit: int | None
-    seed: int
-    batch_size: int | None
-    workers: int | None
-    sides: str | None
-    backends: str | None
-    resume: bool
-    attach: bool
+    dataset: str | None = None
+    """"cifar10", "cifar100", "mnist", "imagenet", "digits" or "folder"; None for the one that fits
+    the network."""
+    data: str | PathLike[str] | None = None
+    """Folder of the images; None for $APOT_EXPORT_DATA or ./data."""
+    mean: Sequence[float] | None = None
+    """Per channel, of pixels in [0, 1], for "folder"."""
+    std: Sequence[float] | None = None
+    """Likewise."""
+    device: str = "auto"
+    """"auto", "cuda" or "cpu", for the original and for the side "ort"."""
+    limit: int | None = None
+    """Use this many images, drawn from every class in proportion."""
+    seed: int = 0
+    """Of that drawing."""
+    batch_size: int | None = None
+    """Images per batch; None for a size that fits the image."""
+    workers: int | None = None
+    """Threads that decode images ahead; None for as many as there are cores, at most 4."""
+    sides: str | None = None
+    """Of ort, ort-cpu, ort-cuda, openvino, native, oracle and packed, separated by commas: what is
+    compared with the original; the first one is the export of the verdict. None: ort."""
+    backends: str | None = None
+    """Of numpy, ort-cpu, ort-cuda and c, separated by commas: run the integer network on these and
+    compare every bit of its logits. None: leave it alone."""
+    resume: bool = False
+    """Go on from the finished shards of an interrupted run of the same kind."""
+    attach: bool = True
+    """Write the verdict into the export's manifest."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,29 +90,32 @@ class Run:
     directory: Path
     manifest: Mapping[str, Any]
     packed: CodedNetwork
-    source: Original
+    held_to: HeldTo
     images: Dataset
     device: str
     processes: Processes
-    choices: RunChoices
+    options: RunOptions
     flags: Mapping[str, Any]
     progress: Progress
 
+    def _that_fit(self, pixels: int, least: int, most: int) -> int:
+        """Return how many images have so many input values, within limits."""
+        return max(least, min(most, pixels // math.prod(self.packed.input_shape)))
+
     @property
     def batch_size(self) -> int:
-        pixels = math.prod(self.packed.input_shape)
-        return self.choices.batch_size or max(1, min(100, _BATCH_PIXELS // pixels))
+        return self.options.batch_size or self._that_fit(_BATCH_PIXELS, 1, 100)
 
     @property
     def workers(self) -> int:
-        if self.choices.workers is not None:
-            return self.choices.workers
+        if self.options.workers is not None:
+            return self.options.workers
         return min(_MOST_WORKERS, os.cpu_count() or 1)
 
     def report(self) -> Report:
         """Run everything."""
-        compared = None if self.choices.backends is None else parse_backends(self.choices.backends)
-        names = parse_sides(self.choices.sides, self.device)
+        backends = None if self.options.backends is None else parse_backends(self.options.backends)
+        names = parse_sides(self.options.sides, self.device)
         model = (self.directory / ONNX_MODEL).read_bytes()
         sample = self._sample()
         graph = parse_model(model)
@@ -107,7 +131,7 @@ class Run:
             image=sample[:1],
         )
         measured, notes = self._measure(opened)
-        integers = self._integers(compared)
+        integers = self._integers(backends)
         sides = measured.compared()
         yardsticks = measured.compared_yardsticks()
         report = Report(
@@ -128,11 +152,7 @@ class Run:
             weights=proofs.weights,
             levels=proofs.levels,
             accumulators=proofs.accumulators,
-            placement={
-                provider: count
-                for _, placement in opened.placements.values()
-                for provider, count in placement.counts().items()
-            },
+            placement=opened.placement(),
             provider=opened.provider(),
             settings=self._settings(opened),
             failures=(
@@ -143,56 +163,56 @@ class Run:
             ),
             divergence=proofs.divergence,
             backends=integers,
-            notes=tuple(notes),
+            notes=notes,
         )
         return self._attached(report)
 
     def _sample(self) -> NDArray[np.float32]:
-        """Return images for the comparison of every value: such as can be read."""
-        pixels = math.prod(self.packed.input_shape)
-        few = max(2, min(64, _LEVEL_PIXELS // pixels))
-        chosen = self.images.sample(few, self.choices.seed)
-        for images in (chosen, self.images):
+        """Return a few images that can be read, for the comparison of every value."""
+        few = self._that_fit(_LEVEL_PIXELS, 2, 64)
+        for images in (self.images.sample(few, self.options.seed), self.images):
             for batch in images.prefetched([range(min(few, len(images)))], 0):
                 if len(batch.labels):
                     return batch.images
-        reason = batch.skipped[0]
+        index, reason = batch.skipped[0]
         raise DatasetError(
             "None of the first images can be read.",
-            where=f"{self.images.root}: {self.images.names[reason[0]]}",
-            got=reason[1],
+            where=f"{self.images.root}: {self.images.names[index]}",
+            got=reason,
             fix="copy the images again",
         )
 
     def _prove(
         self, graph: onnx.ModelProto, names: Sequence[str], sample: NDArray[np.float32]
     ) -> Proofs:
+        """Let the first process prove, and tell the others what it found."""
         found: Proofs | None = None
         if self.processes.first:
             self.progress("levels", 0, 1)
             first = next((name for name in names if name.startswith("ort-")), "ort-cpu")
             device = ort_device(first, self.device)
-            found = prove_export(self.source.module, graph, self.packed, sample, device)
+            module = self.held_to.original.module
+            found = prove_export(module, graph, self.packed, sample, device)
             self.progress("levels", 1, 1)
         (proofs,) = (one for one in self.processes.gather(found) if one is not None)
         return proofs
 
-    def _measure(self, opened: OpenedSides) -> tuple[Measured, list[str]]:
-        module = self.source.module.to(self.device)
-        pixels = math.prod(self.packed.input_shape)
+    def _measure(self, opened: OpenedSides) -> tuple[Measured, tuple[str, ...]]:
+        """Run all images on all sides; return the counts, and notes for the report."""
+        module = self.held_to.original.module.to(self.device)
         sides = Sides(
             original=torch_executor(module, self.device),
             exports=opened.executors,
             twins=twin_executors(module, self.device),
-            twin_images=max(100, min(1000, _TWIN_PIXELS // pixels)),
+            twin_images=self._that_fit(_TWIN_PIXELS, 100, 1000),
             processes=self.processes.count,
         )
         shards = plan_shards(len(self.images), self.batch_size)
         unfinished = Unfinished(self.directory, self.processes.rank, self._key(opened))
-        if not self.choices.resume:
+        if not self.options.resume:
             unfinished.clear()
         # Nobody starts before everybody has read, or cleared, what an earlier run left.
-        earlier = unfinished.read() if self.choices.resume else {}
+        earlier = unfinished.read() if self.options.resume else {}
         finished = _united(self.processes.gather(earlier))
         missing = [number for number in range(len(shards)) if number not in finished]
         mine = missing[self.processes.rank :: self.processes.count]
@@ -214,23 +234,18 @@ class Run:
             raise DatasetError(
                 "No image can be read.", where=self.images.root, got=total.skipped[0][1]
             )
-        notes = (
-            []
-            if unfinished.kept
-            else ["the run could not have been resumed: its shards were not kept"]
-        )
-        return total, notes
+        lost = "the run could not have been resumed: its shards were not kept"
+        return total, () if unfinished.kept else (lost,)
 
     def _key(self, opened: OpenedSides) -> str:
         """Return what tells this run from others: everything that its counts depend on."""
         return key_of(
             {
                 "files": self.manifest["files"],
-                "checkpoint": self.manifest["checkpoint"]["sha256"],
-                "state": self.manifest.get("state_sha256"),
+                "original": self.held_to.to_json(),
                 "images": [self.images.name, self.images.root, list(self.images.names)],
                 "labels": hashlib.sha256(self.images.labels.tobytes()).hexdigest(),
-                "mean_and_std": [self.choices.mean, self.choices.std],
+                "mean_and_std": [self.options.mean, self.options.std],
                 "batch_size": self.batch_size,
                 "device": self.device.partition(":")[0],
                 "sides": list(opened.executors),
@@ -238,8 +253,9 @@ class Run:
             }
         )
 
-    def _integers(self, compared: Sequence[str] | None) -> BackendComparison | None:
-        if compared is None:
+    def _integers(self, backends: Sequence[str] | None) -> BackendComparison | None:
+        """Let the first process compare the integer network's backends, if that is wanted."""
+        if backends is None:
             return None
         found = None
         if self.processes.first:
@@ -247,7 +263,7 @@ class Run:
                 self.directory,
                 self.manifest,
                 self.packed,
-                compared,
+                backends,
                 self.images,
                 self.batch_size,
                 self.progress,
@@ -272,23 +288,23 @@ class Run:
         )
 
     def _settings(self, opened: OpenedSides) -> dict[str, Any]:
-        quantization = self.source.quantization
-        first = next(iter(opened.executors))
+        original = self.held_to.original
         settings: dict[str, Any] = {
             "device": self.device.partition(":")[0],
             "batch_size": self.batch_size,
-            "limit": self.choices.limit,
-            "seed": self.choices.seed,
-            "bits": quantization.weight_bits,
-            "method": quantization.method,
-            "family": self.source.family.name,
-            "alpha_terms": self.source.alpha_terms,
-            "unsigned_zeros": Choices.of_json(self.manifest["choices"]).unsigned_zeros,
-            "architecture": self.source.architecture.name,
+            "limit": self.options.limit,
+            "seed": self.options.seed,
+            "original": self.held_to.to_json(),
+            "bits": original.quantization.weight_bits,
+            "method": original.quantization.method,
+            "family": original.family.name,
+            "alpha_terms": original.alpha_terms,
+            "unsigned_zeros": self.held_to.choices.unsigned_zeros,
+            "architecture": original.architecture.name,
             **self.flags,
             **_versions(),
             "torch_threads": torch.get_num_threads(),
-            "provider_options": opened.options.get(first, {}),
+            "provider_options": opened.options.get(next(iter(opened.executors)), {}),
             "side_options": opened.options,
             "workers": self.workers,
             "processes": self.processes.count,
@@ -301,7 +317,7 @@ class Run:
 
     def _attached(self, report: Report) -> Report:
         """Write the verdict into the manifest, if the directory can be written."""
-        if self.choices.attach and self.processes.first:
+        if self.options.attach and self.processes.first:
             try:
                 attach_to_manifest(self.directory, "verification", report.verdict_to_json())
             except ExportError as error:
@@ -315,13 +331,10 @@ def _united(found: Sequence[Mapping[int, Measured]]) -> dict[int, Measured]:
 
 
 def _versions() -> dict[str, str]:
-    import onnxruntime
-    import torchvision
-
     return {
         "apot_export": VERSION,
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "onnxruntime": onnxruntime.__version__,
+        "torchvision": metadata.version("torchvision"),
+        "onnxruntime": onnx_runtime.version(),
         "python": platform.python_version(),
     }

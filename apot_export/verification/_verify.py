@@ -1,10 +1,12 @@
-"""The verdict: original, export and oracle on the same images."""
+"""Verify an export: proofs on a few images, counts over all of them, and a verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,9 +15,10 @@ from apot_export.artifacts.directory import PACKED_MODEL, check_files, read_mani
 from apot_export.artifacts.packed import load_packed
 from apot_export.datasets import open_dataset
 from apot_export.errors import DeviceError
+from apot_export.original.choices import Choices
 from apot_export.runtimes.torch_runtime import explicit_settings
-from apot_export.verification._rebuild import rebuild_original
-from apot_export.verification._run import Run, RunChoices
+from apot_export.verification._original import Statement, find_original, require_same_structure
+from apot_export.verification._run import Run, RunOptions
 from apot_export.verification.report import Report
 from apot_export.verification.running.processes import Processes, joined_processes
 from apot_export.verification.running.shards import Progress
@@ -25,99 +28,85 @@ _DEVICES = ("auto", "cuda", "cpu")
 
 def verify(
     export: str | PathLike[str],
+    options: RunOptions | None = None,
     *,
-    dataset: str | None = None,
-    data: str | PathLike[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
     checkpoint: str | PathLike[str] | None = None,
-    model: str | None = None,
     original: nn.Module | None = None,
-    device: str = "auto",
-    limit: int | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    sides: str | None = None,
-    backends: str | None = None,
-    resume: bool = False,
-    attach: bool = True,
+    model: str | None = None,
+    model_arguments: Mapping[str, Any] | None = None,
+    input_shape: Sequence[int] | str | None = None,
+    choices: Choices | None = None,
     progress: Progress | None = None,
+    **said: Any,
 ) -> Report:
-    """Verify an export against the PyTorch original.
+    """Verify an export against a PyTorch original: the recorded one, or one that is stated.
+
+    Without `choices` (or fields of it) the original is the one that the export's manifest records:
+    its checkpoint must be the same file. With them the export is held to the original that they
+    describe, as `convert` would read it, whatever the manifest says; the report says which.
 
     Under torchrun (or in an open process group of PyTorch's) the processes share the images, and
     each returns the same report.
 
     Args:
         export: The export directory.
-        dataset: "cifar10", "cifar100", "mnist", "imagenet", "digits" or "folder"; None for the one
-            that fits the network.
-        data: Folder of the images; None for $APOT_EXPORT_DATA or ./data.
-        mean: Per channel, of pixels in [0, 1], for "folder".
-        std: Likewise.
+        options: Images, device and what is compared; None for the defaults.
         checkpoint: The checkpoint; None for where the manifest says it was.
-        model: Factory of a network of the user's own, which is imported and called; needed again
-            where the export was made with one, so that no code runs unasked.
-        original: The network itself, where the export was made from one.
-        device: "auto", "cuda" or "cpu", for the original and for "ort".
-        limit: Use this many images, drawn from every class in proportion.
-        seed: Of that drawing.
-        batch_size: Images per batch; None for a size that fits the image.
-        workers: Threads that decode images ahead; None for as many as there are cores, at most 4.
-        sides: Of ort, ort-cpu, ort-cuda, openvino, native, oracle and packed, separated by commas:
-            what is compared with the original; the first one is the export of the verdict. None:
-            ort.
-        backends: Of numpy, ort-cpu, ort-cuda and c, separated by commas: run the integer network on
-            these and compare every bit of its logits; None: leave it alone.
-        resume: Go on from the finished shards of an interrupted run of the same kind.
-        attach: Write the verdict into the export's manifest.
+        original: The network itself, in place of a checkpoint.
+        model: Factory of a custom network, which is imported and called; needed again where the
+            export was made with one, so that no code runs unasked.
+        model_arguments: Arguments of the factory; None for those that the manifest records.
+        input_shape: Image of a custom network; None for the export's.
+        choices: How the stated original was trained.
         progress: Called with (what, done, total).
+        **said: Fields of `RunOptions` or of `Choices`: `dataset="cifar10"`, `bits=4`, ...
 
     Raises:
         ApotExportError: The verification could not run. A difference is no error: see the report.
     """
-    choices = RunChoices(
-        mean=mean,
-        std=std,
-        limit=limit,
-        seed=seed,
-        batch_size=batch_size,
-        workers=workers,
-        sides=sides,
-        backends=backends,
-        resume=resume,
-        attach=attach,
-    )
+    names = {field.name for field in fields(Choices)}
+    stated = {name: said.pop(name) for name in names & set(said)}
+    if stated:
+        choices = replace(choices or Choices(), **stated)
+    options = replace(options or RunOptions(), **said)
     directory = Path(export)
     with joined_processes() as processes, explicit_settings() as flags:
-        chosen = _device(device, processes)
+        device = _device(options.device, processes)
         manifest = read_manifest(directory)
         check_files(directory, manifest)
         packed = load_packed(directory / PACKED_MODEL).network
-        source = rebuild_original(directory, manifest, checkpoint, model, original)
+        statement = Statement(
+            checkpoint=checkpoint,
+            network=original,
+            model=model,
+            model_arguments=model_arguments,
+            input_shape=input_shape,
+            choices=choices,
+        )
+        held_to = find_original(directory, manifest, statement)
+        if held_to.stated:
+            require_same_structure(held_to.original, packed)
         images = open_dataset(
-            dataset,
+            options.dataset,
             input_shape=packed.input_shape,
             classes=packed.shapes[packed.output][0],
-            data=None if data is None else Path(data),
-            family=source.family.name,
-            mean=mean,
-            std=std,
+            data=None if options.data is None else Path(options.data),
+            family=held_to.original.family.name,
+            mean=options.mean,
+            std=options.std,
         )
-        run = Run(
+        return Run(
             directory=directory,
             manifest=manifest,
             packed=packed,
-            source=source,
-            images=images.sample(limit, seed),
-            device=chosen,
+            held_to=held_to,
+            images=images.sample(options.limit, options.seed),
+            device=device,
             processes=processes,
-            choices=choices,
+            options=options,
             flags=flags,
             progress=progress if progress is not None and processes.first else _silent,
-        )
-        return run.report()
+        ).report()
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:

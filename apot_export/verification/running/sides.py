@@ -57,6 +57,14 @@ class OpenedSides:
         first = next(iter(self.executors))
         return self.placements[first][1].provider() if first in self.placements else first
 
+    def placement(self) -> dict[str, int]:
+        """Return the nodes that computed values, by execution provider."""
+        return {
+            provider: count
+            for _, placement in self.placements.values()
+            for provider, count in placement.counts().items()
+        }
+
     def strays(self) -> list[str]:
         """Return a sentence for each side whose nodes ran elsewhere than on its provider."""
         found = []

@@ -1,0 +1,193 @@
+"""The original that an export is held to: what its manifest records, or what the user states."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from apot_export.errors import ExportError, ModelError
+from apot_export.network import CodedNetwork
+from apot_export.original.choices import Choices
+from apot_export.original.custom import ModelSpec, input_shape_of
+from apot_export.original.opening import Source, complete_choices, model_spec, open_original
+from apot_export.original.original import Original
+
+_SHOWN_LAYERS = 4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Statement:
+    """What a user states about the original of an export."""
+
+    checkpoint: str | PathLike[str] | None = None
+    """None for the file that the manifest records."""
+    network: nn.Module | None = None
+    """The network itself, in place of a file."""
+    model: str | None = None
+    """Factory of a custom network, whose code is run."""
+    model_arguments: Mapping[str, Any] | None = None
+    input_shape: Sequence[int] | str | None = None
+    choices: Choices | None = None
+    """How the checkpoint was trained; None for the choices that the manifest records."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeldTo:
+    """The original that an export is held to."""
+
+    original: Original
+    stated: bool
+    """Whether the user stated how it was trained; otherwise the manifest did."""
+    choices: Choices
+    spec: ModelSpec | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return which original this is, as reports keep it."""
+        checkpoint = self.original.checkpoint
+        return {
+            "stated": self.stated,
+            "checkpoint": None if checkpoint is None else checkpoint.path.name,
+            "checkpoint_sha256": None if checkpoint is None else checkpoint.sha256,
+            "state_sha256": self.original.state_sha256,
+            "model": None if self.spec is None else self.spec.to_json(),
+            "choices": complete_choices(self.choices, self.original).non_default(),
+        }
+
+
+def find_original(directory: Path, manifest: Mapping[str, Any], statement: Statement) -> HeldTo:
+    """Build the original that an export is to be held to.
+
+    With quantization choices (or arguments or an image shape of a custom network, or a factory
+    where the export had none) the original is the stated one, whatever the manifest records.
+    Without them it is the recorded one, and what is given must have its digest.
+
+    Raises:
+        ExportError: The original is not found, or is not the recorded one.
+        ApotExportError: It cannot be built.
+    """
+    try:
+        recorded = Choices.of_json(manifest["choices"])
+        spec = ModelSpec.of_json(manifest["model"]) if "model" in manifest else None
+        shape = input_shape_of(manifest["input_shape"])
+    except (KeyError, TypeError, ValueError, SyntaxError, ModelError) as error:
+        raise ExportError(
+            "The manifest is damaged.", where=str(directory), got=str(error), fix="convert again"
+        ) from error
+    stated = (
+        statement.choices is not None
+        or bool(statement.model_arguments)
+        or statement.input_shape is not None
+        or (statement.model is not None and spec is None)
+    )
+    source = _source(directory, manifest, statement)
+    if statement.network is None and statement.model is None and spec is not None:
+        raise ExportError(
+            "The export is of a custom network: verifying it means running its code.",
+            where=str(directory),
+            expected="the factory that it was converted with",
+            fix=f"allow this: --model {spec.factory}",
+        )
+    if stated:
+        arguments = statement.model_arguments or (
+            spec.arguments if spec and statement.model else {}
+        )
+        image = statement.input_shape or (shape if statement.model else None)
+        spec = model_spec(source, statement.model, arguments, image)
+        choices = statement.choices or Choices()
+    else:
+        choices = recorded
+        if spec is not None and statement.model is not None:
+            spec = dataclasses.replace(spec, factory=statement.model)
+    original = open_original(source, choices, spec, statement.input_shape or shape)
+    if not stated or (statement.checkpoint is None and statement.network is None):
+        _require_recorded(original, manifest, source)
+    return HeldTo(original=original, stated=stated, choices=choices, spec=spec)
+
+
+def require_same_structure(original: Original, packed: CodedNetwork) -> None:
+    """Raise `ExportError` unless a stated original has the layers and images of an export."""
+    if original.architecture.input_shape != packed.input_shape:
+        raise ExportError(
+            "The stated original takes other images than the export.",
+            where=original.architecture.name,
+            expected=f"images {list(packed.input_shape)}",
+            got=f"images {list(original.architecture.input_shape)}",
+            fix="name the checkpoint, or state the network, that the export was made from",
+        )
+    expected = {name: tuple(layer.shape) for name, layer in packed.layers.items()}
+    got = {
+        name: tuple(layer.weight.shape)
+        for name, layer in original.module.named_modules()
+        if isinstance(layer, (nn.Conv2d, nn.Linear))
+    }
+    if got != expected:
+        raise ExportError(
+            "The stated original is another network than the export.",
+            where=original.architecture.name,
+            expected=_differing_layers(expected, got),
+            got=_differing_layers(got, expected),
+            fix="name the checkpoint, or state the network, that the export was made from",
+        )
+
+
+def _differing_layers(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    names = [name for name, shape in one.items() if other.get(name) != shape]
+    shown = [f"{name} {list(one[name])}" for name in names[:_SHOWN_LAYERS]]
+    more = f" and {len(names) - _SHOWN_LAYERS} more" if len(names) > _SHOWN_LAYERS else ""
+    return f"layers {', '.join(shown)}{more}" if shown else "no other layers"
+
+
+def _require_recorded(original: Original, manifest: Mapping[str, Any], source: Source) -> None:
+    """Raise `ExportError` unless an original has the digest that a manifest records."""
+    if isinstance(source, nn.Module):
+        if original.state_sha256 != manifest.get("state_sha256"):
+            raise ExportError(
+                "The network is not the one that the export was made from.",
+                where=type(source).__name__,
+                expected=f"a state dict of SHA-256 {manifest.get('state_sha256')}",
+                got=f"SHA-256 {original.state_sha256}",
+                fix="give the network with the tensors that were converted, convert this one "
+                "again, or state how this one was trained: choices=Choices(...)",
+            )
+        return
+    got = original.checkpoint.sha256 if original.checkpoint else None
+    if got != manifest["checkpoint"]["sha256"]:
+        raise ExportError(
+            "The checkpoint is not the one that the export was made from.",
+            where=str(source),
+            expected=f"SHA-256 {manifest['checkpoint']['sha256']}",
+            got=f"SHA-256 {got}",
+            fix="name the right file with --checkpoint, convert this one again, or hold the export "
+            "to this one by stating how it was trained: --checkpoint FILE --bits N",
+        )
+
+
+def _source(directory: Path, manifest: Mapping[str, Any], statement: Statement) -> Source:
+    """Return the network or file that is given, else the file that the manifest records."""
+    given = statement.network if statement.network is not None else statement.checkpoint
+    if given is not None:
+        return given
+    recorded = manifest["checkpoint"]["path"]
+    if recorded is None:
+        raise ExportError(
+            "The export was made from a network in memory, which no file holds.",
+            where=str(directory),
+            fix="verify it in Python: apot_export.verify(export, original=network)",
+        )
+    # A symbolic link on the way would make ".." mean another folder than when it was written.
+    path = Path(os.path.normpath(directory.absolute() / recorded))
+    if not path.is_file():
+        raise ExportError(
+            "The checkpoint that the export was made from is no longer there.",
+            where=str(path),
+            got=f"nothing at {recorded}, seen from the export",
+            fix="say where it is: --checkpoint FILE",
+        )
+    return path
