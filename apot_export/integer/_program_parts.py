@@ -6,13 +6,13 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.errors import IntegerError
-from apot_export.integer._scales import signed_digits
+from apot_export.integer._fixed_point import signed_digits
 from apot_export.integer.network import (
     Clamp,
     IntegerLayer,
@@ -30,7 +30,6 @@ LEVELS, NARROW, WIDE, IMAGE = range(4)
 SIZES = {LEVELS: 1, NARROW: 4, WIDE: 8}
 """Bytes of one number of a kind."""
 _STORE, _REQUANTIZE, _QUANTIZE = range(3)
-_CODES, _PLANES = range(2)
 _NARROW_BITS = 32
 _WIDE_BITS = 64
 _LEVEL_LIMIT = 255
@@ -41,16 +40,12 @@ _DIGIT = 0x40
 Finishing = Requantize | Quantize | Clamp
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a value lies."""
+class Address(NamedTuple):
+    """Where a value lies, as instructions name it."""
 
     kind: int
     offset: int
-
-    def bytes(self) -> bytes:
-        """Return the value as instructions name it."""
-        return words(self.kind, self.offset)
+    """In bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,16 +90,16 @@ def kind_of(interval: Interval) -> int:
 # --- post-operations ------------------------------------------------------------------------------
 
 
-def finishing_bytes(operation: Finishing, place: Place) -> bytes:
+def finishing_bytes(operation: Finishing, address: Address) -> bytes:
     """Return what is done to a channel of results, and where it goes."""
     if isinstance(operation, Requantize):
-        return words(_REQUANTIZE) + place.bytes() + _requantize(operation)
+        return words(_REQUANTIZE, *address) + _requantize(operation)
     if isinstance(operation, Quantize):
-        return words(_QUANTIZE) + place.bytes() + _quantize(operation)
+        return words(_QUANTIZE, *address) + _quantize(operation)
     widest = np.iinfo(np.int64)
     low = widest.min if operation.low is None else operation.low
     high = widest.max if operation.high is None else operation.high
-    return words(_STORE) + place.bytes() + struct.pack("<qq", low, high)
+    return words(_STORE, *address) + struct.pack("<qq", low, high)
 
 
 def thresholds_scratch(operation: Finishing) -> int:
@@ -130,21 +125,14 @@ def _requantize(operation: Requantize) -> bytes:
 
 def _quantize(operation: Quantize) -> bytes:
     thresholds, directions = operation.thresholds, operation.direction
-    channels = max(thresholds.shape[0], directions.size)
-    rows = np.broadcast_to(thresholds, (channels, thresholds.shape[1]))
-    width = _threshold_bytes(rows)
+    channels, count = max(thresholds.shape[0], directions.size), thresholds.shape[1]
+    rows = np.broadcast_to(thresholds, (channels, count))
+    reached = Interval(low=int(rows.min(initial=0)), high=int(rows.max(initial=0)))
+    width = -(-reached.bits // 8)
     numbers = rows.astype("<i8")[..., None].view(np.uint8)[..., :width].reshape(channels, -1)
     downwards = np.broadcast_to(directions < 0, (channels,)).astype(np.uint8)
     records = np.concatenate([downwards[:, None], numbers], axis=1)
-    head = words(channels, thresholds.shape[1], width, *map(int, operation.levels))
-    return head + records.tobytes()
-
-
-def _threshold_bytes(thresholds: Integers) -> int:
-    if not thresholds.size:
-        return 1
-    reached = Interval(low=int(thresholds.min()), high=int(thresholds.max()))
-    return -(-reached.bits // 8)
+    return words(channels, count, width, *map(int, operation.levels)) + records.tobytes()
 
 
 # --- weights --------------------------------------------------------------------------------------
@@ -166,23 +154,13 @@ def sum_kind(layer: IntegerLayer, coded: Layer) -> int:
     return WIDE if wide else NARROW
 
 
-def weight_scratch(coded: Layer, sums: int) -> int:
-    """Return the bytes of scratch memory beside one plane of sums."""
-    return sums if isinstance(coded, PlaneLayer) else 0
-
-
-def weight_kind(coded: Layer) -> int:
-    """Return the number of a kind of weights."""
-    return _PLANES if isinstance(coded, PlaneLayer) else _CODES
-
-
 def weight_bytes(layer: IntegerLayer, coded: Layer, stored: WeightTensors) -> bytes:
     """Return where a layer's weights are in the file, and what they mean."""
     if isinstance(coded, PlaneLayer) and coded.planes.terms is not None:
         return _plane_bytes(layer, coded, stored)
     if isinstance(coded, CodedLayer):
         return _code_bytes(coded, stored)
-    raise IntegerError("A layer's weights are no integers.", where=layer.name)
+    raise IntegerError("A layer's weights are not integers.", where=layer.name)
 
 
 def _shifts(coded: PlaneLayer, layer: IntegerLayer) -> Integers:

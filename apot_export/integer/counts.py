@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-from apot_export.integer._scales import signed_digits
+from apot_export.integer._fixed_point import signed_digits
 from apot_export.integer.network import (
+    LARGEST_PIXEL,
     Clamp,
-    Convolve,
     IntegerNetwork,
     IntegerNode,
-    Maximum,
-    Multiply,
+    Integers,
     Quantize,
     Requantize,
-    Sum,
-    Total,
+    WindowSum,
 )
+from apot_export.network import Add, Convolution, Linear, MaxPool
 
 
 def operation_counts(network: IntegerNetwork) -> dict[str, dict[str, int]]:
@@ -34,54 +32,47 @@ def operation_counts(network: IntegerNetwork) -> dict[str, dict[str, int]]:
 
 def _count(network: IntegerNetwork, node: IntegerNode) -> dict[str, int]:
     operation, elements = node.operation, math.prod(node.shape)
-    counts = {"additions": 0, "shifts": 0, "comparisons": 0, "bits": node.interval.bits}
-    if isinstance(operation, (Convolve, Multiply)):
-        layer = network.layers[operation.layer]
-        positions = elements // layer.weights.shape[0]
-        counts["additions"], counts["shifts"] = (
-            positions * digits for digits in _digits(layer.weights)
-        )
-        counts["bits"] = max(counts["bits"], layer.bound.bit_length() + 1)
-    elif isinstance(operation, Requantize):
-        counts["additions"], counts["shifts"] = _of_channels(operation.multiplier, elements)
-        counts["additions"] += elements
-        counts["shifts"] += elements if operation.shift else 0
-        counts["bits"] = max(counts["bits"], _product_bits(network, node, operation))
-    elif isinstance(operation, Quantize):
-        # A binary search.
-        counts["comparisons"] = elements * operation.thresholds.shape[1].bit_length()
-    elif isinstance(operation, Sum):
-        counts["additions"] = elements
-    elif isinstance(operation, Clamp):
-        limits = sum(limit is not None for limit in (operation.low, operation.high))
-        counts["comparisons"] = limits * elements
-    elif isinstance(operation, Maximum):
-        counts["comparisons"] = elements * (math.prod(operation.kernel) - 1)
-    elif isinstance(operation, Total):
-        counts["additions"] = elements * (math.prod(operation.kernel) - 1)
-    return counts
+    additions = shifts = comparisons = 0
+    bits = node.interval.bits
+    match operation:
+        case Convolution() | Linear():
+            layer = network.layers[operation.layer]
+            additions, shifts = _digits(layer.weights, elements // layer.weights.shape[0])
+            bits = max(bits, layer.bound.bit_length() + 1)
+        case Requantize():
+            each = elements // operation.multiplier.size
+            additions, shifts = _digits(operation.multiplier, each)
+            additions += elements
+            shifts += elements if operation.shift else 0
+            bits = max(bits, _product_bits(network, node, operation))
+        case Quantize():
+            # A binary search.
+            comparisons = elements * operation.thresholds.shape[1].bit_length()
+        case Add():
+            additions = elements
+        case Clamp():
+            limits = sum(limit is not None for limit in (operation.low, operation.high))
+            comparisons = limits * elements
+        case MaxPool():
+            comparisons = elements * (math.prod(operation.kernel) - 1)
+        case WindowSum():
+            additions = elements * (math.prod(operation.kernel) - 1)
+    return {"additions": additions, "shifts": shifts, "comparisons": comparisons, "bits": bits}
 
 
-def _digits(weights: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[int, int]:
-    values, numbers = np.unique(np.abs(weights), return_counts=True)
+def _digits(numbers: Integers, times: int) -> tuple[int, int]:
+    """Return additions and shifts of products with constants, each taken so many times."""
     additions = shifts = 0
-    for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
+    values, counts = np.unique(np.abs(numbers), return_counts=True)
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
         digits = signed_digits(value)
-        additions += number * len(digits)
-        shifts += number * sum(shift > 0 for shift, _ in digits)
-    return additions, shifts
-
-
-def _of_channels(
-    multipliers: np.ndarray[Any, np.dtype[np.int64]], elements: int
-) -> tuple[int, int]:
-    additions, shifts = _digits(multipliers)
-    each = elements // multipliers.size
-    return additions * each, shifts * each
+        additions += count * len(digits)
+        shifts += count * sum(shift > 0 for shift, _ in digits)
+    return additions * times, shifts * times
 
 
 def _product_bits(network: IntegerNetwork, node: IntegerNode, operation: Requantize) -> int:
     sources = [other.interval for other in network.nodes if other.name == node.inputs[0]]
-    largest = max((max(abs(one.low), abs(one.high)) for one in sources), default=255)
+    largest = max((max(abs(one.low), abs(one.high)) for one in sources), default=LARGEST_PIXEL)
     product = largest * int(np.abs(operation.multiplier).max())
     return (product + int(np.abs(operation.offset).max())).bit_length() + 1

@@ -1,6 +1,7 @@
 """The integer network: every value an integer, every operation with exactly one result.
 
-All names, roundings and ranges are those of docs/integer-semantics.md.
+Roundings and ranges are those of docs/integer-semantics.md. Operations that compute the same on
+integers as on floats (convolutions, sums, concatenations, ...) are those of `apot_export.network`.
 """
 
 from __future__ import annotations
@@ -8,14 +9,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.integer.pixels import Pixels
-from apot_export.network import Pair, Shape
+from apot_export.network import (
+    Add,
+    Concat,
+    Convolution,
+    Flatten,
+    Linear,
+    MaxPool,
+    Pair,
+    Shape,
+    Upsample,
+)
 
 Integers = NDArray[np.int64]
+LARGEST_PIXEL = 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,24 +37,6 @@ class ToFixed:
     fraction_bits: int
     low: int
     high: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Convolve:
-    """Cross-correlation with a layer's integer weights; zeros outside the image."""
-
-    layer: str
-    stride: Pair
-    padding: Pair
-    dilation: Pair
-    groups: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Multiply:
-    """Matrix product with a layer's integer weights."""
-
-    layer: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,11 +63,6 @@ class Quantize:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sum:
-    """a + b."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Clamp:
     """min(max(x, low), high); None: no such limit."""
 
@@ -82,65 +71,39 @@ class Clamp:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Maximum:
-    """Largest value of each window; the padding never wins."""
-
-    kernel: Pair
-    stride: Pair
-    padding: Pair
-
-
-@dataclass(frozen=True, kw_only=True)
-class Total:
+class WindowSum:
     """Sum of each window, without padding: an average whose division is left to later."""
 
     kernel: Pair
     stride: Pair
 
 
-@dataclass(frozen=True, kw_only=True)
-class Flat:
-    """[N, ...] to [N, product]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Join:
-    """Values one after the other along the channel axis."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Repeat:
-    """Every value repeated over a block of `scale` (height, width)."""
-
-    scale: Pair
-
-
 IntegerOperation = (
     ToFixed
-    | Convolve
-    | Multiply
+    | Convolution
+    | Linear
     | Requantize
     | Quantize
-    | Sum
+    | Add
     | Clamp
-    | Maximum
-    | Total
-    | Flat
-    | Join
-    | Repeat
+    | MaxPool
+    | WindowSum
+    | Flatten
+    | Concat
+    | Upsample
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """What a value is proven to lie in, both ends included."""
+    """The proven range of a value, both ends included."""
 
     low: int
     high: int
 
     @property
     def bits(self) -> int:
-        """Bits of two's complement that hold it."""
+        """Width of the two's complement numbers that hold the range."""
         return max(int(self.low) ^ -(self.low < 0), int(self.high)).bit_length() + 1
 
 
@@ -171,6 +134,36 @@ class IntegerLayer:
     """Whether its input is levels of activations, not fixed-point numbers."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """Normalisation of uint8 pixels as in training: (pixel / 255 - mean) / std per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def scales(self, units: Fraction) -> tuple[list[Fraction], list[Fraction]]:
+        """Return by channel the units per step of a pixel, and the units of pixel 0, exactly."""
+        means, deviations = (
+            [Fraction(str(number)) for number in numbers] for numbers in (self.mean, self.std)
+        )
+        ratios = [units / (LARGEST_PIXEL * deviation) for deviation in deviations]
+        biases = [
+            -mean / deviation * units for mean, deviation in zip(means, deviations, strict=True)
+        ]
+        return ratios, biases
+
+    def of_images(self, images: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Return the pixels of preprocessed images: float32 [N, C, H, W] to uint8."""
+        axes = (1, -1, 1, 1)
+        mean, std = (np.array(values).reshape(axes) for values in (self.mean, self.std))
+        values = np.rint((images.astype(np.float64) * std + mean) * LARGEST_PIXEL)
+        return np.clip(values, 0, LARGEST_PIXEL).astype(np.uint8)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that manifests store."""
+        return {"mean": list(self.mean), "std": list(self.std)}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IntegerNetwork:
     """Nodes in an order in which every input exists before it is used."""
@@ -178,7 +171,7 @@ class IntegerNetwork:
     nodes: tuple[IntegerNode, ...]
     layers: Mapping[str, IntegerLayer]
     input: str
-    input_shape: tuple[int, int, int]
+    input_shape: Shape
     output: str
     logit_scale: Fraction
     """Real value of one unit of the logits."""

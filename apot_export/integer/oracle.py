@@ -6,32 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from apot_export.errors import DatasetError
-from apot_export.integer._scales import requantized
+from apot_export.integer._fixed_point import requantized
 from apot_export.integer.network import (
     Clamp,
-    Convolve,
-    Flat,
     IntegerNetwork,
     IntegerNode,
     Integers,
-    Join,
-    Maximum,
-    Multiply,
     Quantize,
-    Repeat,
     Requantize,
-    Sum,
     ToFixed,
-    Total,
+    WindowSum,
 )
-from apot_export.network import Pair
-from apot_export.network.oracle import execute, require_images
-
-_LOWEST = np.iinfo(np.int64).min
+from apot_export.network import Convolution, Linear
+from apot_export.network.oracle import convolve, execute, rearrange, require_images, windows
 
 
 def run_integer(
@@ -87,22 +77,26 @@ def compute_integer(
     network: IntegerNetwork, node: IntegerNode, inputs: list[NDArray[Any]]
 ) -> Integers:
     """Compute one node."""
-    first = inputs[0]
-    results: dict[type[Any], Callable[[Any], Any]] = {
-        ToFixed: lambda o: _fixed(o, first),
-        Convolve: lambda o: _convolved(o, network.layers[o.layer].weights, first),
-        Multiply: lambda o: _product(first, network.layers[o.layer].weights),
-        Requantize: lambda o: requantized(first, o, axis=1),
-        Quantize: lambda o: _quantized(o, first),
-        Sum: lambda _: first + inputs[1],
-        Clamp: lambda o: np.clip(first, o.low, o.high),
-        Maximum: lambda o: _windows(first, o.kernel, o.stride, o.padding).max(axis=(4, 5)),
-        Total: lambda o: _windows(first, o.kernel, o.stride, (0, 0)).sum(axis=(4, 5)),
-        Flat: lambda _: first.reshape(first.shape[0], -1),
-        Join: lambda _: np.concatenate(inputs, axis=1),
-        Repeat: lambda o: first.repeat(o.scale[0], axis=2).repeat(o.scale[1], axis=3),
-    }
-    return np.asarray(results[type(node.operation)](node.operation), dtype=np.int64)
+    operation, first = node.operation, inputs[0]
+    found: Integers
+    match operation:
+        case ToFixed():
+            found = _fixed(operation, first)
+        case Convolution():
+            found = convolve(operation, first, network.layers[operation.layer].weights, _product)
+        case Linear():
+            found = _product(first, network.layers[operation.layer].weights)
+        case Requantize():
+            found = requantized(first, operation, axis=1)
+        case Quantize():
+            found = _quantized(operation, first)
+        case Clamp():
+            found = np.clip(first, operation.low, operation.high)
+        case WindowSum():
+            found = windows(first, operation.kernel, operation.stride).sum(axis=(4, 5))
+        case _:
+            found = rearrange(operation, inputs)
+    return np.asarray(found, dtype=np.int64)
 
 
 def _fixed(operation: ToFixed, images: NDArray[np.float32]) -> Integers:
@@ -117,28 +111,6 @@ def _product(rows: Integers, weights: Integers) -> Integers:
     return (rows.astype(np.float64) @ weights.astype(np.float64).T).astype(np.int64)
 
 
-def _convolved(operation: Convolve, weights: Integers, image: Integers) -> Integers:
-    out, group_inputs, *kernel = weights.shape
-    group_outputs = out // operation.groups
-    (high, wide), (step_y, step_x) = operation.padding, operation.stride
-    gap_y, gap_x = operation.dilation
-    padded = np.pad(image, ((0, 0), (0, 0), (high, high), (wide, wide)))
-    reach = ((kernel[0] - 1) * gap_y + 1, (kernel[1] - 1) * gap_x + 1)
-    windows = sliding_window_view(padded, reach, axis=(2, 3))
-    windows = windows[:, :, ::step_y, ::step_x, ::gap_y, ::gap_x]
-    count, _, height, width = windows.shape[:4]
-    results = []
-    for group in range(operation.groups):
-        taken = windows[:, group * group_inputs : (group + 1) * group_inputs]
-        rows = taken.transpose(0, 2, 3, 1, 4, 5).reshape(
-            count * height * width, group_inputs * kernel[0] * kernel[1]
-        )
-        chosen = weights[group * group_outputs : (group + 1) * group_outputs]
-        sums = _product(rows, chosen.reshape(group_outputs, -1))
-        results.append(sums.reshape(count, height, width, group_outputs).transpose(0, 3, 1, 2))
-    return np.concatenate(results, axis=1)
-
-
 def _quantized(operation: Quantize, values: Integers) -> Integers:
     axes = (1, -1, *[1] * (values.ndim - 2))
     directed = values * operation.direction.reshape(axes)
@@ -146,10 +118,3 @@ def _quantized(operation: Quantize, values: Integers) -> Integers:
     for thresholds in operation.thresholds.T:
         number += directed >= thresholds.reshape(axes)
     return operation.levels[number]
-
-
-def _windows(image: Integers, kernel: Pair, stride: Pair, padding: Pair) -> Integers:
-    (high, wide), (step_y, step_x) = padding, stride
-    border = ((0, 0), (0, 0), (high, high), (wide, wide))
-    padded = np.pad(image, border, constant_values=_LOWEST)
-    return sliding_window_view(padded, kernel, axis=(2, 3))[:, :, ::step_y, ::step_x]

@@ -16,8 +16,8 @@ from apot_export.errors import IntegerError
 from apot_export.integer._program_parts import (
     IMAGE,
     SIZES,
+    Address,
     Finishing,
-    Place,
     WeightTensors,
     finishing_bytes,
     kind_of,
@@ -25,29 +25,31 @@ from apot_export.integer._program_parts import (
     taps_scratch,
     thresholds_scratch,
     weight_bytes,
-    weight_kind,
-    weight_scratch,
     words,
 )
 from apot_export.integer.network import (
+    LARGEST_PIXEL,
     Clamp,
-    Convolve,
-    Flat,
     IntegerNetwork,
     IntegerNode,
     Interval,
-    Join,
-    Maximum,
-    Multiply,
     Quantize,
-    Repeat,
     Requantize,
-    Sum,
     ToFixed,
-    Total,
+    WindowSum,
 )
-from apot_export.integer.pixels import LARGEST_PIXEL
-from apot_export.network import CodedNetwork, Pair, Shape
+from apot_export.network import (
+    Add,
+    CodedNetwork,
+    Concat,
+    Convolution,
+    Flatten,
+    Linear,
+    MaxPool,
+    PlaneLayer,
+    Shape,
+    Upsample,
+)
 from apot_export.network.memory_plan import Use, plan, rounded_up
 
 PROGRAM_VERSION = 1
@@ -57,11 +59,13 @@ _FUSED = 3
 """Most post-operations of a convolution, beside storing its sums as they are."""
 _KEPT = Clamp(low=None, high=None)
 
+Addresses = Mapping[str, Address]
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Instruction:
     use: Use
-    encode: Callable[[Mapping[str, Place]], bytes]
+    encode: Callable[[Addresses], bytes]
     scratch: int = 0
 
 
@@ -107,34 +111,31 @@ class _Writer:
     network: IntegerNetwork
     coded: CodedNetwork
     stored: WeightTensors
-    nodes: dict[str, IntegerNode] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
-    """Value that another one is the same numbers as."""
+    """Value that has the same numbers in the same order, by the name of a flattened one."""
     instructions: list[_Instruction] = field(default_factory=list)
     fused: set[str] = field(default_factory=set)
 
     def run(self) -> bytes:
         network = self.network
-        self.nodes = {node.name: node for node in network.nodes}
+        self.shapes = {node.name: node.shape for node in network.nodes}
+        self.shapes[network.input] = network.input_shape
         for node in network.nodes:
             if node.name not in self.fused:
                 self._add(node)
         kinds = {node.name: kind_of(node.interval) for node in network.nodes}
-        sizes = {
-            node.name: math.prod(node.shape) * SIZES[kinds[node.name]] for node in network.nodes
-        }
+        sizes = {name: math.prod(self.shapes[name]) * SIZES[kind] for name, kind in kinds.items()}
         output = self._root(network.output)
         offsets, values = plan([one.use for one in self.instructions], sizes, [output])
-        places = {name: Place(kind=kinds[name], offset=offset) for name, offset in offsets.items()}
-        places[network.input] = Place(kind=IMAGE, offset=0)
-        encoded = [instruction.encode(places) for instruction in self.instructions]
+        addresses = {name: Address(kinds[name], offset) for name, offset in offsets.items()}
+        addresses[network.input] = Address(IMAGE, 0)
+        encoded = [instruction.encode(addresses) for instruction in self.instructions]
         body = (
             words(*network.input_shape, network.input_bits, network.fraction_bits)
             + struct.pack("<d", float(network.logit_scale))
             + words(values, max(instruction.scratch for instruction in self.instructions))
-            + words(math.prod(self.nodes[network.output].shape))
-            + places[output].bytes()
-            + words(len(encoded))
+            + words(math.prod(self.shapes[network.output]), *addresses[output], len(encoded))
             + b"".join(encoded)
         )
         sealed = body + words(PROGRAM_VERSION, len(body) + 16)
@@ -146,27 +147,38 @@ class _Writer:
         return name
 
     def _add(self, node: IntegerNode) -> None:
-        adders: dict[type[Any], Callable[[IntegerNode, Any], None]] = {
-            ToFixed: lambda n, o: self._map(n, Clamp(low=o.low, high=o.high)),
-            Convolve: self._add_convolution,
-            Multiply: self._add_convolution,
-            Requantize: self._map,
-            Quantize: self._map,
-            Clamp: self._map,
-            Sum: self._add_sum,
-            Maximum: self._add_pool,
-            Total: self._add_pool,
-            Flat: self._add_alias,
-            Join: self._add_join,
-            Repeat: self._add_repeat,
-        }
-        adders[type(node.operation)](node, node.operation)
+        operation = node.operation
+        match operation:
+            case ToFixed():
+                self._map(node, Clamp(low=operation.low, high=operation.high))
+            case Requantize() | Quantize() | Clamp():
+                self._map(node, operation)
+            case Convolution() | Linear():
+                self._add_weighted(node, operation)
+            case Add():
+                self._instruct(_SUM, node, before=(math.prod(node.shape),), in_place=True)
+            case MaxPool() | WindowSum():
+                padding = operation.padding if isinstance(operation, MaxPool) else (0, 0)
+                geometry = (*operation.kernel, *operation.stride, *padding)
+                opcode = _MAXIMUM if isinstance(operation, MaxPool) else _TOTAL
+                extents = (*self.shapes[node.inputs[0]], *node.shape[1:])
+                self._instruct(opcode, node, after=(*extents, *geometry))
+            case Upsample():
+                extents = self.shapes[node.inputs[0]]
+                self._instruct(_REPEAT, node, after=(*extents, *operation.scale))
+            case Flatten():
+                self.aliases[node.name] = node.inputs[0]
+            case Concat():
+                before = 0
+                for name in node.inputs:
+                    self._copy(node, name, before)
+                    before += math.prod(self.shapes[name])
 
     def _put(
         self,
         reads: tuple[str, ...],
         writes: tuple[str, ...],
-        encode: Callable[[Mapping[str, Place]], bytes],
+        encode: Callable[[Addresses], bytes],
         *,
         in_place: bool = False,
         scratch: int = 0,
@@ -174,152 +186,96 @@ class _Writer:
         use = Use(reads=reads, writes=writes, in_place=in_place)
         self.instructions.append(_Instruction(use=use, encode=encode, scratch=scratch))
 
-    def _sources(self, node: IntegerNode) -> tuple[str, ...]:
-        return tuple(self._root(name) for name in node.inputs)
-
     # --- instructions -----------------------------------------------------------------------------
 
-    def _add_alias(self, node: IntegerNode, _operation: Flat) -> None:
-        self.aliases[node.name] = node.inputs[0]
+    def _instruct(
+        self,
+        opcode: int,
+        node: IntegerNode,
+        *,
+        before: tuple[int, ...] = (),
+        after: tuple[int, ...] = (),
+        in_place: bool = False,
+    ) -> None:
+        """Add an operation code, the addresses of inputs and result, and numbers around these."""
+        sources = tuple(self._root(name) for name in node.inputs)
+
+        def encode(addresses: Addresses) -> bytes:
+            named = [part for name in (*sources, node.name) for part in addresses[name]]
+            return words(opcode, *before, *named, *after)
+
+        self._put(sources, (node.name,), encode, in_place=in_place)
 
     def _map(self, node: IntegerNode, operation: Finishing) -> None:
-        (source,) = self._sources(node)
-        channels, plane = node.shape[0], math.prod(node.shape[1:])
+        """Add what is done to every number of a value."""
+        source = self._root(node.inputs[0])
+        extents = (node.shape[0], math.prod(node.shape[1:]))
         self._put(
             (source,),
             (node.name,),
-            lambda places: (
-                words(_MAP)
-                + places[source].bytes()
-                + words(channels, plane)
-                + finishing_bytes(operation, places[node.name])
+            lambda addresses: (
+                words(_MAP, *addresses[source], *extents)
+                + finishing_bytes(operation, addresses[node.name])
             ),
             in_place=True,
             scratch=thresholds_scratch(operation),
         )
 
-    def _add_convolution(self, node: IntegerNode, operation: Convolve | Multiply) -> None:
-        (source,) = self._sources(node)
+    def _copy(self, node: IntegerNode, name: str, before: int) -> None:
+        """Add the copy of one input of a `Concat` behind so many numbers of its result."""
+        source = self._root(name)
+        channels, *extents = self.shapes[name]
+
+        def encode(addresses: Addresses) -> bytes:
+            kind, offset = addresses[node.name]
+            return words(_MAP, *addresses[source], channels, math.prod(extents)) + finishing_bytes(
+                _KEPT, Address(kind, offset + before * SIZES[kind])
+            )
+
+        self._put((source,), (node.name,), encode)
+
+    def _add_weighted(self, node: IntegerNode, operation: Convolution | Linear) -> None:
+        """Add sums of products, with the requantizers and quantizers that read them."""
+        source = self._root(node.inputs[0])
         readers = [reader for reader in self.network.nodes if node.name in reader.inputs]
-        finishing = [
-            (reader.name, reader.operation)
-            for reader in readers
-            if isinstance(reader.operation, (Requantize, Quantize))
-        ]
-        posts: list[tuple[str, Finishing]] = [*finishing[:_FUSED]]
+        posts: list[tuple[str, Finishing]] = []
+        for reader in readers:
+            if isinstance(reader.operation, (Requantize, Quantize)) and len(posts) < _FUSED:
+                posts.append((reader.name, reader.operation))
         self.fused.update(name for name, _ in posts)
         if len(posts) < len(readers) or node.name == self.network.output:
             posts.append((node.name, _KEPT))
         layer, coded = self.network.layers[operation.layer], self.coded.layers[operation.layer]
         kind = sum_kind(layer, coded)
-        geometry = _geometry(node, operation, self._shape(node.inputs[0]), layer.weights.shape)
+        shape = layer.weights.shape
+        geometry = _geometry(node, operation, self.shapes[node.inputs[0]], shape)
+        planes = isinstance(coded, PlaneLayer)
         sums = rounded_up(math.prod(node.shape[1:]) * SIZES[kind])
-        taps = taps_scratch((*layer.weights.shape[2:], 1, 1)[:2])
+        scratch = max(thresholds_scratch(how) for _, how in posts)
+        scratch += sums * (2 if planes else 1) + taps_scratch((*shape[2:], 1, 1)[:2])
         self._put(
             (source,),
             tuple(name for name, _ in posts),
-            lambda places: (
-                words(_CONVOLVE)
-                + places[source].bytes()
-                + geometry
-                + words(kind, weight_kind(coded))
+            lambda addresses: (
+                words(_CONVOLVE, *addresses[source], *geometry, kind, int(planes))
                 + weight_bytes(layer, coded, self.stored)
                 + words(len(posts))
-                + b"".join(finishing_bytes(how, places[name]) for name, how in posts)
+                + b"".join(finishing_bytes(how, addresses[name]) for name, how in posts)
             ),
-            scratch=max(thresholds_scratch(how) for _, how in posts)
-            + sums
-            + weight_scratch(coded, sums)
-            + taps,
+            scratch=scratch,
         )
-
-    def _add_sum(self, node: IntegerNode, _operation: Sum) -> None:
-        sources = self._sources(node)
-        count = math.prod(node.shape)
-        self._put(
-            sources,
-            (node.name,),
-            lambda places: (
-                words(_SUM, count)
-                + b"".join(places[name].bytes() for name in (*sources, node.name))
-            ),
-            in_place=True,
-        )
-
-    def _add_pool(self, node: IntegerNode, operation: Maximum | Total) -> None:
-        (source,) = self._sources(node)
-        channels, *extents = self._shape(node.inputs[0])
-        padding: Pair = (0, 0)
-        opcode = _TOTAL
-        if isinstance(operation, Maximum):
-            opcode, padding = _MAXIMUM, operation.padding
-        numbers = (
-            channels,
-            *extents,
-            *node.shape[1:],
-            *operation.kernel,
-            *operation.stride,
-            *padding,
-        )
-        self._put(
-            (source,),
-            (node.name,),
-            lambda places: (
-                words(opcode) + places[source].bytes() + places[node.name].bytes() + words(*numbers)
-            ),
-        )
-
-    def _add_repeat(self, node: IntegerNode, operation: Repeat) -> None:
-        (source,) = self._sources(node)
-        numbers = (*self._shape(node.inputs[0]), *operation.scale)
-        self._put(
-            (source,),
-            (node.name,),
-            lambda places: (
-                words(_REPEAT)
-                + places[source].bytes()
-                + places[node.name].bytes()
-                + words(*numbers)
-            ),
-        )
-
-    def _add_join(self, node: IntegerNode, _operation: Join) -> None:
-        before = 0
-        for name in node.inputs:
-            self._add_piece(node, name, before)
-            before += math.prod(self._shape(name))
-
-    def _add_piece(self, node: IntegerNode, name: str, before: int) -> None:
-        """Copy one input of a `Join` behind so many numbers of its result."""
-        source = self._root(name)
-        channels, *extents = self._shape(name)
-
-        def encode(places: Mapping[str, Place]) -> bytes:
-            to = places[node.name]
-            piece = Place(kind=to.kind, offset=to.offset + before * SIZES[to.kind])
-            return (
-                words(_MAP)
-                + places[source].bytes()
-                + words(channels, math.prod(extents))
-                + finishing_bytes(_KEPT, piece)
-            )
-
-        self._put((source,), (node.name,), encode)
-
-    def _shape(self, name: str) -> Shape:
-        return self.network.input_shape if name == self.network.input else self.nodes[name].shape
 
 
 def _geometry(
-    node: IntegerNode, operation: Convolve | Multiply, source: Shape, weights: Shape
-) -> bytes:
+    node: IntegerNode, operation: Convolution | Linear, source: Shape, weights: Shape
+) -> tuple[int, ...]:
     """Return channels, extents, kernel, stride, padding and dilation of a weighted sum."""
     out, inputs = weights[:2]
-    if isinstance(operation, Multiply):
-        return words(1, inputs, out, *[1] * 8, 0, 0, 1, 1)
+    if isinstance(operation, Linear):
+        return (1, inputs, out, *[1] * 8, 0, 0, 1, 1)
     if out % operation.groups or source[0] != inputs * operation.groups:
         raise IntegerError("A convolution's groups do not fit its weights.", where=node.name)
-    return words(
+    return (
         operation.groups,
         inputs,
         out // operation.groups,

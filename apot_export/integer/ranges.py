@@ -1,11 +1,10 @@
-"""Interval analysis: what every channel can be, from weights and batch-norm alone."""
+"""Interval analysis: the proven range of every channel, and the limits of integer arithmetic."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from apot_export.errors import BoundError
 from apot_export.integer.network import Integers, Interval
@@ -16,6 +15,13 @@ SUM_LIMIT = 1 << 53
 """Sums of products are exact in int64 and in float64, in whatever order they are added."""
 PRODUCT_LIMIT = 1 << 62
 """A product with a multiplier, its offset added, is exact in int64."""
+MULTIPLIER_BITS = 30
+"""Bits of the largest multiplier of a requantization."""
+LARGEST_FRACTION_BITS = 24
+DEFAULT_INPUT_BITS = 16
+"""Of the input, where the residual stream has fewer: the first layer's sums are wide anyway."""
+INPUT_LIMIT = 8
+"""Images are clamped to [-8, 8]: normalised pixels stay far inside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +41,12 @@ class Range:
         """Largest magnitude."""
         return max(abs(int(self.low.min())), abs(int(self.high.max())))
 
+    def repeated(self, count: int) -> Range:
+        """Return the range of channels that each stand so many times in a row."""
+        return Range(low=np.repeat(self.low, count), high=np.repeat(self.high, count))
+
     def with_zero(self) -> Range:
-        """Return the range of these values or 0, which padding adds."""
+        """Return the range with 0, which padding adds, included."""
         return Range(low=np.minimum(self.low, 0), high=np.maximum(self.high, 0))
 
 
@@ -58,7 +68,7 @@ def of_sums(name: str, weights: Integers, groups: int, values: Range) -> tuple[R
     Args:
         name: The layer, for messages.
         weights: [out, in / groups, ...].
-        groups: Runs of channels that do not see each other.
+        groups: Groups of the convolution.
         values: Range of the input's channels; 0 among them where there is padding.
     """
     out = weights.shape[0]
@@ -82,23 +92,5 @@ def per_channel(values: Integers, channels: int) -> Integers:
 
 def constant(low: int, high: int, channels: int) -> Range:
     """Return a range that all channels share."""
-    return Range(low=_filled(low, channels), high=_filled(high, channels))
-
-
-def _filled(value: int, channels: int) -> NDArray[np.int64]:
-    return np.full(channels, value, dtype=np.int64)
-
-
-LARGEST_FRACTION_BITS = 24
-
-
-DEFAULT_INPUT_BITS = 16
-"""Of the input, where the residual stream has fewer: the first layer's sums are wide anyway."""
-
-
-INPUT_LIMIT = 8
-"""Images are clamped to [-8, 8]: normalised pixels stay far inside."""
-
-
-MULTIPLIER_BITS = 30
-"""Bits of the largest multiplier of a requantization."""
+    low_high = np.repeat(np.array([[low], [high]], dtype=np.int64), channels, axis=1)
+    return Range(low=low_high[0], high=low_high[1])

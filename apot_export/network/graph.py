@@ -14,7 +14,13 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from apot_export.errors import CaptureError
-from apot_export.network.layers import CodedLayer, FloatLayer, Layer, PlaneLayer
+from apot_export.network.layers import (
+    ActivationQuantizer,
+    CodedLayer,
+    FloatLayer,
+    Layer,
+    PlaneLayer,
+)
 from apot_export.network.operations import (
     Add,
     AveragePool,
@@ -63,6 +69,17 @@ class Network(Generic[LayerType]):
     def users(self, value: str) -> list[Node]:
         """Return the nodes that read a value."""
         return [node for node in self.nodes if value in node.inputs]
+
+    def input_quantizer(self, layer: str) -> ActivationQuantizer:
+        """Return the quantizer of a layer's input.
+
+        Raises:
+            TypeError: The layer's input stays float.
+        """
+        quantizer = self.layers[layer].activation
+        if quantizer is None:
+            raise TypeError(f"{layer} has no input quantizer")
+        return quantizer
 
 
 SourceNetwork = Network[SourceLayer]

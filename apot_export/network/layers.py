@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, ClassVar, Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,6 +184,7 @@ class FloatLayer:
     weight: OnDemand[NDArray[np.float32]] = _WEIGHT
     stated_shape: Shape | None = None
     """Its shape, where that is known before the weights are read."""
+    activation: ClassVar[None] = None
 
     @property
     def shape(self) -> Shape:
@@ -201,6 +202,7 @@ class PlaneLayer:
 
     name: str
     planes: Planes
+    activation: ClassVar[None] = None
 
     @property
     def shape(self) -> Shape:

@@ -26,6 +26,7 @@ from apot_export.network import (
     Convolution,
     Flatten,
     GlobalAveragePool,
+    Layer,
     Linear,
     MaxPool,
     Node,
@@ -39,6 +40,7 @@ from apot_export.network.bitpack import Codes
 from apot_export.network.codebook import Codebook, power_of_two_shift
 
 Array = NDArray[Any]
+Product = Callable[[Array, Array], Array]
 
 
 def run(
@@ -72,24 +74,34 @@ def run(
 
 def compute(network: CodedNetwork, node: Node, inputs: list[Array]) -> Array:
     """Compute one node: float32 values, or int64 levels and accumulators."""
-    operation = node.operation
-    if isinstance(operation, QuantizeActivation):
-        quantizer = network.layers[operation.layer]
-        if not isinstance(quantizer, CodedLayer) or quantizer.activation is None:
-            raise TypeError(f"{operation.layer} has no input quantizer")
-        return quantize_activation(inputs[0], quantizer.activation)
-    if isinstance(operation, Convolution):
-        return _convolution(network, operation, inputs[0])
-    if isinstance(operation, Linear):
-        layer = network.layers[operation.layer]
-        if isinstance(layer, CodedLayer) and layer.activation is not None:
-            return shift_add_product(inputs[0], layer.codes, layer.codebook)
-        return _float_product(inputs[0], _sum_weights(layer))
-    if isinstance(operation, ScaleBias):
-        axes = (1, -1, *[1] * (inputs[0].ndim - 2))
-        scaled = inputs[0].astype(np.float32) * operation.scale.reshape(axes)
-        return np.asarray(scaled + operation.bias.reshape(axes), dtype=np.float32)
-    return _plain(operation, inputs)
+    operation, first = node.operation, inputs[0]
+    found: Array
+    match operation:
+        case QuantizeActivation():
+            found = quantize_activation(first, network.input_quantizer(operation.layer))
+        case Convolution() | Linear():
+            weights, product = _weights_and_product(network.layers[operation.layer])
+            if isinstance(operation, Linear):
+                found = product(first, weights)
+            else:
+                found = convolve(operation, first, weights, product)
+        case ScaleBias():
+            axes = (1, -1, *[1] * (first.ndim - 2))
+            scaled = first.astype(np.float32) * operation.scale.reshape(axes)
+            found = np.asarray(scaled + operation.bias.reshape(axes), dtype=np.float32)
+        case Relu():
+            found = np.maximum(first, np.float32(0))
+        case Clip():
+            found = np.maximum(first, np.float32(operation.minimum))
+            found = np.minimum(found, np.float32(operation.maximum))
+        case AveragePool():
+            taps = windows(first, operation.kernel, operation.stride)
+            found = taps.mean(axis=(4, 5), dtype=np.float64).astype(np.float32)
+        case GlobalAveragePool():
+            found = first.mean(axis=(2, 3), keepdims=True, dtype=np.float64).astype(np.float32)
+        case _:
+            found = rearrange(operation, inputs)
+    return found
 
 
 def quantize_activation(
@@ -129,78 +141,84 @@ def shift_add_product(
     return accumulators
 
 
-def _convolution(network: CodedNetwork, operation: Convolution, image: Array) -> Array:
-    layer = network.layers[operation.layer]
-    out_channels, group_inputs, *kernel = layer.shape
-    group_outputs = out_channels // operation.groups
+def _weights_and_product(layer: Layer) -> tuple[Array, Product]:
+    """Return a layer's weights, and what makes sums of rows of inputs [rows, taps] and them.
+
+    The weights of quantized inputs are codes; those of float inputs, whose sums are not scaled
+    either, are a codebook's levels or float weights.
+    """
+    if isinstance(layer, CodedLayer):
+        codebook = layer.codebook
+        if layer.activation is not None:
+            return layer.codes, lambda rows, codes: shift_add_product(rows, codes, codebook)
+        return layer.levels(), _float_product
+    return layer.weights(), _float_product
+
+
+def _float_product(rows: Array, weights: Array) -> NDArray[np.float32]:
+    return (rows.astype(np.float64) @ weights.astype(np.float64).T).astype(np.float32)
+
+
+def convolve(operation: Convolution, image: Array, weights: Array, product: Product) -> Array:
+    """Convolve an image by products of its unfolded patches with the weights of each group.
+
+    Args:
+        operation: Geometry of the convolution.
+        image: [N, channels, height, width].
+        weights: [out, channels / groups, kernel height, kernel width], or their codes.
+        product: Makes sums [rows, out] of patches [rows, taps] and weights [out, taps].
+
+    Returns:
+        [N, out, height, width].
+    """
+    kernel = (weights.shape[2], weights.shape[3])
+    taps = windows(image, kernel, operation.stride, operation.padding, operation.dilation)
+    count, _, height, width = taps.shape[:4]
     results = []
-    for group in range(operation.groups):
-        channels = slice(group * group_inputs, (group + 1) * group_inputs)
-        outputs = slice(group * group_outputs, (group + 1) * group_outputs)
-        patches, extent = _patches(image[:, channels], operation, (kernel[0], kernel[1]))
-        if isinstance(layer, CodedLayer) and layer.activation is not None:
-            codes = layer.codes[outputs].reshape(group_outputs, -1)
-            sums: Array = shift_add_product(patches, codes, layer.codebook)
-        else:
-            sums = _float_product(patches, _sum_weights(layer)[outputs].reshape(group_outputs, -1))
-        results.append(sums.reshape(image.shape[0], *extent, group_outputs).transpose(0, 3, 1, 2))
+    for patches, chosen in zip(
+        np.split(taps, operation.groups, axis=1), np.split(weights, operation.groups), strict=True
+    ):
+        rows = patches.transpose(0, 2, 3, 1, 4, 5).reshape(-1, chosen[0].size)
+        sums = product(rows, chosen.reshape(len(chosen), -1))
+        results.append(sums.reshape(count, height, width, len(chosen)).transpose(0, 3, 1, 2))
     return np.concatenate(results, axis=1)
 
 
-def _patches(image: Array, operation: Convolution, kernel: Pair) -> tuple[Array, Pair]:
-    """Unfold N C H W into rows [N * out height * out width, C * kernel height * kernel width]."""
-    (pad_height, pad_width), (step_y, step_x) = operation.padding, operation.stride
-    (gap_y, gap_x) = operation.dilation
-    padded = np.pad(image, ((0, 0), (0, 0), (pad_height, pad_height), (pad_width, pad_width)))
+def windows(
+    image: Array,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    fill: float = 0,
+) -> Array:
+    """Return a view of every window: [N, C, out height, out width, kernel height and width]."""
+    (high, wide), (step_y, step_x), (gap_y, gap_x) = padding, stride, dilation
+    padded = np.pad(image, ((0, 0), (0, 0), (high, high), (wide, wide)), constant_values=fill)
     reach = ((kernel[0] - 1) * gap_y + 1, (kernel[1] - 1) * gap_x + 1)
-    windows = sliding_window_view(padded, reach, axis=(2, 3))
-    windows = windows[:, :, ::step_y, ::step_x, ::gap_y, ::gap_x]
-    extent = windows.shape[2:4]
-    rows = windows.transpose(0, 2, 3, 1, 4, 5)
-    return rows.reshape(image.shape[0] * extent[0] * extent[1], -1), (extent[0], extent[1])
+    found = sliding_window_view(padded, reach, axis=(2, 3))
+    return found[:, :, ::step_y, ::step_x, ::gap_y, ::gap_x]
 
 
-def _sum_weights(layer: Any) -> NDArray[np.float64]:
-    """Return what a float-input layer's unscaled sums are made of: integers, or float weights."""
-    weights = layer.levels() if isinstance(layer, CodedLayer) else layer.weights()
-    return np.asarray(weights, dtype=np.float64)
-
-
-def _float_product(rows: Array, weights: NDArray[np.float64]) -> NDArray[np.float32]:
-    return np.asarray(rows.astype(np.float64) @ weights.T, dtype=np.float32)
-
-
-def _plain(operation: object, inputs: list[Array]) -> Array:
-    """Run an operation without weights."""
+def rearrange(operation: object, inputs: list[Array]) -> Array:
+    """Compute an operation that takes integers and floats alike."""
     first = inputs[0]
-    if isinstance(operation, (MaxPool, AveragePool, GlobalAveragePool)):
-        return _pooled(operation, first)
-    results: dict[type[Any], Callable[[Any], Array]] = {
-        Add: lambda _: np.asarray(first + inputs[1]),
-        Relu: lambda _: np.maximum(first, np.float32(0)),
-        Clip: lambda clip: np.minimum(
-            np.maximum(first, np.float32(clip.minimum)), np.float32(clip.maximum)
-        ),
-        Concat: lambda _: np.concatenate(inputs, axis=1),
-        Upsample: lambda up: first.repeat(up.scale[0], axis=2).repeat(up.scale[1], axis=3),
-        Flatten: lambda _: first.reshape(first.shape[0], -1),
-    }
-    return results[type(operation)](operation)
-
-
-def _pooled(operation: MaxPool | AveragePool | GlobalAveragePool, image: Array) -> Array:
-    if isinstance(operation, GlobalAveragePool):
-        return image.mean(axis=(2, 3), keepdims=True, dtype=np.float64).astype(np.float32)
-    padded = image
-    if isinstance(operation, MaxPool):
-        high, wide = operation.padding
-        border = ((0, 0), (0, 0), (high, high), (wide, wide))
-        padded = np.pad(image, border, constant_values=-np.inf)
-    step_y, step_x = operation.stride
-    windows = sliding_window_view(padded, operation.kernel, axis=(2, 3))[:, :, ::step_y, ::step_x]
-    if isinstance(operation, MaxPool):
-        return np.asarray(windows.max(axis=(4, 5)))
-    return windows.mean(axis=(4, 5), dtype=np.float64).astype(np.float32)
+    match operation:
+        case Add():
+            return np.asarray(first + inputs[1])
+        case Concat():
+            return np.concatenate(inputs, axis=1)
+        case Upsample():
+            return first.repeat(operation.scale[0], axis=2).repeat(operation.scale[1], axis=3)
+        case Flatten():
+            return first.reshape(first.shape[0], -1)
+        case MaxPool():
+            lowest = np.iinfo(first.dtype).min if first.dtype.kind == "i" else -np.inf
+            kernel, stride, padding = operation.kernel, operation.stride, operation.padding
+            taps = windows(first, kernel, stride, padding, fill=lowest)
+            return np.asarray(taps.max(axis=(4, 5)))
+        case _:
+            raise TypeError(f"the oracle does not know {type(operation).__name__}")
 
 
 class _Node(Protocol):

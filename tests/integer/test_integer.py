@@ -22,7 +22,7 @@ from apot_export.conversion.convert import convert
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.errors import BoundError, IntegerError
 from apot_export.integer import IntegerNetwork, Pixels, lower, operation_counts, run_integer
-from apot_export.integer._scales import (
+from apot_export.integer._fixed_point import (
     fused,
     requantized,
     requantizer,
@@ -164,7 +164,7 @@ def test_fused_thresholds_equal_requantizing_for_every_accumulator(
     limit = 3000
     values = Range(low=np.array([-limit]), high=np.array([limit]))
     units = Fraction(1 << fraction)
-    requantize = requantizer("node", [gain / 100 * units], [bias * units], values, 30)
+    requantize = requantizer("node", [gain / 100 * units], [bias * units], values)
     codebook = (apot if book == "apot" else uniform)(bits, signed=False)
     quantizer = ActivationQuantizer(codebook=codebook, alpha=np.float32(alpha))
     thresholds, levels = stream_thresholds(quantizer, units)
@@ -191,7 +191,7 @@ def test_decision_points_are_those_of_the_float_quantizer() -> None:
 
 def test_requantizing_rounds_half_up() -> None:
     values = Range(low=np.array([-100]), high=np.array([100]))
-    half = requantizer("node", [Fraction(1, 2)], [Fraction(0)], values, 30)
+    half = requantizer("node", [Fraction(1, 2)], [Fraction(0)], values)
     numbers = np.arange(-5, 6, dtype=np.int64)
     expected = [round_half_up(Fraction(int(number), 2)) for number in numbers]
     assert requantized(numbers[:, None], half, axis=1)[:, 0].tolist() == expected

@@ -19,21 +19,25 @@ from apot_export.errors import IntegerError
 from apot_export.integer import IntegerNetwork
 from apot_export.integer.network import (
     Clamp,
-    Convolve,
-    Flat,
     IntegerNode,
-    Join,
-    Maximum,
-    Multiply,
     Quantize,
-    Repeat,
     Requantize,
-    Sum,
     ToFixed,
-    Total,
+    WindowSum,
 )
 from apot_export.integer.weights import dyadic_coordinates
-from apot_export.network import CodedLayer, CodedNetwork, PlaneLayer
+from apot_export.network import (
+    Add,
+    CodedLayer,
+    CodedNetwork,
+    Concat,
+    Convolution,
+    Flatten,
+    Linear,
+    MaxPool,
+    PlaneLayer,
+    Upsample,
+)
 from apot_export.network.bounds import FLOAT32_EXACT, split_bits
 
 _RAISED = 62
@@ -98,12 +102,12 @@ class _IntegerGraph(GraphBuilder):
         output = self._integer_value(node.name)
         adders: dict[type[Any], Callable[[Any, IntegerNode, list[str], str], None]] = {
             ToFixed: self._add_to_fixed,
-            Convolve: self._add_convolution,
-            Multiply: self._add_product,
+            Convolution: self._add_convolution,
+            Linear: self._add_product,
             Requantize: self._add_requantizer,
             Quantize: self._add_thresholds,
-            Total: self._add_total,
-            Maximum: self._add_maximum,
+            WindowSum: self._add_total,
+            MaxPool: self._add_maximum,
             Clamp: self._add_clamp,
         }
         adder = adders.get(type(node.operation), self._add_same)
@@ -118,7 +122,7 @@ class _IntegerGraph(GraphBuilder):
     # --- weighted ---------------------------------------------------------------------------------
 
     def _add_convolution(
-        self, operation: Convolve, node: IntegerNode, inputs: list[str], output: str
+        self, operation: Convolution, node: IntegerNode, inputs: list[str], output: str
     ) -> None:
         layer = self.integer.layers[operation.layer]
         geometry: dict[str, Any] = {
@@ -163,7 +167,7 @@ class _IntegerGraph(GraphBuilder):
         )
 
     def _add_product(
-        self, operation: Multiply, node: IntegerNode, inputs: list[str], output: str
+        self, operation: Linear, node: IntegerNode, inputs: list[str], output: str
     ) -> None:
         if self.integer.layers[operation.layer].reads_levels:
             self._add_levels("ShiftGemm", node, inputs, output)
@@ -176,7 +180,7 @@ class _IntegerGraph(GraphBuilder):
     ) -> None:
         """Add sums of products of levels, which float32 holds whole or in two parts."""
         operation = node.operation
-        if not isinstance(operation, (Convolve, Multiply)):
+        if not isinstance(operation, (Convolution, Linear)):
             raise TypeError(f"{node.name} has no weights")
         layer = self.network.layers[operation.layer]
         if not isinstance(layer, CodedLayer) or layer.activation is None:
@@ -299,7 +303,7 @@ class _IntegerGraph(GraphBuilder):
         )
 
     def _add_total(
-        self, operation: Total, node: IntegerNode, inputs: list[str], output: str
+        self, operation: WindowSum, node: IntegerNode, inputs: list[str], output: str
     ) -> None:
         self.types[node.name] = TensorProto.INT64
         channels, *extent = self._shape_of(node.inputs[0])
@@ -327,7 +331,7 @@ class _IntegerGraph(GraphBuilder):
         )
 
     def _add_maximum(
-        self, operation: Maximum, node: IntegerNode, inputs: list[str], output: str
+        self, operation: MaxPool, node: IntegerNode, inputs: list[str], output: str
     ) -> None:
         self.types[node.name] = TensorProto.INT32
         self._apot(
@@ -358,13 +362,13 @@ class _IntegerGraph(GraphBuilder):
     def _add_same(self, operation: Any, node: IntegerNode, inputs: list[str], output: str) -> None:
         """Add an operation that standard ONNX has for integers."""
         self.types[node.name] = self.types[node.inputs[0]]
-        if isinstance(operation, Sum):
+        if isinstance(operation, Add):
             self._standard("Add", inputs, output)
-        elif isinstance(operation, Join):
+        elif isinstance(operation, Concat):
             self._standard("Concat", inputs, output, axis=1)
-        elif isinstance(operation, Flat):
+        elif isinstance(operation, Flatten):
             self._standard("Flatten", inputs, output, axis=1)
-        elif isinstance(operation, Repeat):
+        elif isinstance(operation, Upsample):
             self._add_upsampling(f"{node.name}.scales", operation.scale, inputs, output)
         else:
             raise TypeError(f"no ONNX form of {type(operation).__name__}")

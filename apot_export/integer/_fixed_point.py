@@ -1,4 +1,4 @@
-"""Real scales as integers: multiplier, offset and shift; decision points as thresholds."""
+"""Fixed-point arithmetic: requantizers, thresholds and inputs from real scales."""
 
 from __future__ import annotations
 
@@ -6,13 +6,24 @@ from fractions import Fraction
 
 import numpy as np
 
-from apot_export.integer.network import Integers, Quantize, Requantize
+from apot_export.errors import IntegerError
+from apot_export.integer.network import (
+    LARGEST_PIXEL,
+    Integers,
+    Pixels,
+    Quantize,
+    Requantize,
+    ToFixed,
+)
 from apot_export.integer.ranges import (
+    DEFAULT_INPUT_BITS,
+    INPUT_LIMIT,
     LARGEST_FRACTION_BITS,
     MULTIPLIER_BITS,
     PRODUCT_LIMIT,
     STREAM_LIMIT,
     Range,
+    constant,
     per_channel,
     require_below,
 )
@@ -55,11 +66,10 @@ def requantizer(
     ratios: list[Fraction],
     biases: list[Fraction],
     values: Range,
-    multiplier_bits: int,
 ) -> Requantize:
     """Return the integers that stand for x * ratio + bias, rounded half up.
 
-    The shift is the largest for which multipliers have at most `multiplier_bits` bits and no
+    The shift is the largest for which multipliers have at most `MULTIPLIER_BITS` bits and no
     product leaves 62 bits.
 
     Args:
@@ -67,7 +77,6 @@ def requantizer(
         ratios: Units of the result per unit of x, by channel, or one for all.
         biases: In units of the result, likewise.
         values: Range of x by channel.
-        multiplier_bits: Bits of the largest multiplier, without its sign.
     """
     largest = max(abs(ratio) for ratio in ratios)
     shift = 0
@@ -76,7 +85,7 @@ def requantizer(
         exponent = largest.numerator.bit_length() - largest.denominator.bit_length()
         if Fraction(2) ** exponent > largest:
             exponent -= 1
-        shift = min(max(0, multiplier_bits - 1 - exponent), LARGEST_SHIFT)
+        shift = min(max(0, MULTIPLIER_BITS - 1 - exponent), LARGEST_SHIFT)
     while True:
         multiplier = [round_half_up(ratio * 2**shift) for ratio in ratios]
         half = 1 << (shift - 1) if shift else 0
@@ -115,7 +124,7 @@ def precise_requantizer(
     bits = max(0, min(LARGEST_FRACTION_BITS, spare))
     made = Fraction(1 << bits)
     ratios = [scale * made / units for scale in scales]
-    found = requantizer(name, ratios, [bias * made for bias in biases], values, MULTIPLIER_BITS)
+    found = requantizer(name, ratios, [bias * made for bias in biases], values)
     require_below(STREAM_LIMIT, range_of(found, values).largest, name, "A quantizer's input")
     return found, made
 
@@ -177,3 +186,47 @@ def fused(
             # Beyond the proven range it is always or never reached: so it fits the same integers.
             found[channel, k] = min(max(smallest, low), high + 1)
     return Quantize(thresholds=found, direction=direction.astype(np.int64), levels=levels)
+
+
+def chosen_input_bits(fraction_bits: int, input_bits: int | None) -> int:
+    """Return the input's fraction bits: the given ones, or 16, or F if that is more.
+
+    Raises:
+        IntegerError: These or those of the residual stream are out of range.
+    """
+    bits = max(fraction_bits, DEFAULT_INPUT_BITS) if input_bits is None else input_bits
+    for name, given in (("fraction bits", fraction_bits), ("input bits", bits)):
+        if not 0 <= given <= LARGEST_FRACTION_BITS:
+            raise IntegerError(
+                f"The number of {name} is out of range.",
+                expected=f"0 to {LARGEST_FRACTION_BITS}",
+                got=str(given),
+                fix="give another with --fraction-bits or --input-bits",
+            )
+    return bits
+
+
+def fixed_input(
+    name: str, channels: int, bits: int, pixels: Pixels | None
+) -> tuple[ToFixed | Requantize, Range]:
+    """Return the operation that makes a fixed-point image, and the range of its result.
+
+    Args:
+        name: The value, for messages.
+        channels: Of the image.
+        bits: Fraction bits of the result.
+        pixels: Normalisation of uint8 pixels; None for float32 images.
+
+    Raises:
+        BoundError: The result could overflow.
+    """
+    if pixels is None:
+        limit = INPUT_LIMIT << bits
+        fixed = ToFixed(fraction_bits=bits, low=-limit, high=limit)
+        return fixed, constant(-limit, limit, channels)
+    read = constant(0, LARGEST_PIXEL, channels)
+    ratios, biases = pixels.scales(Fraction(1 << bits))
+    lowered = requantizer(name, ratios, biases, read)
+    found = range_of(lowered, read)
+    require_below(STREAM_LIMIT, found.largest, name, "A fixed-point pixel")
+    return lowered, found
