@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
-import torch
 from torch import fx, nn
 from torch.nn import functional
 
@@ -24,6 +23,15 @@ from apot_export.network import (
     Relu,
     Shape,
 )
+from apot_export.original.functions import (
+    ADDITIONS,
+    CLIPS,
+    CONCATENATIONS,
+    IDENTITIES,
+    MEANS,
+    MODULES,
+    RESHAPES,
+)
 from apot_export.original.tracing import place
 
 
@@ -37,43 +45,7 @@ _BATCH_AXIS_AND_FEATURES = 2
 _RANK = 4
 _HEIGHT_AND_WIDTH = [2, 3]
 
-_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-_CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
-_CLIPS = (torch.clamp, torch.clip, "clamp", "clip", "clamp_", "clip_")
-_MEANS = (torch.mean, "mean")
-_RESHAPES = (torch.reshape, "reshape", "view")
-_VOID = ("contiguous", "detach", "clone")
 _IN_PLACE = (operator.iadd, "add_", "relu_", "clamp_", "clip_")
-
-_POOL = ("kernel_size", "stride", "padding")
-_RESIZE = ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias")
-_DROPOUT = ("p", "training", "inplace")
-_MODULES: Mapping[Any, tuple[type[nn.Module], tuple[str, ...], Mapping[str, Any]]] = {
-    torch.relu: (nn.ReLU, (), {}),
-    "relu": (nn.ReLU, (), {}),
-    "relu_": (nn.ReLU, (), {"inplace": True}),
-    functional.relu: (nn.ReLU, ("inplace",), {}),
-    functional.relu6: (nn.ReLU6, ("inplace",), {}),
-    functional.hardtanh: (nn.Hardtanh, ("min_val", "max_val", "inplace"), {}),
-    functional.max_pool2d: (
-        nn.MaxPool2d,
-        (*_POOL, "dilation", "ceil_mode", "return_indices"),
-        {},
-    ),
-    functional.avg_pool2d: (
-        nn.AvgPool2d,
-        (*_POOL, "ceil_mode", "count_include_pad", "divisor_override"),
-        {},
-    ),
-    functional.adaptive_avg_pool2d: (nn.AdaptiveAvgPool2d, ("output_size",), {}),
-    functional.interpolate: (nn.Upsample, _RESIZE, {}),
-    functional.dropout: (nn.Dropout, _DROPOUT, {"training": True}),
-    functional.dropout2d: (nn.Dropout2d, _DROPOUT, {"training": True}),
-    torch.flatten: (nn.Flatten, ("start_dim", "end_dim"), {"start_dim": 0}),
-    "flatten": (nn.Flatten, ("start_dim", "end_dim"), {"start_dim": 0}),
-}
-"""Module that computes the same, names of the arguments after the tensor, and their defaults where
-the module has others."""
 
 
 def function_operations(
@@ -94,20 +66,20 @@ def function_operations(
         CaptureError: The intermediate representation cannot say what the call does.
     """
     target, extra = node.target, arguments[1:]
-    if target in _VOID:
+    if target in IDENTITIES:
         return []
-    if target in _MEANS:
+    if target in MEANS:
         return _mean(node, image(), **_bound(node, extra, options, ("dim", "keepdim")))
-    if target in _MODULES:
+    if target in MODULES:
         equivalent = _module(node, extra, options)
         operation = module_operation(place(node), equivalent, image, {})
-    elif target in _ADDITIONS:
+    elif target in ADDITIONS:
         operation = _sum(node, arguments, options)
-    elif target in _CONCATENATIONS:
+    elif target in CONCATENATIONS:
         operation = _concatenation(node, image(), **_bound(node, extra, options, ("dim",)))
-    elif target in _CLIPS:
+    elif target in CLIPS:
         operation = _clip(node, **_bound(node, extra, options, ("min", "max")))
-    elif target in _RESHAPES:
+    elif target in RESHAPES:
         operation = _reshape(node, extra, options, image())
     else:
         raise unknown(node)
@@ -144,7 +116,7 @@ def _bound(
 
 
 def _module(node: fx.Node, extra: tuple[Any, ...], options: Mapping[str, Any]) -> nn.Module:
-    kind, names, defaults = _MODULES[node.target]
+    kind, names, defaults = MODULES[node.target]
     arguments = {**defaults, **_bound(node, extra, options, names)}
     if arguments.pop("training", False) or arguments.pop("antialias", False):
         raise unknown(node)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from apot_export.errors import ModelError, RecognitionError
+from apot_export.network.rounding import UNIT_ROUNDOFF, sum_roundings
 from apot_export.original.custom._factory import run
 from apot_export.original.custom._layers import weighted_layers
 from apot_export.original.custom._spec import ImageShape
@@ -20,7 +21,6 @@ from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer
 
 _SEED = 20190928
 _IMAGES = 2
-_UNIT_ROUNDOFF = 2.0**-24
 _NUDGE = 2.0**-18
 """Relative change of thresholds whose effect on levels counts as float noise."""
 _EIGHT_BIT_STEPS = 127
@@ -147,7 +147,7 @@ def _noise(layer: nn.Module, image: torch.Tensor) -> torch.Tensor:
         moved = to_decision <= _EIGHT_BIT_STEPS * _NUDGE
         moved_weights = moved * (layer.weight.max().abs() / _EIGHT_BIT_STEPS)
     taps = weights[0].numel()
-    roundings = (min(taps, 4 * taps**0.5) + _ROUNDINGS) * 2 * _UNIT_ROUNDOFF
+    roundings = (sum_roundings(taps) + _ROUNDINGS) * 2 * UNIT_ROUNDOFF
     noise = roundings * _products(layer, values.abs(), weights.abs())
     noise = noise + _products(layer, moved_values, weights.abs() + moved_weights)
     noise = noise + _products(layer, values.abs(), moved_weights)
