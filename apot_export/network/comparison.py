@@ -7,6 +7,7 @@ reaches the next. Levels and accumulators must be equal; floats may differ by fl
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,15 +24,16 @@ from apot_export.network import (
     GlobalAveragePool,
     Linear,
     Node,
+    QuantizeActivation,
     ScaleBias,
     oracle,
 )
-from apot_export.network.rounding import UNIT_ROUNDOFF
+from apot_export.network.rounding import UNIT_ROUNDOFF, sum_roundings
 
 _ROUNDINGS = 4
 """Roundings of one value beyond those of its sum."""
 _SHOWN = 5
-_OUTPUT = "logits"
+LOGITS = "logits"
 """What the ONNX model calls the network's output."""
 
 
@@ -50,8 +52,36 @@ class AccumulatorComparison:
     """Of these, values further apart than float rounding allows."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The first place at which two computations of one thing differ."""
+
+    value: str
+    """The value of the graph that differs, or the layer whose weights or constants do."""
+    layer: str
+    kind: str
+    """What differs: "weights", "constants", "levels", "values" or "integers"."""
+    says: str
+    """How many, where and how."""
+    place: tuple[int, ...] = ()
+    """Index of the first one; empty where the whole differs."""
+    original: float | None = None
+    """What is right there; None where there is no such number."""
+    export: float | None = None
+    late: bool = False
+    """Whether no computed value depends on it: then any other difference comes first."""
+
+
+def first_place(differs: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Return the index of the first true element."""
+    return tuple(int(index) for index in np.argwhere(differs)[0])
+
+
 def compare_oracle(
-    packed: CodedNetwork, images: NDArray[np.float32], exported: Mapping[str, NDArray[Any]]
+    packed: CodedNetwork,
+    images: NDArray[np.float32],
+    exported: Mapping[str, NDArray[Any]],
+    found: list[Difference] | None = None,
 ) -> AccumulatorComparison:
     """Recompute every value of a network from the runtime's own inputs to it.
 
@@ -59,42 +89,64 @@ def compare_oracle(
         packed: The network of the packed file.
         images: float32 [N, C, H, W].
         exported: Every value of the ONNX graph on these images (or more), by name.
+        found: Differences are appended to it; their `original` is the runtime's number, and their
+            `export` the packed file's.
     """
     known: dict[str, NDArray[Any]] = {packed.input: images}
     for node in packed.nodes:
-        name = _OUTPUT if node.name == packed.output else node.name
+        name = LOGITS if node.name == packed.output else node.name
         if name in exported:
             known[node.name] = exported[name][: len(images)]
-    integers, integers_differing, floats, floats_differing = 0, 0, 0, 0
-    offenders = []
+    found = [] if found is None else found
+    before = len(found)
+    compared, differing = Counter[bool](), Counter[bool]()
     for node in packed.nodes:
-        inputs = [known[name] for name in node.inputs if name in known]
-        if len(inputs) < len(node.inputs) or node.name not in known:
-            offenders.append(f"{node.name}: no such value in the ONNX model")
-            floats_differing += 1
-            continue
-        inputs = [
-            value if value.dtype == np.float32 else value.astype(np.int64) for value in inputs
-        ]
-        expected = oracle.compute(packed, node, inputs)
-        differing = _differing(packed, node, inputs, expected, known[node.name])
-        if expected.dtype == np.float32:
-            floats += expected.size
-            floats_differing += differing
-        else:
-            integers += expected.size
-            integers_differing += differing
-        if differing:
-            kind = "values" if expected.dtype == np.float32 else "integers"
-            offenders.append(f"{node.name}: {differing} of {expected.size} {kind} differ")
+        whole, size, count, difference = _compare_node(packed, node, known)
+        compared[whole] += size
+        differing[whole] += count
+        found += [] if difference is None else [difference]
     return AccumulatorComparison(
-        images=len(images) if integers else 0,
-        compared=integers,
-        mismatches=integers_differing,
-        values_compared=floats,
-        values_outside=floats_differing,
-        offenders=tuple(offenders[:_SHOWN]),
+        images=len(images) if compared[True] else 0,
+        compared=compared[True],
+        mismatches=differing[True],
+        values_compared=compared[False],
+        values_outside=differing[False],
+        offenders=tuple(f"{one.value}: {one.says}" for one in found[before:][:_SHOWN]),
     )
+
+
+def _compare_node(
+    packed: CodedNetwork, node: Node, known: Mapping[str, NDArray[Any]]
+) -> tuple[bool, int, int, Difference | None]:
+    """Compare one value.
+
+    Returns:
+        Whether it is of integers, how many there are, how many differ, and the first one.
+    """
+    name = LOGITS if node.name == packed.output else node.name
+    layer = str(getattr(node.operation, "layer", name))
+    inputs = [known[name] for name in node.inputs if name in known]
+    if len(inputs) < len(node.inputs) or node.name not in known:
+        says = "no such value in the ONNX model"
+        return False, 0, 1, Difference(value=name, layer=layer, kind="values", says=says)
+    inputs = [value if value.dtype == np.float32 else value.astype(np.int64) for value in inputs]
+    expected, got = oracle.compute(packed, node, inputs), known[node.name]
+    differs = _differing(packed, node, inputs, expected, got)
+    whole, count = expected.dtype != np.float32, int(differs.sum())
+    if not count:
+        return whole, expected.size, 0, None
+    kind = "integers" if whole else "values"
+    place = first_place(differs) if got.shape == expected.shape else ()
+    difference = Difference(
+        value=name,
+        layer=layer,
+        kind="levels" if isinstance(node.operation, QuantizeActivation) else kind,
+        says=f"{count} of {expected.size} {kind} differ between packed file and ONNX model",
+        place=place,
+        original=float(got[place]) if place else None,
+        export=float(expected[place]) if place else None,
+    )
+    return whole, expected.size, count, difference
 
 
 def _differing(
@@ -103,16 +155,16 @@ def _differing(
     inputs: list[NDArray[Any]],
     expected: NDArray[Any],
     got: NDArray[Any],
-) -> int:
-    """Count the values that are not what the oracle says; all of them where the kinds differ."""
+) -> NDArray[np.bool_]:
+    """Tell which values are not the oracle's; all of them where shapes or types differ."""
     if got.shape != expected.shape or (got.dtype == np.float32) != (expected.dtype == np.float32):
-        return expected.size
+        return np.ones(expected.shape, dtype=np.bool_)
     if expected.dtype != np.float32:
-        return int((got != expected).sum())
+        return np.asarray(got != expected)
     with np.errstate(invalid="ignore"):  # The difference of two infinities is no number.
         difference = np.abs(expected.astype(np.float64) - got)
         near = (difference <= _bound(packed, node, inputs)) | (got == expected)
-    return int((~near).sum())
+    return np.asarray(~near)
 
 
 def _bound(packed: CodedNetwork, node: Node, inputs: list[NDArray[Any]]) -> NDArray[np.float64]:
@@ -135,6 +187,5 @@ def _bound(packed: CodedNetwork, node: Node, inputs: list[NDArray[Any]]) -> NDAr
         taps = weights[0].size
     node = dataclasses.replace(node, operation=operation)
     magnitude = oracle.compute(packed, node, [np.abs(value) for value in inputs])
-    # Errors of real summations grow with the square root of their length.
-    roundings = min(taps, 4 * taps**0.5) + _ROUNDINGS
+    roundings = sum_roundings(taps) + _ROUNDINGS
     return np.asarray(2 * roundings * UNIT_ROUNDOFF * magnitude.astype(np.float64))

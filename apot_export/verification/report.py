@@ -17,17 +17,6 @@ DIFFERENCE_EDGES = tuple(10.0**power for power in range(-7, 3))
 """Logit differences are counted below the first, between neighbours, and from the last one on."""
 DISTANCE_EDGES = (0.125, 0.25, 0.5, 1.0)
 """Distances to decision points, likewise."""
-CAUSES = (
-    "wrong bits",
-    "legacy divisor",
-    "missing weight normalisation",
-    "TF32",
-    "int8 clamp of first or last layer",
-    "tie rule",
-    "layout",
-    "fused batch-norm",
-)
-"""Known causes of a difference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +135,7 @@ class Divergence:
     original: float | None
     export: float | None
     cause: str | None
-    """Probable cause, of `CAUSES`; None where none of the known ones fits."""
+    """Probable cause, of `diagnosis.CAUSES`; None where none of the known ones fits."""
     evidence: str
     """Why that cause is probable, or what was tried."""
 

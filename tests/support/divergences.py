@@ -15,23 +15,15 @@ from onnx import parser
 from torch import nn
 
 from apot_export.artifacts.onnx_model import build_model
-from apot_export.artifacts.onnx_model.probe import (
-    by_layer,
-    decoder_model,
-    float_weights,
-    integers_as_such,
-    stated_attributes,
-    with_outputs,
-)
 from apot_export.encoding.capture import capture
 from apot_export.encoding.encode import encode_network
 from apot_export.network import CodedLayer, CodedNetwork
 from apot_export.network.bitpack import pack
 from apot_export.original.quantization import Quantization
 from apot_export.original.quantized_layers import FirstConv2d, LastLinear, QuantConv2d
-from apot_export.runtimes.onnx_runtime import open_session
-from apot_export.verification.diagnosis.divergence import first_divergence
-from apot_export.verification.report import CAUSES, Divergence
+from apot_export.verification.diagnosis import CAUSES
+from apot_export.verification.proof.proofs import prove_export
+from apot_export.verification.report import Divergence
 
 Floats = NDArray[np.float32]
 Edit = Callable[[onnx.ModelProto], None]
@@ -140,16 +132,9 @@ def diverge(
     proto = build_model(model or both or right, name="x", tool="test 1", metadata={})
     if edit is not None:
         edit(proto)
-    weights: dict[str, NDArray[Any]] = dict(float_weights(proto))
-    decoders = decoder_model(proto)
-    if decoders is not None:
-        weights |= by_layer(open_session(decoders, "cpu").run_all())
-    values = open_session(with_outputs(proto), "cpu").run_all(images)
-    exported = integers_as_such(proto, values)
-    attributes = stated_attributes(proto)
-    return first_divergence(
-        original, packed or both or right, weights, attributes, images, exported
-    )
+    proofs = prove_export(original, proto, packed or both or right, images, "cpu")
+    assert bool(proofs.failures) == (proofs.divergence is not None)
+    return proofs.divergence
 
 
 def scale_of(norm: Any) -> NDArray[np.float32]:

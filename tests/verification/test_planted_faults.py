@@ -14,14 +14,16 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper, parser
 
+from apot_export.artifacts import onnx_model
 from apot_export.artifacts.directory import read_manifest
+from apot_export.artifacts.onnx_model import _builder, graph
 from apot_export.conversion.convert import convert
 from apot_export.encoding.capture import capture
 from apot_export.encoding.encode import encode_network
 from apot_export.errors import ApotExportError
 from apot_export.network import CodedLayer, CodedNetwork, ScaleBias
 from apot_export.network.bitpack import pack
-from apot_export.network.codebook import uniform
+from apot_export.network.codebook import Codebook, uniform
 from apot_export.original.choices import Choices
 from apot_export.original.published import load_original
 from tests.support.workshop import (
@@ -370,3 +372,40 @@ def test_a_fault_of_the_onnx_model_fails_and_is_named(workshop: Workshop, fault:
     assert report.verdict == "FAIL"
     found = (*report.weights.offenders, *report.levels.offenders, *report.accumulators.offenders)
     assert named in " ".join(found)
+
+
+# --- faults of the exporter -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attribute", "change"),
+    [
+        ("bits", lambda value: value + 1),
+        ("denominator", lambda value: 2 * value),
+        ("digit_tables", lambda value: value[::-1]),
+        ("digit_table_sizes", lambda value: [*value, 2]),
+    ],
+)
+def test_a_fault_of_the_function_that_writes_attributes_fails(
+    workshop: Workshop,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    attribute: str,
+    change: Callable[[Any], Any],
+) -> None:
+    """Both artifacts, the digests and whatever the writer thinks of them are consistent."""
+    right = _builder.codebook_attributes
+
+    def wrong(codebook: Codebook) -> dict[str, Any]:
+        attributes = right(codebook)
+        return {**attributes, attribute: change(attributes[attribute])}
+
+    for module in (onnx_model, _builder, graph):
+        monkeypatch.setattr(module, "codebook_attributes", wrong, raising=False)
+    export = convert(workshop.checkpoint, tmp_path / "export").path
+    report = workshop.verify(export)
+    assert report.verdict == "FAIL"
+    assert (report.weights.layers, report.weights.exact) == (10, 0)
+    assert f"attribute {attribute} of " in report.weights.offenders[0]
+    assert report.divergence is not None
+    assert (report.divergence.kind, report.divergence.cause) == ("constants", None)

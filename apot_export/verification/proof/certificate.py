@@ -1,35 +1,55 @@
-"""The weight certificate: every weight of both artifacts against the original's, bit for bit."""
+"""The weight certificate: every weight of both artifacts against the original's, bit for bit.
+
+With the weights come the constants of each layer: thresholds, steps, activation levels, and what
+the nodes of the ONNX model state. What is expected is derived from the original and from the
+codebooks of the packed file; nothing is shared with the code that wrote the artifacts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from apot_export.artifacts.onnx_model import codebook_attributes
 from apot_export.network import CodedLayer, CodedNetwork, Layer, PlaneLayer, QuantizeActivation
+from apot_export.network.codebook import Codebook, distinct_levels
+from apot_export.network.comparison import Difference, first_place
 from apot_export.network.planes import ungrouped
+from apot_export.network.rounding import UNIT_ROUNDOFF
 from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer
 from apot_export.verification.report import WeightCertificate
 
 _SHOWN = 5
-_VALUE_ROUNDINGS = 4 * 2.0**-24
+_VALUE_ROUNDINGS = 4 * UNIT_ROUNDOFF
 """How far a value, rounded three times by the original, may be from level times step."""
+_PACKED, _MODEL = "the packed file", "the ONNX model"
 
 
 def original_weights(module: nn.Module) -> dict[str, NDArray[np.float32]]:
     """Return the weights that each convolution and linear layer of the original computes with."""
-    found: dict[str, NDArray[np.float32]] = {}
-    for name, layer in module.named_modules():
-        if isinstance(layer, QuantizedLayer):
-            found[name] = layer.quantized_weight().detach().cpu().numpy()
-        elif isinstance(layer, (nn.Conv2d, nn.Linear)):
-            found[name] = layer.weight.detach().cpu().numpy()
-    return found
+    return {
+        name: quantized_weights(layer)
+        for name, layer in module.named_modules()
+        if isinstance(layer, (nn.Conv2d, nn.Linear))
+    }
+
+
+def quantized_weights(layer: nn.Conv2d | nn.Linear) -> NDArray[np.float32]:
+    """Return the weights that a layer of the original computes with, float32, weight shape."""
+    weight = layer.quantized_weight() if isinstance(layer, QuantizedLayer) else layer.weight
+    return np.asarray(weight.detach().cpu().numpy())
+
+
+def activation_levels(module: QuantConv2d) -> NDArray[np.int64]:
+    """Return the integer levels of a layer's input quantizer, ascending."""
+    if module.activation_levels is None:
+        return np.arange(module.input_denominator() + 1)
+    levels = np.unique(module.activation_levels.cpu().numpy()).astype(np.float64)
+    return np.rint(levels * module.activation_denominator()).astype(np.int64)
 
 
 def certify_weights(
@@ -37,75 +57,91 @@ def certify_weights(
     packed: CodedNetwork,
     model_weights: Mapping[str, NDArray[Any]],
     attributes: Mapping[str, Mapping[str, Any]],
+    found: list[Difference],
 ) -> WeightCertificate:
-    """Compare every weight.
+    """Compare every weight, and the constants of every layer.
 
     Args:
         module: The original.
         packed: The network of the packed file.
         model_weights: What the ONNX model decodes by layer: integer levels, or float weights.
-        attributes: What the ONNX model's nodes say of themselves, by value.
+        attributes: What the ONNX model's nodes state, by the value they compute.
+        found: Differences are appended to it.
     """
     expected = original_weights(module)
-    offenders: list[str] = []
-    exact = 0
+    offenders: list[Difference] = []
     for name, weights in expected.items():
-        finding = _compare_layer(name, weights, module.get_submodule(name), packed, model_weights)
-        if finding is None:
-            wrong = next(wrong_attributes(packed, name, attributes), None)
-            finding = None if wrong is None else f"{name}: {wrong.says}"
-        if finding is None:
-            exact += 1
-        else:
-            offenders.append(finding)
-    extra = [name for name in packed.layers if name not in expected]
-    offenders += [f"{name}: not a layer of the original" for name in extra]
+        layer, in_model = packed.layers.get(name), model_weights.get(name)
+        original = module.get_submodule(name)
+        differences = [
+            *_compare_weights(name, weights, layer, in_model),
+            *_compare_constants(name, original, layer),
+            *_compare_attributes(name, packed, attributes),
+        ]
+        found += differences
+        offenders += differences[:1]
+    differing = len(offenders)
+    for name in packed.layers:
+        if name not in expected:
+            offenders.append(_weights(name, "not a layer of the original"))
+            found.append(offenders[-1])
     return WeightCertificate(
         layers=len(expected),
-        exact=exact,
+        exact=len(expected) - differing,
         weights=sum(weights.size for weights in expected.values()),
-        offenders=tuple(offenders[:_SHOWN]),
+        offenders=tuple(f"{offender.layer}: {offender.says}" for offender in offenders[:_SHOWN]),
     )
 
 
-def _compare_layer(
-    name: str,
-    expected: NDArray[np.float32],
-    module: nn.Module,
-    packed: CodedNetwork,
-    model_weights: Mapping[str, NDArray[Any]],
-) -> str | None:
-    layer = packed.layers.get(name)
-    if layer is None or name not in model_weights:
-        return f"{name}: missing from the export"
+# --- weights --------------------------------------------------------------------------------------
+
+
+def _weights(name: str, says: str, **more: Any) -> Difference:
+    return Difference(value=name, layer=name, kind="weights", says=says, **more)
+
+
+def _compare_weights(
+    name: str, expected: NDArray[np.float32], layer: Layer | None, in_model: NDArray[Any] | None
+) -> Iterator[Difference]:
+    """Yield the first difference of a layer's weights, if there is one."""
+    if layer is None or in_model is None:
+        yield _weights(name, f"missing from {_PACKED if layer is None else _MODEL}")
+        return
     decoded = layer.weights()
-    if decoded.shape != expected.shape or model_weights[name].shape != expected.shape:
-        return f"{name}: shape {decoded.shape} instead of {expected.shape}"
-    if isinstance(layer, PlaneLayer):
-        return _compare_planes(layer, decoded, expected, model_weights[name])
-    differs = decoded.view(np.uint32) != expected.view(np.uint32)
-    if differs.any():
-        return f"{name}: {_first(differs, decoded, expected)} in the packed file"
-    levels = layer.levels() if isinstance(layer, CodedLayer) else expected
-    differs = np.asarray(model_weights[name] != levels)
-    if differs.any():
-        return f"{name}: {_first(differs, model_weights[name], levels)} in the ONNX model"
-    return _compare_constants(layer, module)
-
-
-def _compare_planes(
-    layer: PlaneLayer,
-    decoded: NDArray[np.float32],
-    expected: NDArray[np.float32],
-    in_model: NDArray[Any],
-) -> str | None:
-    """Compare sums of scaled sign vectors, whose last bits depend on the order of addition."""
-    allowed = plane_rounding(layer)
-    for side, weights in (("packed file", decoded), ("ONNX model", in_model)):
-        differs = ~(np.abs(weights.astype(np.float64) - expected) <= allowed)
+    # The model decodes integers, which the packed file's values belong to.
+    held_by_packed = layer.levels() if isinstance(layer, CodedLayer) else decoded
+    right = held_by_packed if isinstance(layer, CodedLayer) else expected
+    allowed = plane_rounding(layer) if isinstance(layer, PlaneLayer) else None
+    for artifact, got, original in ((_PACKED, decoded, expected), (_MODEL, in_model, right)):
+        if got.shape != original.shape:
+            says = f"shape {list(got.shape)} instead of {list(original.shape)} in {artifact}"
+            yield _weights(name, says)
+            return
+        differs = _differing(got, original, allowed)
         if differs.any():
-            return f"{layer.name}: {_first(differs, weights, expected)} in the {side}"
-    return None
+            both = artifact == _PACKED and np.array_equal(held_by_packed, in_model)
+            place = first_place(differs)
+            yield _weights(
+                name,
+                f"{int(differs.sum())} of {differs.size} weights differ, first at {list(place)}: "
+                f"{got[place]:.9g} instead of {original[place]:.9g} in "
+                f"{f'{_PACKED} and {_MODEL}' if both else artifact}",
+                place=place,
+                original=float(original[place]),
+                export=float(got[place]),
+            )
+            return
+
+
+def _differing(
+    got: NDArray[Any], original: NDArray[Any], allowed: NDArray[np.float64] | None
+) -> NDArray[np.bool_]:
+    if allowed is not None:
+        return np.asarray(~(np.abs(got.astype(np.float64) - original) <= allowed))
+    if got.dtype == original.dtype == np.float32:
+        # Bit for bit: the sign of a zero counts.
+        return np.asarray(got.view(np.uint32) != original.view(np.uint32))
+    return np.asarray(got != original)
 
 
 def plane_rounding(layer: PlaneLayer) -> NDArray[np.float64]:
@@ -118,96 +154,105 @@ def plane_rounding(layer: PlaneLayer) -> NDArray[np.float64]:
     scaled = np.abs(np.append(planes.coordinates, np.float32(0)).astype(np.float64))
     magnitudes = scaled[planes.slots].sum(axis=1)
     groups = np.repeat((planes.counts * magnitudes)[:, None], planes.group_size, axis=1)
-    return ungrouped(groups, planes.shape, position_major=planes.position_major) * 2.0**-23
+    bounds = ungrouped(groups, planes.shape, position_major=planes.position_major)
+    return bounds * 2 * UNIT_ROUNDOFF
 
 
-def step_error(layer: CodedLayer) -> float | None:
-    """Return the step that a layer's values are multiples of, where it is not what it says."""
+# --- constants ------------------------------------------------------------------------------------
+
+
+def _compare_constants(name: str, module: nn.Module, layer: Layer | None) -> Iterator[Difference]:
+    """Yield what the packed file states about a layer beside its weights and is not so."""
+    if layer is None:
+        return
+    for what, expected, got in _constants(layer, module):
+        if got != expected:
+            yield Difference(
+                value=name,
+                layer=name,
+                kind="constants",
+                says=f"{what} {got} instead of {expected} in {_PACKED}",
+                original=expected,
+                export=got,
+            )
+
+
+def _constants(layer: Layer, module: nn.Module) -> Iterator[tuple[str, float | None, float | None]]:
+    """Yield constants of a layer: name, the original's number, the packed file's."""
+    quantizer = layer.activation if isinstance(layer, CodedLayer) else None
+    quantized = module if isinstance(module, QuantConv2d) else None
+    if isinstance(layer, CodedLayer):
+        yield "step of the weights", _step_of_values(layer), layer.step
+        threshold = None if quantized is None else float(quantized.weight_alpha)
+        yield "weight threshold", threshold, layer.alpha
+    threshold = None if quantized is None else float(quantized.act_alpha)
+    got = None if quantizer is None else float(quantizer.alpha)
+    yield "activation threshold", threshold, got
+    if quantized is None or quantizer is None:
+        return
+    step = float(quantized.act_alpha) / quantized.activation_denominator()
+    yield "step of the activations", step, quantizer.step
+    steps = quantized.input_denominator(), quantizer.input_steps
+    yield "number of input steps up to the activation threshold", *steps
+    levels = distinct_levels(quantizer.codebook).tolist()
+    for pair in zip_longest(activation_levels(quantized).tolist(), levels):
+        yield "activation level", *pair
+
+
+def _step_of_values(layer: CodedLayer) -> float:
+    """Return the step that a layer's values are multiples of: its own where that is right."""
     levels = layer.codebook.levels
     if np.allclose(levels * layer.step, layer.values, rtol=_VALUE_ROUNDINGS, atol=0):
-        return None
+        return layer.step
     largest = int(np.argmax(levels))
     return float(layer.values[largest]) / int(levels[largest])
 
 
-@dataclass(frozen=True)
-class WrongAttribute:
-    """An attribute of the ONNX model that says something else than the packed file."""
-
-    says: str
-    expected: float | None
-    """None where it is no number."""
-    got: float | None
+# --- what the ONNX model states -------------------------------------------------------------------
 
 
-def wrong_attributes(
-    packed: CodedNetwork, name: str, attributes: Mapping[str, Mapping[str, Any]]
-) -> Iterator[WrongAttribute]:
-    """Yield what the ONNX model's nodes say of a layer's codes and does not hold.
+def _stated(codebook: Codebook) -> dict[str, Any]:
+    """Return the attributes with which a node states a codebook."""
+    return {
+        "bits": sum(len(table).bit_length() - 1 for table in codebook.tables) + codebook.signed,
+        "denominator": codebook.denominator,
+        "digit_tables": [addend for table in codebook.tables for addend in table],
+        "digit_table_sizes": [len(table) for table in codebook.tables],
+    }
 
-    Args:
-        packed: The network of the packed file, whose layer is that of the original.
-        name: The layer.
-        attributes: What nodes of the model say, by value.
-    """
-    layer = packed.layers[name]
+
+def _compare_attributes(
+    name: str, packed: CodedNetwork, attributes: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Difference]:
+    """Yield attributes of the ONNX model's nodes that contradict the packed file's codebooks."""
+    layer = packed.layers.get(name)
     if not isinstance(layer, CodedLayer):
         return
-    said = {
-        f"{name}.levels_of_weights": {
-            **codebook_attributes(layer.codebook),
-            "signed": int(layer.codebook.signed),
-        }
-    }
+    weights = {**_stated(layer.codebook), "signed": int(layer.codebook.signed)}
+    expected = {f"{name}.levels_of_weights": weights}
     if layer.activation is not None:
         quantizer = {
-            **codebook_attributes(layer.activation.codebook),
+            **_stated(layer.activation.codebook),
             "alpha": float(layer.activation.alpha),
         }
-        said |= {
+        expected |= {
             node.name: quantizer
             for node in packed.nodes
             if isinstance(node.operation, QuantizeActivation) and node.operation.layer == name
         }
-    for value, expected in said.items():
-        found = attributes.get(value, {})
-        for attribute, right in expected.items():
-            got = found.get(attribute)
+    for value, stated in expected.items():
+        for attribute, right in stated.items():
+            got = attributes.get(value, {}).get(attribute)
             if got != right:
                 numbers = [
                     float(side) if isinstance(side, (int, float)) else None for side in (right, got)
                 ]
-                says = f"attribute {attribute} of {value} {got} instead of {right}"
-                yield WrongAttribute(f"{says} in the ONNX model", *numbers)
-
-
-def weight_threshold(module: nn.Module) -> float | None:
-    """Return the clipping threshold of a layer's weights; None where it has none."""
-    return float(module.weight_alpha) if isinstance(module, QuantConv2d) else None
-
-
-def _compare_constants(layer: Layer, module: nn.Module) -> str | None:
-    """Compare what a layer of the packed file says beside its weights."""
-    quantizer = None
-    if isinstance(layer, CodedLayer):
-        quantizer = layer.activation
-        if step_error(layer) is not None:
-            return f"{layer.name}: step {layer.step}, which its values are no multiples of"
-        if layer.alpha != weight_threshold(module):
-            return (
-                f"{layer.name}: weight threshold {layer.alpha} instead of "
-                f"{weight_threshold(module)}"
-            )
-    expected = float(module.act_alpha) if isinstance(module, QuantConv2d) else None
-    got = None if quantizer is None else float(quantizer.alpha)
-    if got != expected:
-        return f"{layer.name}: activation threshold {got} instead of {expected}"
-    return None
-
-
-def _first(differs: NDArray[np.bool_], got: NDArray[Any], expected: NDArray[Any]) -> str:
-    place = tuple(int(axis[0]) for axis in np.nonzero(differs))
-    return (
-        f"{int(differs.sum())} of {differs.size} weights differ, "
-        f"first at {list(place)}: {got[place]:.9g} instead of {expected[place]:.9g}"
-    )
+                yield Difference(
+                    value=name,
+                    layer=name,
+                    kind="constants",
+                    says=f"attribute {attribute} of {value} {got} instead of {right} in {_MODEL}",
+                    original=numbers[0],
+                    export=numbers[1],
+                    late=True,
+                )

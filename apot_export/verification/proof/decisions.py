@@ -45,25 +45,27 @@ class Decisions:
         return np.where(known, outside, np.inf)
 
 
+def levels_of(module: QuantConv2d, inputs: torch.Tensor) -> torch.Tensor:
+    """Return the integer levels that a layer's quantizer gives, float64, the inputs' shape."""
+    step = float(module.act_alpha) / module.activation_denominator()
+    return (module.quantized_input(inputs).double() / step).round()
+
+
 def decisions_of(module: QuantConv2d) -> Decisions:
     """Find the decision points of a layer's input quantizer, to the last bit of float32."""
     alpha = abs(module.act_alpha.item())
-    step = module.act_alpha.item() / module.activation_denominator()
     trials = _TRIALS_PER_STEP * module.input_denominator()
     values = torch.linspace(0, alpha * _BEYOND, round(trials * _BEYOND) + 1)
 
-    def levels_of(inputs: torch.Tensor) -> torch.Tensor:
-        return (module.quantized_input(inputs).double() / step).round()
-
     with torch.no_grad():
-        levels = levels_of(values)
+        levels = levels_of(module, values)
         changes = torch.nonzero(levels[1:] != levels[:-1])[:, 0]
         # The bits of positive floats are ordered as the floats are.
         low, high = values[changes].view(torch.int32), values[changes + 1].view(torch.int32)
         below = levels[changes]
         while bool((high - low > 1).any()):
             middle = low + (high - low) // 2
-            same = levels_of(middle.view(torch.float32)) == below
+            same = levels_of(module, middle.view(torch.float32)) == below
             low, high = torch.where(same, middle, low), torch.where(same, high, middle)
     return Decisions(
         levels=np.concatenate([levels[:1].numpy(), levels[changes + 1].numpy()]),

@@ -17,19 +17,40 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
+from apot_export.network.comparison import LOGITS, Difference, first_place
 from apot_export.network.rounding import UNIT_ROUNDOFF
 from apot_export.original.quantized_layers import QuantConv2d
-from apot_export.original.tracing import trace
-from apot_export.verification.proof.decisions import Decisions, decisions_of
-from apot_export.verification.proof.forced import Forced, exact
-from apot_export.verification.proof.rounding import Bounded
+from apot_export.original.tracing import trace, value_names
+from apot_export.verification.proof.decisions import Decisions, decisions_of, levels_of
+from apot_export.verification.proof.rounding import (
+    Bounded,
+    bounded_function,
+    bounded_layer,
+    bounded_module,
+    exact,
+)
 from apot_export.verification.report import DISTANCE_EDGES, LayerLevels, LevelComparison
 
 _SHOWN = 5
+_QUANTIZER_ROUNDINGS = 8
+"""Roundings of an activation on its way to a level, in units of the threshold's roundoff."""
+
+
+def compare_levels(
+    module: nn.Module, images: NDArray[np.float32], exported: Mapping[str, NDArray[Any]]
+) -> LevelComparison:
+    """Compare an original with the values that its export computed.
+
+    Args:
+        module: The original, on the CPU.
+        images: float32 [N, C, H, W].
+        exported: Every value of the ONNX graph on these images, by name; the logits too.
+    """
+    return ForcedWalk(module, exported, {}).compare(images)
 
 
 @dataclass
-class _LayerFindings:
+class _LayerCounts:
     """Counts of one quantized layer."""
 
     decisions: Decisions
@@ -62,136 +83,203 @@ class _LayerFindings:
         )
 
 
-@dataclass
-class _Findings:
-    layers: dict[str, _LayerFindings] = field(default_factory=dict)
-    values_compared: int = 0
-    values_outside: int = 0
-    largest_ratio: float = 0.0
-    offenders: list[str] = field(default_factory=list)
+class ForcedWalk(fx.Interpreter):
+    """Executes the original on (value, bound) pairs, forcing the export's values on its inputs.
 
-    def report(self, images: int) -> LevelComparison:
+    Attributes:
+        found: Differences beyond rounding, in order of computation.
+        originals: The original's numbers at the watched places, by value.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        exported: Mapping[str, NDArray[Any]],
+        watched: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        """Prepare a walk.
+
+        Args:
+            module: The original, on the CPU.
+            exported: Every value of the ONNX graph on the images, by name; the logits too.
+            watched: Indices into values whose original numbers are kept, by value.
+        """
+        traced = trace(module)
+        super().__init__(traced, garbage_collect_values=True)
+        self.exported = exported
+        self.names = value_names(traced)
+        self.running = ""
+        """Name of the value that is being computed."""
+        self.layers: dict[str, _LayerCounts] = {}
+        self.values_compared = 0
+        self.values_outside = 0
+        self.largest_ratio = 0.0
+        self.found: list[Difference] = []
+        self.watched = watched
+        self.originals: dict[str, float] = {}
+
+    def compare(self, images: NDArray[np.float32]) -> LevelComparison:
+        """Run the original on images, float32 [N, C, H, W], and compare every value."""
+        with torch.no_grad():
+            self.run(torch.from_numpy(images))
+        layers = self.layers.values()
         return LevelComparison(
-            images=images,
-            compared=sum(layer.compared for layer in self.layers.values()),
-            differing=sum(layer.differing for layer in self.layers.values()),
-            unexplained=sum(layer.unexplained for layer in self.layers.values()),
+            images=len(images),
+            compared=sum(layer.compared for layer in layers),
+            differing=sum(layer.differing for layer in layers),
+            unexplained=sum(layer.unexplained for layer in layers),
             values_compared=self.values_compared,
             values_outside=self.values_outside,
             largest_ratio=self.largest_ratio,
-            offenders=tuple(self.offenders[:_SHOWN]),
+            offenders=tuple(
+                f"{one.value.removesuffix('.levels')}: {one.says}" for one in self.found[:_SHOWN]
+            ),
             layers=tuple(layer.report(name) for name, layer in self.layers.items()),
         )
 
-
-def compare_levels(
-    module: nn.Module, images: NDArray[np.float32], exported: Mapping[str, NDArray[Any]]
-) -> LevelComparison:
-    """Compare an original with the values that its export computed.
-
-    Args:
-        module: The original, on the CPU.
-        images: float32 [N, C, H, W].
-        exported: Every value of the ONNX graph on these images, by name; the logits too.
-    """
-    findings = _Findings()
-    with torch.no_grad():
-        _TeacherForced(module, exported, findings).run(torch.from_numpy(images))
-    return findings.report(len(images))
-
-
-class _TeacherForced(Forced):
-    """Executes the original, forcing the export's values on its inputs, and compares."""
-
-    def __init__(
-        self, module: nn.Module, exported: Mapping[str, NDArray[Any]], findings: _Findings
-    ) -> None:
-        super().__init__(trace(module), exported, garbage_collect_values=True)
-        self.findings = findings
+    # --- execution --------------------------------------------------------------------------------
 
     def run_node(self, n: fx.Node) -> Any:
+        """Run a node, compare its value, and pass on the export's."""
+        self.running = self.names[n.name]
         computed = super().run_node(n)
-        if n.op == "output" or not isinstance(computed, Bounded):
+        forced = None
+        if n.op == "placeholder":
+            computed = exact(computed)
+        elif n.op == "output" or not isinstance(computed, Bounded):
             return computed
-        name = self.name_of(n)
-        known = n.op != "placeholder" and self._known(name, tuple(computed.value.shape))
-        # From here on both sides hold the export's value, which is exact by definition.
-        forced = torch.from_numpy(self.exported[name]) if known else computed.value
-        if known:
-            self._compare_values(name, computed, forced)
+        else:
+            is_result = any(user.op == "output" for user in n.users)
+            layer = str(n.target) if n.op == "call_module" else self.running
+            forced = self._compare_values(LOGITS if is_result else self.running, layer, computed)
         for user in n.users:
-            self._compare_levels(user, computed, forced)
-        return exact(forced) if known else computed
+            self._compare_levels(user, computed, computed.value if forced is None else forced)
+        # From here on both sides hold the export's value, which is exact by definition.
+        return computed if forced is None else exact(forced)
 
-    def _known(self, name: str, shape: tuple[int, ...]) -> bool:
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002 - layers take one tensor
+        """Run a layer; a quantized one on the export's levels, where they are known."""
+        module = self.fetch_attr(target)
+        (operand,) = args
+        if isinstance(module, QuantConv2d):
+            levels = self.exported.get(f"{self.running}.levels")
+            if levels is not None and levels.shape == tuple(operand.value.shape):
+                step = module.act_alpha / module.input_denominator()
+                operand = exact(torch.from_numpy(levels.astype(np.float32)) * step)
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            return bounded_layer(module, operand)
+        return bounded_module(module, operand)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function on bounded arguments."""
+        run = super().call_function
+        return bounded_function(target, args, lambda plain: run(target, plain, kwargs))
+
+    def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a method on bounded arguments."""
+        run = super().call_method
+        return bounded_function(target, args, lambda plain: run(target, plain, kwargs))
+
+    # --- comparison -------------------------------------------------------------------------------
+
+    def _known(self, name: str, layer: str, kind: str, shape: tuple[int, ...]) -> bool:
         """Tell whether the export has a value; one of another shape is outside all bounds."""
         value = self.exported.get(name)
-        if value is not None and value.shape != shape:
-            self.findings.values_outside += value.size
-            self.findings.offenders.append(
-                f"{name}: shape {list(value.shape)} instead of {list(shape)}"
-            )
-            return False
-        return value is not None
+        if value is None or value.shape == shape:
+            return value is not None
+        self.values_outside += value.size
+        says = f"shape {list(value.shape)} instead of {list(shape)} in the ONNX model"
+        self.found.append(Difference(value=name, layer=layer, kind=kind, says=says))
+        return False
 
-    def _compare_values(self, name: str, computed: Bounded, forced: torch.Tensor) -> None:
+    def _watch(self, name: str, original: torch.Tensor) -> None:
+        if name in self.watched:
+            self.originals[name] = float(original[self.watched[name]])
+
+    def _compare_values(self, name: str, layer: str, computed: Bounded) -> torch.Tensor | None:
+        """Compare a float value; return the export's, None where it has none."""
+        if not self._known(name, layer, "values", tuple(computed.value.shape)):
+            return None
+        self._watch(name, computed.value)
+        forced = torch.from_numpy(self.exported[name])
         difference = (computed.value - forced).abs().double()
         # Both sides round: each may be off by the bound.
         allowed = 2 * computed.bound.double()
         outside = ~(difference <= allowed)
-        self.findings.values_compared += difference.numel()
+        self.values_compared += difference.numel()
         # What is no number is further away than anything.
         ratios = difference / allowed.clamp(min=torch.finfo(torch.float32).tiny)
         ratios = ratios.nan_to_num(nan=torch.inf, posinf=torch.inf)
-        self.findings.largest_ratio = max(self.findings.largest_ratio, float(ratios.max()))
+        self.largest_ratio = max(self.largest_ratio, float(ratios.max()))
         if outside.any():
-            self.findings.values_outside += int(outside.sum())
-            place = tuple(int(axis[0]) for axis in torch.nonzero(outside, as_tuple=True))
-            self.findings.offenders.append(
-                f"{name}: {int(outside.sum())} of {outside.numel()} values further apart than "
-                f"rounding allows, first at {list(place)}: {float(forced[place]):.9g} instead of "
-                f"{float(computed.value[place]):.9g} +- {float(allowed[place]):.3g}"
+            self.values_outside += int(outside.sum())
+            place = first_place(outside.numpy())
+            got, expected = float(forced[place]), float(computed.value[place])
+            self.found.append(
+                Difference(
+                    value=name,
+                    layer=layer,
+                    kind="values",
+                    says=f"{int(outside.sum())} of {outside.numel()} values further apart than "
+                    f"rounding allows, first at {list(place)}: {got:.9g} instead of "
+                    f"{expected:.9g} +- {float(allowed[place]):.3g} in the ONNX model",
+                    place=place,
+                    original=expected,
+                    export=got,
+                )
             )
+        return forced
 
     def _compare_levels(self, user: fx.Node, computed: Bounded, forced: torch.Tensor) -> None:
-        module = self.module_of(user)
+        """Compare the levels that a quantized layer makes of a value."""
+        module = self.fetch_attr(str(user.target)) if user.op == "call_module" else None
         if not isinstance(module, QuantConv2d):
             return
-        inner = f"{self.names[user.name]}.levels"
-        if not self._known(inner, tuple(computed.value.shape)):
-            self.findings.values_outside += inner not in self.exported
-            self.findings.offenders.append(f"{inner}: not in the ONNX model as it should be")
+        layer, name = str(user.target), f"{self.names[user.name]}.levels"
+        if not self._known(name, layer, "levels", tuple(computed.value.shape)):
+            if name not in self.exported:
+                self.values_outside += 1
+                says = "not in the ONNX model as it should be"
+                self.found.append(Difference(value=name, layer=layer, kind="levels", says=says))
             return
-        step = float(module.act_alpha) / module.activation_denominator()
-        levels = (module.quantized_input(computed.value).double() / step).round()
-        exported = torch.from_numpy(self.exported[inner].astype(np.float64))
+        levels = levels_of(module, computed.value)
+        self._watch(name, levels)
+        exported = torch.from_numpy(self.exported[name].astype(np.float64))
         differing = levels != exported
         # The quantizer itself rounds its scaled input a few times.
-        slack = 2 * computed.bound.double() + 8 * UNIT_ROUNDOFF * float(module.act_alpha)
+        slack = 2 * computed.bound.double()
+        slack = slack + _QUANTIZER_ROUNDINGS * UNIT_ROUNDOFF * float(module.act_alpha)
         ends = [computed.value.double(), forced.double()]
         explained = _within_rounding(module, exported, ends, slack)
         unexplained = differing & ~explained
-        name = str(user.target)
-        if name not in self.findings.layers:
-            self.findings.layers[name] = _LayerFindings(decisions_of(module))
-        layer = self.findings.layers[name]
-        layer.compared += differing.numel()
-        layer.differing += int(differing.sum())
-        layer.unexplained += int(unexplained.sum())
+        if layer not in self.layers:
+            self.layers[layer] = _LayerCounts(decisions_of(module))
+        counts = self.layers[layer]
+        counts.compared += differing.numel()
+        counts.differing += int(differing.sum())
+        counts.unexplained += int(unexplained.sum())
         if differing.any():
             distances = [
-                layer.decisions.distances(end[differing].numpy(), exported[differing].numpy())
+                counts.decisions.distances(end[differing].numpy(), exported[differing].numpy())
                 for end in ends
             ]
             apart = (ends[0] - ends[1]).abs()[differing].numpy()
             nearest = np.maximum(np.minimum(*distances), apart) / slack[differing].numpy()
-            layer.add(nearest, explained[differing].numpy())
+            counts.add(nearest, explained[differing].numpy())
         if unexplained.any():
-            place = tuple(int(axis[0]) for axis in torch.nonzero(unexplained, as_tuple=True))
-            self.findings.offenders.append(
-                f"{user.target}: {int(unexplained.sum())} of {unexplained.numel()} levels differ "
-                f"without a decision point nearby, first at {list(place)}: "
-                f"{int(exported[place])} instead of {int(levels[place])}"
+            place = first_place(unexplained.numpy())
+            self.found.append(
+                Difference(
+                    value=name,
+                    layer=layer,
+                    kind="levels",
+                    says=f"{int(unexplained.sum())} of {unexplained.numel()} levels differ without "
+                    f"a decision point nearby, first at {list(place)}: {int(exported[place])} "
+                    f"instead of {int(levels[place])} in the ONNX model",
+                    place=place,
+                    original=float(levels[place]),
+                    export=float(exported[place]),
+                )
             )
 
 
@@ -199,11 +287,7 @@ def _within_rounding(
     module: QuantConv2d, exported: torch.Tensor, ends: list[torch.Tensor], slack: torch.Tensor
 ) -> torch.Tensor:
     """Tell where a level is one that the original gives between two values, `slack` around them."""
-    step = float(module.act_alpha) / module.activation_denominator()
-    low = torch.minimum(*ends) - slack
-    high = torch.maximum(*ends) + slack
-    lowest, highest = (
-        (module.quantized_input(end.float()).double() / step).round() for end in (low, high)
-    )
+    lowest = levels_of(module, (torch.minimum(*ends) - slack).float())
+    highest = levels_of(module, (torch.maximum(*ends) + slack).float())
     close = (ends[0] - ends[1]).abs() <= slack
     return close & (lowest <= exported) & (exported <= highest)

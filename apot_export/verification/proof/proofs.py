@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +22,17 @@ from apot_export.artifacts.onnx_model.probe import (
 )
 from apot_export.errors import ExportError
 from apot_export.network import CodedNetwork
-from apot_export.network.comparison import AccumulatorComparison, compare_oracle
+from apot_export.network.comparison import (
+    LOGITS,
+    AccumulatorComparison,
+    Difference,
+    compare_oracle,
+)
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification._verdict import proof_failures
-from apot_export.verification.diagnosis.divergence import first_divergence
+from apot_export.verification.diagnosis import probable_cause
 from apot_export.verification.proof.certificate import certify_weights
-from apot_export.verification.proof.levels import compare_levels
+from apot_export.verification.proof.levels import ForcedWalk
 from apot_export.verification.report import (
     Divergence,
     LevelComparison,
@@ -66,26 +72,92 @@ def prove_export(
     Raises:
         ExportError: The model does not hold what an export's model holds.
     """
-    model_weights = _model_weights(graph)
-    attributes = stated_attributes(graph)
-    weights = certify_weights(module, packed, model_weights, attributes)
     session = open_session(with_outputs(graph), device, tf32=tf32_exact(graph))
     exported = integers_as_such(graph, session.run_all(sample))
-    levels = compare_levels(module, sample, exported)
-    accumulators = compare_oracle(packed, sample[:_ORACLE_IMAGES], exported)
-    failures = tuple(proof_failures(weights, levels, accumulators))
-    divergence = (
-        first_divergence(module, packed, model_weights, attributes, sample, exported)
-        if failures
-        else None
+    found: list[Difference] = []
+    weights = certify_weights(
+        module, packed, _model_weights(graph), stated_attributes(graph), found
     )
+    disputed: list[Difference] = []
+    accumulators = compare_oracle(packed, sample[:_ORACLE_IMAGES], exported, disputed)
+    walk = ForcedWalk(module, exported, {one.value: one.place for one in disputed if one.place})
+    levels = walk.compare(sample)
+    found += walk.found
+    found += [_attributed(one, walk, packed) for one in disputed]
     return Proofs(
         weights=weights,
         levels=levels,
         accumulators=accumulators,
-        failures=failures,
-        divergence=divergence,
+        failures=tuple(proof_failures(weights, levels, accumulators)),
+        divergence=_first_divergence(module, packed, found) if found else None,
     )
+
+
+def _attributed(difference: Difference, walk: ForcedWalk, packed: CodedNetwork) -> Difference:
+    """Say which of two artifacts is wrong where they differ: the one further from the original."""
+    in_model, in_packed = difference.original, difference.export
+    if in_model is None or in_packed is None:
+        return difference
+    original = walk.originals.get(difference.value)
+    if original is None:
+        # A sum: the model's is right where what it becomes is.
+        readers = {node.name for node in packed.nodes if difference.value in node.inputs}
+        readers |= {LOGITS} if packed.output in readers else set()
+        is_right = not any(other.value in readers for other in walk.found)
+        original = in_model if is_right else in_packed
+    model_is_wrong = abs(in_model - original) > abs(in_packed - original)
+    artifact, got = ("ONNX model", in_model) if model_is_wrong else ("packed file", in_packed)
+    says = (
+        f"{difference.says}, first at {list(difference.place)}: {got:.9g} instead of "
+        f"{original:.9g} in the {artifact}"
+    )
+    return dataclasses.replace(difference, original=original, export=got, says=says)
+
+
+def _first_divergence(
+    module: nn.Module, packed: CodedNetwork, found: list[Difference]
+) -> Divergence:
+    """Return the first difference in order of computation: weights, constants, then values.
+
+    Every value was computed from the export's own inputs of it, so that this is where a fault is,
+    not where one arrives.
+    """
+    nodes = {node.name: position for position, node in enumerate(packed.nodes)}
+    nodes[LOGITS] = nodes[packed.output]
+    layers: dict[str, int] = {}
+    for node in packed.nodes:
+        layers.setdefault(getattr(node.operation, "layer", node.name), nodes[node.name])
+
+    def order(difference: Difference) -> tuple[bool, int, int]:
+        kinds = ("weights", "constants")
+        is_of_layer = difference.kind in kinds
+        positions = layers if is_of_layer else nodes
+        position = positions.get(difference.value, len(nodes))
+        rank = kinds.index(difference.kind) if is_of_layer else len(kinds)
+        return difference.late, position, rank
+
+    first = min(found, key=order)
+    says = first.says
+    cause: str | None = None
+    if first.kind in ("weights", "constants") and not first.late:
+        original = dict(module.named_modules()).get(first.layer, module)
+        cause, evidence = probable_cause(original, packed.layers.get(first.layer))
+        says = f"{says}: {evidence}"
+    axis = 0 if first.kind == "weights" else 1
+    return Divergence(
+        layer=first.layer,
+        kind=first.kind,
+        place=first.place,
+        channel=first.place[axis] if len(first.place) > axis else None,
+        original=_number(first.original),
+        export=_number(first.export),
+        cause=cause,
+        evidence=says,
+    )
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or np.isnan(value) else value
 
 
 def _model_weights(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:

@@ -10,34 +10,18 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from apot_export.network.rounding import UNIT_ROUNDOFF
+from apot_export.network.rounding import UNIT_ROUNDOFF, sum_roundings
+from apot_export.original import functions
 from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer
 
 _PRODUCT_ROUNDINGS = 12
 """Roundings of one product: both factors' own (levels times thresholds), product and scale."""
 _BATCH_NORM_ROUNDINGS = 8
 
-_SIZES = ("size", "getattr")
-_SUMS = ("add", "iadd", "add_")
-_CLIPS = ("relu", "relu_", "relu6", "hardtanh", "clamp", "clamp_", "clip", "clip_")
-_CHOICES = (
-    *("cat", "concat", "concatenate", "interpolate", "max_pool2d"),
-    *("view", "reshape", "flatten", "contiguous", "clone", "detach"),
-    *("dropout", "dropout2d"),  # which evaluation mode makes void
-)
-"""Functions whose results are values of their operands: the bounds go the same way."""
-_AVERAGES = ("mean", "avg_pool2d", "adaptive_avg_pool2d")
-
-_CLIP_MODULES = (nn.ReLU, nn.Hardtanh)
-_CHOICE_MODULES = (
-    nn.MaxPool2d,
-    nn.Upsample,
-    nn.Flatten,
-    nn.Identity,
-    nn.Dropout,
-    nn.Dropout2d,
-)
-_AVERAGE_MODULES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_CLIPS = (nn.ReLU, nn.Hardtanh)
+_CHOICES = (nn.MaxPool2d, nn.Upsample, nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
+"""Modules whose results are values of their operands: the bounds go the same way."""
+_AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 
 @dataclass(frozen=True)
@@ -48,25 +32,23 @@ class Bounded:
     bound: torch.Tensor
 
 
-def bounded_layer(
-    module: nn.Conv2d | nn.Linear, value: torch.Tensor, bound: torch.Tensor
-) -> Bounded:
-    """Run a weighted layer; its bound grows with the sum of absolute products.
+def exact(value: torch.Tensor) -> Bounded:
+    """Return a value without rounding error."""
+    return Bounded(value, torch.zeros_like(value))
 
-    Any order of K additions errs by at most (K - 1) unit roundoffs of that sum; errors of real
-    summations grow with its square root, and this takes four times that, so that a bound never
-    hides what is not rounding.
-    """
+
+def bounded_layer(module: nn.Conv2d | nn.Linear, operand: Bounded) -> Bounded:
+    """Run a weighted layer; its bound grows with the sum of absolute products."""
     weight = module.quantized_weight() if isinstance(module, QuantizedLayer) else module.weight
-    taps = weight[0].numel()
-    roundings = min(taps, 4 * taps**0.5) + _PRODUCT_ROUNDINGS
+    roundings = sum_roundings(weight[0].numel()) + _PRODUCT_ROUNDINGS
+    result = module(operand.value)
     if isinstance(module, QuantConv2d):
-        quantized = module.quantized_input(value)
-        result, magnitude = module(value), _linear(module, quantized.abs(), weight.abs())
+        # Its input is levels, which are compared before they get here.
+        magnitude = _linear(module, module.quantized_input(operand.value).abs(), weight.abs())
         carried = torch.zeros_like(magnitude)
     else:
-        result, magnitude = module(value), _linear(module, value.abs(), weight.abs())
-        carried = _linear(module, bound, weight.abs())
+        magnitude = _linear(module, operand.value.abs(), weight.abs())
+        carried = _linear(module, operand.bound, weight.abs())
     if module.bias is not None:
         axes = (1, -1, *[1] * (result.ndim - 2))
         magnitude = magnitude + module.bias.abs().reshape(axes)
@@ -85,45 +67,72 @@ def _linear(
 
 def bounded_module(module: nn.Module, operand: Bounded) -> Bounded:
     """Run a module without weights, or a batch-norm."""
-    value, bound = operand.value, operand.bound
-    # A module in place must leave the export's values as they are.
-    result = module(value.clone())
     if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-        return _batch_norm(module, operand, result)
-    if isinstance(module, _CLIP_MODULES):
-        return Bounded(result, bound)
-    if isinstance(module, _CHOICE_MODULES):
-        return Bounded(result, module(bound))
-    if isinstance(module, _AVERAGE_MODULES):
-        return _average(operand, result, module)
-    raise TypeError(f"no rounding bound for {type(module).__name__}")
+        return _batch_norm(module, operand)
+    return _moved(type(module), operand, lambda pick: module(pick(operand)))
 
 
 def bounded_function(
-    name: str, arguments: tuple[Any, ...], call: Callable[[tuple[Any, ...]], Any]
+    target: Any, arguments: tuple[Any, ...], call: Callable[[tuple[Any, ...]], Any]
 ) -> Any:
-    """Run a function or method; what is no tensor stays what it is.
+    """Run a function or method; what is no tensor, as a size, stays what it is.
 
     Args:
-        name: The function's name.
+        target: The function, or the method's name.
         arguments: Its positional arguments, the tensors among them bounded.
         call: Runs it on plain arguments.
     """
     operands: list[Bounded] = []
     _each(arguments, operands.append)
-    result = call(_each(arguments, lambda operand: operand.value.clone()))
-    if not operands or name in _SIZES:
+    if not operands:
+        return call(arguments)
+    if target in functions.ADDITIONS:
+        result = call(_each(arguments, _copied))
+        bound = operands[0].bound + operands[1].bound + UNIT_ROUNDOFF * result.abs()
+        return Bounded(result, bound)
+    kind = _KINDS.get(target, nn.Module)
+    return _moved(kind, operands[0], lambda pick: call(_each(arguments, pick)))
+
+
+_KINDS: dict[Any, type[nn.Module]] = {
+    **dict.fromkeys(functions.CLIPS, nn.Hardtanh),
+    **dict.fromkeys(functions.MEANS, nn.AdaptiveAvgPool2d),
+    **dict.fromkeys(functions.CONCATENATIONS + functions.IDENTITIES, nn.Identity),
+    **dict.fromkeys(functions.RESHAPES, nn.Flatten),
+    **{target: kind for target, (kind, _, _) in functions.MODULES.items()},
+}
+"""The kind of module that treats bounds as a function does."""
+
+
+def _copied(operand: Bounded) -> torch.Tensor:
+    """Return the value for an operation that may work in place."""
+    return operand.value.clone()
+
+
+def _moved(
+    kind: type[nn.Module], operand: Bounded, run: Callable[[Callable[[Bounded], torch.Tensor]], Any]
+) -> Any:
+    """Run an operation that clips, chooses or averages values.
+
+    Args:
+        kind: The kind of module that does the same.
+        operand: Its first tensor.
+        run: Runs it on what a function makes of its bounded tensors.
+    """
+    result = run(_copied)
+    if not isinstance(result, torch.Tensor):
         return result
-    if name in _SUMS:
-        rounding = UNIT_ROUNDOFF * result.abs()
-        return Bounded(result, operands[0].bound + operands[1].bound + rounding)
-    if name in _CLIPS:
-        return Bounded(result, operands[0].bound)
-    if name in _CHOICES:
-        return Bounded(result, call(_each(arguments, lambda operand: operand.bound)))
-    if name in _AVERAGES:
-        return _average(operands[0], result, lambda value: call((value, *arguments[1:])))
-    raise TypeError(f"no rounding bound for {name}")
+    if issubclass(kind, _CLIPS):
+        return Bounded(result, operand.bound)
+    if issubclass(kind, _CHOICES):
+        return Bounded(result, run(lambda part: part.bound))
+    if issubclass(kind, _AVERAGES):
+        window = max(1, operand.value.numel() / max(1, result.numel()))
+        roundings = sum_roundings(window) + 2
+        magnitude = run(lambda part: part.value.abs())
+        bound = run(lambda part: part.bound) + roundings * UNIT_ROUNDOFF * magnitude
+        return Bounded(result, bound)
+    raise TypeError(f"no rounding bound for {kind.__name__}")
 
 
 def _each(arguments: tuple[Any, ...], change: Callable[[Bounded], Any]) -> tuple[Any, ...]:
@@ -135,17 +144,7 @@ def _each(arguments: tuple[Any, ...], change: Callable[[Bounded], Any]) -> tuple
     return changed
 
 
-def _average(
-    operand: Bounded, result: torch.Tensor, average: Callable[[torch.Tensor], torch.Tensor]
-) -> Bounded:
-    window = max(1, operand.value.numel() / max(1, result.numel()))
-    rounding = (4 * window**0.5 + 2) * UNIT_ROUNDOFF * average(operand.value.abs())
-    return Bounded(result, average(operand.bound) + rounding)
-
-
-def _batch_norm(
-    module: nn.BatchNorm1d | nn.BatchNorm2d, operand: Bounded, result: torch.Tensor
-) -> Bounded:
+def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, operand: Bounded) -> Bounded:
     mean, variance = module.running_mean, module.running_var
     if mean is None or variance is None:
         raise TypeError("a captured batch-norm has running statistics")
@@ -158,4 +157,4 @@ def _batch_norm(
     scale = scale.abs().reshape(axes)
     magnitude = operand.value.abs() * scale + shift.reshape(axes)
     rounding = _BATCH_NORM_ROUNDINGS * UNIT_ROUNDOFF * magnitude
-    return Bounded(result, operand.bound * scale + rounding)
+    return Bounded(module(operand.value), operand.bound * scale + rounding)

@@ -1,1 +1,0 @@
-"""Where an export and the original first differ, and what would explain it."""
