@@ -2,12 +2,54 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
+import numpy as np
+
+from apot_export.artifacts.packed import tensor_bytes
+from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, PlaneLayer
+from apot_export.network.codebook import storage_bytes
+from apot_export.original.original import Original
+from apot_export.original.quantized_layers import QuantConv2d
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How many weights there are, and how many bits they take."""
+
+    bits: float
+    """Nominal bits of a weight; 32 for full precision, the average of multi-bit weights."""
+    weights: int
+    """Number of weights that are stored as codes."""
+    code_bits: int
+    """Bits that these codes take in the packed file, before each layer is filled to whole bytes."""
+    weight_error: float
+    """Root mean square of what --alpha-terms changed, relative to that of the weights."""
+    checkpoint_bytes: int
+    """Bytes of the checkpoint, or of the tensors of a network in memory."""
+
+    @staticmethod
+    def of(coded: CodedNetwork, original: Original, packed: bytes, path: Path | None) -> Sizes:
+        """Measure an export from its network, its packed file and the checkpoint's path."""
+        state = original.module.state_dict().values()
+        average = _average_bits(coded)
+        return Sizes(
+            bits=original.quantization.weight_bits if average is None else average,
+            weights=sum(
+                math.prod(layer.shape)
+                for layer in coded.layers.values()
+                if not isinstance(layer, FloatLayer)
+            ),
+            code_bits=_code_bits(coded, packed),
+            weight_error=_weight_error(original, coded) if original.alpha_terms else 0.0,
+            checkpoint_bytes=path.stat().st_size
+            if path
+            else sum(tensor.numel() * tensor.element_size() for tensor in state),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +61,10 @@ class ConversionResult:
     family: str
     architecture: str
     bits: float
-    """Nominal bit-width; 32 for full precision, the average of multi-bit weights."""
+    """Nominal bits of a weight; 32 for full precision, the average of multi-bit weights."""
     bits_from: str
     method: str
-    """Level set: "apot" or "uniform"."""
+    """Level set: "apot", "pot" or "uniform"."""
     method_from: str
     grid: str
     """Grid of 2-bit weights: "zero" or "nonzero"."""
@@ -35,42 +77,72 @@ class ConversionResult:
     files: dict[str, int]
     """Bytes of every file by name."""
     weights: int
-    """Number of weights that are stored as codes."""
+    """See `Sizes`, as for the four below."""
     code_bits: int
-    """Bits that these codes take in the packed file, before each layer is filled to whole bytes."""
     weight_error: float
-    """Root mean square of what --alpha-terms changed, relative to that of the weights."""
     checkpoint_bytes: int
     seconds: float
     target: str
     """Runtime that the ONNX model is lowered for."""
     integer: dict[str, Any] | None
-    """What the manifest says of the integer network; None without one."""
+    """What the manifest records about the integer network; None without one."""
     compressed: bool = False
     """Whether codes that get smaller by it are entropy-coded in the packed file."""
 
+    @staticmethod
+    def of(original: Original, sizes: Sizes, **written: Any) -> ConversionResult:
+        """Describe a conversion: its original, its sizes, and the remaining fields."""
+        quantization = original.quantization
+        layers = [m for m in original.module.modules() if isinstance(m, QuantConv2d)]
+        return ConversionResult(
+            family=original.family.name,
+            architecture=original.architecture.name,
+            bits_from=original.bits_from,
+            method=quantization.method,
+            method_from=original.method_from,
+            grid=quantization.grid,
+            grid_from=original.grid_from,
+            z=quantization.z if quantization.grid == "nonzero" else None,
+            activation_bits=quantization.activation_bits,
+            layer_bits=sum(layer.quantization != quantization for layer in layers),
+            **vars(sizes),
+            **written,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form."""
-        return {
-            "path": str(self.path),
-            "family": self.family,
-            "architecture": self.architecture,
-            "bits": self.bits,
-            "bits_from": self.bits_from,
-            "method": self.method,
-            "method_from": self.method_from,
-            "grid": self.grid,
-            "grid_from": self.grid_from,
-            "z": self.z,
-            "activation_bits": self.activation_bits,
-            "layer_bits": self.layer_bits,
-            "files": self.files,
-            "weights": self.weights,
-            "code_bits": self.code_bits,
-            "weight_error": self.weight_error,
-            "checkpoint_bytes": self.checkpoint_bytes,
-            "seconds": self.seconds,
-            "target": self.target,
-            "integer": self.integer,
-            "compressed": self.compressed,
-        }
+        return {**dataclasses.asdict(self), "path": str(self.path)}
+
+
+def _code_bits(coded: CodedNetwork, packed: bytes) -> int:
+    """Return the bits of all codes, without what fills a plain stream to whole bytes."""
+    stored = tensor_bytes(packed)
+    total = 0
+    for name, layer in coded.layers.items():
+        if isinstance(layer, CodedLayer):
+            size = stored[f"{name}.codes"]
+            is_stream = size == storage_bytes(layer.shape, layer.codebook.bits)
+            total += math.prod(layer.shape) * layer.codebook.bits if is_stream else 8 * size
+        elif isinstance(layer, PlaneLayer):
+            total += layer.planes.storage_bits()
+    return total
+
+
+def _average_bits(coded: CodedNetwork) -> float | None:
+    """Return the mean bits of multi-bit weights; None where there are none."""
+    planes = [layer.planes for layer in coded.layers.values() if isinstance(layer, PlaneLayer)]
+    if not planes:
+        return None
+    weights = [math.prod(plane.shape) for plane in planes]
+    return float(np.average([plane.average_bits() for plane in planes], weights=weights))
+
+
+def _weight_error(original: Original, coded: CodedNetwork) -> float:
+    changed = total = 0.0
+    state = original.checkpoint.state if original.checkpoint else {}
+    for name, layer in coded.layers.items():
+        if isinstance(layer, PlaneLayer):
+            weight = state[f"{name}.weight"].numpy().astype(np.float64)
+            changed += float(((layer.weights() - weight) ** 2).sum())
+            total += float((weight**2).sum())
+    return math.sqrt(changed / total) if total else 0.0

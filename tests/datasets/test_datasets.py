@@ -292,7 +292,7 @@ def test_digits_are_embedded(project: Path) -> None:
     assert (images.min(), images.max()) == (0, 1)
     np.testing.assert_array_equal(images * 16, np.rint(images * 16))
     assert set(dataset.labels.tolist()) == set(range(10))
-    with np.load(project / "apot_export/data/digits_test.npz") as arrays:
+    with np.load(project / "apot_export/datasets/data/digits_test.npz") as arrays:
         np.testing.assert_array_equal(dataset.labels, arrays["labels"])
 
 
