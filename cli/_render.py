@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,17 @@ _FULL_PRECISION = 32
 _EVERYWHERE = "portable"
 MULTI_BIT = "alq"
 """The family whose weights are sums of scaled sign vectors."""
+_LEVELS = {"apot": "additive powers of two", "pot": "powers of two", "uniform": "uniform"}
+_SOURCES = {
+    "option": "as given",
+    "file name": "from the file's name",
+    "folder name": "from the folder's name",
+    "network": "as its layers say",
+    "checkpoint": "the checkpoint has no thresholds",
+    "default": "the default",
+}
+"""Where a choice of the conversion comes from."""
+_OPERATIONS = ("additions", "shifts", "comparisons")
 _BAR_WIDTH = 16
 _WITHOUT_A_TERMINAL = 100
 """Columns where the output is no terminal: nothing is cut because a log has no width."""
@@ -33,6 +44,29 @@ def console_of_output() -> Console:
     if sys.stdout is not None and sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, width=_WITHOUT_A_TERMINAL)
+
+
+def new_table(name: str, *numbers: str) -> Table:
+    """Return an empty table: a column of names, and columns of numbers aligned right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(name, no_wrap=True)
+    for title in numbers:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def facts_table(facts: Iterable[tuple[str, str]]) -> Table:
+    """Return (name, value) pairs, one a line."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts:
+        table.add_row(Text(name, "dim"), value)
+    return table
+
+
+def _bar(console: Console, share: float, least: int = 0) -> Text:
+    """Return a bar for a share in [0, 1], of at least `least` characters."""
+    block = "█" if console.encoding.startswith("utf") else "#"
+    return Text(block * max(least, round(share * _BAR_WIDTH)), "cyan")
 
 
 def _bytes(count: int) -> str:
@@ -46,70 +80,47 @@ def _bytes(count: int) -> str:
 
 
 def print_conversion(result: ConversionResult) -> None:
-    """Show what a checkpoint was taken for and what was written."""
+    """Show what was recognised in a checkpoint and what was written."""
     console = console_of_output()
-    levels = {"apot": "additive powers of two", "pot": "powers of two", "uniform": "uniform"}[
-        result.method
-    ]
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row(Text("network", "dim"), f"{result.architecture}, family {result.family}")
-    if result.family == MULTI_BIT:
-        stored = _bytes(round(result.code_bits / 8))
-        facts.add_row(
-            Text("weights", "dim"),
-            f"{result.weights:,} in {stored}, {result.bits:.2f} sign vectors a group on average",
-        )
-        if result.weight_error:
-            facts.add_row(
-                Text("coordinates", "dim"),
-                f"sums of powers of two; relative weight error {result.weight_error:.2%}",
-            )
-    elif result.bits == _FULL_PRECISION:
-        facts.add_row(
-            Text("weights", "dim"),
-            f"float32, first and last layer 8-bit (32 bits: {_source(result.bits_from)})",
-        )
-    else:
-        facts.add_row(
-            Text("levels", "dim"),
-            f"{result.bits:g} bits ({_source(result.bits_from)}), "
-            f"{levels} ({_source(result.method_from)})",
-        )
-        if result.activation_bits != result.bits:
-            facts.add_row(Text("activations", "dim"), f"{result.activation_bits} bits (as given)")
-        if result.layer_bits:
-            facts.add_row(Text("layers", "dim"), f"{result.layer_bits} have other bits (as given)")
-        if result.grid_from != "default":
-            z = "" if result.z is None else f", Z = {result.z}"
-            facts.add_row(Text("grid", "dim"), f"{result.grid} ({_source(result.grid_from)}){z}")
-        packed = result.code_bits / 8
-        facts.add_row(
-            Text("codes", "dim"),
-            f"{result.weights:,} weights in {_bytes(round(packed))}: "
-            f"{result.code_bits / result.weights:.2f} bits a weight",
-        )
-    for name, text in _extras(result):
-        facts.add_row(Text(name, "dim"), text)
-    facts.add_row(Text("time", "dim"), f"{result.seconds:.2f} s")
     console.print(Text.assemble(("Converted ", "bold green"), f"to {result.path}/"), soft_wrap=True)
-    console.print(facts)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("file")
-    table.add_column("size", justify="right")
-    table.add_column("of the checkpoint", justify="right")
+    console.print(facts_table(_conversion_facts(result)))
+    table = new_table("file", "size", "of the checkpoint")
     for name, count in result.files.items():
         table.add_row(name, _bytes(count), f"{count / result.checkpoint_bytes:.1%}")
     console.print(table)
 
 
-def _extras(result: ConversionResult) -> Iterator[tuple[str, str]]:
-    """Yield what was asked for beyond the usual."""
+def _conversion_facts(result: ConversionResult) -> Iterator[tuple[str, str]]:
+    yield "network", f"{result.architecture}, family {result.family}"
+    stored = _bytes(round(result.code_bits / 8))
+    if result.family == MULTI_BIT:
+        bits = f"{result.bits:.2f} sign vectors a group on average"
+        yield "weights", f"{result.weights:,} in {stored}, {bits}"
+        if result.weight_error:
+            error = f"{result.weight_error:.2%}"
+            yield "coordinates", f"sums of powers of two; relative weight error {error}"
+    elif result.bits == _FULL_PRECISION:
+        source = _SOURCES[result.bits_from]
+        yield "weights", f"float32, first and last layer 8-bit (32 bits: {source})"
+    else:
+        bits = f"{result.bits:g} bits ({_SOURCES[result.bits_from]})"
+        yield "levels", f"{bits}, {_LEVELS[result.method]} ({_SOURCES[result.method_from]})"
+        if result.activation_bits != result.bits:
+            yield "activations", f"{result.activation_bits} bits (as given)"
+        if result.layer_bits:
+            yield "layers", f"{result.layer_bits} have other bits (as given)"
+        if result.grid_from != "default":
+            z = "" if result.z is None else f", Z = {result.z}"
+            yield "grid", f"{result.grid} ({_SOURCES[result.grid_from]}){z}"
+        density = f"{result.code_bits / result.weights:.2f} bits a weight"
+        yield "codes", f"{result.weights:,} weights in {stored}: {density}"
     if result.target != _EVERYWHERE:
         yield "target", result.target
     if result.compressed:
         yield "packed file", "entropy-coded"
     if result.integer is not None:
         yield "integer", _integer_line(result.integer)
+    yield "time", f"{result.seconds:.2f} s"
 
 
 def _integer_line(form: dict[str, Any]) -> str:
@@ -118,27 +129,19 @@ def _integer_line(form: dict[str, Any]) -> str:
         "calibration": f"agreement {form['agreement'] or 0:.1%} on calibration images",
         "largest provable": "the most that cannot overflow",
     }[form["fraction_bits_from"]]
-    operations = form["operations"].values()
-    additions, shifts, comparisons = (
-        sum(count[kind] for count in operations) for kind in ("additions", "shifts", "comparisons")
-    )
-    widest = max(count["bits"] for count in operations)
+    totals = _operation_totals(form)
+    widest = max(count["bits"] for count in form["operations"].values())
     return (
         f"{form['fraction_bits']} fraction bits ({source}), {form['input']} input; "
-        f"{additions / 1e6:,.1f} M additions, {shifts / 1e6:,.1f} M shifts, "
-        f"{comparisons / 1e6:,.1f} M comparisons of at most {widest} bits"
+        + ", ".join(f"{total / 1e6:,.1f} M {kind}" for kind, total in totals.items())
+        + f" of at most {widest} bits"
     )
 
 
-def _source(source: str) -> str:
-    return {
-        "option": "as given",
-        "file name": "from the file's name",
-        "folder name": "from the folder's name",
-        "network": "as its layers say",
-        "checkpoint": "the checkpoint has no thresholds",
-        "default": "nothing said otherwise",
-    }[source]
+def _operation_totals(form: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many operations of each kind the integer network takes for one image."""
+    counts = form["operations"].values()
+    return {kind: sum(count[kind] for count in counts) for kind in _OPERATIONS}
 
 
 # --- inspect --------------------------------------------------------------------------------------
@@ -152,12 +155,8 @@ def print_thresholds(found: Thresholds) -> None:
         kind = "multi-bit weights, see inspect bits" if found.family == MULTI_BIT else "floats"
         console.print(f"No layer has clipping thresholds: {kind}.")
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("layer", no_wrap=True)
-    for title in ("weight alpha", "activation alpha", "bits (w/a)"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = new_table("layer", "weight alpha", "activation alpha", "bits (w/a)")
     table.add_column("activation alpha, relative")
-    bar = "█" if console.encoding.startswith("utf") else "#"
     largest = max(abs(layer.activation_alpha) for layer in found.layers)
     for layer in found.layers:
         share = abs(layer.activation_alpha) / largest if largest else 0.0
@@ -166,7 +165,7 @@ def print_thresholds(found: Thresholds) -> None:
             f"{layer.weight_alpha:.4f}",
             f"{layer.activation_alpha:.4f}",
             f"{layer.weight_bits or '?'}/{layer.activation_bits or '?'}",
-            Text(bar * max(1, round(share * _BAR_WIDTH)), "cyan"),
+            _bar(console, share, least=1),
         )
     console.print(table)
     if any(layer.weight_bits is None for layer in found.layers):
@@ -177,13 +176,11 @@ def print_bits(found: Widths) -> None:
     """Show the bits of every layer's weights as a table with bars."""
     console = console_of_output()
     console.print(f"{found.source}", style="bold", soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("layer", no_wrap=True)
-    table.add_column("stored as", no_wrap=True)
-    for title in ("weights", "vectors", "bits", "bytes"):
-        table.add_column(title, justify="right", no_wrap=True)
+    vectors = any(layer.filters is not None for layer in found.layers)
+    columns = ("weights", "vectors", "bits", "bytes") if vectors else ("weights", "bits", "bytes")
+    table = new_table("layer", "stored as", *columns)
+    table.columns[1].justify = "left"
     table.add_column("share of bytes")
-    bar = "█" if console.encoding.startswith("utf") else "#"
     total = sum(layer.stored_bits for layer in found.layers)
     for layer in found.layers:
         share = layer.stored_bits / total if total else 0.0
@@ -191,13 +188,11 @@ def print_bits(found: Widths) -> None:
             layer.layer,
             layer.kind,
             f"{layer.weights:,}",
-            "" if layer.filters is None else f"{layer.filters:,}",
+            *(["" if layer.filters is None else f"{layer.filters:,}"] if vectors else []),
             f"{layer.bits:.4g}",
             f"{math.ceil(layer.stored_bits / 8):,}",
-            Text(bar * round(share * _BAR_WIDTH), "cyan"),
+            _bar(console, share),
         )
-    if all(layer.filters is None for layer in found.layers):
-        table.columns.pop(3)
     console.print(table)
     weights = sum(layer.weights for layer in found.layers)
     console.print(
@@ -214,23 +209,16 @@ def print_integer(path: Path, form: Mapping[str, Any]) -> None:
         f"{form['fraction_bits']} fraction bits, {form['input']} input of {form['input_bits']}; "
         f"one unit of a logit is {float(Fraction(form['logit_scale'])):.3g}"
     )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("value", no_wrap=True)
-    kinds = ("additions", "shifts", "comparisons")
-    for title in (*kinds, "bits", "smallest", "largest"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = new_table("value", *_OPERATIONS, "bits", "smallest", "largest")
     for name, counts in form["operations"].items():
         low, high = form["ranges"][name]
         table.add_row(
             name,
-            *(f"{counts[kind] / 1000:,.0f} k" if counts[kind] else "" for kind in kinds),
+            *(f"{counts[kind] / 1000:,.0f} k" if counts[kind] else "" for kind in _OPERATIONS),
             str(counts["bits"]),
             f"{low:.3g}",
             f"{high:.3g}",
         )
     console.print(table)
-    totals = {kind: sum(c[kind] for c in form["operations"].values()) for kind in kinds}
-    console.print(
-        f"One image, without a multiplier: {totals['additions']:,} additions, "
-        f"{totals['shifts']:,} shifts, {totals['comparisons']:,} comparisons."
-    )
+    totals = ", ".join(f"{total:,} {kind}" for kind, total in _operation_totals(form).items())
+    console.print(f"One image, without a multiplier: {totals}.")

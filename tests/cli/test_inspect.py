@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -77,6 +78,8 @@ def test_bits_of_every_layer() -> None:
     assert content["average"] == pytest.approx(stored / weights)
     assert {layer["kind"] for layer in content["layers"]} == {"codes"}
     shown = run("inspect", "bits", EXPORT).stdout
+    assert all(f" {math.ceil(layer['stored_bits'] / 8):,} " in shown for layer in content["layers"])
+    assert "vectors" not in shown
     assert all(layer["layer"] in shown for layer in content["layers"])
     assert f"{weights:,} weights" in shown
     lines = run("inspect", "bits", EXPORT, "--plain").stdout.splitlines()
