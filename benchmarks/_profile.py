@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.network.oracle import require_images
-from apot_export.runtimes.native._network import FastNetwork
+from apot_export.runtimes.native import FastNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

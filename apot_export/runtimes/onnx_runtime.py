@@ -130,14 +130,9 @@ def open_session(
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = profile
-    providers = (
-        [(provider, provider_options)]
-        if provider == CPU
-        else [
-            (provider, provider_options),
-            (CPU, {}),
-        ]
-    )
+    providers = [(provider, provider_options)]
+    if provider != CPU:
+        providers.append((CPU, {}))
     try:
         session = onnxruntime.InferenceSession(
             model, options, providers=providers, enable_fallback=False

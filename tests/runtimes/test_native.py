@@ -36,7 +36,7 @@ from apot_export.runtimes.compiler import find_compiler
 from apot_export.runtimes.native import _library, compile_network
 from apot_export.runtimes.native._library import Library, compile_kernels, default_library
 from apot_export.runtimes.native._lower import _best_run
-from apot_export.runtimes.native._steps import View
+from apot_export.runtimes.native._structs import View
 from tests.support import random_coded_networks
 from tests.support.native_checks import byte_levels, differences
 from tests.support.networks import Builder, images_of, quantizer, small_network

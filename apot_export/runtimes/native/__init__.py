@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from apot_export.runtimes.native._network import FastNetwork, compile_network
+from apot_export.runtimes.native._compiled import FastNetwork, compile_network
 
 __all__ = ["FastNetwork", "compile_network"]

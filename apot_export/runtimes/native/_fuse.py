@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from apot_export.errors import KernelError
 from apot_export.network import (
     Add,
     Clip,
-    CodedLayer,
     CodedNetwork,
     Concat,
     Convolution,
@@ -21,12 +19,11 @@ from apot_export.network import (
     Linear,
     MaxPool,
     Node,
-    Operation,
     QuantizeActivation,
     Relu,
     ScaleBias,
 )
-from apot_export.runtimes.native._steps import PROJECTIONS
+from apot_export.runtimes.native._structs import PROJECTIONS
 
 LARGEST_LEVEL = 255
 """Levels of activations are bytes."""
@@ -47,6 +44,10 @@ class Finish:
     """Whether somebody reads the value's floats."""
     levels: list[tuple[str, str]] = field(default_factory=list)
     """Names of values of levels, and of the layers whose quantizers make them."""
+
+    def written(self) -> tuple[str, ...]:
+        """Return the names of the values that it writes into the arena."""
+        return (*(name for name, _ in self.levels), *[self.value] * self.stored)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -217,13 +218,13 @@ def is_depthwise(network: CodedNetwork, operation: Convolution) -> bool:
 
 
 def _require_kernel(network: CodedNetwork, node: Node) -> None:
-    operation: Operation = node.operation
+    operation = node.operation
     if not isinstance(operation, (Convolution, Linear, QuantizeActivation)):
         return
     layer = network.layers[operation.layer]
-    if not isinstance(layer, CodedLayer) or layer.activation is None:
+    if layer.activation is None:
         return
-    table: NDArray[np.int32] = layer.activation.table
+    table = layer.activation.table
     if int(table.max()) > LARGEST_LEVEL:
         raise KernelError(
             "The kernels hold levels of activations in bytes.",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from apot_export.errors import KernelError
 from apot_export.runtimes.compiler import compiler_failure, find_compiler
-from apot_export.runtimes.native._steps import Step, View
+from apot_export.runtimes.native._structs import Step, View
 
 SOURCES = Path(__file__).parent / "c"
 CACHE_VARIABLE = "APOT_EXPORT_CACHE"

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from apot_export.errors import KernelError
 from apot_export.network import (
     ActivationQuantizer,
     AveragePool,
-    CodedLayer,
     CodedNetwork,
     Concat,
     Convolution,
@@ -25,9 +22,9 @@ from apot_export.network import (
     Pair,
     Upsample,
 )
+from apot_export.runtimes.native._arena import Buffer, Constants, extents, place
 from apot_export.runtimes.native._fuse import Finish, Fused, fuse, is_depthwise
-from apot_export.runtimes.native._layout import Place, extents, place
-from apot_export.runtimes.native._steps import (
+from apot_export.runtimes.native._structs import (
     LANES,
     LONGEST_RUN,
     WIDEST_BLOCK,
@@ -39,8 +36,14 @@ from apot_export.runtimes.native._steps import (
     TableKind,
     View,
 )
-from apot_export.runtimes.native._weights import Constants, is_integer, pack, pack_depthwise, padded
-from apot_export.runtimes.native._winograd import POSITIONS, Winograd, is_eligible, transformed
+from apot_export.runtimes.native._weights import (
+    POSITIONS,
+    Winograd,
+    pack,
+    pack_depthwise,
+    padded,
+    winograd_weights,
+)
 
 _CHUNK = 64
 _SHUFFLED_ENTRIES = 256
@@ -49,23 +52,15 @@ _OFFSET_LIMIT = 1 << 31
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sums:
-    """Sums of a step with weights, before anything follows them."""
-
-    integers: bool
-    extents: tuple[int, int, int]
-    """(channels, height, width)."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Part:
-    """What a step is of the network."""
+    """The nodes of the network that a step computes."""
 
     name: str
     """The node that it starts with, which is also the name of its sums; or its preparation."""
     written: tuple[str, ...] = ()
     """Values that are complete in the arena after it, its sums excepted."""
-    sums: Sums | None = None
+    sums: tuple[int, int, int] | None = None
+    """(channels, height, width) of the sums of a step with weights, before what follows them."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -74,9 +69,9 @@ class Program:
 
     steps: ctypes.Array[Step]
     parts: tuple[Part, ...]
-    """What each step is of the network."""
-    places: dict[str, Place]
-    output: Place
+    """What each step computes."""
+    buffers: dict[str, Buffer]
+    output: Buffer
     arena_bytes: int
     scratch_bytes: int
     """Of each thread, behind the arena."""
@@ -110,8 +105,8 @@ class _Lowering:
             finish = Finish(value=flat.name, stored=True)
             self._fused.append(Fused(node=flat, source=output, finish=finish))
             output = flat.name
-        self._places, self._arena = place(self._fused, self._shapes, network.input, output)
-        self._output = self._places[output]
+        self._buffers, self._arena = place(self._fused, self._shapes, network.input, output)
+        self._output = self._buffers[output]
         self._constants = Constants()
         self._scratch = 0
 
@@ -122,10 +117,7 @@ class _Lowering:
             operation = fused.node.operation
             if not isinstance(operation, Convolution) or fused.pool is not None:
                 continue
-            layer = self._network.layers[operation.layer]
-            if not is_eligible(operation, layer):
-                continue
-            weights = transformed(layer)
+            weights = winograd_weights(operation, self._network.layers[operation.layer])
             if weights is not None:
                 found[fused.node.name] = weights
                 fused.spread = f"{fused.node.name} (spread)"
@@ -138,31 +130,29 @@ class _Lowering:
             steps += lowered
             first = Part(name=fused.spread or fused.node.name)
             parts += [first] * (len(lowered) - 1)
-            parts.append(self._part(fused, lowered[-1]))
+            parts.append(self._part(fused))
         return Program(
             steps=(Step * len(steps))(*steps),
             parts=tuple(parts),
-            places=self._places,
+            buffers=self._buffers,
             output=self._output,
             arena_bytes=self._arena,
             scratch_bytes=-(-self._scratch // _CHUNK) * _CHUNK,
             constants=self._constants,
         )
 
-    def _part(self, fused: Fused, step: Step) -> Part:
-        last, name = fused.last, fused.node.name
-        written = [name for name, _ in last.levels] + [last.value] * last.stored
+    def _part(self, fused: Fused) -> Part:
+        name, written = fused.node.name, fused.last.written()
         if not isinstance(fused.node.operation, (Convolution, Linear)):
-            return Part(name=name, written=tuple(written))
+            return Part(name=name, written=written)
         # The sums of a node without anything after them are known by that name already.
-        written = [value for value in written if value != name]
-        sums = Sums(integers=bool(step.integers), extents=extents(self._shapes[name]))
-        return Part(name=name, written=tuple(written), sums=sums)
+        others = tuple(value for value in written if value != name)
+        return Part(name=name, written=others, sums=extents(self._shapes[name]))
 
     # --- what a step does ---------------------------------------------------------------------
 
     def _load(self) -> Step:
-        image = self._places[self._network.input]
+        image = self._buffers[self._network.input]
         step = Step(kind=StepKind.LOAD, channels=image.channels)
         step.height, step.width = image.height, image.width
         step.planes = image.plane if image.planes else 0
@@ -179,7 +169,7 @@ class _Lowering:
         if isinstance(operation, (Convolution, Linear)):
             self._convolve(step, fused, operation)
         else:
-            source = self._places[fused.source]
+            source = self._buffers[fused.source]
             step.input_height, step.input_width = source.height, source.width
             step.from_ = source.view()
             step.kind = self._pool(step, operation)
@@ -228,9 +218,9 @@ class _Lowering:
 
     def _placed_beside(self, fused: Fused) -> list[Step]:
         steps: list[Step] = []
-        channel, whole = 0, self._places[fused.node.name]
+        channel, whole = 0, self._buffers[fused.node.name]
         for name in fused.node.inputs:
-            part = self._places[name]
+            part = self._buffers[name]
             step = Step(kind=StepKind.PLACE, channels=part.channels)
             step.height, step.width, step.from_ = part.height, part.width, part.view()
             to = whole.view(channel=channel)
@@ -244,43 +234,48 @@ class _Lowering:
         layer = self._network.layers[operation.layer]
         if isinstance(operation, Linear):
             operation = Convolution(layer=operation.layer)
-        source = self._places[fused.source]
+        source = self._buffers[fused.source]
         kernel: Pair = (1, 1) if len(layer.shape) == 2 else (layer.shape[2], layer.shape[3])  # noqa: PLR2004 - linear
-        step.integers = is_integer(layer)
+        step.integers = layer.activation is not None
         step.from_ = source.view(operation.padding)
         step.stride_y, step.stride_x = operation.stride
         step.rows, step.columns = step.height, step.width
         step.run = _best_run(step.width)
         if fused.spread is not None:
-            self._convolve_planes(step, self._places[fused.spread], self._winograd[fused.node.name])
+            self._convolve_planes(
+                step, self._buffers[fused.spread], self._winograd[fused.node.name]
+            )
             return
         rows = np.arange(kernel[0]) * operation.dilation[0] * source.row
         columns = np.arange(kernel[1]) * operation.dilation[1] * source.pixel
         windows = (rows[:, None] + columns).ravel()
         if is_depthwise(self._network, operation):
             step.kind, weights = StepKind.DEPTHWISE, pack_depthwise(layer)
-            step.offsets, step.taps = self._address(windows.astype(np.int32)), len(windows)
-            step.weights = self._address(weights)
+            step.offsets, step.taps = (
+                self._constants.address(windows.astype(np.int32)),
+                len(windows),
+            )
+            step.weights = self._constants.address(weights)
             self._needs_scratch(step.width * padded(step.channels) * _FLOAT_BYTES)
             return
         packed = pack(layer, operation.groups)
         between = source.plane if source.planes else _FLOAT_BYTES
-        taps = np.arange(0, packed.group_inputs, 4 if packed.integers else 1)
-        offsets = (windows[:, None] + taps * (1 if packed.integers else between)).ravel()
+        taps = np.arange(0, packed.group_inputs, 4 if step.integers else 1)
+        offsets = (windows[:, None] + taps * (1 if step.integers else between)).ravel()
         if offsets.max() >= _OFFSET_LIMIT:
             raise KernelError("An image is larger than 2 GiB.", where=fused.source)
         lanes = padded(step.channels) // LANES // packed.groups
         step.kind, step.narrow_run = StepKind.CONVOLVE, packed.narrow_run
-        step.offsets, step.taps = self._address(offsets.astype(np.int32)), len(offsets)
-        step.weights = self._address(packed.weights)
-        step.high_weights = None if packed.high is None else self._address(packed.high)
+        step.offsets, step.taps = self._constants.address(offsets.astype(np.int32)), len(offsets)
+        step.weights = self._constants.address(packed.weights)
+        step.high_weights = None if packed.high is None else self._constants.address(packed.high)
         step.group_blocks = -(-lanes // WIDEST_BLOCK)
         step.blocks = step.group_blocks * packed.groups
-        item = 1 if packed.integers else _FLOAT_BYTES
+        item = 1 if step.integers else _FLOAT_BYTES
         step.group_bytes = packed.group_inputs * item if packed.groups > 1 else 0
 
     def _spread(self, fused: Fused) -> Step:
-        source, to = self._places[fused.source], self._places[fused.spread or ""]
+        source, to = self._buffers[fused.source], self._buffers[fused.spread or ""]
         step = Step(kind=StepKind.SPREAD, channels=source.channels)
         step.height, step.width = to.height, to.width
         step.rows, step.columns = -(-source.height // 2), to.width
@@ -288,15 +283,15 @@ class _Lowering:
         step.offset, step.finish.to = self._winograd[fused.node.name].offset, to.view()
         return step
 
-    def _convolve_planes(self, step: Step, planes: Place, winograd: Winograd) -> None:
+    def _convolve_planes(self, step: Step, planes: Buffer, winograd: Winograd) -> None:
         step.kind, step.winograd = StepKind.CONVOLVE, 1
         step.rows, step.columns = -(-step.height // 2), planes.width
         step.run = _best_run(step.columns)
         step.from_, step.planes = planes.view(), planes.plane // POSITIONS
         offsets = np.arange(0, planes.channels, 4, dtype=np.int32)
-        step.offsets, step.taps = self._address(offsets), len(offsets)
-        step.weights = self._address(winograd.weights)
-        step.corrections = self._address(winograd.corrections)
+        step.offsets, step.taps = self._constants.address(offsets), len(offsets)
+        step.weights = self._constants.address(winograd.weights)
+        step.corrections = self._constants.address(winograd.corrections)
         step.blocks = step.group_blocks = len(winograd.weights)
 
     # --- what follows the sums ----------------------------------------------------------------
@@ -308,25 +303,23 @@ class _Lowering:
             for name in ("scale", "bias"):
                 numbers = np.zeros(padded(channels), dtype=np.float32)
                 numbers[:channels] = getattr(finish.affine, name)
-                setattr(result, name, self._address(numbers))
+                setattr(result, name, self._constants.address(numbers))
         if finish.addend is not None:
-            result.has_addend, result.addend = 1, self._places[finish.addend].view()
+            result.has_addend, result.addend = 1, self._buffers[finish.addend].view()
         if finish.bounds is not None:
             result.low, result.high = finish.bounds
             result.bounds = 1 if np.isposinf(result.high) else 2
-        if finish.stored and finish.value in self._places:
-            found = self._places[finish.value]
+        if finish.stored and finish.value in self._buffers:
+            found = self._buffers[finish.value]
             result.stored, result.to, result.border = 1, found.view(), found.frame()
         result.projections = len(finish.levels)
         for slot, (name, layer_name) in enumerate(finish.levels):
-            layer = self._network.layers[layer_name]
-            assert isinstance(layer, CodedLayer)
-            assert layer.activation is not None
-            result.levels[slot] = self._projection(self._places[name], layer.activation)
+            quantizer = self._network.input_quantizer(layer_name)
+            result.levels[slot] = self._projection(self._buffers[name], quantizer)
             result.levels[slot].below = finish.bounds is None or finish.bounds[0] < 0
         return result
 
-    def _projection(self, to: Place, quantizer: ActivationQuantizer) -> Projection:
+    def _projection(self, to: Buffer, quantizer: ActivationQuantizer) -> Projection:
         table = quantizer.table
         chunks = -(-len(table) // _CHUNK)
         levels = np.zeros(chunks * _CHUNK, dtype=np.uint8)
@@ -337,15 +330,12 @@ class _Lowering:
         return Projection(
             to=to.view(),
             border=to.frame(),
-            table=self._address(levels),
+            table=self._constants.address(levels),
             kind=kind,
             chunks=chunks,
             scale=quantizer.index_scale,
             last=quantizer.last_index,
         )
-
-    def _address(self, array: NDArray[Any]) -> int:
-        return self._constants.address(array)
 
     def _needs_scratch(self, size: int) -> None:
         self._scratch = max(self._scratch, size)

@@ -1,4 +1,4 @@
-"""Weights in the order in which the kernels read them."""
+"""Weights in the order in which the kernels read them, plain or transformed by Winograd."""
 
 from __future__ import annotations
 
@@ -9,48 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.errors import KernelError
-from apot_export.network import CodedLayer, Layer
+from apot_export.network import CodedLayer, Convolution, Layer
 from apot_export.network.bounds import INT32_LIMIT, accumulator_bound
-from apot_export.runtimes.native._steps import LANES, WIDEST_BLOCK
+from apot_export.runtimes.native._structs import LANES, WIDEST_BLOCK
 
 Array = NDArray[Any]
-_ALIGNMENT = 64
-_PAGE = 1 << 21
-_PIECE = 1 << 25
-_LEAST = 1 << 22
-"""Bytes from which numpy asks for large pages."""
-_INT16_LIMIT = (1 << 15) - 1
+_LARGEST_INT8 = 127
+_LARGEST_INT16 = (1 << 15) - 1
 _BYTE_LEVELS = 4
 """Levels that one instruction multiplies for each output channel."""
-
-
-def large_memory(size: int) -> NDArray[np.uint8]:
-    """Return memory that begins with a large page and, where the system has them, is made of such.
-
-    A network's numbers take thousands of small pages, more than a processor keeps addresses of.
-    What is never touched takes no memory.
-    """
-    memory = np.zeros(max(size, _LEAST) + _PAGE, dtype=np.uint8)
-    return memory[-memory.ctypes.data % _PAGE :]
-
-
-class Constants:
-    """Arrays that live as long as a program, in few large pieces of memory."""
-
-    def __init__(self) -> None:
-        self._pieces: list[NDArray[np.uint8]] = []
-        self._used = 0
-
-    def address(self, array: Array) -> int:
-        """Copy an array to a cache line of its own; return its address."""
-        size = -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
-        if not self._pieces or self._used + size > self._pieces[-1].size:
-            self._pieces.append(large_memory(max(size, _PIECE)))
-            self._used = 0
-        place = self._pieces[-1][self._used : self._used + array.nbytes]
-        place[...] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        self._used += size
-        return place.ctypes.data
 
 
 def padded(channels: int) -> int:
@@ -62,33 +29,24 @@ def padded(channels: int) -> int:
 class Packed:
     """A layer's weights for the kernels."""
 
-    integers: bool
-    """Whether sums are of levels times levels, or of floats."""
     weights: Array
-    high: Array | None
-    """Multiples of 256 of weights that leave int8."""
+    """int8 (the low bytes) where the layer reads levels, float32 where it reads floats."""
     group_inputs: int
     """Input channels that a sum reads."""
     groups: int
-    narrow_run: int
+    high: Array | None = None
+    """Multiples of 256 of weights that leave int8."""
+    narrow_run: int = 0
     """Taps whose sums of two products fit int16."""
 
 
-def is_integer(layer: Layer) -> bool:
-    """Whether a layer's input is levels."""
-    return isinstance(layer, CodedLayer) and layer.activation is not None
-
-
 def _numbers(layer: Layer) -> Array:
-    """Return what the sums are made of, [out, in / groups, height, width]."""
-    if is_integer(layer):
-        assert isinstance(layer, CodedLayer)
-        if accumulator_bound(layer) >= INT32_LIMIT:
-            raise KernelError("A sum could leave int32.", where=layer.name)
-        numbers: Array = layer.levels()
-    else:
-        numbers = layer.levels() if isinstance(layer, CodedLayer) else layer.weights()
+    """Return the factors of the sums, [out, in / groups, height, width]: int32 or float32."""
+    numbers = layer.levels() if isinstance(layer, CodedLayer) else layer.weights()
+    if not isinstance(layer, CodedLayer) or layer.activation is None:
         numbers = numbers.astype(np.float32)
+    elif accumulator_bound(layer) >= INT32_LIMIT:
+        raise KernelError("A sum could leave int32.", where=layer.name)
     return numbers.reshape(*layer.shape, *[1] * (4 - len(layer.shape)))
 
 
@@ -107,24 +65,18 @@ def pack(layer: Layer, groups: int) -> Packed:
     Raises:
         KernelError: A sum could leave int32, or a weight int16.
     """
-    numbers, integers = _numbers(layer), is_integer(layer)
-    together = _BYTE_LEVELS if integers else 1
+    numbers, quantizer = _numbers(layer), layer.activation
+    together = 1 if quantizer is None else _BYTE_LEVELS
     outputs, inputs = numbers.shape[:2]
     if groups > 1 and (inputs % together or outputs // groups % LANES):
         numbers, groups = _dense(numbers, groups), 1
-    if not integers:
+    group_inputs = numbers.shape[1]
+    if quantizer is None:
         weights = _in_blocks(numbers, groups, together)
-        return Packed(
-            integers=False,
-            weights=weights,
-            high=None,
-            group_inputs=numbers.shape[1],
-            groups=groups,
-            narrow_run=0,
-        )
+        return Packed(weights=weights, group_inputs=group_inputs, groups=groups)
     low = (numbers + 128 & 255) - 128
     high = (numbers - low) >> 8
-    if np.abs(high).max(initial=0) > 127:  # noqa: PLR2004 - the largest int8
+    if np.abs(high).max(initial=0) > _LARGEST_INT8:
         raise KernelError(
             "The kernels multiply weights of 16 bits at most.",
             where=layer.name,
@@ -132,21 +84,19 @@ def pack(layer: Layer, groups: int) -> Packed:
             fix="run the ONNX model",
         )
     parts = [_in_blocks(part.astype(np.int8), groups, together) for part in (low, high)]
-    assert isinstance(layer, CodedLayer)
-    assert layer.activation is not None
+    largest_level = int(quantizer.table.max())
     return Packed(
-        integers=True,
         weights=parts[0],
-        high=parts[1] if high.any() else None,
-        group_inputs=numbers.shape[1],
+        group_inputs=group_inputs,
         groups=groups,
-        narrow_run=min(_narrow_run(part, int(layer.activation.table.max())) for part in parts),
+        high=parts[1] if high.any() else None,
+        narrow_run=min(_narrow_run(part, largest_level) for part in parts),
     )
 
 
 def _narrow_run(weights: Array, largest_level: int) -> int:
     pairs = np.abs(weights.reshape(-1, 2).astype(np.int32)).sum(axis=1)
-    return _INT16_LIMIT // max(1, int(pairs.max(initial=0)) * largest_level)
+    return _LARGEST_INT16 // max(1, int(pairs.max(initial=0)) * largest_level)
 
 
 def _dense(numbers: Array, groups: int) -> Array:
@@ -176,3 +126,75 @@ def _in_blocks(numbers: Array, groups: int, together: int) -> Array:
         paired = group[:pairs].reshape(-1, WIDEST_BLOCK, *group.shape[1:])
         blocks += [paired.swapaxes(1, 2).ravel(), group[pairs:].ravel()]
     return np.concatenate(blocks)
+
+
+# --- Winograd -------------------------------------------------------------------------------------
+#
+# Exact integer Winograd convolution: 16 products where a 3 x 3 kernel takes 36.
+#
+# F(2 x 2, 3 x 3) of Lavin and Gray, "Fast Algorithms for Convolutional Networks", CVPR 2016, on
+# integers: the transform of the weights is taken four times (its halves vanish), and the sums,
+# which are then four times the accumulators, are shifted back. Nothing is rounded. Transformed
+# levels lie within four times the largest level, transformed weights within nine times the largest
+# weight: the small level sets of powers of two fit the bytes that processors multiply, wider ones
+# do not.
+
+_LARGEST_BYTE = 255
+_VECTOR_BYTES = 64
+_LARGEST_WEIGHTS = 1 << 23
+"""Bytes of transformed weights beyond which reading them takes longer than multiplying."""
+_MOST_SUMMANDS = 9
+POSITIONS = 16
+_KERNEL = (3, 3)
+_WEIGHTS = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])
+_RESULTS = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Winograd:
+    """A layer's transformed weights."""
+
+    weights: NDArray[np.int8]
+    """[block][position][tap][output of the block][4]."""
+    offset: int
+    """Added to transformed levels to make bytes of them, but at position (1, 1)."""
+    corrections: NDArray[np.int32]
+    """What the offsets add to the four results, negated: [4][outputs]."""
+
+
+def winograd_weights(operation: Convolution, layer: Layer) -> Winograd | None:
+    """Return the transformed weights of a plain 3 x 3 convolution of whole blocks of channels.
+
+    Returns:
+        None where the convolution has another form, or its weights or levels leave bytes.
+    """
+    plain = ((1, 1), (1, 1), (1, 1), 1)
+    if (
+        not isinstance(layer, CodedLayer)
+        or layer.activation is None
+        or layer.shape[2:] != _KERNEL
+        or (operation.stride, operation.padding, operation.dilation, operation.groups) != plain
+        or layer.shape[0] % (LANES * WIDEST_BLOCK)
+        or layer.shape[1] % _VECTOR_BYTES
+        or POSITIONS * layer.shape[0] * layer.shape[1] > _LARGEST_WEIGHTS
+    ):
+        return None
+    largest_level = int(layer.activation.table.max())
+    if 4 * largest_level > _LARGEST_BYTE:
+        return None
+    spread = np.einsum("ia,ocab,jb->ocij", _WEIGHTS, layer.levels().astype(np.int64), _WEIGHTS)
+    largest = int(np.abs(spread).max())
+    bound = layer.shape[1] * 4 * largest_level * largest * _MOST_SUMMANDS
+    if largest > _LARGEST_INT8 or bound >= INT32_LIMIT:
+        return None
+    offsets = 2 * largest_level * spread.sum(axis=1)
+    offsets[:, 1, 1] = 0
+    results: NDArray[Any] = np.einsum("yi,oij,xj->yxo", _RESULTS, offsets, _RESULTS)
+    outputs, inputs = layer.shape[:2]
+    width = LANES * WIDEST_BLOCK
+    blocks = spread.reshape(outputs // width, width, inputs // 4, 4, POSITIONS)
+    return Winograd(
+        weights=np.ascontiguousarray(blocks.transpose(0, 4, 2, 1, 3), dtype=np.int8),
+        offset=2 * largest_level,
+        corrections=np.ascontiguousarray(-results.reshape(4, outputs), dtype=np.int32),
+    )

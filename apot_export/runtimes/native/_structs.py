@@ -1,4 +1,4 @@
-"""The layouts of `c/apot_fast.h`."""
+"""The structures of `c/apot_fast.h`, which Python fills and the kernels read."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ PROJECTIONS = 2
 """Quantizers that a step can feed beside its floats."""
 
 _number, _pointer, _float = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+
+
+def _numbers(names: str) -> list[tuple[str, type[ctypes.c_int64]]]:
+    return [(name, _number) for name in names.split()]
 
 
 class StepKind(IntEnum):
@@ -43,13 +47,13 @@ class TableKind(IntEnum):
 class View(ctypes.Structure):
     """Where a value lies in the arena, in bytes."""
 
-    _fields_ = (("at", _number), ("row", _number), ("pixel", _number))
+    _fields_ = (*_numbers("at row pixel"),)
 
 
 class Frame(ctypes.Structure):
     """A value's extent and the zeros around it."""
 
-    _fields_ = tuple((name, _number) for name in ("height", "width", "rows", "columns", "bytes"))
+    _fields_ = (*_numbers("height width rows columns bytes"),)
 
 
 class Projection(ctypes.Structure):
@@ -57,13 +61,8 @@ class Projection(ctypes.Structure):
 
     _fields_ = (
         *(("to", View), ("border", Frame), ("table", _pointer)),
-        *(
-            ("kind", _number),
-            ("chunks", _number),
-            ("scale", _float),
-            ("last", _float),
-            ("below", _number),
-        ),
+        *_numbers("kind chunks"),
+        *(("scale", _float), ("last", _float), ("below", _number)),
     )
 
 
@@ -72,7 +71,7 @@ class Finishing(ctypes.Structure):
 
     _fields_ = (
         *(("scale", _pointer), ("bias", _pointer)),
-        *((name, _number) for name in ("has_addend", "bounds", "stored", "projections")),
+        *_numbers("has_addend bounds stored projections"),
         *(("addend", View), ("to", View), ("border", Frame)),
         ("levels", Projection * PROJECTIONS),
         *(("low", _float), ("high", _float)),
@@ -83,20 +82,15 @@ class Step(ctypes.Structure):
     """One step of a program."""
 
     _fields_ = (
-        *((name, _number) for name in ("kind", "integers", "height", "width", "channels")),
-        *((name, _number) for name in ("input_height", "input_width")),
+        *_numbers("kind integers height width channels input_height input_width"),
         ("from_", View),
-        *((name, _number) for name in ("stride_y", "stride_x")),
-        *((name, _number) for name in ("kernel_y", "kernel_x", "pad_y", "pad_x")),
+        *_numbers("stride_y stride_x kernel_y kernel_x pad_y pad_x"),
         *(("offsets", _pointer), ("taps", _number)),
         *(("weights", _pointer), ("high_weights", _pointer)),
-        *((name, _number) for name in ("group_blocks", "group_bytes", "blocks", "run")),
-        *((name, _number) for name in ("narrow_run", "planes", "rows", "columns")),
-        *((name, _number) for name in ("winograd", "offset")),
-        *(("corrections", _pointer), ("trace", _pointer)),
-        *(("finish", Finishing), ("pooled", _number)),
-        *((name, _number) for name in ("pool_height", "pool_width", "pool_kernel_y")),
-        *((name, _number) for name in ("pool_kernel_x", "pool_stride_y", "pool_stride_x")),
-        *((name, _number) for name in ("pool_pad_y", "pool_pad_x", "ring_bytes")),
+        *_numbers("group_blocks group_bytes blocks run narrow_run planes rows columns"),
+        *_numbers("winograd offset"),
+        *(("corrections", _pointer), ("trace", _pointer), ("finish", Finishing)),
+        *_numbers("pooled pool_height pool_width pool_kernel_y pool_kernel_x"),
+        *_numbers("pool_stride_y pool_stride_x pool_pad_y pool_pad_x ring_bytes"),
         ("after", Finishing),
     )

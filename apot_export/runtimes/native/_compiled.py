@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from apot_export.errors import KernelError
 from apot_export.network import CodedNetwork
 from apot_export.network.oracle import require_images
+from apot_export.runtimes.native._arena import large_memory
 from apot_export.runtimes.native._library import Library, default_library
 from apot_export.runtimes.native._lower import Program, lower
-from apot_export.runtimes.native._weights import large_memory
 
 MOST_THREADS = 64
 Observer = Callable[[str, NDArray[Any]], None]
@@ -134,7 +134,7 @@ class FastNetwork:
                 if sums is not None:
                     found.setdefault(part.name, []).append(sums)
                 for name in part.written:
-                    found.setdefault(name, []).append(program.places[name].read(self._arena))
+                    found.setdefault(name, []).append(program.buffers[name].read(self._arena))
             result[...] = program.output.read(self._arena).ravel()
         for name, arrays in found.items():
             if name in self._network.shapes:
@@ -147,8 +147,8 @@ class FastNetwork:
         if sums is None:
             self._run(image[None], None, index, index + 1)
             return None
-        channels, height, width = sums.extents
-        trace = np.zeros((height, width, channels), dtype=np.int32 if sums.integers else np.float32)
+        channels, height, width = sums
+        trace = np.zeros((height, width, channels), dtype=np.int32 if step.integers else np.float32)
         step.trace = trace.ctypes.data
         self._run(image[None], None, index, index + 1)
         step.trace = None

@@ -1,8 +1,8 @@
-"""Where values lie in the arena, and how their bytes become arrays again."""
+"""The memory of a program: values in one arena, constants in large pieces."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +12,49 @@ from numpy.typing import NDArray
 from apot_export.network import Concat, Convolution, Pair, Shape
 from apot_export.network.memory_plan import Use, plan
 from apot_export.runtimes.native._fuse import Fused
-from apot_export.runtimes.native._steps import Frame, View
-from apot_export.runtimes.native._weights import padded
-from apot_export.runtimes.native._winograd import POSITIONS
+from apot_export.runtimes.native._structs import Frame, View
+from apot_export.runtimes.native._weights import POSITIONS, padded
 
 _LINE = 64
+"""Bytes of a cache line."""
 _FLOAT_BYTES = 4
+_PAGE = 1 << 21
+_PIECE = 1 << 25
+_LEAST = 1 << 22
+"""Bytes from which numpy asks for large pages."""
+
+
+def large_memory(size: int) -> NDArray[np.uint8]:
+    """Return memory that begins with a large page and, where the system has them, is made of such.
+
+    A network's numbers take thousands of small pages, more than a processor keeps addresses of.
+    What is never touched takes no memory.
+    """
+    memory = np.zeros(max(size, _LEAST) + _PAGE, dtype=np.uint8)
+    return memory[-memory.ctypes.data % _PAGE :]
+
+
+class Constants:
+    """Arrays that live as long as a program, in few large pieces of memory."""
+
+    def __init__(self) -> None:
+        self._pieces: list[NDArray[np.uint8]] = []
+        self._used = 0
+
+    def address(self, array: NDArray[Any]) -> int:
+        """Copy an array to a cache line of its own; return its address."""
+        size = -(-array.nbytes // _LINE) * _LINE
+        if not self._pieces or self._used + size > self._pieces[-1].size:
+            self._pieces.append(large_memory(max(size, _PIECE)))
+            self._used = 0
+        found = self._pieces[-1][self._used : self._used + array.nbytes]
+        found[...] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self._used += size
+        return found.ctypes.data
 
 
 @dataclass(kw_only=True)
-class Place:
+class Buffer:
     """A value in the arena: pixels of channels, or planes of rows, with zeros around them."""
 
     channels: int
@@ -84,9 +117,9 @@ def extents(shape: Shape) -> tuple[int, int, int]:
 
 
 def place(
-    steps: Iterable[Fused], shapes: Mapping[str, Shape], given: str, output: str
-) -> tuple[dict[str, Place], int]:
-    """Give every value that a step writes its place; return them and the bytes of all.
+    steps: Sequence[Fused], shapes: Mapping[str, Shape], given: str, output: str
+) -> tuple[dict[str, Buffer], int]:
+    """Give every value that a step writes a buffer; return them and the bytes of all.
 
     Args:
         steps: In order.
@@ -94,47 +127,46 @@ def place(
         given: Name of the network's input.
         output: Name of the value that must still be there in the end.
     """
-    places: dict[str, Place] = {}
-    steps = list(steps)
-    for name in (given, *(step.last.value for step in steps if step.last.stored)):
-        channels, height, width = extents(shapes[name])
-        places[name] = Place(channels=channels, height=height, width=width)
+    buffers: dict[str, Buffer] = {}
+
+    def add(name: str, value: str, *, levels: bool = False) -> None:
+        channels, height, width = extents(shapes[value])
+        buffers[name] = Buffer(channels=channels, height=height, width=width, levels=levels)
+
+    add(given, given)
     for step in steps:
-        for name, _ in step.last.levels:
-            channels, height, width = extents(shapes[step.last.value])
-            places[name] = Place(channels=channels, height=height, width=width, levels=True)
-    readers = [step for step in steps if given in reads(step)]
-    places[given].planes = all(
+        for name in step.last.written():
+            add(name, step.last.value, levels=name != step.last.value)
+    buffers[given].planes = all(
         isinstance(step.node.operation, Convolution) and step.node.operation.groups == 1
-        for step in readers
+        for step in steps
+        if given in reads(step)
     )
     for step in steps:
         if isinstance(step.node.operation, Convolution):
-            place = places[step.source]
+            source = buffers[step.source]
             padding = step.node.operation.padding
             if step.spread is not None:  # its last window of 4 x 4 reaches beyond an odd image
-                padding = (1 + place.height % 2, 1 + place.width % 2)
-            high, across = map(max, zip(place.border, padding, strict=True))
-            place.border = (high, across)
+                padding = (1 + source.height % 2, 1 + source.width % 2)
+            high, across = map(max, zip(source.border, padding, strict=True))
+            source.border = (high, across)
     uses = [Use(reads=(), writes=(given,))]
     for step in steps:
         if step.spread is not None:
-            levels = places[step.source]
-            places[step.spread] = Place(
+            levels = buffers[step.source]
+            buffers[step.spread] = Buffer(
                 channels=levels.channels,
                 height=-(-levels.height // 2) * POSITIONS,
                 width=-(-levels.width // 2),
                 levels=True,
             )
             uses.append(Use(reads=(step.source,), writes=(step.spread,)))
-        written = [name for name, _ in step.last.levels]
-        written += [step.last.value] * step.last.stored
-        uses.append(Use(reads=reads(step), writes=tuple(written)))
-    sizes = {name: place.size for name, place in places.items()}
+        uses.append(Use(reads=reads(step), writes=step.last.written()))
+    sizes = {name: buffer.size for name, buffer in buffers.items()}
     offsets, total = plan(uses, sizes, [output])
-    for name, place in places.items():
-        place.offset = offsets[name]
-    return places, -(-total // _LINE) * _LINE + _LINE
+    for name, buffer in buffers.items():
+        buffer.offset = offsets[name]
+    return buffers, -(-total // _LINE) * _LINE + _LINE
 
 
 def reads(step: Fused) -> tuple[str, ...]:
