@@ -6,8 +6,8 @@ import numpy as np
 
 from apot_export.errors import WeightError
 from apot_export.network.bitpack import pack
+from apot_export.network.layers import MultiBitWeights
 from apot_export.network.planes import Planes, as_terms, summed_terms
-from apot_export.network.source import MultiBitWeights
 
 _LANES = 4
 _MAXIMUM_BASES = 255

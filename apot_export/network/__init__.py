@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-from apot_export.network.graph import CodedNetwork, Network, Node, Shape, SourceNetwork
-from apot_export.network.layers import (
-    ActivationQuantizer,
-    CodedLayer,
-    FloatLayer,
-    Layer,
-    PlaneLayer,
-)
-from apot_export.network.operations import (
+from apot_export.network.graph import (
     Add,
     AveragePool,
     Clip,
+    CodedNetwork,
     Concat,
     Convolution,
     Flatten,
     GlobalAveragePool,
     Linear,
     MaxPool,
+    Network,
+    Node,
     Operation,
     Pair,
     QuantizeActivation,
     Relu,
     ScaleBias,
+    SourceNetwork,
     Upsample,
 )
-from apot_export.network.source import (
+from apot_export.network.layers import (
+    ActivationQuantizer,
+    CodedLayer,
     EightBitWeights,
+    FloatLayer,
+    Layer,
     MultiBitWeights,
+    PlaneLayer,
     SourceLayer,
     WeightQuantizer,
 )
+from apot_export.network.planes import Shape
 
 __all__ = [
     "ActivationQuantizer",

@@ -21,9 +21,10 @@ def accumulator_bound(layer: CodedLayer) -> int:
 
     Levels lie in [0, largest activation level], so whatever the order of summation no partial sum
     exceeds that level times the sum of an output channel's weights of one sign.
+
+    Raises:
+        BoundError: The layer's input stays float.
     """
-    if layer.activation is None:
-        raise BoundError("Only a layer with a quantized input has accumulators.", where=layer.name)
     levels = layer.levels().reshape(layer.shape[0], -1)
     most = int(np.abs(layer.codebook.levels).max()) * levels.shape[1]
     exact = np.int32 if most < INT32_LIMIT else np.int64
@@ -31,7 +32,13 @@ def accumulator_bound(layer: CodedLayer) -> int:
     magnitudes = np.abs(levels).sum(axis=1, dtype=exact).astype(np.int64)
     # Positive levels add up to half of the sum of both, negative ones to half of the difference.
     largest_sum = int(((magnitudes + np.abs(sums)) // 2).max(initial=0))
-    return largest_sum * int(np.abs(layer.activation.codebook.levels).max())
+    return largest_sum * _largest_level(layer)
+
+
+def _largest_level(layer: CodedLayer) -> int:
+    if layer.activation is None:
+        raise BoundError("Only a layer with a quantized input has accumulators.", where=layer.name)
+    return int(np.abs(layer.activation.codebook.levels).max())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +62,10 @@ def prove(network: CodedNetwork) -> dict[str, Proof]:
     """
     proofs: dict[str, Proof] = {}
     for name, layer in network.layers.items():
-        if not isinstance(layer, CodedLayer) or layer.activation is None:
-            continue
-        bound = accumulator_bound(layer)
-        split = split_bits(layer, bound) if bound >= FLOAT32_EXACT else 0
-        proofs[name] = Proof(bound=bound, split=split)
+        if isinstance(layer, CodedLayer) and layer.activation is not None:
+            bound = accumulator_bound(layer)
+            split = split_bits(layer, bound) if bound >= FLOAT32_EXACT else 0
+            proofs[name] = Proof(bound=bound, split=split)
     return proofs
 
 
@@ -67,11 +73,9 @@ def split_bits(layer: CodedLayer, bound: int) -> int:
     """Return how many low bits of the levels to sum apart, so that float32 holds both sums.
 
     Raises:
-        BoundError: No part is small enough, or the whole is no int32.
+        BoundError: The sum of either part could reach 2^24, or the whole 2^31.
     """
-    if layer.activation is None:
-        raise BoundError("Only a layer with a quantized input has accumulators.", where=layer.name)
-    largest = int(layer.activation.codebook.levels.max())
+    largest = _largest_level(layer)
     split = (largest.bit_length() + 1) // 2
     part = max(largest >> split, (1 << split) - 1)
     if bound // largest * part >= FLOAT32_EXACT or bound >= INT32_LIMIT:

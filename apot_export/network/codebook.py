@@ -11,16 +11,14 @@ section 2.2, written as integers over a common denominator.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import cached_property, reduce
-from typing import TYPE_CHECKING
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apot_export.errors import CodebookError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 MAXIMUM_BITS = 16
 """Widest code that the packed format stores."""
@@ -121,8 +119,7 @@ class Codebook:
     @property
     def level_zero(self) -> int | None:
         """The smallest code of level 0, or None where no code has it."""
-        codes = np.flatnonzero(self.levels == 0)
-        return int(codes[0]) if codes.size else None
+        return self.code_of_level().get(0)
 
     @property
     def code_dtype(self) -> type[np.uint8 | np.uint16]:
@@ -131,10 +128,8 @@ class Codebook:
 
     def code_of_level(self) -> dict[int, int]:
         """Map each representable level to the smallest code that has it."""
-        codes: dict[int, int] = {}
-        for code, level in enumerate(self.levels.tolist()):
-            codes.setdefault(level, code)
-        return codes
+        levels, codes = np.unique(self.levels, return_index=True)
+        return dict(zip(levels.tolist(), codes.tolist(), strict=True))
 
 
 def apot(magnitude_bits: int, *, signed: bool) -> Codebook:
@@ -270,5 +265,4 @@ def storage_bytes(shape: tuple[int, ...], bits: int) -> int:
     >>> storage_bytes((3, 3), 3)
     4
     """
-    elements = reduce(lambda product, extent: product * extent, shape, 1)
-    return (elements * bits + 7) // 8
+    return (math.prod(shape) * bits + 7) // 8

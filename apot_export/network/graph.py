@@ -1,4 +1,4 @@
-"""The intermediate representation: a small graph of operations over named layers.
+"""The intermediate representation: operations, and a graph of them over named layers.
 
 It knows numpy and no framework. A *source* network holds what training left (latent float weights
 and clipping thresholds); a *coded* network holds integers: every weighted layer of it produces
@@ -7,38 +7,138 @@ unscaled sums, and an explicit `ScaleBias` after it carries step sizes, batch-no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apot_export.errors import CaptureError
-from apot_export.network.layers import (
-    ActivationQuantizer,
-    CodedLayer,
-    FloatLayer,
-    Layer,
-    PlaneLayer,
-)
-from apot_export.network.operations import (
-    Add,
-    AveragePool,
-    Concat,
-    Convolution,
-    Flatten,
-    GlobalAveragePool,
-    Linear,
-    MaxPool,
-    Operation,
-    Pair,
-    ScaleBias,
-    Upsample,
-)
-from apot_export.network.source import SourceLayer
+from apot_export.network.layers import ActivationQuantizer, Layer, SourceLayer
+from apot_export.network.planes import Shape
 
-Shape = tuple[int, ...]
-LayerType = TypeVar("LayerType", bound=SourceLayer | CodedLayer | PlaneLayer | FloatLayer)
+LayerType = TypeVar("LayerType", bound=SourceLayer | Layer)
+
+
+# --- operations -----------------------------------------------------------------------------------
+
+Pair = tuple[int, int]
+"""(height, width)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution:
+    """Two-dimensional cross-correlation, N C H W, with the weights of a layer."""
+
+    layer: str
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    """Zeros added on both sides of the height and of the width."""
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """Matrix product of [N, in] with a layer's weights [out, in]."""
+
+    layer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeActivation:
+    """Projection of a float tensor onto the integer levels of a layer's input quantizer."""
+
+    layer: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScaleBias:
+    """x * scale + bias per channel (axis 1): batch-norm, requantization and bias."""
+
+    scale: NDArray[np.floating]
+    """[channels], or [1] for all; float64 in a source network, float32 in a coded one."""
+    bias: NDArray[np.floating]
+    """[channels], or [1] for all, the same type."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add:
+    """Elementwise sum of two tensors of one shape."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relu:
+    """max(x, 0)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """min(max(x, minimum), maximum)."""
+
+    minimum: float
+    maximum: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concat:
+    """Tensors one after the other along the channel axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upsample:
+    """Every value repeated over a block of `scale` (height, width): nearest neighbour."""
+
+    scale: Pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxPool:
+    """Maximum over windows; the padding never wins."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair = (0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragePool:
+    """Mean over windows without padding."""
+
+    kernel: Pair
+    stride: Pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalAveragePool:
+    """Mean over height and width, both kept as 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flatten:
+    """[N, ...] to [N, product]."""
+
+
+Operation = (
+    Convolution
+    | Linear
+    | QuantizeActivation
+    | ScaleBias
+    | Add
+    | Relu
+    | Clip
+    | Concat
+    | Upsample
+    | MaxPool
+    | AveragePool
+    | GlobalAveragePool
+    | Flatten
+)
+
+
+# --- the graph ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +189,6 @@ CodedNetwork = Network[Layer]
 def _infer_shapes(network: Network[LayerType]) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {network.input: network.input_shape}
     for node in network.nodes:
-        inputs = []
         for name in node.inputs:
             if name not in shapes:
                 raise CaptureError(
@@ -97,10 +196,9 @@ def _infer_shapes(network: Network[LayerType]) -> dict[str, Shape]:
                     where=node.name,
                     got=name,
                 )
-            inputs.append(shapes[name])
         if node.name in shapes:
             raise CaptureError("Two values of the graph share a name.", where=node.name)
-        shapes[node.name] = _output_shape(node, inputs, network)
+        shapes[node.name] = _output_shape(node, [shapes[name] for name in node.inputs], network)
     if network.output not in shapes:
         raise CaptureError("The network's output is produced by no node.", where=network.output)
     return shapes
@@ -114,43 +212,46 @@ def _weight_shape(network: Network[LayerType], node: Node, layer: str) -> Shape:
 
 
 def _output_shape(node: Node, inputs: list[Shape], network: Network[LayerType]) -> Shape:
-    operation = node.operation
+    """Return the shape of a node's value; raise `CaptureError` where its inputs do not fit."""
     _require_operands(node, len(inputs))
-    first = inputs[0]
-    if isinstance(operation, Convolution):
-        return _convolution_shape(node, operation, first, network)
-    if isinstance(operation, Linear):
-        out, features = _weight_shape(network, node, operation.layer)
-        _expect(node, first, (features,))
-        return (out,)
-    if isinstance(operation, ScaleBias):
-        for values in (operation.scale, operation.bias):
-            if values.shape != (1,):
-                _expect(node, values.shape, (first[0],))
-    if isinstance(operation, Add):
-        _expect(node, inputs[1], first)
-    if isinstance(operation, Concat):
-        for other in inputs[1:]:
-            _expect(node, other[1:], first[1:])
-        return (sum(shape[0] for shape in inputs), *first[1:])
-    return _resized(node, first)
+    operation, shape = node.operation, inputs[0]
+    match operation:
+        case Convolution():
+            shape = _convolution_shape(node, operation, shape, network)
+        case Linear():
+            out, features = _weight_shape(network, node, operation.layer)
+            _expect(node, shape, (features,))
+            shape = (out,)
+        case ScaleBias():
+            for values in (operation.scale, operation.bias):
+                if values.shape != (1,):
+                    _expect(node, values.shape, (shape[0],))
+        case Add():
+            _expect(node, inputs[1], shape)
+        case Concat():
+            for other in inputs[1:]:
+                _expect(node, other[1:], shape[1:])
+            shape = (sum(other[0] for other in inputs), *shape[1:])
+        case _:
+            shape = _resized(node, shape)
+    return shape
 
 
-def _resized(node: Node, first: Shape) -> Shape:
+def _resized(node: Node, shape: Shape) -> Shape:
     """Return the output's shape of an operation that keeps the channels, or all of the shape."""
     operation = node.operation
-    shape = first
-    if isinstance(operation, Upsample):
-        channels, height, width = first
-        shape = (channels, height * operation.scale[0], width * operation.scale[1])
-    elif isinstance(operation, (MaxPool, AveragePool)):
-        padding = operation.padding if isinstance(operation, MaxPool) else (0, 0)
-        extent = _window_extent(node, first[1:], operation.kernel, operation.stride, padding)
-        shape = (first[0], *extent)
-    elif isinstance(operation, GlobalAveragePool):
-        shape = (first[0], 1, 1)
-    elif isinstance(operation, Flatten):
-        shape = (int(np.prod(first, dtype=np.int64)),)
+    match operation:
+        case Upsample():
+            channels, height, width = shape
+            shape = (channels, height * operation.scale[0], width * operation.scale[1])
+        case MaxPool() | AveragePool():
+            padding = operation.padding if isinstance(operation, MaxPool) else (0, 0)
+            extent = _window_extent(node, shape[1:], operation.kernel, operation.stride, padding)
+            shape = (shape[0], *extent)
+        case GlobalAveragePool():
+            shape = (shape[0], 1, 1)
+        case Flatten():
+            shape = (math.prod(shape),)
     return shape
 
 
@@ -177,10 +278,7 @@ def _convolution_shape(
             expected=f"[{group_inputs * operation.groups}, height, width]",
             got=str(list(image)),
         )
-    reach = tuple(
-        (extent - 1) * dilation + 1
-        for extent, dilation in zip(kernel, operation.dilation, strict=True)
-    )
+    reach = tuple((k - 1) * gap + 1 for k, gap in zip(kernel, operation.dilation, strict=True))
     return (out, *_window_extent(node, image[1:], reach, operation.stride, operation.padding))
 
 

@@ -1,4 +1,4 @@
-"""Where the values of a program lie: one workspace, whose bytes are used again and again."""
+"""Plan the memory of a program: one workspace, whose bytes are reused by later values."""
 
 from __future__ import annotations
 
@@ -54,7 +54,15 @@ def plan(
         for name in use.writes:
             if name in of_value:
                 continue
-            found = _replaceable(use, name, index, of_value, last, sizes)
+            # An input of the same size that is read for the last time may be written over.
+            found = next(
+                (
+                    of_value[source]
+                    for source in (use.reads if use.in_place else ())
+                    if source in of_value and last[source] == index and sizes[source] == sizes[name]
+                ),
+                None,
+            )
             if found is None:
                 found = _Storage(size=rounded_up(sizes[name]), birth=index, death=index)
                 storages.append(found)
@@ -67,22 +75,6 @@ def plan(
         placed.append(storage)
     total = max((storage.offset + storage.size for storage in storages), default=0)
     return {name: storage.offset for name, storage in of_value.items()}, total
-
-
-def _replaceable(
-    use: Use,
-    name: str,
-    index: int,
-    of_value: Mapping[str, _Storage],
-    last: Mapping[str, int],
-    sizes: Mapping[str, int],
-) -> _Storage | None:
-    """Return the storage of an input that is read for the last time and is as large."""
-    if use.in_place:
-        for source in use.reads:
-            if source in of_value and last[source] == index and sizes[source] == sizes[name]:
-                return of_value[source]
-    return None
 
 
 def _lowest_gap(storage: _Storage, placed: Iterable[_Storage]) -> int:

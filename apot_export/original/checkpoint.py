@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from apot_export.errors import CheckpointError, UnsafeCheckpointError, WeightError
-from apot_export.network.source import MultiBitWeights
+from apot_export.network.layers import MultiBitWeights
 from apot_export.original.pickled_bases import PICKLED_BASES, multi_bit_weights
 
 _STATE_DICT_KEYS = ("state_dict", "model", "net_state_dict")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from apot_export.errors import RecognitionError
-from apot_export.network.source import MultiBitWeights
+from apot_export.network.layers import MultiBitWeights
 from apot_export.original.checkpoint import Checkpoint
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from apot_export.network.source import MultiBitWeights
+from apot_export.network.layers import MultiBitWeights
 from apot_export.original.architectures import Architecture
 from apot_export.original.checkpoint import Checkpoint
 from apot_export.original.choices import Choices

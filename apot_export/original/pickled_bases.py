@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from apot_export.errors import CheckpointError
-from apot_export.network.source import MultiBitWeights
+from apot_export.network.layers import MultiBitWeights
 
 _STRUCTURES = {
     "kernelwise": False,

@@ -18,7 +18,7 @@ from apot_export.encoding.capture import capture
 from apot_export.encoding.encode import encode_network
 from apot_export.network import CodedLayer, CodedNetwork, FloatLayer
 from apot_export.network.bitpack import pack
-from apot_export.network.source import MultiBitWeights
+from apot_export.network.layers import MultiBitWeights
 from apot_export.original.choices import Choices
 from apot_export.original.published import load_original
 from tests.support.divergences import (

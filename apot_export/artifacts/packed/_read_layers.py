@@ -21,9 +21,8 @@ from apot_export.network.layers import (
     FloatLayer,
     Layer,
     PlaneLayer,
-    Shape,
 )
-from apot_export.network.planes import Planes, summed_terms
+from apot_export.network.planes import Planes, Shape, summed_terms
 
 PARAMETERS = "parameters"
 INTEGER = "integer"

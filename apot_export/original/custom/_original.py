@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from apot_export.errors import ModelError, RecognitionError
-from apot_export.network.source import MultiBitWeights
+from apot_export.network.layers import MultiBitWeights
 from apot_export.original import families
 from apot_export.original.architectures import Architecture
 from apot_export.original.checkpoint import Checkpoint, load_checkpoint, require_finite
