@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from apot_export.encoding.encode import encode_network
 from apot_export.network import CodedNetwork
 from apot_export.original.checkpoint import require_checkpoint_file
 from apot_export.original.choices import Choices
+from apot_export.original.custom import ModelSpec
 from apot_export.original.opening import complete_choices, model_spec, open_original
 from apot_export.original.original import Original
 
@@ -80,36 +82,69 @@ def convert(
     if path is not None:
         require_checkpoint_file(path)
     name = type(checkpoint).__name__ if path is None else export_name(path)
-    folder = Path(name if directory is None else directory)
-    require_free(folder, force=force)
-    require_target(target)
-    require_compressible(compress=compress, integer=integer is not None)
+    output = _Output(
+        folder=Path(name if directory is None else directory),
+        # File names may be any bytes; the strings of artifacts are Unicode.
+        name=name.encode(errors="backslashreplace").decode(),
+        target=target,
+        compress=compress,
+        force=force,
+    )
+    output.require_possible(integer)
     chosen = choices or Choices(**stated)
     spec = model_spec(checkpoint, model, model_arguments, input_shape)
     original = open_original(checkpoint, chosen, spec, input_shape)
+    return _export(original, chosen, spec, integer, output, path, started)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Output:
+    """Where and in which form an export is written."""
+
+    folder: Path
+    name: str
+    target: str
+    compress: bool
+    force: bool
+
+    def require_possible(self, integer: IntegerChoices | None) -> None:
+        require_free(self.folder, force=self.force)
+        require_target(self.target)
+        require_compressible(compress=self.compress, integer=integer is not None)
+
+
+def _export(
+    original: Original,
+    chosen: Choices,
+    spec: ModelSpec | None,
+    integer: IntegerChoices | None,
+    output: _Output,
+    path: Path | None,
+    started: float,
+) -> ConversionResult:
+    """Encode an original, write its export and describe it."""
     source = capture(original.module, original.architecture.input_shape, original.multi_bit)
     coded = encode_network(source, alpha_terms=chosen.alpha_terms)
     complete = complete_choices(chosen, original)
-    # File names may be any bytes; the strings of artifacts are Unicode.
-    label = name.encode(errors="backslashreplace").decode()
-    files, form = _artifacts(coded, original, complete, label, integer, target, compress=compress)
-    manifest = _manifest(original, complete, path, folder) | {"name": label, "target": target}
+    files, form = _artifacts(coded, original, complete, integer, output)
     optional = {
         "model": spec.to_json() if spec else None,
         "integer": form.to_json() if form else None,
-        "compressed": compress or None,
+        "compressed": output.compress or None,
     }
-    manifest |= {key: value for key, value in optional.items() if value is not None}
-    written = write_export(folder, files, manifest, force=force)
-    sizes = Sizes.of(coded, original, files[PACKED_MODEL], path)
+    manifest = {
+        **_manifest(original, complete, output, path),
+        **{key: value for key, value in optional.items() if value is not None},
+    }
+    written = write_export(output.folder, files, manifest, force=output.force)
     return ConversionResult.of(
         original,
-        sizes,
-        path=folder,
+        Sizes.of(coded, original, files[PACKED_MODEL], path),
+        path=output.folder,
         files=written,
-        target=target,
+        target=output.target,
         integer=optional["integer"],
-        compressed=compress,
+        compressed=output.compress,
         seconds=time.perf_counter() - started,
     )
 
@@ -118,19 +153,17 @@ def _artifacts(
     coded: CodedNetwork,
     original: Original,
     complete: Choices,
-    name: str,
     integer: IntegerChoices | None,
-    target: str,
-    *,
-    compress: bool,
+    output: _Output,
 ) -> tuple[dict[str, bytes], IntegerForm | None]:
     """Return the contents of the export's files by name, and its all-integer network."""
     provenance = _provenance(original, complete)
     metadata = {"apot_export": json.dumps(provenance, sort_keys=True)}
-    model = build_model(coded, name=name, tool=_TOOL, metadata=metadata, target=target)
+    name = output.name
+    model = build_model(coded, name=name, tool=_TOOL, metadata=metadata, target=output.target)
     form = None if integer is None else _integer_form(coded, model, original, integer)
     network = form.network if form else None
-    packed = packed_file_bytes(coded, provenance, network, compress=compress)
+    packed = packed_file_bytes(coded, provenance, network, compress=output.compress)
     files = {ONNX_MODEL: serialise(model), PACKED_MODEL: packed}
     if network is not None:
         model = build_integer_model(coded, network, name=name, tool=_TOOL, metadata=metadata)
@@ -153,7 +186,7 @@ def _provenance(original: Original, complete: Choices) -> dict[str, Any]:
 
 
 def _manifest(
-    original: Original, complete: Choices, path: Path | None, folder: Path
+    original: Original, complete: Choices, output: _Output, path: Path | None
 ) -> dict[str, Any]:
     """Return what the manifest records about the original, enough to build it again."""
     provenance = _provenance(original, complete)
@@ -166,10 +199,12 @@ def _manifest(
         "grid": original.quantization.grid,
         "grid_from": original.grid_from,
         "choices": complete.to_json(),
+        "name": output.name,
+        "target": output.target,
         "input_shape": list(original.architecture.input_shape),
         "checkpoint": {
             # Relative, so that a folder with checkpoint and export can move as one.
-            "path": os.path.relpath(path.absolute(), folder.absolute()) if path else None,
+            "path": os.path.relpath(path.absolute(), output.folder.absolute()) if path else None,
             "sha256": provenance["checkpoint_sha256"],
         },
     }
