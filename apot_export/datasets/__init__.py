@@ -17,21 +17,21 @@ from apot_export.datasets._prefetch import Batch
 from apot_export.errors import DatasetError
 
 KINDS: tuple[DatasetKind, ...] = (CIFAR10, CIFAR100, MNIST, IMAGENET, DIGITS)
-"""The datasets that have a shape and classes of their own."""
+"""The datasets of fixed image shape and classes."""
 
 NAMES = (*(kind.name for kind in KINDS), FOLDER)
-"""What a dataset can be called: `folder` takes shape and classes from the network."""
+"""Names for --dataset; `folder` takes image shape and classes from the network."""
 
 
 def kind_by_name(name: str) -> DatasetKind:
-    """Return the dataset of a name, of those that have a shape and classes of their own.
+    """Return the dataset of fixed image shape that has a name.
 
     Raises:
-        DatasetError: There is none of this name.
+        DatasetError: No such dataset has this name.
     """
     if name == FOLDER:
         raise DatasetError(
-            f"The dataset {FOLDER} has no shape of its own.",
+            f"The dataset {FOLDER} has no fixed image shape.",
             expected=", ".join(kind.name for kind in KINDS),
             got=name,
             fix="open it for a network",
@@ -61,7 +61,7 @@ def kind_for_network(input_shape: Sequence[int], classes: int) -> DatasetKind:
             "The dataset cannot be told from the network.",
             expected=", ".join(kind.name for kind in fitting or KINDS),
             got=f"images {list(input_shape)}, {classes} classes",
-            fix=f"name it with --dataset; {FOLDER} is for images of your own, in class folders",
+            fix=f"name it with --dataset; {FOLDER} reads other images, in class folders",
         )
     return fitting[0]
 
@@ -72,7 +72,7 @@ def kind_of(name: str | None, input_shape: Sequence[int], classes: int) -> Datas
     The dataset named `folder` fits every network of images; it is never chosen without its name.
 
     Raises:
-        DatasetError: There is none of this name, it does not fit, or none or several fit.
+        DatasetError: No dataset has this name, it does not fit, or none or several fit.
     """
     if name is None:
         return kind_for_network(input_shape, classes)
@@ -111,7 +111,7 @@ def open_dataset(
         std: Likewise.
 
     Raises:
-        DatasetError: The images are not there, do not fit the network, or there are none.
+        DatasetError: The images are missing or do not fit the network.
     """
     if name == FOLDER:
         kind = folder_kind(input_shape, classes, mean, std)
@@ -119,9 +119,9 @@ def open_dataset(
         kind = kind_of(name, input_shape, classes)
         if mean is not None or std is not None:
             raise DatasetError(
-                "Mean and deviation can be given for one's own images only.",
+                "Mean and deviation can be given for the dataset folder only.",
                 expected=f"the dataset {FOLDER}",
-                got=f"the dataset {kind.name}, which has its own",
+                got=f"the dataset {kind.name}, whose mean and deviation are known",
                 fix="leave them out",
             )
     dataset = kind.open(data, family)

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision import datasets as torchvision_datasets
 
-from apot_export.datasets._dataset import Dataset, DatasetKind
+from apot_export.datasets._dataset import Dataset, DatasetKind, dataset_of_files
 from apot_export.datasets._locating import (
     candidate_roots,
     class_folder_images,
     missing,
-    names_below,
     read_image,
 )
 from apot_export.datasets._normalisation import Normalisation
@@ -126,29 +125,27 @@ class _Variant:
     def _class_folders(
         self, root: Path, found: dict[str, list[Path]], normalisation: Normalisation
     ) -> Dataset:
-        paths = [path for images in found.values() for path in images]
-        labels = [self._label(name) for name, images in found.items() for _ in images]
-
-        def load(index: int) -> NDArray[np.float32]:
-            pixels = np.asarray(read_image(paths[index]), dtype=np.uint8)
-            if pixels.shape != _IMAGE_SHAPE:
-                raise DatasetError(
-                    "An image does not have CIFAR's size.",
-                    where=str(paths[index]),
-                    expected="32 x 32",
-                    got=f"{pixels.shape[1]} x {pixels.shape[0]}",
-                )
-            return normalisation(pixels)
-
-        return Dataset(
-            name=self.name,
-            root=str(root),
-            labels=np.array(labels, np.int64),
-            load=load,
-            names=names_below(root, paths),
-            classes=self.classes,
-            picture=normalisation.picture,
+        labelled = [
+            (path, label)
+            for name, images in found.items()
+            if (label := self._label(name)) is not None
+            for path in images
+        ]
+        return dataset_of_files(
+            self.name, root, labelled, _read, normalisation=normalisation, classes=self.classes
         )
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    pixels = np.asarray(read_image(path), dtype=np.uint8)
+    if pixels.shape != _IMAGE_SHAPE:
+        raise DatasetError(
+            "An image does not have CIFAR's size.",
+            where=str(path),
+            expected="32 x 32",
+            got=f"{pixels.shape[1]} x {pixels.shape[0]}",
+        )
+    return pixels
 
 
 _CIFAR10 = _Variant(

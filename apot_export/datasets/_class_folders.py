@@ -1,4 +1,4 @@
-"""A network's own images: class folders of any names, shaped and normalised for the network."""
+"""Images in class folders of any names, resized and normalised for a network."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision import transforms
 
-from apot_export.datasets._dataset import Dataset, DatasetKind
+from apot_export.datasets._dataset import Dataset, DatasetKind, dataset_of_files
 from apot_export.datasets._imagenet import NORMALISATION as IMAGENET_NORMALISATION
 from apot_export.datasets._locating import (
     candidate_roots,
     images_in,
     missing,
-    names_below,
     read_image,
     subfolders,
 )
@@ -36,7 +35,7 @@ def folder_kind(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> DatasetKind:
-    """Return the dataset of a network's own images, in one folder per class.
+    """Return a dataset of images in one folder per class, for a given network.
 
     Folders in sorted order are the classes 0, 1, ...; folders that are all named by numbers below
     `classes` are the classes of these numbers, and some may be missing then. (torchvision's
@@ -123,24 +122,22 @@ def _class_folders(
     classes: int,
     normalisation: Normalisation,
 ) -> Dataset:
+    channels, height, width = shape
     labels = _labels(root, list(folders), classes)
-    paths = [path for images in folders.values() for path in images]
-    fitted = _fitting(shape)
-
-    def load(index: int) -> NDArray[np.float32]:
-        image = fitted(read_image(paths[index], "L" if shape[0] == 1 else "RGB"))
-        pixels = np.asarray(image, dtype=np.uint8).reshape(shape[1], shape[2], shape[0])
-        return normalisation(pixels)
-
     names = {label: name for name, label in labels.items()}
-    return Dataset(
-        name=NAME,
-        root=str(root),
-        labels=np.array([labels[n] for n, images in folders.items() for _ in images], np.int64),
-        load=load,
-        names=names_below(root, paths),
+    fit = _fitting(height, width)
+
+    def read(path: Path) -> NDArray[np.uint8]:
+        image = fit(read_image(path, "L" if channels == 1 else "RGB"))
+        return np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
+
+    return dataset_of_files(
+        NAME,
+        root,
+        [(path, labels[folder]) for folder, images in folders.items() for path in images],
+        read,
+        normalisation=normalisation,
         classes=tuple(names.get(label, str(label)) for label in range(classes)),
-        picture=normalisation.picture,
     )
 
 
@@ -168,9 +165,8 @@ def _labels(root: Path, names: Sequence[str], classes: int) -> dict[str, int]:
     )
 
 
-def _fitting(shape: tuple[int, int, int]) -> Callable[[Image.Image], Image.Image]:
-    """Return what brings an image to the network's height and width."""
-    _, height, width = shape
+def _fitting(height: int, width: int) -> Callable[[Image.Image], Image.Image]:
+    """Return the transform that brings an image to the network's height and width."""
     if height >= _SMALLEST_CROPPED:
         # Of the longer side if that is the width: the crop must not reach beyond the image.
         resized = round(max(height, width) * 256 / 224)

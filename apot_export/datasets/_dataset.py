@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.datasets import _prefetch, _sampling
+from apot_export.datasets import _prefetch
 from apot_export.datasets._normalisation import Normalisation
 from apot_export.datasets._prefetch import Batch, Load
 from apot_export.errors import DatasetError
@@ -49,7 +49,8 @@ class Dataset:
         """Return the dataset, or `limit` images spread evenly over it."""
         if limit is None or limit >= len(self):
             return self
-        return self._chosen(_sampling.evenly_spread(len(self), _at_least_one(limit)))
+        spread = np.linspace(0, len(self) - 1, _at_least_one(limit)).round()
+        return self._chosen(spread.astype(np.int64))
 
     def sample(self, limit: int | None, seed: int = 0) -> Dataset:
         """Return the dataset, or a random sample of `limit` images with every class in its share.
@@ -61,17 +62,14 @@ class Dataset:
         """
         if limit is None or limit >= len(self):
             return self
-        return self._chosen(_sampling.stratified(self.labels, _at_least_one(limit), seed))
+        return self._chosen(_stratified(self.labels, _at_least_one(limit), seed))
 
     def _chosen(self, chosen: NDArray[np.int64]) -> Dataset:
-        return Dataset(
-            name=self.name,
-            root=self.root,
+        return replace(
+            self,
             labels=self.labels[chosen],
             load=lambda index: self.load(int(chosen[index])),
             names=[self.names[index] for index in chosen],
-            classes=self.classes,
-            picture=self.picture,
         )
 
     def batches(self, size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
@@ -96,10 +94,62 @@ class Dataset:
         return _prefetch.prefetched(self.load, self.labels, ranges, workers)
 
 
+def dataset_of_files(
+    name: str,
+    root: Path,
+    labelled: Sequence[tuple[Path, int]],
+    read: Callable[[Path], NDArray[np.uint8]],
+    *,
+    normalisation: Normalisation,
+    classes: Sequence[str],
+) -> Dataset:
+    """Return the dataset of image files below a folder, given as (path, label).
+
+    `read` returns a file's pixels as uint8 [height, width, channels].
+    """
+    return Dataset(
+        name=name,
+        root=str(root),
+        labels=np.array([label for _, label in labelled], np.int64),
+        load=lambda index: normalisation(read(labelled[index][0])),
+        names=[path.relative_to(root).as_posix() for path, _ in labelled],
+        classes=classes,
+        picture=normalisation.picture,
+    )
+
+
 def _at_least_one(limit: int) -> int:
     if limit < 1:
         raise DatasetError("At least one image is needed.", got=f"a limit of {limit}")
     return limit
+
+
+def _stratified(labels: NDArray[np.int64], limit: int, seed: int) -> NDArray[np.int64]:
+    """Return the positions of a random sample that holds every class in its share.
+
+    A class of n images gets limit * n / N of them, rounded down; what is left goes to the largest
+    remainders, equal ones in random order (Hamilton's method). Within a class every image is as
+    likely as any other. The same seed gives the same sample.
+
+    Args:
+        labels: Of all N images: int64 [N].
+        limit: Size of the sample, at most N.
+        seed: Of numpy's default generator.
+
+    Returns:
+        int64 [limit], ascending.
+    """
+    random = np.random.default_rng(seed)
+    _, members, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    quotas, remainders = np.divmod(limit * counts.astype(np.int64), len(labels))
+    by_remainder = np.lexsort((random.permutation(len(counts)), -remainders))
+    quotas[by_remainder[: limit - int(quotas.sum())]] += 1
+    # In a random order of all images, each class's first ones are a random choice of its images.
+    shuffled = random.permutation(len(labels))
+    grouped = shuffled[np.argsort(members[shuffled], kind="stable")]
+    starts = np.cumsum(counts) - counts
+    rank = np.arange(len(labels)) - np.repeat(starts, counts)
+    return np.sort(grouped[rank < np.repeat(quotas, counts)]).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)

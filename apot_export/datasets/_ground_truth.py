@@ -4,16 +4,24 @@ a. `FILENAME LABEL` lines, the label a class index 0 to 999 or a WordNet id (`va
 b. one WordNet id a line, line i for image number i (`imagenet_2012_validation_synset_labels.txt`);
 c. one ILSVRC2012 id 1 to 1000 a line, likewise (`ILSVRC2012_validation_ground_truth.txt`);
 d. `LOC_val_solution.csv` of Kaggle: `ImageId,PredictionString`, whose first word is a WordNet id.
+
+Networks number the classes from 0, in the order of their WordNet ids. The development kit of
+ILSVRC2012 numbers them from 1 in another order (`ILSVRC2012_ID` in its `meta.mat`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib import resources
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from apot_export.datasets._synsets import CLASSES, WORDNET_ID, synsets
 from apot_export.errors import DatasetError
+
+CLASSES = 1000
+WORDNET_ID = re.compile(r"n\d{8}")
 
 FILES = (
     "LOC_val_solution.csv",
@@ -32,7 +40,27 @@ FORMATS = (
 
 _IMAGES = 50_000
 _IMAGE_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})", re.IGNORECASE)
+_NAMED_LINES = 'lines "FILENAME LABEL"'
 _SHOWN = 3
+
+
+class Synsets(NamedTuple):
+    """Class indices, 0 to 999."""
+
+    by_wordnet_id: dict[str, int]
+    by_ilsvrc_id: dict[int, int]
+    """Keys are 1 to 1000."""
+
+
+@cache
+def synsets() -> Synsets:
+    """Return the indices of ImageNet's classes, from the table that is part of the package."""
+    file = resources.files("apot_export.datasets").joinpath("data/imagenet_synsets.txt")
+    rows = [line.split() for line in file.read_text(encoding="ascii").splitlines()]
+    return Synsets(
+        by_wordnet_id={wordnet: index for index, (wordnet, _) in enumerate(rows)},
+        by_ilsvrc_id={int(number): index for index, (_, number) in enumerate(rows)},
+    )
 
 
 def find(images: Path) -> Path | None:
@@ -53,7 +81,7 @@ def labels_of(images: Sequence[Path], path: Path) -> list[int]:
     """Return the class index of every image.
 
     Args:
-        images: Files, told apart by their names without suffix.
+        images: Files; their names without suffix identify them.
         path: File of labels, in any of the four formats.
 
     Raises:
@@ -67,7 +95,7 @@ def labels_of(images: Sequence[Path], path: Path) -> list[int]:
             "Some images have no label.",
             where=str(path),
             expected=f"a label for each of {len(images)} images",
-            got=f"none for {len(bare)}: {_first(bare)}",
+            got=f"none for {len(bare)}: {first_names(bare)}",
             fix="remove these images, or use the file of labels that belongs to them",
         )
     return [label for label in labels.values() if label is not None]
@@ -81,51 +109,43 @@ def _reader(path: Path) -> Callable[[str], int | None]:
         raise _malformed(path, "text", "bytes that are none") from error
     if not lines:
         raise _malformed(path, "a label per image", "an empty file")
-    if "," in lines[0]:
-        return _by_name(path, _kaggle_rows(path, lines)).get
     words = len(lines[0].split())
+    if "," in lines[0] or words == 2:  # noqa: PLR2004 - a name and a label
+        return _by_name(path, lines).get
     if words == 1:
         return _by_line(path, lines)
-    if words == 2:  # noqa: PLR2004 - a name and a label
-        return _by_name(path, _named_rows(path, lines)).get
     raise _malformed(path, FORMATS, f"line 1: {lines[0][:80]}")
 
 
-def _named_rows(path: Path, lines: Sequence[str]) -> list[tuple[int, str, str]]:
-    rows = []
-    for number, line in enumerate(lines, 1):
-        words = line.split()
-        if len(words) != 2:  # noqa: PLR2004 - a name and a label
-            raise _malformed(path, 'lines "FILENAME LABEL"', f"line {number}: {line[:80]}")
-        rows.append((number, words[0], words[1]))
-    return rows
-
-
-def _kaggle_rows(path: Path, lines: Sequence[str]) -> list[tuple[int, str, str]]:
-    rows = []
-    for number, line in enumerate(lines, 1):
-        name, _, boxes = line.partition(",")
-        if number == 1 and name == "ImageId":
-            continue
-        classes = {word for word in boxes.split() if WORDNET_ID.fullmatch(word)}
-        if len(classes) != 1:
-            got = f"line {number}: {line[:80]}"
-            raise _malformed(path, "an image's name, and boxes of one WordNet id", got)
-        rows.append((number, name, classes.pop()))
-    return rows
-
-
-def _by_name(path: Path, rows: Sequence[tuple[int, str, str]]) -> Mapping[str, int]:
-    """Return labels by image name, of rows (line, name or path of an image, label)."""
-    wordnet = {WORDNET_ID.fullmatch(label) is not None for _, _, label in rows}
-    if len(wordnet) > 1:
-        raise _malformed(path, "class indices or WordNet ids", "both in one file")
+def _by_name(path: Path, lines: Sequence[str]) -> Mapping[str, int]:
+    """Return labels by image name, of lines "FILENAME LABEL" or of Kaggle's table."""
+    kaggle = "," in lines[0]
+    expected = "an image's name, and boxes of one WordNet id" if kaggle else _NAMED_LINES
     labels: dict[str, int] = {}
-    for number, name, word in rows:
-        label = _class_index(path, number, word)
+    kinds = set()
+    for number, line in enumerate(lines, 1):
+        name, words = _kaggle_row(line) if kaggle else _named_row(line)
+        if kaggle and number == 1 and name == "ImageId":
+            continue
+        if len(words) != 1:
+            raise _malformed(path, expected, f"line {number}: {line[:80]}")
+        kinds.add(WORDNET_ID.fullmatch(words[0]) is not None)
+        if len(kinds) > 1:
+            raise _malformed(path, "class indices or WordNet ids", "both in one file")
+        label = _class_index(path, number, words[0])
         if labels.setdefault(PurePosixPath(name).stem, label) != label:
             raise _malformed(path, "one label per image", f"line {number}: {name} has another one")
     return labels
+
+
+def _named_row(line: str) -> tuple[str, list[str]]:
+    name, *words = line.split() or [""]
+    return name, words
+
+
+def _kaggle_row(line: str) -> tuple[str, list[str]]:
+    name, _, boxes = line.partition(",")
+    return name, sorted({word for word in boxes.split() if WORDNET_ID.fullmatch(word)})
 
 
 def _class_index(path: Path, number: int, word: str) -> int:
@@ -170,7 +190,7 @@ def _by_line(path: Path, lines: Sequence[str]) -> Callable[[str], int | None]:
                 where=str(path),
                 expected="names like ILSVRC2012_val_00000001.JPEG",
                 got=stem,
-                fix='use a file with lines "FILENAME LABEL"',
+                fix=f"use a file with {_NAMED_LINES}",
             )
         if not 1 <= number <= len(labels):
             raise DatasetError(
@@ -206,5 +226,6 @@ def _malformed(path: Path, expected: str, got: str) -> DatasetError:
     )
 
 
-def _first(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
+    """Return the first three names, for an error message."""
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -11,23 +11,21 @@ from torchvision import transforms
 from torchvision.models import ResNet18_Weights
 
 from apot_export.datasets import _ground_truth
-from apot_export.datasets._dataset import Dataset, DatasetKind
+from apot_export.datasets._dataset import Dataset, DatasetKind, dataset_of_files
+from apot_export.datasets._ground_truth import CLASSES, WORDNET_ID, first_names, synsets
 from apot_export.datasets._locating import (
     ROOT_VARIABLE,
     candidate_roots,
     class_folder_images,
     images_in,
     missing,
-    names_below,
     read_image,
 )
 from apot_export.datasets._normalisation import Normalisation
-from apot_export.datasets._synsets import CLASSES, WORDNET_ID, synsets
 from apot_export.errors import DatasetError
 
 NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _FOLDERS = ("val", "imagenet", "imagenet/val", "imagenet-sample/val", "ILSVRC2012/val")
-_SHOWN = 3
 _HOW = f"""give the folder with --data FOLDER, or set {ROOT_VARIABLE} to it; it is searched as it \
 is, and in {", ".join(_FOLDERS)} below it. Either of these is accepted:
 one folder per class, named by WordNet id: n01440764/*.JPEG, n01443537/*.JPEG, ... \
@@ -76,23 +74,25 @@ def _check_unmixed(root: Path, named: list[str], others: list[str], flat: list[P
         raise DatasetError(
             "Class folders are named by WordNet ids that are none of ImageNet's 1000 classes.",
             where=str(root),
-            got=f"{len(unknown)} of {len(named)}: {_first(unknown)}",
+            got=f"{len(unknown)} of {len(named)}: {first_names(unknown)}",
             fix="remove these folders; the network was not trained on such images",
         )
-    if named and (others or flat):
+    mixed = first_names([*others, *(path.name for path in flat)])
+    if named and mixed:
         raise DatasetError(
             "The folder mixes class folders with other images, whose labels are not known.",
             where=str(root),
             expected="folders named by WordNet id only, or images named like ILSVRC2012's only",
-            got=f"{len(named)} class folders, and {_first([*others, *(p.name for p in flat)])}",
+            got=f"{len(named)} class folders, and {mixed}",
             fix="move the other images away",
         )
 
 
 def _class_folders(root: Path, folders: dict[str, list[Path]]) -> Dataset:
-    classes = synsets().by_wordnet_id
-    paths = [path for images in folders.values() for path in images]
-    return _dataset(root, paths, [classes[n] for n, images in folders.items() for _ in images])
+    labels = synsets().by_wordnet_id
+    return _dataset(
+        root, [(path, labels[name]) for name, images in folders.items() for path in images]
+    )
 
 
 def _flat(root: Path, paths: list[Path]) -> Dataset:
@@ -105,28 +105,19 @@ def _flat(root: Path, paths: list[Path]) -> Dataset:
             got=f"{len(paths)} images and none of these files",
             fix=f"put the labels there, in one of these formats: {_ground_truth.FORMATS}",
         )
-    return _dataset(root, paths, _ground_truth.labels_of(paths, found))
+    return _dataset(root, list(zip(paths, _ground_truth.labels_of(paths, found), strict=True)))
 
 
-def _dataset(root: Path, paths: Sequence[Path], labels: list[int]) -> Dataset:
-    shape = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+def _dataset(root: Path, labelled: Sequence[tuple[Path, int]]) -> Dataset:
+    crop = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
 
-    def load(index: int) -> NDArray[np.float32]:
-        return NORMALISATION(np.asarray(shape(read_image(paths[index])), dtype=np.uint8))
+    def read(path: Path) -> NDArray[np.uint8]:
+        return np.asarray(crop(read_image(path)), dtype=np.uint8)
 
-    return Dataset(
-        name="imagenet",
-        root=str(root),
-        labels=np.array(labels, np.int64),
-        load=load,
-        names=names_below(root, paths),
-        classes=tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"]),
-        picture=NORMALISATION.picture,
+    classes = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+    return dataset_of_files(
+        "imagenet", root, labelled, read, normalisation=NORMALISATION, classes=classes
     )
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 IMAGENET = DatasetKind(

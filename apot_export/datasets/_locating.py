@@ -1,4 +1,4 @@
-"""Where images lie: the folders that are searched, and folders that are named after classes."""
+"""Find and read image files: the folders that are searched, class folders, and decoding."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def candidate_roots(data: Path | None, names: Sequence[str]) -> list[Path]:
 
 
 def missing(name: str, searched: Sequence[Path], expected: str) -> DatasetError:
-    """Return the error that says what was looked for, and in which folders."""
+    """Return the error that names the images looked for and the folders searched."""
     return DatasetError(
         f"The {name} images were not found.",
         where=", ".join(str(folder) for folder in searched),
@@ -54,14 +54,14 @@ def missing(name: str, searched: Sequence[Path], expected: str) -> DatasetError:
 
 
 def subfolders(root: Path) -> list[Path]:
-    """Return the folders in a folder, sorted by name; hidden ones are no one's classes."""
+    """Return the folders in a folder, sorted by name, without hidden ones."""
     if not root.is_dir():
         return []
     return sorted(path for path in root.iterdir() if not _hidden(path) and path.is_dir())
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Return the image files in a folder, told by their names and sorted by them."""
+    """Return the files in a folder that have an image's suffix, sorted by name."""
     if not folder.is_dir():
         return []
     return sorted(
@@ -72,7 +72,7 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def _hidden(path: Path) -> bool:
-    # Desktops leave such beside the images: .ipynb_checkpoints, ._0001.jpg.
+    # Desktops leave hidden files beside the images: .ipynb_checkpoints, ._0001.jpg.
     return path.name.startswith(".")
 
 
@@ -80,11 +80,6 @@ def class_folder_images(root: Path) -> dict[str, list[Path]]:
     """Return the images of every class folder that has any, both in sorted order."""
     found = {folder.name: images_in(folder) for folder in subfolders(root)}
     return {name: images for name, images in found.items() if images}
-
-
-def names_below(root: Path, paths: Sequence[Path]) -> list[str]:
-    """Return what to call images: their paths below a folder."""
-    return [path.relative_to(root).as_posix() for path in paths]
 
 
 def read_image(path: Path, mode: Literal["RGB", "L"] = "RGB") -> Image.Image:

@@ -1,4 +1,4 @@
-"""Reading images while others are being computed with; images that cannot be read are skipped."""
+"""Read images ahead by threads while batches are computed; unreadable images are skipped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Read = NDArray[np.float32] | str
 """One image, or why it could not be read."""
 
 _AHEAD = 2
-"""Batches that are read before they are asked for: one would leave the threads idle whenever
+"""Batches that are read before they are asked for. With one, the threads would be idle whenever
 computing a batch takes less time than reading one."""
 
 
@@ -68,14 +68,11 @@ def prefetched(
 
         submit(1 + _AHEAD)
         while waiting:
-            yield _collected(*waiting.popleft(), labels)
+            indices, futures = waiting.popleft()
+            yield _batch(indices, [future.result() for future in futures], labels)
             submit(1)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _collected(indices: range, futures: list[Future[Read]], labels: NDArray[np.int64]) -> Batch:
-    return _batch(indices, [future.result() for future in futures], labels)
 
 
 def _read(load: Load, index: int) -> Read:
@@ -87,22 +84,19 @@ def _read(load: Load, index: int) -> Read:
 
 def _reason(error: DatasetError) -> str:
     """Return an error about one image as one line, without the image's path."""
-    found = [f"expected {error.expected}"] if error.expected else []
-    found += [f"got {error.got}"] if error.got else []
-    return " ".join(
-        ": ".join([error.what.rstrip("."), *([", ".join(found)] if found else [])]).split()
+    details = ", ".join(
+        f"{label} {text}" for label, text in error.details() if label in {"expected", "got"}
     )
+    return " ".join(": ".join([error.what.rstrip("."), *filter(None, [details])]).split())
 
 
 def _batch(indices: range, read: list[Read], labels: NDArray[np.int64]) -> Batch:
-    images = [image for image in read if not isinstance(image, str)]
-    good = [i for i, image in zip(indices, read, strict=True) if not isinstance(image, str)]
-    chosen = np.array(good, dtype=np.int64)
+    found = dict(zip(indices, read, strict=True))
+    images = {i: image for i, image in found.items() if not isinstance(image, str)}
+    good = np.array(list(images), dtype=np.int64)
     return Batch(
-        indices=chosen,
-        images=np.stack(images) if images else np.zeros((0, 0, 0, 0), dtype=np.float32),
-        labels=labels[chosen],
-        skipped=tuple(
-            (i, reason) for i, reason in zip(indices, read, strict=True) if isinstance(reason, str)
-        ),
+        indices=good,
+        images=np.stack(list(images.values())) if images else np.zeros((0, 0, 0, 0), np.float32),
+        labels=labels[good],
+        skipped=tuple((i, reason) for i, reason in found.items() if isinstance(reason, str)),
     )

@@ -238,7 +238,7 @@ def test_the_folder_is_never_chosen_without_its_name(tmp_path: Path) -> None:
     assert "folder" in (caught.value.fix or "")
     assert "folder" in NAMES
     assert all(kind.name != "folder" for kind in KINDS)
-    with pytest.raises(DatasetError, match="no shape of its own"):
+    with pytest.raises(DatasetError, match="no fixed image shape"):
         kind_by_name("folder")
 
 
@@ -276,6 +276,6 @@ def test_a_dataset_that_does_not_fit_is_an_error() -> None:
 @pytest.mark.parametrize("name", ["digits", None])
 @pytest.mark.parametrize("given", [{"mean": (0.5,)}, {"std": (0.5,)}])
 def test_other_datasets_have_their_own_mean(name: str | None, given: Any) -> None:
-    with pytest.raises(DatasetError, match="own images only") as caught:
+    with pytest.raises(DatasetError, match="dataset folder only") as caught:
         open_dataset(name, input_shape=(1, 8, 8), classes=10, data=None, family=None, **given)
     assert caught.value.expected == "the dataset folder"

@@ -13,8 +13,8 @@ from torchvision import datasets as torchvision_datasets
 from torchvision import transforms
 
 from apot_export.datasets import ROOT_VARIABLE, Dataset, _ground_truth, kind_by_name
+from apot_export.datasets._ground_truth import synsets
 from apot_export.datasets._imagenet import NORMALISATION
-from apot_export.datasets._synsets import synsets
 from apot_export.errors import DatasetError
 
 IMAGENET = kind_by_name("imagenet")
