@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from apot_export.conversion.integer_choices import IntegerChoices
-from apot_export.errors import BitWidthError, IntegerError, ModelError
+from apot_export.errors import BitWidthError, DatasetError, DeviceError, IntegerError, ModelError
 from apot_export.original.choices import Choices
 from apot_export.original.quantization import LayerBits
 
@@ -130,6 +130,42 @@ def parse_arguments(texts: Iterable[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             arguments[name] = value
     return arguments
+
+
+def parse_numbers(text: str | None, option: str) -> list[float] | None:
+    """Parse numbers separated by commas; None for an option that is not given.
+
+    Raises:
+        DatasetError: The text is not a list of numbers.
+    """
+    if text is None:
+        return None
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise DatasetError(
+            f"The value of {option} is not a list of numbers.",
+            expected="one number for each channel, separated by commas: 0.485,0.456,0.406",
+            got=repr(text),
+        ) from error
+
+
+def parse_batch_size(text: str) -> int | None:
+    """Parse a batch size; None for auto.
+
+    Raises:
+        DeviceError: The text is neither auto nor a whole number of at least 1.
+    """
+    if text == _AUTO:
+        return None
+    if not (text.isdecimal() and int(text)):
+        raise DeviceError(
+            "A batch size is a number.",
+            where="--batch-size",
+            expected=f"1 or more, or {_AUTO}",
+            got=repr(text),
+        )
+    return int(text)
 
 
 _AUTO, _FLOAT, _PIXELS = "auto", "float", "uint8"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import _options
 from ._errors import reported
 
+if TYPE_CHECKING:
+    from apot_export.verification import Report
+
 _FAIL = 1
-_AUTO = "auto"
 _INTERRUPTED = "Interrupted. Repeat the command with --resume to go on from what is finished."
 _REPORTS = os.environ.get("RANK", "0") == "0"
 """Of several processes that torchrun launched, one reports."""
@@ -27,8 +29,8 @@ def verify(
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="cifar10, cifar100, mnist, imagenet, digits, or folder (class folders of your "
-            "own); default: the one that fits the network."
+            help="cifar10, cifar100, mnist, imagenet, digits, or folder (any class folders); "
+            "default: the one that fits the network."
         ),
     ] = None,
     data: Annotated[
@@ -88,7 +90,7 @@ def verify(
     seed: Annotated[int, typer.Option(min=0, help="Of that drawing.")] = 0,
     batch_size: Annotated[
         str, typer.Option(help="Images per batch, or auto: fits the image size.")
-    ] = _AUTO,
+    ] = "auto",
     workers: Annotated[
         int | None,
         typer.Option(min=0, help="Threads that decode images; default: the cores, at most 4."),
@@ -116,27 +118,13 @@ def verify(
     torchrun --nproc-per-node N --no-python apot-export verify ...
     """
     with reported(debug=debug, interrupted=_INTERRUPTED):
-        from apot_export.artifacts.directory import find_newest
-        from apot_export.errors import DeviceError
-
-        from ._page import require_writable, write_page
-        from ._parsing import parse_arguments, quantization_choices
+        from ._page import require_writable
+        from ._parsing import parse_arguments, parse_batch_size, parse_numbers, quantization_choices
         from ._progress import image_progress
-        from ._render_verify import print_report
 
-        if export is None:
-            export = find_newest(Path())
-            if _REPORTS:
-                typer.echo(f"Verifying {export} (the newest export here)", err=True)
-        if batch_size != _AUTO and not (batch_size.isdecimal() and int(batch_size)):
-            raise DeviceError(
-                "A batch size is a number.",
-                where="--batch-size",
-                expected=f"1 or more, or {_AUTO}",
-                got=repr(batch_size),
-            )
         if html is not None:
             require_writable(html)
+        export = _newest() if export is None else export
         choices = quantization_choices(
             layer_bits,
             layer_bits_file,
@@ -150,56 +138,55 @@ def verify(
             alpha_terms=alpha_terms,
             unsigned_zeros=unsigned_zeros,
         )
+        unstated = quantization_choices(None, None)
+        size = parse_batch_size(batch_size)
         with image_progress() as progress:
-            from apot_export.original.choices import Choices
-            from apot_export.verification import RunOptions
             from apot_export.verification import verify as verify_export
 
             report = verify_export(
                 export,
-                RunOptions(
-                    dataset=dataset,
-                    data=data,
-                    mean=_numbers(mean, "--mean"),
-                    std=_numbers(std, "--std"),
-                    device=device,
-                    sides=sides,
-                    backends=backends,
-                    limit=limit,
-                    seed=seed,
-                    batch_size=None if batch_size == _AUTO else int(batch_size),
-                    workers=workers,
-                    resume=resume,
-                    attach=attach,
-                ),
                 checkpoint=checkpoint,
                 model=model,
                 model_arguments=parse_arguments(model_kwarg or []),
                 input_shape=input_shape,
-                choices=None if choices == Choices() else choices,
+                choices=choices if choices != unstated else None,
                 progress=progress,
+                dataset=dataset,
+                data=data,
+                mean=parse_numbers(mean, "--mean"),
+                std=parse_numbers(std, "--std"),
+                device=device,
+                sides=sides,
+                backends=backends,
+                limit=limit,
+                seed=seed,
+                batch_size=size,
+                workers=workers,
+                resume=resume,
+                attach=attach,
             )
         if _REPORTS:
-            if html is not None:
-                write_page(html, report)
-            if as_json:
-                typer.echo(json.dumps(report.to_json(), indent=2))
-            else:
-                print_report(report)
+            _show(report, html, as_json=as_json)
         if report.failures:
             raise typer.Exit(_FAIL)
 
 
-def _numbers(text: str | None, option: str) -> list[float] | None:
-    from apot_export.errors import DatasetError
+def _newest() -> Path:
+    from apot_export.artifacts.directory import find_newest
 
-    if text is None:
-        return None
-    try:
-        return [float(number) for number in text.split(",")]
-    except ValueError as error:
-        raise DatasetError(
-            f"What {option} says is not a list of numbers.",
-            expected="one number for each channel, separated by commas: 0.485,0.456,0.406",
-            got=repr(text),
-        ) from error
+    export = find_newest(Path())
+    if _REPORTS:
+        typer.echo(f"Verifying {export} (the newest export here)", err=True)
+    return export
+
+
+def _show(report: Report, html: Path | None, *, as_json: bool) -> None:
+    from ._page import write_page
+    from ._render_verify import print_report
+
+    if html is not None:
+        write_page(html, report)
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2))
+    else:
+        print_report(report)

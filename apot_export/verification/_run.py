@@ -34,9 +34,14 @@ from apot_export.verification.report import BackendComparison, FlippedImage, Rep
 from apot_export.verification.running.accuracy import Measured, merge
 from apot_export.verification.running.backends import compare_backends, parse_backends
 from apot_export.verification.running.processes import Processes
-from apot_export.verification.running.shards import Progress, Sides, plan_shards, run_shards
+from apot_export.verification.running.shards import (
+    Progress,
+    Sides,
+    Unfinished,
+    plan_shards,
+    run_shards,
+)
 from apot_export.verification.running.sides import OpenedSides, open_sides, ort_device, parse_sides
-from apot_export.verification.running.unfinished import Unfinished, key_of
 
 _BATCH_PIXELS = 16 * 3 * 224 * 224
 """Default batch: as many images as have this many input values, at most 100. The original quantizes
@@ -208,7 +213,7 @@ class Run:
             processes=self.processes.count,
         )
         shards = plan_shards(len(self.images), self.batch_size)
-        unfinished = Unfinished(self.directory, self.processes.rank, self._key(opened))
+        unfinished = Unfinished(self.directory, self.processes.rank, self._facts(opened))
         if not self.options.resume:
             unfinished.clear()
         # Nobody starts before everybody has read, or cleared, what an earlier run left.
@@ -237,21 +242,19 @@ class Run:
         lost = "the run could not have been resumed: its shards were not kept"
         return total, () if unfinished.kept else (lost,)
 
-    def _key(self, opened: OpenedSides) -> str:
+    def _facts(self, opened: OpenedSides) -> dict[str, Any]:
         """Return what tells this run from others: everything that its counts depend on."""
-        return key_of(
-            {
-                "files": self.manifest["files"],
-                "original": self.held_to.to_json(),
-                "images": [self.images.name, self.images.root, list(self.images.names)],
-                "labels": hashlib.sha256(self.images.labels.tobytes()).hexdigest(),
-                "mean_and_std": [self.options.mean, self.options.std],
-                "batch_size": self.batch_size,
-                "device": self.device.partition(":")[0],
-                "sides": list(opened.executors),
-                "versions": _versions(),
-            }
-        )
+        return {
+            "files": self.manifest["files"],
+            "original": self.held_to.to_json(),
+            "images": [self.images.name, self.images.root, list(self.images.names)],
+            "labels": hashlib.sha256(self.images.labels.tobytes()).hexdigest(),
+            "mean_and_std": [self.options.mean, self.options.std],
+            "batch_size": self.batch_size,
+            "device": self.device.partition(":")[0],
+            "sides": list(opened.executors),
+            "versions": _versions(),
+        }
 
     def _integers(self, backends: Sequence[str] | None) -> BackendComparison | None:
         """Let the first process compare the integer network's backends, if that is wanted."""

@@ -39,22 +39,20 @@ def verify(
     progress: Progress | None = None,
     **said: Any,
 ) -> Report:
-    """Verify an export against a PyTorch original: the recorded one, or one that is stated.
+    """Verify an export against its PyTorch original, or against one that is stated.
 
-    Without `choices` (or fields of it) the original is the one that the export's manifest records:
-    its checkpoint must be the same file. With them the export is held to the original that they
-    describe, as `convert` would read it, whatever the manifest says; the report says which.
-
-    Under torchrun (or in an open process group of PyTorch's) the processes share the images, and
-    each returns the same report.
+    Without `choices` (or fields of it) the original is the one that the export's manifest records,
+    by digest. With them it is the one that they describe, as `convert` would read it, whatever the
+    manifest records. Under torchrun (or in an open process group of PyTorch's) the processes share
+    the images, and each returns the same report.
 
     Args:
         export: The export directory.
         options: Images, device and what is compared; None for the defaults.
         checkpoint: The checkpoint; None for where the manifest says it was.
         original: The network itself, in place of a checkpoint.
-        model: Factory of a custom network, which is imported and called; needed again where the
-            export was made with one, so that no code runs unasked.
+        model: Factory of a custom network, which is imported and called; required for an export
+            that was made with one, so that no code runs unasked.
         model_arguments: Arguments of the factory; None for those that the manifest records.
         input_shape: Image of a custom network; None for the export's.
         choices: How the stated original was trained.
@@ -66,47 +64,57 @@ def verify(
     """
     names = {field.name for field in fields(Choices)}
     stated = {name: said.pop(name) for name in names & set(said)}
-    if stated:
-        choices = replace(choices or Choices(), **stated)
     options = replace(options or RunOptions(), **said)
-    directory = Path(export)
+    statement = Statement(
+        checkpoint=checkpoint,
+        network=original,
+        model=model,
+        model_arguments=model_arguments,
+        input_shape=input_shape,
+        choices=replace(choices or Choices(), **stated) if stated else choices,
+    )
     with joined_processes() as processes, explicit_settings() as flags:
-        device = _device(options.device, processes)
-        manifest = read_manifest(directory)
-        check_files(directory, manifest)
-        packed = load_packed(directory / PACKED_MODEL).network
-        statement = Statement(
-            checkpoint=checkpoint,
-            network=original,
-            model=model,
-            model_arguments=model_arguments,
-            input_shape=input_shape,
-            choices=choices,
-        )
-        held_to = find_original(directory, manifest, statement)
-        if held_to.stated:
-            require_same_structure(held_to.original, packed)
-        images = open_dataset(
-            options.dataset,
-            input_shape=packed.input_shape,
-            classes=packed.shapes[packed.output][0],
-            data=None if options.data is None else Path(options.data),
-            family=held_to.original.family.name,
-            mean=options.mean,
-            std=options.std,
-        )
-        return Run(
-            directory=directory,
-            manifest=manifest,
-            packed=packed,
-            held_to=held_to,
-            images=images.sample(options.limit, options.seed),
-            device=device,
-            processes=processes,
-            options=options,
-            flags=flags,
-            progress=progress if progress is not None and processes.first else _silent,
-        ).report()
+        shown = progress if progress is not None and processes.first else _silent
+        return _opened(Path(export), options, statement, processes, flags, shown).report()
+
+
+def _opened(
+    directory: Path,
+    options: RunOptions,
+    statement: Statement,
+    processes: Processes,
+    flags: Mapping[str, Any],
+    progress: Progress,
+) -> Run:
+    """Open everything that a verification needs: the export, the original and the images."""
+    device = _device(options.device, processes)
+    manifest = read_manifest(directory)
+    check_files(directory, manifest)
+    packed = load_packed(directory / PACKED_MODEL).network
+    held_to = find_original(directory, manifest, statement)
+    if held_to.stated:
+        require_same_structure(held_to.original, packed)
+    images = open_dataset(
+        options.dataset,
+        input_shape=packed.input_shape,
+        classes=packed.shapes[packed.output][0],
+        data=None if options.data is None else Path(options.data),
+        family=held_to.original.family.name,
+        mean=options.mean,
+        std=options.std,
+    )
+    return Run(
+        directory=directory,
+        manifest=manifest,
+        packed=packed,
+        held_to=held_to,
+        images=images.sample(options.limit, options.seed),
+        device=device,
+        processes=processes,
+        options=options,
+        flags=flags,
+        progress=progress,
+    )
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:

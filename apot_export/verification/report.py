@@ -177,18 +177,6 @@ class BackendComparison:
     """Of the integer network, in [0, 1]."""
     fraction_bits: int
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the stable JSON form."""
-        return {
-            "names": list(self.names),
-            "images": self.images,
-            "random_images": self.random_images,
-            "differing": dict(self.differing),
-            "first_difference": dict(self.first_difference),
-            "top1": self.top1,
-            "fraction_bits": self.fraction_bits,
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -274,99 +262,42 @@ class Report:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Return the stable JSON form; null stands for what is infinite or no number."""
-        export = self.sides[0]
-        found = {
-            "verdict": self.verdict,
-            "failures": list(self.failures),
-            "divergence": None if self.divergence is None else _divergence(self.divergence),
+        """Return the stable JSON form; null stands for infinities and NaN."""
+        found = {"verdict": self.verdict, **asdict(self)}
+        for image in found["flipped"]:
+            del image["pixels"]
+        for entry, yardstick in zip(found["yardsticks"], self.yardsticks, strict=True):
+            entry["agreement"] = yardstick.agreement
+        counts = [side.pop("logit_differences") for side in found["sides"]]
+        found["sides"] = sides = [{**side.pop("side"), **side} for side in found["sides"]]
+        levels = found["levels"]
+        found |= {
             "path": str(self.path),
-            "date": self.date,
-            "dataset": self.dataset,
-            "dataset_root": self.dataset_root,
-            "data_sha256": self.data_sha256,
-            "images": self.images,
-            "skipped": [asdict(image) for image in self.skipped],
-            "original": _side(self.original),
-            "export": _side(export.side),
-            "flips": asdict(self.flips),
+            "export": asdict(self.export),
+            "flips": sides[0]["flips"],
             "agreement": self.agreement,
             "self_agreement": self.self_agreement,
             "self_agreement_images": self.yardsticks[0].images,
-            "yardsticks": [
-                {**asdict(yardstick), "agreement": yardstick.agreement}
-                for yardstick in self.yardsticks
-            ],
             "logit_difference": {
-                "largest": export.largest_logit_difference,
-                "mean": export.mean_logit_difference,
-                "counts": list(export.logit_differences),
-                "edges": list(DIFFERENCE_EDGES),
-            },
-            "sides": [
-                {
-                    "name": other.name,
-                    **_side(other.side),
-                    "agreement": other.agreement,
-                    "flips": asdict(other.flips),
-                    "largest_logit_difference": other.largest_logit_difference,
-                    "mean_logit_difference": other.mean_logit_difference,
-                }
-                for other in self.sides
-            ],
-            "flipped": [
-                {
-                    "name": image.name,
-                    "label": image.label,
-                    "original": image.original,
-                    "export": image.export,
-                }
-                for image in self.flipped
-            ],
-            "weights": asdict(self.weights),
-            "levels": {
-                "images": self.levels.images,
-                "compared": self.levels.compared,
-                "differing": self.levels.differing,
-                "unexplained": self.levels.unexplained,
-                "offenders": list(self.levels.offenders),
-                "distance_edges": list(DISTANCE_EDGES),
-                "layers": [asdict(layer) for layer in self.levels.layers],
+                "largest": sides[0]["largest_logit_difference"],
+                "mean": sides[0]["mean_logit_difference"],
+                "counts": counts[0],
+                "edges": DIFFERENCE_EDGES,
             },
             "values": {
-                "compared": self.levels.values_compared,
-                "outside": self.levels.values_outside,
-                "largest_ratio": self.levels.largest_ratio,
+                "compared": levels.pop("values_compared"),
+                "outside": levels.pop("values_outside"),
+                "largest_ratio": levels.pop("largest_ratio"),
             },
-            "accumulators": asdict(self.accumulators),
-            "provider": self.provider,
-            "placement": dict(self.placement),
-            "backends": None if self.backends is None else self.backends.to_json(),
-            "settings": dict(self.settings),
-            "notes": list(self.notes),
         }
+        levels["distance_edges"] = DISTANCE_EDGES
         return {name: _finite(value) for name, value in found.items()}
 
 
 def _finite(value: Any) -> Any:
-    """Put None in the place of floats that JSON has no word for."""
+    """Return a value as JSON holds it: tuples as lists, floats that are not finite as None."""
     if isinstance(value, dict):
         return {name: _finite(member) for name, member in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(member) for member in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _side(side: Side) -> dict[str, Any]:
-    return {
-        "top1": side.top1,
-        "top1_hits": side.top1_hits,
-        "top1_interval": list(side.top1_interval),
-        "top5": side.top5,
-        "top5_hits": side.top5_hits,
-        "images_per_second": side.images_per_second,
-    }
-
-
-def _divergence(divergence: Divergence) -> dict[str, Any]:
-    return {**asdict(divergence), "place": list(divergence.place)}

@@ -19,8 +19,7 @@ from apot_export.datasets import Dataset
 from apot_export.errors import ExportError
 from apot_export.verification.report import DIFFERENCE_EDGES, Flips
 from apot_export.verification.running.accuracy import Comparison, Measured, merge
-from apot_export.verification.running.shards import Sides, plan_shards, run_shards
-from apot_export.verification.running.unfinished import Unfinished
+from apot_export.verification.running.shards import Sides, Unfinished, plan_shards, run_shards
 from tests.support.workshop import DIGITS, Workshop, open_workshop
 
 Floats = NDArray[np.float32]
@@ -206,15 +205,15 @@ def test_a_run_of_another_kind_is_not_resumed(
 
 
 def test_damaged_lines_of_an_unfinished_run_are_not_believed(tmp_path: Path) -> None:
-    unfinished = Unfinished(tmp_path, 0, "key")
+    unfinished = Unfinished(tmp_path, 0, {"key": 1})
     unfinished.add(3, run(*pretend(ANSWERS), 2))
     (path,) = tmp_path.glob(f"{UNFINISHED}*")
     whole = path.read_text()
     path.write_text(whole + "\n[]\n{}\nnull\n" + whole.replace('"shard": 3', '"shard": "x"'))
     assert list(unfinished.read()) == [3]
     with pytest.raises(ExportError, match="another one"):
-        Unfinished(tmp_path, 0, "other").read()
-    assert Unfinished(tmp_path / "nowhere", 0, "other").read() == {}
+        Unfinished(tmp_path, 0, {"key": 2}).read()
+    assert Unfinished(tmp_path / "nowhere", 0, {"key": 2}).read() == {}
 
 
 # --- several processes ----------------------------------------------------------------------------

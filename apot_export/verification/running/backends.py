@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from apot_export.artifacts.directory import INTEGER_MODEL
-from apot_export.artifacts.onnx_model import serialise
+from apot_export.artifacts.directory import INTEGER_MODEL, PACKED_MODEL
+from apot_export.artifacts.onnx_model.probe import parse_model, with_outputs
 from apot_export.datasets import Dataset
 from apot_export.errors import DeviceError, ExportError
 from apot_export.integer import IntegerNetwork, Pixels, lower, run_integer
@@ -20,12 +19,11 @@ from apot_export.network import CodedNetwork
 from apot_export.runtimes.interpreter import compute_value, default_interpreter
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification.report import BackendComparison
+from apot_export.verification.running.shards import Progress
 
 BACKENDS = ("numpy", "ort-cpu", "ort-cuda", "c")
 _RANDOM_IMAGES = 8
-_TOOL = "apot-export verify"
 
-Progress = Callable[[str, int, int], None]
 Run = Callable[[NDArray[Any]], NDArray[np.int64]]
 
 
@@ -100,7 +98,7 @@ def compare_backends(
         DeviceError: A backend is not there.
     """
     network = integer_of_manifest(manifest, coded)
-    packed = (directory / "model.apot.safetensors").read_bytes()
+    packed = (directory / PACKED_MODEL).read_bytes()
     model = (directory / INTEGER_MODEL).read_bytes()
     runs = {name: _runner(name, network, model, packed) for name in names}
     differing = dict.fromkeys(names[1:], 0)
@@ -119,7 +117,7 @@ def compare_backends(
             done += len(labels)
             progress("backends", done, len(images))
     places = {
-        name: _first_difference(name, names[0], network, coded, model, image)
+        name: _first_difference((name, names[0]), network, coded, model, image)
         for name, image in first.items()
     }
     return BackendComparison(
@@ -170,43 +168,32 @@ def _runner(name: str, network: IntegerNetwork, model: bytes, packed: bytes) -> 
 
 
 def _first_difference(
-    name: str,
-    other: str,
+    names: tuple[str, str],
     network: IntegerNetwork,
     coded: CodedNetwork,
     model: bytes,
     image: NDArray[Any],
 ) -> str:
     """Return the first value, in order of computation, that two backends compute differently."""
-    mine, theirs = (_all_values(one, network, coded, model, image) for one in (name, other))
-    for node in network.nodes:
-        if (
-            node.name in mine
-            and node.name in theirs
-            and ((mine[node.name] != theirs[node.name]).any())
-        ):
-            return node.name
+    one, other = (_all_values(name, network, coded, model, image) for name in names)
+    for name in (node.name for node in network.nodes):
+        if name in one and name in other and (one[name] != other[name]).any():
+            return name
     return "the packed file's program or the model, which are not those of the network"
 
 
 def _all_values(
-    name: str,
-    network: IntegerNetwork,
-    coded: CodedNetwork,
-    model: bytes,
-    image: NDArray[Any],
+    name: str, network: IntegerNetwork, coded: CodedNetwork, model: bytes, image: NDArray[Any]
 ) -> dict[str, NDArray[Any]]:
-    seen: dict[str, NDArray[Any]] = {}
+    """Return every value of the integer network that a backend computes, by name."""
     if name == "numpy":
+        seen: dict[str, NDArray[Any]] = {}
         run_integer(network, image, observe=seen.__setitem__)
         return seen
     if name == "c":
-        for node in network.nodes:
-            seen[node.name] = compute_value(coded, network, node.name, image)
-        return seen
-    proto = onnx.load_from_string(model)
-    known = {value.name for value in proto.graph.output}
-    proto.graph.output.extend(v for v in proto.graph.value_info if v.name not in known)
-    seen = open_session(serialise(proto), name.removeprefix("ort-")).run_all(image)
-    seen[network.output] = seen["logits"]
-    return seen
+        return {
+            node.name: compute_value(coded, network, node.name, image) for node in network.nodes
+        }
+    session = open_session(with_outputs(parse_model(model)), name.removeprefix("ort-"))
+    seen = session.run_all(image)
+    return {**seen, network.output: seen["logits"]}
