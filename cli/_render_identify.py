@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
-from ._render import console_of_output
+from ._render import console_of_output, facts_table, new_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,11 +25,9 @@ def print_identification(found: Identification) -> None:
         style="bold",
         soft_wrap=True,
     )
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row(Text("the names say", "dim"), _named(found.named))
     unknown = "; ".join(found.unknown) or "nothing that conversion needs"
-    facts.add_row(Text("not in the file", "dim"), unknown)
-    console.print(facts)
+    facts = [("the names say", _named(found.named)), ("not in the file", unknown)]
+    console.print(facts_table(facts))
     if found.measurement is not None:
         _print_measurement(console, found.measurement)
     elif found.unknown:
@@ -52,10 +48,8 @@ def _print_measurement(console: Console, measurement: Measurement) -> None:
         f"{measurement.images:,} of {measurement.available:,} images of {measurement.dataset}, "
         f"best first",
     )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("hypothesis")
-    table.add_column("top-1", justify="right")
-    table.add_column("loss", justify="right")
+    table = new_table("hypothesis", "top-1", "loss")
+    table.columns[0].no_wrap = False
     table.add_column("", no_wrap=True)
     kept = [candidate for candidate in measurement.candidates if not candidate.dropped]
     for number, candidate in enumerate(kept):

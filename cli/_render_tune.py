@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
-from ._render import console_of_output
+from ._render import console_of_output, facts_table, new_table
 
 if TYPE_CHECKING:
     from apot_export.tuning import TuningResult
@@ -28,14 +26,10 @@ def print_tuning(result: TuningResult) -> None:
         style="bold",
         soft_wrap=True,
     )
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row(Text("machine", "dim"), ", ".join(filter(None, (result.cpu, result.gpu))))
-    facts.add_row(Text("time", "dim"), f"{result.seconds:.0f} s, {result.rounds} rounds")
-    console.print(facts)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("raced in turns")
-    table.add_column("ratio", justify="right")
-    table.add_column("ms a batch", justify="right")
+    machine = ", ".join(filter(None, (result.cpu, result.gpu)))
+    time = f"{result.seconds:.0f} s, {result.rounds} rounds"
+    console.print(facts_table([("machine", machine), ("time", time)]))
+    table = new_table("raced in turns", "ratio", "ms a batch")
     for name, ratio in result.ratios.items():
         label = _NAMES.get(name, f"target {name}")
         table.add_row(label, f"{ratio:.3f}", f"{result.milliseconds[name]:.2f}")

@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ._render import MULTI_BIT, console_of_output
+from ._render import MULTI_BIT, console_of_output, new_table
 
 if TYPE_CHECKING:
     from apot_export.verification import Divergence, LevelComparison, Report, Side
@@ -88,12 +87,10 @@ def _stated(original: Mapping[str, Any]) -> str:
 
 def _sides(report: Report) -> Table:
     settings = report.settings
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
     headings = ["top-1", "95 % interval", "top-5", "images/s"]
     several = len(report.sides) > 1
-    for heading in [*headings, "agreement"] if several else headings:
-        table.add_column(heading, justify="right")
+    table = new_table("", *headings, *(["agreement"] if several else []))
+    table.columns[0].no_wrap = False
 
     def add(name: str, side: Side, agreement: str) -> None:
         table.add_row(

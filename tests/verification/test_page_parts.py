@@ -167,6 +167,30 @@ def test_how_equal_weights_are_is_said(settings: dict[str, object], words: str) 
     assert any(f" equal {words};" in text for text in texts)
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "model", "what"),
+    [
+        ("res20.pth.tar", None, "res20.pth.tar"),
+        ("x.pt", {"factory": "nets:make"}, "x.pt, nets:make"),
+        (None, None, "a network in memory"),
+    ],
+)
+def test_an_original_that_the_user_states_is_named(
+    checkpoint: str | None, model: dict[str, str] | None, what: str
+) -> None:
+    report = passing()
+    original = {"stated": True, "checkpoint": checkpoint, "model": model, "choices": {"bits": 3}}
+    page = render_page(
+        dataclasses.replace(report, settings={**report.settings, "original": original})
+    )
+    assert f"stated by the user: {what}; bits = 3" in Outline(page).texts
+    original["stated"] = False
+    page = render_page(
+        dataclasses.replace(report, settings={**report.settings, "original": original})
+    )
+    assert "stated by the user" not in page
+
+
 def test_agreement_of_all_images_differs_from_images_that_were_not_kept() -> None:
     report = passing()
     one, *others = report.sides

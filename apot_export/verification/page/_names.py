@@ -39,6 +39,16 @@ def original(report: Report) -> str:
     return "PyTorch original"
 
 
+def stated(report: Report) -> str | None:
+    """Return which original the user stated; None where it is the one of the manifest."""
+    found = report.settings.get("original", {})
+    if not found.get("stated"):
+        return None
+    model = found["model"] and found["model"]["factory"]
+    what = ", ".join(filter(None, (found["checkpoint"], model))) or "a network in memory"
+    return f"stated by the user: {what}; {setting(found['choices'])}"
+
+
 def itself(yardstick: Yardstick) -> str:
     """Return the name of the original computed another way."""
     how = "with" if yardstick.name in _SWITCHES else "another"
