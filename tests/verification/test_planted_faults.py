@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper, parser
+from onnx import helper, numpy_helper
 
 from apot_export.artifacts import onnx_model
 from apot_export.artifacts.directory import read_manifest
@@ -26,6 +26,7 @@ from apot_export.network.bitpack import pack
 from apot_export.network.codebook import Codebook, uniform
 from apot_export.original.choices import Choices
 from apot_export.original.published import load_original
+from tests.support.divergences import body
 from tests.support.workshop import (
     DIGITS,
     LAYER,
@@ -311,22 +312,6 @@ def own_table(change: Callable[[Any], Any]) -> Edit:
         model.graph.initializer.append(numpy_helper.from_array(values, "own"))
         (node,) = (item for item in model.graph.node if item.name == f"{LAYER}.levels")
         node.input[3] = "own"
-
-    return edit
-
-
-def body(operator: str, old: str, new: str) -> Edit:
-    """Edit the text of an operator's usual body."""
-
-    def edit(model: onnx.ModelProto) -> None:
-        (position,) = (
-            place
-            for place, item in enumerate(model.functions)
-            if item.name == operator and not item.overload
-        )
-        text = onnx.printer.to_text(model.functions[position])
-        assert text.count(old) == 1
-        model.functions[position].CopyFrom(parser.parse_function(text.replace(old, new)))
 
     return edit
 
