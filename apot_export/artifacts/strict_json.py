@@ -25,7 +25,7 @@ def loads(text: str) -> Any:
     """Parse strictly.
 
     Raises:
-        ValueError: The text is no JSON, repeats a name, holds NaN or is nested too deeply.
+        ValueError: The text is not JSON, repeats a name, holds NaN or is nested too deeply.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)

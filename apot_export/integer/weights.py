@@ -9,7 +9,7 @@ from apot_export.errors import IntegerError
 from apot_export.integer.network import Integers
 from apot_export.integer.ranges import STREAM_LIMIT
 from apot_export.network.layers import CodedLayer, FloatLayer, Layer, PlaneLayer
-from apot_export.network.planes import term_values, ungrouped
+from apot_export.network.planes import term_values
 
 
 def integer_weights(layer: Layer) -> tuple[Integers, int]:
@@ -21,10 +21,11 @@ def integer_weights(layer: Layer) -> tuple[Integers, int]:
     if isinstance(layer, CodedLayer):
         return layer.levels().astype(np.int64), 0
     if isinstance(layer, PlaneLayer) and layer.planes.terms is not None:
-        return _dyadic(layer)
+        coordinates, bits = dyadic_coordinates(layer)
+        return layer.planes.scaled_by(coordinates).astype(np.int64), bits
     kind = "float32" if isinstance(layer, FloatLayer) else "sums of float32 coordinates"
     raise IntegerError(
-        "A layer's weights are no integers.",
+        "A layer's weights are not integers.",
         where=layer.name,
         expected="codes, or coordinates as sums of powers of two (--alpha-terms K)",
         got=f"{kind} weights",
@@ -57,16 +58,3 @@ def dyadic_coordinates(layer: PlaneLayer) -> tuple[NDArray[np.float64], int]:
             fix="convert with fewer terms: --alpha-terms K",
         )
     return integers, bits
-
-
-def _dyadic(layer: PlaneLayer) -> tuple[Integers, int]:
-    """Return weights whose coordinates are sums of powers of two as integers / 2 ** bits."""
-    planes = layer.planes
-    coordinates, bits = dyadic_coordinates(layer)
-    sums = np.append(coordinates, 0.0)
-    signs = np.concatenate([planes.signs, np.zeros((1, planes.group_size), dtype=np.int8)])
-    groups = np.zeros((planes.counts.size, planes.group_size))
-    for column in planes.slots.T:
-        groups += signs[column] * sums[column][:, None]
-    weights = ungrouped(groups, planes.shape, position_major=planes.position_major)
-    return weights.astype(np.int64), bits

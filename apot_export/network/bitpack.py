@@ -15,6 +15,11 @@ _GROUP = 8
 """Codes that end on a byte boundary together, whatever their width."""
 
 
+def code_dtype(bits: int) -> type[np.uint8 | np.uint16]:
+    """Return the smallest unsigned type that holds a code of so many bits, at most 16."""
+    return np.uint8 if bits <= 8 else np.uint16  # noqa: PLR2004 - bits of a byte
+
+
 def pack(codes: Codes, bits: int) -> NDArray[np.uint8]:
     """Pack codes of `bits` bits each, in C order.
 
@@ -46,8 +51,7 @@ def pack(codes: Codes, bits: int) -> NDArray[np.uint8]:
         for position in range(_GROUP):
             words |= groups[:, position].astype("<u8") << np.uint64(position * bits)
         return words.view(np.uint8).reshape(-1, _GROUP)[:, :bits].reshape(-1)[:size].copy()
-    places = np.arange(bits, dtype=flat.dtype)
-    single_bits = ((padded[:, None] >> places) & 1).astype(np.uint8)
+    single_bits = ((padded[:, None] >> np.arange(bits, dtype=flat.dtype)) & 1).astype(np.uint8)
     return np.packbits(single_bits.reshape(-1), bitorder="little")[:size].copy()
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.errors import CodebookError
+from apot_export.network.bitpack import code_dtype
 
 MAXIMUM_BITS = 16
 """Widest code that the packed format stores."""
@@ -124,7 +125,7 @@ class Codebook:
     @property
     def code_dtype(self) -> type[np.uint8 | np.uint16]:
         """Smallest unsigned type that holds a code."""
-        return np.uint8 if self.bits <= 8 else np.uint16  # noqa: PLR2004 - bits of a byte
+        return code_dtype(self.bits)
 
     def code_of_level(self) -> dict[int, int]:
         """Map each representable level to the smallest code that has it."""

@@ -249,7 +249,7 @@ def execute(
     compute: Callable[[NodeType, list[NDArray[Any]]], NDArray[Any]],
     observe: Callable[[str, NDArray[Any]], None] | None,
 ) -> NDArray[Any]:
-    """Compute nodes in order, keeping values only as long as someone reads them.
+    """Compute nodes in order, keeping values until their last reader is computed.
 
     Args:
         nodes: In an order in which every input exists before it is used.

@@ -20,6 +20,7 @@ from apot_export.errors import WeightError
 from apot_export.network.bitpack import pack, unpack
 
 Shape = tuple[int, ...]
+_Float = TypeVar("_Float", bound=np.floating)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,18 +51,31 @@ class Planes:
 
     @property
     def slots(self) -> NDArray[np.int64]:
-        """Index of every group's i-th basis, int64 [groups, largest count]; bases where none."""
+        """Index of every group's i-th basis, int64 [groups, largest count].
+
+        It is the number of all bases where the group has fewer.
+        """
         starts = np.cumsum(self.counts, dtype=np.int64) - self.counts
-        places = np.arange(int(self.counts.max(initial=0)), dtype=np.int64)
-        return np.where(
-            places < self.counts[:, None], starts[:, None] + places, self.coordinates.size
-        )
+        numbers = np.arange(int(self.counts.max(initial=0)), dtype=np.int64)
+        used = numbers < self.counts[:, None]
+        return np.where(used, starts[:, None] + numbers, self.coordinates.size)
 
     def weights(self) -> NDArray[np.float32]:
-        """Value of every weight, float32, weight shape: bases are added one after the other."""
-        scaled = self.signs.astype(np.float32) * self.coordinates[:, None]
-        scaled = np.concatenate([scaled, np.zeros((1, self.group_size), dtype=np.float32)])
-        groups = np.zeros((self.counts.size, self.group_size), dtype=np.float32)
+        """Value of every weight, float32, weight shape."""
+        return self.scaled_by(self.coordinates)
+
+    def scaled_by(self, coordinates: NDArray[_Float]) -> NDArray[_Float]:
+        """Return the weights that other scales of the bases give, added one after the other.
+
+        Args:
+            coordinates: Scale of every basis, [bases].
+
+        Returns:
+            The type of the coordinates, weight shape.
+        """
+        scaled = self.signs * coordinates[:, None]
+        scaled = np.concatenate([scaled, np.zeros((1, self.group_size), dtype=scaled.dtype)])
+        groups = np.zeros((self.counts.size, self.group_size), dtype=scaled.dtype)
         for column in self.slots.T:
             groups += scaled[column]
         return ungrouped(groups, self.shape, position_major=self.position_major)
@@ -79,9 +93,6 @@ class Planes:
     def average_bits(self) -> float:
         """Bases per group, which is bits per weight."""
         return self.coordinates.size / self.counts.size
-
-
-_Float = TypeVar("_Float", bound=np.floating)
 
 
 def ungrouped(groups: NDArray[_Float], shape: Shape, *, position_major: bool) -> NDArray[_Float]:

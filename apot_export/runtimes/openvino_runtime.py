@@ -41,11 +41,8 @@ class OpenVinoSession:
         Raises:
             ExportError: OpenVINO does not run the model on these images.
         """
-        try:
-            logits = self.compiled(np.ascontiguousarray(images))[0]
-        except Exception as error:
-            raise _not_run(error) from error
-        return np.array(logits, dtype=np.float32)  # OpenVINO writes the next batch over its own
+        # OpenVINO writes the next batch over its results, so they are copied.
+        return np.array(self._results(images)[0], dtype=np.float32)
 
     def run_all(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Run a batch and return every output by name.
@@ -53,15 +50,22 @@ class OpenVinoSession:
         Raises:
             ExportError: OpenVINO does not run the model on these images.
         """
-        try:
-            results = self.compiled(np.ascontiguousarray(images))
-        except Exception as error:
-            raise _not_run(error) from error
+        results = self._results(images)
         return {
             name: np.array(results[port])
             for port in self.compiled.outputs
             for name in port.get_names()
         }
+
+    def _results(self, images: NDArray[np.float32]) -> Any:
+        try:
+            return self.compiled(np.ascontiguousarray(images))
+        except Exception as error:
+            raise ExportError(
+                "OpenVINO could not run the model.",
+                got=_reason(error),
+                fix="convert the checkpoint again",
+            ) from error
 
 
 def open_openvino(model: bytes, *, threads: int = 0, batch: int = 0) -> OpenVinoSession:
@@ -119,16 +123,8 @@ def _library() -> Any:
     return openvino
 
 
-def _not_run(error: Exception) -> ExportError:
-    return ExportError(
-        "OpenVINO could not run the model.",
-        got=_reason(error),
-        fix="convert the checkpoint again",
-    )
-
-
 def _text(value: Any) -> str:
-    """Return a property's value in OpenVINO's own words: f32, ACCURACY, 4."""
+    """Return a property's value as OpenVINO prints it: f32, ACCURACY, 4."""
     for attribute in ("to_string", "name"):
         found = getattr(value, attribute, None)
         if found is not None:

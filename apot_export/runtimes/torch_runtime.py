@@ -1,4 +1,4 @@
-"""The original as a function of arrays, and the same computed another way."""
+"""The PyTorch original as a function of arrays, and the same computed in other ways."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def twin_executors(module: nn.Module, device: str) -> dict[str, Executor]:
 
     twins = {"convolution algorithm": twin_executor(module, device), "batch size": run_halves}
     if device != "cpu":
-        twins["TF32"] = _under(run, _tf32)
+        twins["TF32"] = _under(run, lambda: _tf32(allowed=True))
     return twins
 
 
@@ -56,14 +56,14 @@ def explicit_settings() -> Iterator[Mapping[str, Any]]:
     TF32 is off: it would make both sides' float layers differ far beyond float32 rounding. What was
     set before comes back at the end.
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic)
-    matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
-    cudnn.deterministic = True
+    cudnn = torch.backends.cudnn
+    before = (cudnn.benchmark, cudnn.deterministic)
+    cudnn.benchmark, cudnn.deterministic = False, True
     try:
-        yield {"tf32": False, "cudnn_benchmark": False, "cudnn_deterministic": True}
+        with _tf32(allowed=False):
+            yield {"tf32": False, "cudnn_benchmark": False, "cudnn_deterministic": True}
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
+        cudnn.benchmark, cudnn.deterministic = before
 
 
 def _under(run: Executor, setting: Callable[[], Any]) -> Executor:
@@ -75,10 +75,10 @@ def _under(run: Executor, setting: Callable[[], Any]) -> Executor:
 
 
 @contextmanager
-def _tf32() -> Iterator[None]:
+def _tf32(*, allowed: bool) -> Iterator[None]:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = (matmul.allow_tf32, cudnn.allow_tf32)
-    matmul.allow_tf32 = cudnn.allow_tf32 = True
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
     try:
         yield
     finally:

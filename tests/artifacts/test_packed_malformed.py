@@ -72,8 +72,8 @@ def test_what_only_the_tensors_or_the_geometry_show(tmp_path: Path) -> None:
     header["parameters"].update(dtype="U8", shape=[16])
     assert "parameters: uint8" in refusal(tmp_path, seal(header, data))
     header["parameters"].update(dtype="F32", shape=[2, 2])
-    assert "parameters: [2, 2]" in refusal(tmp_path, seal(header, data))
-    for stated, reason in (([1], "1 that nothing has"), ([3], "more parameters than there are")):
+    assert "parameters: float32 [2, 2]" in refusal(tmp_path, seal(header, data))
+    for stated, reason in (([1], "1 unused numbers"), ([3], "more parameters than there are")):
         header, data = unseal(one_node(wide, ones))
         content = json.loads(header["__metadata__"]["network"])
         content["nodes"][0]["bias"] = stated

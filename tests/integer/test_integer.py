@@ -223,7 +223,7 @@ def test_what_could_overflow_is_refused_by_name_and_amount() -> None:
 
 def test_float_weights_have_no_integer_form() -> None:
     coded = multi_bit_network(0, 0, position_major=False)
-    with pytest.raises(IntegerError, match="no integers") as caught:
+    with pytest.raises(IntegerError, match="not integers") as caught:
         lower(coded, fraction_bits=8)
     assert "--alpha-terms" in str(caught.value.expected)
 

@@ -408,10 +408,9 @@ def test_packed_files_run_with_numpy_alone(folder: Path) -> None:
     script = (
         f"import sys\nfor name in {heavy!r}: sys.modules[name] = None\n"
         "import numpy as np, apot_export\n"
-        "from apot_export.runtimes.native import compile_network\n"
         "network = apot_export.load_packed('res8_4bit').network\n"
         "images = np.zeros((2, *network.input_shape), np.float32)\n"
-        "print(compile_network(network).run(images).shape)"
+        "print(apot_export.compile_network(network).run(images).shape)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=folder

@@ -227,7 +227,7 @@ class StoredTensors(Mapping[str, NDArray[Any]]):
 
 def unexpected(name: str, tensor: NDArray[Any]) -> ValueError:
     """Return the error of a tensor of another type or shape than its layer needs."""
-    return ValueError(f"{name}: unexpected type or shape: {tensor.dtype} {list(tensor.shape)}")
+    return ValueError(f"{name}: {tensor.dtype} {list(tensor.shape)} does not fit the network")
 
 
 def read(path: Path) -> tuple[dict[str, str], StoredTensors]:

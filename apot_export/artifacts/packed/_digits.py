@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.network.bitpack import Codes
+from apot_export.network.bitpack import Codes, code_dtype
 
 _BYTE_VALUES = 1 << 8
 LEAST_BASE, MOST_BASE = 2, 16
@@ -32,7 +32,7 @@ def digit_bytes(base: int, count: int) -> int:
 
 
 def encode_digits(codes: Codes, used: Sequence[int]) -> NDArray[np.uint8]:
-    """Store codes as digits, the first one in the lowest place of a byte.
+    """Store codes as digits, the first of a byte the least significant.
 
     Args:
         codes: Unsigned codes, any shape.
@@ -44,11 +44,11 @@ def encode_digits(codes: Codes, used: Sequence[int]) -> NDArray[np.uint8]:
     >>> encode_digits(np.array([0, 1, 3, 3, 0, 1], dtype=np.uint8), [0, 1, 3]).tolist()
     [75, 1]
     """
-    places = digits_of_a_byte(len(used))
-    digits = np.zeros(digit_bytes(len(used), codes.size) * places, dtype=np.uint8)
+    each = digits_of_a_byte(len(used))
+    digits = np.zeros(digit_bytes(len(used), codes.size) * each, dtype=np.uint8)
     digits[: codes.size] = np.searchsorted(np.asarray(used), codes.reshape(-1))
-    weights = np.array([len(used) ** place for place in range(places)], dtype=np.uint8)
-    return np.asarray((digits.reshape(-1, places) * weights).sum(axis=1), dtype=np.uint8)
+    weights = np.array([len(used) ** position for position in range(each)], dtype=np.uint8)
+    return np.asarray((digits.reshape(-1, each) * weights).sum(axis=1), dtype=np.uint8)
 
 
 def decode_digits(content: NDArray[np.uint8], used: Sequence[int], bits: int, count: int) -> Codes:
@@ -64,23 +64,24 @@ def decode_digits(content: NDArray[np.uint8], used: Sequence[int], bits: int, co
         uint8 [count], or uint16 [count] where bits > 8.
 
     Raises:
-        ValueError: The number of bytes does not fit, a byte is no sum of digits, or a digit after
-            the last code is not 0.
+        ValueError: The number of bytes does not fit, a byte is too large for its digits, or a digit
+            after the last code is not 0.
 
     >>> decode_digits(np.array([75, 1], dtype=np.uint8), [0, 1, 3], 2, 6).tolist()
     [0, 1, 3, 3, 0, 1]
     """
     base = len(used)
-    places = digits_of_a_byte(base)
+    each = digits_of_a_byte(base)
     if content.shape != (digit_bytes(base, count),):
         raise ValueError(f"{count} digits of base {base} in {content.shape} bytes")
-    if int(content.max()) >= base**places:
-        raise ValueError(f"a byte of {int(content.max())} for {places} digits of base {base}")
-    rest = count - (content.size - 1) * places
+    if int(content.max()) >= base**each:
+        raise ValueError(f"a byte of {int(content.max())} for {each} digits of base {base}")
+    rest = count - (content.size - 1) * each
     if int(content[-1]) >= base**rest:
         raise ValueError("digits after the last code that are not zero")
-    dtype = np.uint8 if bits <= 8 else np.uint16  # noqa: PLR2004 - bits of a byte
+    dtype = code_dtype(bits)
     values = np.arange(_BYTE_VALUES)
-    digits = np.stack([values // base**place % base for place in range(places)], axis=1)
+    digits = np.stack([values // base**position % base for position in range(each)], axis=1)
     codes_of_byte = np.asarray(used, dtype=dtype)[digits]
-    return np.asarray(codes_of_byte[content].reshape(-1)[:count], dtype=dtype)
+    codes: Codes = codes_of_byte[content].reshape(-1)[:count]
+    return codes

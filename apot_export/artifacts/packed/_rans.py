@@ -4,7 +4,7 @@ Many coders ("lanes") share one stream of 16-bit words and one table of frequenc
 so each step of all lanes is a handful of array operations. FORMAT.md, section 3.8, is the
 specification.
 
-No library takes its place: readers of packed files need numpy only, and on the codes of a ResNet-18
+It is written here because readers of packed files need numpy only; on the codes of a ResNet-18
 this decodes as fast as compiled coders of one stream, and smaller than zstd and DeepCABAC
 (benchmarks/size_and_loading.py).
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.network.bitpack import Codes, pack, unpack
+from apot_export.network.bitpack import Codes, code_dtype, pack, unpack
 
 WORD_BITS = 16
 LEAST_PRECISION, MOST_PRECISION = 4, 15
@@ -45,7 +45,7 @@ _LONG_TURNS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Coding:
-    """What a reader must know of a stream beside the width and number of its codes."""
+    """How a stream is coded, beside the width and number of its codes."""
 
     precision: int
     """The frequencies of all codes sum to 2 ** precision: 4 to 15."""
@@ -180,8 +180,8 @@ def decode(content: NDArray[np.uint8], bits: int, count: int, coding: Coding) ->
         uint8 [count], or uint16 [count] where bits > 8.
 
     Raises:
-        ValueError: The stream is none of so many codes. Time and memory stay within what the size
-            of the content allows, whatever it holds.
+        ValueError: The stream is malformed, or holds another number of codes. Whatever it holds,
+            time and memory stay within what its size allows.
     """
     lanes, turns, width = coding.lanes, coding.turns(bits, count), coding.codes_of_a_turn(bits)
     if found := problem(content.size, bits, count, coding):
@@ -199,7 +199,7 @@ def decode(content: NDArray[np.uint8], bits: int, count: int, coding: Coding) ->
     last = (states - np.uint32(_LEAST_STATE)).astype("<u4")
     if int(last.max()) >= _LEAST_STATE:
         raise ValueError("a last state that is not below 2^17")
-    flat = rows.view(np.uint8 if bits <= 8 else np.uint16)  # noqa: PLR2004 - bits of a byte
+    flat = rows.view(code_dtype(bits))
     if width == 3:  # noqa: PLR2004 - three codes lie in four bytes
         flat = flat.reshape(-1, 4)[:, :width]
     rest = count - turns * lanes * width
@@ -211,7 +211,7 @@ def decode(content: NDArray[np.uint8], bits: int, count: int, coding: Coding) ->
 
 
 def problem(size: int, bits: int, count: int, coding: Coding) -> str | None:
-    """Return why no stream of so many bytes is one of so many codes; None if it may be."""
+    """Return why a stream of this size cannot hold this many codes; None if it can."""
     head = (_FREQUENCY_BYTES << bits) + _STATE_BYTES * coding.lanes
     if size < head or (size - head) % _WORD_BYTES:
         return f"{size} bytes for {coding.lanes} lanes of codes of {bits} bits"
@@ -280,12 +280,12 @@ def _decoded(
         np.multiply(states, numbers, out=states)
         steps.addends.take(low, out=numbers, mode="clip")
         np.add(states, numbers, out=states)
-        (places,) = np.less(states, least, out=short).nonzero()
-        read = words[taken : taken + places.size]
-        if read.size < places.size:
+        (below,) = np.less(states, least, out=short).nonzero()
+        read = words[taken : taken + below.size]
+        if read.size < below.size:
             raise ValueError("the words end too early")
-        taken += places.size
-        states[places] = (states[places] << word_bits) | read
+        taken += below.size
+        states[below] = (states[below] << word_bits) | read
     if taken < words.size:
         raise ValueError(f"{words.size - taken} words that nothing reads")
     return rows

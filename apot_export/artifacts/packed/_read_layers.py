@@ -70,7 +70,7 @@ class Parameters:
     def require_end(self) -> None:
         """Raise `ValueError` unless all numbers were taken."""
         if self._taken != self._numbers.size:
-            raise ValueError(f"{PARAMETERS}: {self._numbers.size - self._taken} that nothing has")
+            raise ValueError(f"{PARAMETERS}: {self._numbers.size - self._taken} unused numbers")
 
 
 def read_layer(

@@ -42,7 +42,7 @@ class Constants:
         self._used = 0
 
     def address(self, array: NDArray[Any]) -> int:
-        """Copy an array to a cache line of its own; return its address."""
+        """Copy an array to the start of an unused cache line; return its address."""
         size = -(-array.nbytes // _LINE) * _LINE
         if not self._pieces or self._used + size > self._pieces[-1].size:
             self._pieces.append(large_memory(max(size, _PIECE)))
@@ -116,7 +116,7 @@ def extents(shape: Shape) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def place(
+def allocate(
     steps: Sequence[Fused], shapes: Mapping[str, Shape], given: str, output: str
 ) -> tuple[dict[str, Buffer], int]:
     """Give every value that a step writes a buffer; return them and the bytes of all.

@@ -41,7 +41,7 @@ class Finish:
     addend: str | None = None
     bounds: tuple[float, float] | None = None
     stored: bool = False
-    """Whether somebody reads the value's floats."""
+    """Whether another step, or the caller, reads the value's floats."""
     levels: list[tuple[str, str]] = field(default_factory=list)
     """Names of values of levels, and of the layers whose quantizers make them."""
 
@@ -146,7 +146,7 @@ class _Fuser:
         return fused
 
     def _follow(self, finish: Finish) -> None:
-        """Absorb what follows a value as long as nobody else reads it."""
+        """Absorb the nodes after a value as long as each is the only reader of the one before."""
         while finish.value != self._output:
             users = self._users.get(finish.value, [])
             if len(users) != 1 or not self._fits(finish, users[0]):
@@ -180,12 +180,12 @@ class _Fuser:
         return users[0] if small and isinstance(users[0].operation, MaxPool) else None
 
     def _settle(self, finish: Finish) -> None:
-        """Say who reads a value, and that it exists from now on."""
+        """Record how a computed value is stored, as floats, levels or both, by who reads it."""
         users = self._users.get(finish.value, [])
         floats = [user for user in users if not isinstance(user.operation, QuantizeActivation)]
         quantizers = [user for user in users if isinstance(user.operation, QuantizeActivation)]
-        # Channels put beside others have no finish; quantizers beyond the places for them get
-        # steps of their own when their turn comes.
+        # Concatenated channels have no finish; quantizers beyond those that a step can feed become
+        # separate steps.
         at_once = quantizers[: 0 if finish.value in self._concatenated else PROJECTIONS]
         finish.stored = finish.value == self._output or bool(floats)
         finish.stored |= len(at_once) < len(quantizers)
@@ -212,7 +212,7 @@ def _absorb(finish: Finish, node: Node, value: str) -> None:
 
 
 def is_depthwise(network: CodedNetwork, operation: Convolution) -> bool:
-    """Whether every output channel reads one input channel of its own."""
+    """Whether the convolution is depthwise: one group, and one input channel, per output."""
     outputs, inputs = network.layers[operation.layer].shape[:2]
     return operation.groups == outputs > 1 and inputs == 1
 

@@ -22,7 +22,7 @@ from apot_export.network import (
     Pair,
     Upsample,
 )
-from apot_export.runtimes.native._arena import Buffer, Constants, extents, place
+from apot_export.runtimes.native._arena import Buffer, Constants, allocate, extents
 from apot_export.runtimes.native._fuse import Finish, Fused, fuse, is_depthwise
 from apot_export.runtimes.native._structs import (
     LANES,
@@ -105,7 +105,7 @@ class _Lowering:
             finish = Finish(value=flat.name, stored=True)
             self._fused.append(Fused(node=flat, source=output, finish=finish))
             output = flat.name
-        self._buffers, self._arena = place(self._fused, self._shapes, network.input, output)
+        self._buffers, self._arena = allocate(self._fused, self._shapes, network.input, output)
         self._output = self._buffers[output]
         self._constants = Constants()
         self._scratch = 0

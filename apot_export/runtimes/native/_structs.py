@@ -22,7 +22,7 @@ def _numbers(names: str) -> list[tuple[str, type[ctypes.c_int64]]]:
 
 
 class StepKind(IntEnum):
-    """What a step does."""
+    """Kinds of steps, numbered as in C."""
 
     LOAD = 0
     CONVOLVE = 1
@@ -37,7 +37,7 @@ class StepKind(IntEnum):
 
 
 class TableKind(IntEnum):
-    """How half steps become levels."""
+    """Ways to turn half steps into levels, numbered as in C."""
 
     UNIFORM = 0
     SHUFFLED = 1
