@@ -22,6 +22,7 @@ from apot_export.artifacts.packed import load_packed
 from apot_export.datasets import kind_for_network
 from apot_export.errors import BoundError
 from apot_export.integer import IntegerNetwork, lower
+from apot_export.original import families
 from apot_export.runtimes.onnx_runtime import Session, open_session
 
 BITS = (4, 6, 8, 10, 12, 14, 16, 18, 20)
@@ -61,8 +62,8 @@ def main() -> None:
     for export in arguments.exports:
         coded = load_packed(export).network
         kind = kind_for_network(coded.input_shape, coded.shapes[coded.output][0])
-        family = read_manifest(export)["family"]
-        images, labels = next(kind.open(arguments.data, family).batches(1 << 20))
+        family = families.by_name(read_manifest(export)["family"])
+        images, labels = next(kind.open(arguments.data, family.preprocessing).batches(1 << 20))
         count = len(images)
         expected = logits_of(open_session((export / ONNX_MODEL).read_bytes(), "cpu"), images)
         baselines[export.name] = float((expected.argmax(axis=1) == labels).mean())

@@ -32,16 +32,19 @@ from apot_export.artifacts.packed import load_packed
 from apot_export.datasets import Dataset, open_dataset
 from apot_export.network import CodedNetwork
 from apot_export.network.comparison import compare_oracle
+from apot_export.original import families
 from apot_export.runtimes.onnx_runtime import Session, open_session
 from apot_export.verification import verify
 
 ORACLE_IMAGES = 4
 
 
-def images_of(network: CodedNetwork, family: str, data: Path | None, count: int) -> Dataset:
+def images_of(network: CodedNetwork, preprocessing: str, data: Path | None, count: int) -> Dataset:
     """Open the images that fit a network."""
     shape, classes = network.input_shape, network.shapes[network.output][0]
-    dataset = open_dataset(None, input_shape=shape, classes=classes, data=data, family=family)
+    dataset = open_dataset(
+        None, input_shape=shape, classes=classes, data=data, preprocessing=preprocessing
+    )
     return dataset.sample(count)
 
 
@@ -63,8 +66,8 @@ def tf32_facts(export: Path, arguments: argparse.Namespace) -> dict[str, Any] | 
     if not tf32_exact(model):
         return None
     network = load_packed(export).network
-    family = read_manifest(export)["family"]
-    images = images_of(network, family, arguments.data, arguments.batch_size)
+    family = families.by_name(read_manifest(export)["family"])
+    images = images_of(network, family.preprocessing, arguments.data, arguments.batch_size)
     batch, _ = next(images.batches(arguments.batch_size))
     looked_at = open_session(with_outputs(model), arguments.device, tf32=True)
     values = integers_as_such(model, looked_at.run_all(batch[:ORACLE_IMAGES]))

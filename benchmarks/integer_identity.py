@@ -28,6 +28,7 @@ from apot_export.artifacts.packed import load_packed
 from apot_export.datasets import kind_by_name, kind_for_network
 from apot_export.integer import run_integer
 from apot_export.integer.oracle import fixed_point
+from apot_export.original import families
 from apot_export.runtimes.interpreter import (
     WITHOUT_MULTIPLICATION,
     CompiledInterpreter,
@@ -68,7 +69,8 @@ def main() -> None:
         if arguments.dataset
         else kind_for_network(coded.input_shape, classes)
     )
-    dataset = kind.open(arguments.data, manifest["family"]).first(arguments.limit)
+    preprocessing = families.by_name(manifest["family"]).preprocessing
+    dataset = kind.open(arguments.data, preprocessing).first(arguments.limit)
     images, labels = next(dataset.batches(len(dataset)))
     inputs = images if network.pixels is None else network.pixels.of_images(images)
     started = time.perf_counter()

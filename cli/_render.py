@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from apot_export.original import families
+
 if TYPE_CHECKING:
     from apot_export.conversion.result import ConversionResult
     from apot_export.inspection.thresholds import Thresholds
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 
 _FULL_PRECISION = 32
 _EVERYWHERE = "portable"
-MULTI_BIT = "alq"
-"""The family whose weights are sums of scaled sign vectors."""
 _LEVELS = {"apot": "additive powers of two", "pot": "powers of two", "uniform": "uniform"}
 _SOURCES = {
     "option": "as given",
@@ -93,7 +93,7 @@ def print_conversion(result: ConversionResult) -> None:
 def _conversion_facts(result: ConversionResult) -> Iterator[tuple[str, str]]:
     yield "network", f"{result.architecture}, family {result.family}"
     stored = _bytes(round(result.code_bits / 8))
-    if result.family == MULTI_BIT:
+    if result.family == families.MULTI_BIT.name:
         bits = f"{result.bits:.2f} sign vectors a group on average"
         yield "weights", f"{result.weights:,} in {stored}, {bits}"
         if result.weight_error:
@@ -152,7 +152,8 @@ def print_thresholds(found: Thresholds) -> None:
     console = console_of_output()
     console.print(f"{found.source}: family {found.family}", style="bold", soft_wrap=True)
     if not found.layers:
-        kind = "multi-bit weights, see inspect bits" if found.family == MULTI_BIT else "floats"
+        is_multi_bit = found.family == families.MULTI_BIT.name
+        kind = "multi-bit weights, see inspect bits" if is_multi_bit else "floats"
         console.print(f"No layer has clipping thresholds: {kind}.")
         return
     table = new_table("layer", "weight alpha", "activation alpha", "bits (w/a)")

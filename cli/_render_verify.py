@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ._render import MULTI_BIT, console_of_output, new_table
+from apot_export.original.families import MULTI_BIT
+
+from ._render import console_of_output, new_table
 
 if TYPE_CHECKING:
     from apot_export.verification import Divergence, LevelComparison, Report, Side
@@ -128,7 +130,7 @@ def _original(settings: Mapping[str, Any]) -> str:
 
 
 def _exactness(report: Report) -> str:
-    if report.settings["family"] == MULTI_BIT:
+    if report.settings["family"] == MULTI_BIT.name:
         return "up to the order of adding their sign vectors"
     if report.settings["unsigned_zeros"]:
         return "bit for bit, zeros without signs"

@@ -105,7 +105,7 @@ def _pixels(coded: CodedNetwork, original: Original) -> Pixels:
             where=kind.name,
             fix="leave out --input",
         )
-    normalisation = kind.normalisation(original.family.name)
+    normalisation = kind.normalisation(original.family.preprocessing)
     return Pixels(mean=normalisation.mean, std=normalisation.std)
 
 
@@ -124,7 +124,7 @@ def _calibration_images(
     """Return calibration images; None where there are none and none were named."""
     try:
         kind = kind_for_network(coded.input_shape, coded.shapes[coded.output][0])
-        found = kind.open(None if data is None else Path(data), original.family.name)
+        found = kind.open(None if data is None else Path(data), original.family.preprocessing)
     except DatasetError:
         if data is not None:
             raise

@@ -33,7 +33,7 @@ from apot_export.network import CodedNetwork
 from apot_export.original.checkpoint import require_checkpoint_file
 from apot_export.original.choices import Choices
 from apot_export.original.custom import ModelSpec
-from apot_export.original.opening import complete_choices, model_spec, open_original
+from apot_export.original.opening import model_spec, open_original
 from apot_export.original.original import Original
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def convert(
     chosen = choices or Choices(**stated)
     spec = model_spec(checkpoint, model, model_arguments, input_shape)
     original = open_original(checkpoint, chosen, spec, input_shape)
-    return _export(original, chosen, spec, integer, output, path, started)
+    return _export(original, spec, integer, output, path, started)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,6 @@ class _Output:
 
 def _export(
     original: Original,
-    chosen: Choices,
     spec: ModelSpec | None,
     integer: IntegerChoices | None,
     output: _Output,
@@ -124,16 +123,15 @@ def _export(
 ) -> ConversionResult:
     """Encode an original, write its export and describe it."""
     source = capture(original.module, original.architecture.input_shape, original.multi_bit)
-    coded = encode_network(source, alpha_terms=chosen.alpha_terms)
-    complete = complete_choices(chosen, original)
-    files, form = _artifacts(coded, original, complete, integer, output)
+    coded = encode_network(source, alpha_terms=original.choices.alpha_terms)
+    files, form = _artifacts(coded, original, integer, output)
     optional = {
         "model": spec.to_json() if spec else None,
         "integer": form.to_json() if form else None,
         "compressed": output.compress or None,
     }
     manifest = {
-        **_manifest(original, complete, output, path),
+        **_manifest(original, output, path),
         **{key: value for key, value in optional.items() if value is not None},
     }
     written = write_export(output.folder, files, manifest, force=output.force)
@@ -152,12 +150,11 @@ def _export(
 def _artifacts(
     coded: CodedNetwork,
     original: Original,
-    complete: Choices,
     integer: IntegerChoices | None,
     output: _Output,
 ) -> tuple[dict[str, bytes], IntegerForm | None]:
     """Return the contents of the export's files by name, and its all-integer network."""
-    provenance = _provenance(original, complete)
+    provenance = _provenance(original)
     metadata = {"apot_export": json.dumps(provenance, sort_keys=True)}
     name = output.name
     model = build_model(coded, name=name, tool=_TOOL, metadata=metadata, target=output.target)
@@ -171,34 +168,32 @@ def _artifacts(
     return files, form
 
 
-def _provenance(original: Original, complete: Choices) -> dict[str, Any]:
+def _provenance(original: Original) -> dict[str, Any]:
     """Return what every artifact records about the original."""
     provenance = {
         "tool": _TOOL,
         "checkpoint_sha256": original.checkpoint.sha256 if original.checkpoint else None,
         "family": original.family.name,
         "architecture": original.architecture.name,
-        "choices": complete.non_default(),
+        "choices": original.choices.non_default(),
     }
     if original.state_sha256 is not None:
         provenance["state_sha256"] = original.state_sha256
     return provenance
 
 
-def _manifest(
-    original: Original, complete: Choices, output: _Output, path: Path | None
-) -> dict[str, Any]:
+def _manifest(original: Original, output: _Output, path: Path | None) -> dict[str, Any]:
     """Return what the manifest records about the original, enough to build it again."""
-    provenance = _provenance(original, complete)
+    provenance = _provenance(original)
     return {
         **provenance,
         "bits": original.quantization.weight_bits,
-        "bits_from": original.bits_from,
+        "bits_from": original.plan.bits.source,
         "method": original.quantization.method,
-        "method_from": original.method_from,
+        "method_from": original.plan.method.source,
         "grid": original.quantization.grid,
-        "grid_from": original.grid_from,
-        "choices": complete.to_json(),
+        "grid_from": original.plan.grid.source,
+        "choices": original.choices.to_json(),
         "name": output.name,
         "target": output.target,
         "input_shape": list(original.architecture.input_shape),

@@ -45,7 +45,7 @@ class Sizes:
                 if not isinstance(layer, FloatLayer)
             ),
             code_bits=_code_bits(coded, packed),
-            weight_error=_weight_error(original, coded) if original.alpha_terms else 0.0,
+            weight_error=_weight_error(original, coded) if original.choices.alpha_terms else 0.0,
             checkpoint_bytes=path.stat().st_size
             if path
             else sum(tensor.numel() * tensor.element_size() for tensor in state),
@@ -97,11 +97,11 @@ class ConversionResult:
         return ConversionResult(
             family=original.family.name,
             architecture=original.architecture.name,
-            bits_from=original.bits_from,
+            bits_from=original.plan.bits.source,
             method=quantization.method,
-            method_from=original.method_from,
+            method_from=original.plan.method.source,
             grid=quantization.grid,
-            grid_from=original.grid_from,
+            grid_from=original.plan.grid.source,
             z=quantization.z if quantization.grid == "nonzero" else None,
             activation_bits=quantization.activation_bits,
             layer_bits=sum(layer.quantization != quantization for layer in layers),

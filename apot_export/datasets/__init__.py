@@ -1,4 +1,4 @@
-"""Datasets with the preprocessing that each family was trained with."""
+"""Datasets with the preprocessing of each training code."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from apot_export.datasets._digits import DIGITS
 from apot_export.datasets._imagenet import IMAGENET
 from apot_export.datasets._locating import ROOT_VARIABLE
 from apot_export.datasets._mnist import MNIST
+from apot_export.datasets._normalisation import APOT_CODE
 from apot_export.datasets._prefetch import Batch
 from apot_export.errors import DatasetError
 
@@ -95,7 +96,7 @@ def open_dataset(
     input_shape: Sequence[int],
     classes: int,
     data: Path | None,
-    family: str | None,
+    preprocessing: str = APOT_CODE,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Dataset:
@@ -106,7 +107,7 @@ def open_dataset(
         input_shape: One image of the network: (channels, height, width).
         classes: Of the network.
         data: Folder of the images; None for $APOT_EXPORT_DATA or ./data.
-        family: Name of the checkpoint family, whose preprocessing is used.
+        preprocessing: Whose mean and deviation to use: "apot-code" or "alq-code".
         mean: Per channel, of pixels scaled to [0, 1], for the dataset `folder`: see `folder_kind`.
         std: Likewise.
 
@@ -124,7 +125,7 @@ def open_dataset(
                 got=f"the dataset {kind.name}, whose mean and deviation are known",
                 fix="leave them out",
             )
-    dataset = kind.open(data, family)
+    dataset = kind.open(data, preprocessing)
     if len(dataset) == 0:
         raise DatasetError("The dataset holds no images.", where=dataset.root)
     return dataset

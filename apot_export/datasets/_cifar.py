@@ -17,7 +17,7 @@ from apot_export.datasets._locating import (
     missing,
     read_image,
 )
-from apot_export.datasets._normalisation import Normalisation
+from apot_export.datasets._normalisation import ALQ_CODE, Normalisation
 from apot_export.errors import DatasetError
 
 _IMAGE_SHAPE = (32, 32, 3)
@@ -49,9 +49,9 @@ class _Cifar100TestHalf(torchvision_datasets.CIFAR100):  # type: ignore[misc]
     train_list: list[Any] = []  # noqa: RUF012 - likewise
 
 
-def _normalisation_of_cifar10(family: str | None) -> Normalisation:
+def _normalisation_of_cifar10(preprocessing: str) -> Normalisation:
     # The small VGG of the ALQ code is the only network with values of its own.
-    return _ALQ_NORMALISATION if family == "alq" else _NORMALISATION
+    return _ALQ_NORMALISATION if preprocessing == ALQ_CODE else _NORMALISATION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +66,10 @@ class _Variant:
     """torchvision's class for it."""
     classes: tuple[str, ...]
 
-    def open(self, data: Path | None, family: str | None) -> Dataset:
+    def open(self, data: Path | None, preprocessing: str) -> Dataset:
         """Open the first folder that holds it."""
         normalisation = (
-            _normalisation_of_cifar10(family) if self.name == "cifar10" else _NORMALISATION
+            _normalisation_of_cifar10(preprocessing) if self.name == "cifar10" else _NORMALISATION
         )
         roots = candidate_roots(data, self.folders)
         for root in roots:

@@ -63,8 +63,8 @@ def folder_kind(
         name=NAME,
         input_shape=shape,
         classes=classes,
-        opener=lambda data, _family: _open(data, shape, classes, normalisation),
-        normalisation=lambda _family: normalisation,
+        opener=lambda data, _: _open(data, shape, classes, normalisation),
+        normalisation=lambda _: normalisation,
     )
 
 

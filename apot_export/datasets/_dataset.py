@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.datasets import _prefetch
-from apot_export.datasets._normalisation import Normalisation
+from apot_export.datasets._normalisation import APOT_CODE, Normalisation
 from apot_export.datasets._prefetch import Batch, Load
 from apot_export.errors import DatasetError
 
-Opener = Callable[[Path | None, str | None], "Dataset"]
+Opener = Callable[[Path | None, str], "Dataset"]
 Picture = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
 
 
@@ -162,17 +162,17 @@ class DatasetKind:
     classes: int
     opener: Opener
     """Opens the dataset: see `open`."""
-    normalisation: Callable[[str | None], Normalisation] | None = None
-    """Normalisation of 8-bit pixels that a family was trained with; None where pixels are none."""
+    normalisation: Callable[[str], Normalisation] | None = None
+    """Normalisation of 8-bit pixels by key of preprocessing; None where pixels are none."""
 
-    def open(self, data: Path | None, family: str | None = None) -> Dataset:
-        """Open the dataset with the preprocessing that a family was trained with.
+    def open(self, data: Path | None, preprocessing: str = APOT_CODE) -> Dataset:
+        """Open the dataset with the preprocessing of a training code.
 
         Args:
             data: Folder of the images; None for $APOT_EXPORT_DATA or ./data.
-            family: Name of the checkpoint family; None for that of the APoT codes.
+            preprocessing: "apot-code" or "alq-code": whose mean and deviation are used.
 
         Raises:
             DatasetError: The images are not there, or are not what they must be.
         """
-        return self.opener(data, family)
+        return self.opener(data, preprocessing)

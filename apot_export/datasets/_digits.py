@@ -13,7 +13,7 @@ from apot_export.errors import DatasetError
 _CLASSES = 10
 
 
-def _open(data: Path | None, _family: str | None) -> Dataset:
+def _open(data: Path | None, _preprocessing: str) -> Dataset:
     """Open the split; pixels 0 to 16 become 0 to 1."""
     if data is not None:
         raise DatasetError(

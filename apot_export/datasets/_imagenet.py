@@ -35,7 +35,7 @@ up in {", ".join(_ground_truth.FILES[:-1])} or {_ground_truth.FILES[-1]}
 These are the validation images of ILSVRC2012; image-net.org gives them to those who register."""
 
 
-def _open(data: Path | None, _family: str | None) -> Dataset:
+def _open(data: Path | None, _preprocessing: str) -> Dataset:
     roots = candidate_roots(data, _FOLDERS)
     for root in roots:
         folders = class_folder_images(root)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from apot_export.datasets._dataset import Dataset, DatasetKind
 from apot_export.datasets._locating import candidate_roots, missing
-from apot_export.datasets._normalisation import Normalisation
+from apot_export.datasets._normalisation import ALQ_CODE, Normalisation
 from apot_export.errors import DatasetError
 
 _IMAGES, _LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -31,12 +31,12 @@ _NORMALISATION = Normalisation(mean=(0.131,), std=(0.308,))
 _ALQ_NORMALISATION = Normalisation(mean=(0.1307,), std=(0.3081,))
 
 
-def _normalisation(family: str | None) -> Normalisation:
-    return _ALQ_NORMALISATION if family == "alq" else _NORMALISATION
+def _normalisation(preprocessing: str) -> Normalisation:
+    return _ALQ_NORMALISATION if preprocessing == ALQ_CODE else _NORMALISATION
 
 
-def _open(data: Path | None, family: str | None) -> Dataset:
-    normalisation = _normalisation(family)
+def _open(data: Path | None, preprocessing: str) -> Dataset:
+    normalisation = _normalisation(preprocessing)
     roots = candidate_roots(data, _FOLDERS)
     for root in roots:
         paths = _file(root, _IMAGES), _file(root, _LABELS)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+APOT_CODE, ALQ_CODE = "apot-code", "alq-code"
+"""Training codes, which normalise the same dataset with different means and deviations."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from apot_export.artifacts.directory import PACKED_MODEL
 from apot_export.artifacts.packed import load_packed
-from apot_export.errors import BitWidthError, ExportError, RecognitionError
+from apot_export.errors import BitWidthError, CodebookError, ExportError, RecognitionError
 from apot_export.network import CodedLayer
 from apot_export.original import families
+from apot_export.original.choices import Choices
 from apot_export.original.families import Family
-from apot_export.original.naming import BitWidth, bits_from_name, method_from_name, require_offered
+from apot_export.original.quantization import Quantization
 
-_FLOAT_BITS = 32
 _PACKED_SUFFIX = ".safetensors"
 _WEIGHT_ALPHA = ".weight_alpha"
 
@@ -32,13 +34,7 @@ class LayerThresholds:
 
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form."""
-        return {
-            "layer": self.layer,
-            "weight_alpha": self.weight_alpha,
-            "activation_alpha": self.activation_alpha,
-            "weight_bits": self.weight_bits,
-            "activation_bits": self.activation_bits,
-        }
+        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +63,11 @@ def thresholds(path: Path, *, bits: int | None = None) -> Thresholds:
     Raises:
         ApotExportError: The path holds none of these.
     """
-    packed = _packed_file(path)
+    packed = packed_file(path)
     return _of_checkpoint(path, bits) if packed is None else _of_export(packed)
 
 
-def _packed_file(path: Path) -> Path | None:
+def packed_file(path: Path) -> Path | None:
     """Return the packed file of an export directory, a packed file itself, or None.
 
     Raises:
@@ -120,13 +116,11 @@ def _of_checkpoint(path: Path, bits: int | None) -> Thresholds:
     checkpoint = load_checkpoint(path)
     family = families.recognise(checkpoint.keys)
     state = canonical_state(checkpoint, family)
-    width = _bit_width(path, family, bits)
+    names = [key.removesuffix(_WEIGHT_ALPHA) for key in state if key.endswith(_WEIGHT_ALPHA)]
+    widths = _widths(family, names, path, bits)
     layers = []
-    for key in state:
-        if not key.endswith(_WEIGHT_ALPHA):
-            continue
-        layer = key.removesuffix(_WEIGHT_ALPHA)
-        pair = {name: state.get(name) for name in (key, f"{layer}.act_alpha")}
+    for layer in names:
+        pair = {name: state.get(name) for name in (f"{layer}{_WEIGHT_ALPHA}", f"{layer}.act_alpha")}
         alphas = {name: alpha for name, alpha in pair.items() if alpha is not None}
         if [alpha.numel() for alpha in alphas.values()] != [1, 1]:
             raise RecognitionError(
@@ -137,33 +131,33 @@ def _of_checkpoint(path: Path, bits: int | None) -> Thresholds:
             )
         require_finite(alphas)
         weight_alpha, activation_alpha = map(float, alphas.values())
+        quantization = widths.get(layer)
         layers.append(
             LayerThresholds(
                 layer=layer,
                 weight_alpha=weight_alpha,
                 activation_alpha=activation_alpha,
-                weight_bits=width,
-                activation_bits=width,
+                weight_bits=quantization.weight_bits if quantization else None,
+                activation_bits=quantization.activation_bits if quantization else None,
             )
         )
     return Thresholds(source=path, family=family.name, layers=tuple(layers))
 
 
-def _bit_width(path: Path, family: Family, option: int | None) -> int | None:
-    """Return the option, or what the name says where that makes sense: alphas show without it."""
-    offered = family.bit_widths(method_from_name(path)[0])
-    if option is not None:
-        width = BitWidth(bits=option, source="option")
-        require_offered(width, family.name, offered, path)
-        return option
+def _widths(
+    family: Family, layers: Sequence[str], path: Path, bits: int | None
+) -> Mapping[str, Quantization]:
+    """Return what option or names state about layers; nothing where names do not suffice.
+
+    Thresholds show without bit-widths.
+    """
+    from apot_export.original.resolving import LayerFacts, resolve
+
+    # Not the grid of the names: it needs an exponent, and changes no bit-width.
+    choices = Choices(bits=bits, grid="zero")
     try:
-        named = bits_from_name(path)
-    except BitWidthError:
-        return None
-    return named.bits if named is not None and named.bits in offered else None
-
-
-# --- bits -----------------------------------------------------------------------------------------
-
-
-# --- the integer network --------------------------------------------------------------------------
+        return resolve(family, [LayerFacts(name=name) for name in layers], choices, path).layers
+    except (BitWidthError, CodebookError):
+        if bits is not None:
+            raise
+        return {}

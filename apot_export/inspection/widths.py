@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from typing import Any
 from apot_export.artifacts.directory import read_manifest
 from apot_export.artifacts.packed import load_packed
 from apot_export.errors import ExportError
-from apot_export.inspection.thresholds import _FLOAT_BITS, _packed_file
+from apot_export.inspection.thresholds import packed_file
 from apot_export.network import CodedLayer, Layer, PlaneLayer
+from apot_export.original.quantization import FULL_PRECISION_BITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +34,7 @@ class LayerWidth:
 
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form."""
-        return {
-            "layer": self.layer,
-            "kind": self.kind,
-            "weights": self.weights,
-            "bits": self.bits,
-            "filters": self.filters,
-            "stored_bits": self.stored_bits,
-        }
+        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +71,7 @@ def layer_bits(path: Path) -> Widths:
     Raises:
         ApotExportError: The path holds neither.
     """
-    packed = _packed_file(path)
+    packed = packed_file(path)
     if packed is None:
         raise ExportError(
             "Bits are shown of exports.",
@@ -90,7 +85,8 @@ def layer_bits(path: Path) -> Widths:
 
 def _width(layer: Layer) -> LayerWidth:
     weights = math.prod(layer.shape)
-    kind, bits, filters, stored = "float", float(_FLOAT_BITS), None, weights * _FLOAT_BITS
+    kind, bits, filters = "float", float(FULL_PRECISION_BITS), None
+    stored = weights * FULL_PRECISION_BITS
     if isinstance(layer, CodedLayer):
         kind, bits = "codes", float(layer.codebook.bits)
         encoded = layer.encoded

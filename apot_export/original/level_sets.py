@@ -1,5 +1,8 @@
 """Level sets as the training codes build them: float sums of powers of two, in a set's order.
 
+`apot_export.original.families` states the same levels as integers, for encoding. The two share no
+code, because verification compares one with the other.
+
 Sources: Li, Dong and Wang, "Additive Powers-of-Two Quantization", ICLR 2020; the non-zero grid of
 the Enhanced-Quantization code.
 """
@@ -11,7 +14,8 @@ import itertools
 import torch
 
 from apot_export.errors import BitWidthError
-from apot_export.original.quantization import Quantization
+from apot_export.original import families
+from apot_export.original.quantization import TERNARY_BITS, Quantization
 
 _TERM_EXPONENTS: dict[int, tuple[tuple[int, ...], ...]] = {
     2: ((1, 2, 3),),
@@ -25,8 +29,6 @@ _TERM_EXPONENTS: dict[int, tuple[tuple[int, ...], ...]] = {
 _ROWS = 3
 """The original always loops over three rows of addends; absent ones hold 0 alone."""
 
-TERNARY_BITS = 2
-
 
 def weight_level_set(quantization: Quantization) -> torch.Tensor | None:
     """Return the magnitudes of weights, float32 [levels], or None where weights are rounded.
@@ -35,15 +37,15 @@ def weight_level_set(quantization: Quantization) -> torch.Tensor | None:
         BitWidthError: The original's set degenerates at this bit-width.
     """
     magnitude_bits = quantization.weight_bits - 1
-    if quantization.family == "nonzero":
-        if quantization.weight_bits == TERNARY_BITS:
-            lowest = 2.0**-quantization.z if quantization.grid == "nonzero" else 0.0
-            return torch.tensor(list({1.0, lowest}))
-        # This code discards the result of its division by the largest level.
-        return _sums(magnitude_bits, quantization.method)
+    family = families.by_name(quantization.family)
+    if family.has_grids(quantization.weight_bits):
+        lowest = 2.0**-quantization.z if quantization.grid == "nonzero" else 0.0
+        return torch.tensor(list({1.0, lowest}))
     if quantization.method == "uniform" or quantization.weight_bits == TERNARY_BITS:
         return None
-    return _divided_by_largest(_sums(magnitude_bits, quantization.method))
+    sums = _sums(magnitude_bits, quantization.method)
+    # The non-zero code discards the result of its division by the largest level.
+    return _divided_by_largest(sums) if family.divides_weight_levels else sums
 
 
 def activation_level_set(quantization: Quantization) -> torch.Tensor | None:

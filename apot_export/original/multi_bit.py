@@ -13,7 +13,7 @@ from apot_export.network.layers import MultiBitWeights
 from apot_export.original.checkpoint import Checkpoint
 
 
-def _require_bases_of(
+def require_bases_of(
     name: str, weights: MultiBitWeights, expected: torch.Tensor, path: Path
 ) -> None:
     """Raise `RecognitionError` unless sign vectors add up to the state dict's weights."""

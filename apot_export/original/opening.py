@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -74,18 +73,3 @@ def open_original(
     if spec is not None:
         return load_custom(Path(source), choices, spec)
     return load_original(Path(source), choices)
-
-
-def complete_choices(choices: Choices, original: Original) -> Choices:
-    """Return choices that leave nothing to be inferred when the original is built again."""
-    if original.custom_choices is not None:
-        return original.custom_choices
-    quantization = original.quantization
-    return dataclasses.replace(
-        choices,
-        bits=quantization.weight_bits,
-        activation_bits=quantization.activation_bits,
-        method=quantization.method,
-        grid=quantization.grid,
-        z=quantization.z if quantization.grid == "nonzero" else None,
-    )

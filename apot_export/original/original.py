@@ -12,10 +12,8 @@ from apot_export.original.architectures import Architecture
 from apot_export.original.checkpoint import Checkpoint
 from apot_export.original.choices import Choices
 from apot_export.original.families import Family
-from apot_export.original.quantization import LayerPlan, Quantization
-
-_ACTIVATION_ALPHA = ".act_alpha"
-_WEIGHT_ALPHA = ".weight_alpha"
+from apot_export.original.quantization import Quantization
+from apot_export.original.resolving import LayerPlan
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,25 +25,16 @@ class Original:
     family: Family
     architecture: Architecture
     plan: LayerPlan
-    bits_from: str
-    """Where the bit-width was learned: "option", "file name", "folder name", "network" or
-    "checkpoint"."""
-    method_from: str
-    """Where the level set was learned: "option", "file name", "folder name", "network" or
-    "default"."""
-    grid_from: str
-    """Where the grid was learned: "option", "folder name", "network" or "default"."""
+    """The quantization of every layer, and what stated it."""
     module: nn.Module
     multi_bit: Mapping[str, MultiBitWeights]
     """Weights as scaled sign vectors, by layer."""
+    choices: Choices
+    """Choices that rebuild the network whatever the names of file and folder."""
     state_sha256: str | None = None
-    """Digest of the state dict of a network of the user's own."""
-    alpha_terms: int = 0
-    """Powers of two that coordinates of multi-bit weights were rounded to sums of; 0: none."""
-    custom_choices: Choices | None = None
-    """Choices that need no name to rebuild a network of the user's own."""
+    """Digest of the state dict of a custom network."""
 
     @property
     def quantization(self) -> Quantization:
-        """The quantization of layers without a bit-width of their own."""
+        """The quantization of layers to which the user gave no bits by name."""
         return self.plan.default

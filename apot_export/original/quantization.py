@@ -1,25 +1,30 @@
-"""What a checkpoint does not say of itself: bit-widths, level set and grid, for every layer."""
+"""The quantization of one layer: bit-widths, level set and grid."""
 
 from __future__ import annotations
 
-import dataclasses
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-
-from apot_export.errors import BitWidthError
-
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
+from typing import Generic, TypeVar
 
 FULL_PRECISION_BITS = 32
 """The bit-width that stands for float weights and activations."""
 
+TERNARY_BITS = 2
+"""A sign and one magnitude bit: weights of at most three levels, which most codes round."""
+
 METHODS = ("apot", "pot", "uniform")
 GRIDS = ("zero", "nonzero")
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Stated(Generic[T_co]):
+    """One part of a quantization, and the source that states it."""
+
+    value: T_co
+    source: str
+    """"option", "file name", "folder name", "network" (the layers' own attributes), "checkpoint"
+    (it has no clipping thresholds) or "default"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,36 +59,3 @@ class LayerBits:
     """Shell-style pattern of dotted layer names."""
     weight_bits: int
     activation_bits: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerPlan:
-    """The quantization of every layer: a default, and exceptions by name."""
-
-    default: Quantization
-    exceptions: tuple[LayerBits, ...] = ()
-    """Later ones win."""
-
-    def for_layers(self, names: Iterable[str]) -> dict[str, Quantization]:
-        """Return the quantization of each named layer.
-
-        Raises:
-            BitWidthError: An exception's pattern matches none of the layers.
-        """
-        found = dict.fromkeys(names, self.default)
-        for exception in self.exceptions:
-            matching = [name for name in found if fnmatchcase(name, exception.pattern)]
-            if not matching:
-                raise BitWidthError(
-                    "A pattern of layer bit-widths matches no quantized layer.",
-                    where=exception.pattern,
-                    expected="one of " + ", ".join(list(found)[:4]) + ", ...",
-                    fix="correct the pattern; * stands for any characters",
-                )
-            for name in matching:
-                found[name] = dataclasses.replace(
-                    found[name],
-                    weight_bits=exception.weight_bits,
-                    activation_bits=exception.activation_bits,
-                )
-        return found

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from apot_export.errors import RecognitionError
-from apot_export.original.level_sets import (
-    TERNARY_BITS,
-    activation_level_set,
-    nearest_level,
-    weight_level_set,
-)
-from apot_export.original.quantization import Quantization
-
-_SIGN_TIMES_MAGNITUDE = ("apot-v1", "nonzero")
-"""Families whose code rounds magnitudes and lets negative inputs pass the lower clip."""
+from apot_export.original import families
+from apot_export.original.level_sets import activation_level_set, nearest_level, weight_level_set
+from apot_export.original.quantization import TERNARY_BITS, Quantization
 
 
 class QuantConv2d(nn.Conv2d):
@@ -42,6 +35,10 @@ class QuantConv2d(nn.Conv2d):
         # A checkpoint's networks are built on the meta device: nothing to place there.
         if not self.weight_alpha.is_meta:
             self.reset_level_sets()
+
+    @property
+    def _family(self) -> families.Family:
+        return families.by_name(self.quantization.family)
 
     def reset_level_sets(self) -> None:
         """Make the level sets on the threshold's device; they are constants, not state."""
@@ -66,19 +63,18 @@ class QuantConv2d(nn.Conv2d):
             levels = nearest_level(scaled.abs(), self.weight_levels).mul(scaled.sign())
         else:
             steps = 2 ** (self.quantization.weight_bits - 1) - 1
-            if self.quantization.family in _SIGN_TIMES_MAGNITUDE:
+            if self._family.rounds_magnitudes:
                 levels = scaled.abs().mul(steps).round().div(steps).mul(scaled.sign())
             else:
                 levels = scaled.mul(steps).round().div(steps)
-        if self.quantization.family == "apot-v2" and self.quantization.weight_bits > TERNARY_BITS:
-            # That code computes (q - t) + t for its gradient, which turns -0 into +0.
-            levels = levels + 0.0
+        if self._family.adds_gradient_terms and self.quantization.weight_bits > TERNARY_BITS:
+            levels = levels + 0.0  # turns -0 into +0
         weight = levels.mul(self.weight_alpha)
         return weight + 0.0 if self.quantization.unsigned_zeros else weight
 
     def scaled_input(self, image: torch.Tensor) -> torch.Tensor:
         """Return what the input's levels are chosen for: float32 up to 1, the input's shape."""
-        lowest = None if self.quantization.family in _SIGN_TIMES_MAGNITUDE else 0
+        lowest = None if self._family.rounds_magnitudes else 0
         return image.div(self.act_alpha).clamp(min=lowest, max=1)
 
     def quantized_input(self, image: torch.Tensor) -> torch.Tensor:
@@ -141,6 +137,8 @@ class LastLinear(nn.Linear):
         return functional.linear(features, self.quantized_weight(), self.bias)
 
 
+LayerT = TypeVar("LayerT", bound=nn.Module)
+
 QuantizedLayer = (QuantConv2d, FirstConv2d, LastLinear)
 """Layers whose weights are not what the state dict says."""
 
@@ -170,16 +168,12 @@ def dress(
                 expected="Conv2d",
                 got=type(layer).__name__ if layer is not None else "no such layer",
             )
-        _replace(
-            module, name, QuantConv2d(**_convolution_arguments(layer), quantization=quantization)
-        )
+        module.set_submodule(name, like(layer, QuantConv2d, quantization=quantization))
     for name in eight_bit:
         layer = _submodule(module, name)
-        if isinstance(layer, nn.Conv2d):
-            _replace(module, name, FirstConv2d(**_convolution_arguments(layer)))
-        elif isinstance(layer, nn.Linear):
-            bias = layer.bias is not None
-            _replace(module, name, LastLinear(layer.in_features, layer.out_features, bias=bias))
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            kind = FirstConv2d if isinstance(layer, nn.Conv2d) else LastLinear
+            module.set_submodule(name, like(layer, kind))
 
 
 def _submodule(module: nn.Module, name: str) -> nn.Module | None:
@@ -189,20 +183,11 @@ def _submodule(module: nn.Module, name: str) -> nn.Module | None:
         return None
 
 
-def _replace(module: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(module.get_submodule(parent), child, layer)
-
-
-def _convolution_arguments(layer: nn.Conv2d) -> dict[str, Any]:
-    return {
-        "in_channels": layer.in_channels,
-        "out_channels": layer.out_channels,
-        "kernel_size": layer.kernel_size,
-        "stride": layer.stride,
-        "padding": layer.padding,
-        "dilation": layer.dilation,
-        "groups": layer.groups,
-        "bias": layer.bias is not None,
-        "padding_mode": layer.padding_mode,
-    }
+def like(layer: nn.Conv2d | nn.Linear, kind: Callable[..., LayerT], **options: Any) -> LayerT:
+    """Return a new layer of another kind, with a layer's sizes, strides and padding."""
+    names: tuple[str, ...] = ("in_features", "out_features")
+    if isinstance(layer, nn.Conv2d):
+        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding")
+        names += ("dilation", "groups", "padding_mode")
+    sizes = {name: getattr(layer, name) for name in names}
+    return kind(**sizes, bias=layer.bias is not None, **options)

@@ -16,7 +16,7 @@ from apot_export.errors import ExportError, ModelError
 from apot_export.network import CodedNetwork
 from apot_export.original.choices import Choices
 from apot_export.original.custom import ModelSpec, input_shape_of
-from apot_export.original.opening import Source, complete_choices, model_spec, open_original
+from apot_export.original.opening import Source, model_spec, open_original
 from apot_export.original.original import Original
 
 _SHOWN_LAYERS = 4
@@ -57,7 +57,7 @@ class HeldTo:
             "checkpoint_sha256": None if checkpoint is None else checkpoint.sha256,
             "state_sha256": self.original.state_sha256,
             "model": None if self.spec is None else self.spec.to_json(),
-            "choices": complete_choices(self.choices, self.original).non_default(),
+            "choices": self.original.choices.non_default(),
         }
 
 

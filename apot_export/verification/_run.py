@@ -301,7 +301,7 @@ class Run:
             "bits": original.quantization.weight_bits,
             "method": original.quantization.method,
             "family": original.family.name,
-            "alpha_terms": original.alpha_terms,
+            "alpha_terms": original.choices.alpha_terms,
             "unsigned_zeros": self.held_to.choices.unsigned_zeros,
             "architecture": original.architecture.name,
             **self.flags,

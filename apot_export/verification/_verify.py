@@ -99,7 +99,7 @@ def _opened(
         input_shape=packed.input_shape,
         classes=packed.shapes[packed.output][0],
         data=None if options.data is None else Path(options.data),
-        family=held_to.original.family.name,
+        preprocessing=held_to.original.family.preprocessing,
         mean=options.mean,
         std=options.std,
     )

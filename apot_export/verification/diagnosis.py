@@ -21,8 +21,7 @@ from apot_export.errors import ApotExportError
 from apot_export.network import ActivationQuantizer, CodedLayer, FloatLayer, Layer
 from apot_export.network.codebook import distinct_levels
 from apot_export.original import families
-from apot_export.original.level_sets import TERNARY_BITS
-from apot_export.original.quantization import FULL_PRECISION_BITS, METHODS
+from apot_export.original.quantization import FULL_PRECISION_BITS, METHODS, TERNARY_BITS
 from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer, eight_bit_weight
 from apot_export.verification.proof.certificate import activation_levels, quantized_weights
 
@@ -34,7 +33,6 @@ WRONG_BITS, LEGACY_DIVISOR, NORMALISATION = CAUSES = (
 """Known causes of a difference."""
 
 _BITS = range(2, 9)
-_LARGEST_Z = 14
 
 
 def probable_cause(module: nn.Module, layer: Layer | None) -> tuple[str | None, str]:
@@ -96,10 +94,11 @@ def _causes_of_weights(module: nn.Conv2d | nn.Linear, layer: Layer) -> Iterator[
 
 def _other_weights(module: QuantConv2d) -> Iterator[QuantConv2d]:
     """Yield a layer with every other bit-width, level set and grid of its weights."""
-    grids = [("zero", 0), *(("nonzero", z) for z in range(1, _LARGEST_Z + 1))]
+    family = families.by_name(module.quantization.family)
+    grids = [("zero", 0), *(("nonzero", z) for z in family.exponents)]
     for bits, method in itertools.product(_BITS, METHODS):
         changes: dict[str, Any] = {"weight_bits": bits, "method": method}
-        for grid, z in grids if bits == TERNARY_BITS else grids[:1]:
+        for grid, z in grids if family.has_grids(bits) else grids[:1]:
             yield from _candidate(module, **changes, grid=grid, z=z)
 
 

@@ -43,7 +43,7 @@ def save(path: Path, pixels: NDArray[np.uint8] | None = None) -> Path:
 
 
 def opened(data: Path | None, shape: tuple[int, ...] = (3, 32, 32), **options: Any) -> Dataset:
-    given: dict[str, Any] = {"classes": 3, "family": None, **options}
+    given: dict[str, Any] = {"classes": 3, **options}
     return open_dataset("folder", input_shape=shape, data=data, **given)
 
 
@@ -176,9 +176,7 @@ def test_large_images_are_resized_and_cropped(
 def test_at_imagenets_size_images_are_preprocessed_as_imagenets(tmp_path: Path) -> None:
     pixels = noise(1, 300, 250, 3)
     path = save(tmp_path / "own/n01440764/a.png", pixels)
-    ours = open_dataset(
-        "folder", input_shape=(3, 224, 224), classes=1, data=path.parent.parent, family=None
-    )
+    ours = open_dataset("folder", input_shape=(3, 224, 224), classes=1, data=path.parent.parent)
     theirs = kind_by_name("imagenet").open(path.parent.parent)
     np.testing.assert_array_equal(ours.load(0), theirs.load(0))
 
@@ -234,7 +232,7 @@ def test_networks_that_read_no_images_have_no_folder(shape: tuple[int, ...]) -> 
 def test_the_folder_is_never_chosen_without_its_name(tmp_path: Path) -> None:
     data = one_image(tmp_path, noise(1, 32, 32, 3))
     with pytest.raises(DatasetError, match="cannot be told") as caught:
-        open_dataset(None, input_shape=(3, 32, 32), classes=3, data=data, family=None)
+        open_dataset(None, input_shape=(3, 32, 32), classes=3, data=data)
     assert "folder" in (caught.value.fix or "")
     assert "folder" in NAMES
     assert all(kind.name != "folder" for kind in KINDS)
@@ -246,36 +244,38 @@ def test_a_kind_of_the_folder_opens_like_any_other(tmp_path: Path) -> None:
     data = one_image(tmp_path, noise(1, 32, 32, 3))
     kind = kind_of("folder", (3, 32, 32), 3)
     assert (kind.name, kind.input_shape, kind.classes) == ("folder", (3, 32, 32), 3)
-    np.testing.assert_array_equal(kind.open(data, "alq").load(0), opened(data).load(0))
+    np.testing.assert_array_equal(kind.open(data, "alq-code").load(0), opened(data).load(0))
 
 
 def test_other_datasets_are_opened_by_name_or_by_shape() -> None:
     for name in ("digits", None):
-        dataset = open_dataset(name, input_shape=(1, 8, 8), classes=10, data=None, family="alq")
+        dataset = open_dataset(
+            name, input_shape=(1, 8, 8), classes=10, data=None, preprocessing="alq-code"
+        )
         assert (dataset.name, len(dataset)) == ("digits", 359)
 
 
-def test_the_family_decides_on_the_preprocessing(tmp_path: Path) -> None:
+def test_training_codes_normalise_differently(tmp_path: Path) -> None:
     save(tmp_path / "own/cat/0.png")
     alq, apot = (
         open_dataset(
-            None, input_shape=(3, 32, 32), classes=10, data=tmp_path / "own", family=family
+            None, input_shape=(3, 32, 32), classes=10, data=tmp_path / "own", preprocessing=key
         ).load(0)
-        for family in ("alq", "apot-v1")
+        for key in ("alq-code", "apot-code")
     )
     assert not np.array_equal(alq, apot)
 
 
 def test_a_dataset_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(DatasetError, match="does not fit the network"):
-        open_dataset("digits", input_shape=(1, 28, 28), classes=10, data=None, family=None)
+        open_dataset("digits", input_shape=(1, 28, 28), classes=10, data=None)
     with pytest.raises(DatasetError, match="no such dataset"):
-        open_dataset("svhn", input_shape=(3, 32, 32), classes=10, data=None, family=None)
+        open_dataset("svhn", input_shape=(3, 32, 32), classes=10, data=None)
 
 
 @pytest.mark.parametrize("name", ["digits", None])
 @pytest.mark.parametrize("given", [{"mean": (0.5,)}, {"std": (0.5,)}])
 def test_other_datasets_have_their_own_mean(name: str | None, given: Any) -> None:
     with pytest.raises(DatasetError, match="dataset folder only") as caught:
-        open_dataset(name, input_shape=(1, 8, 8), classes=10, data=None, family=None, **given)
+        open_dataset(name, input_shape=(1, 8, 8), classes=10, data=None, **given)
     assert caught.value.expected == "the dataset folder"

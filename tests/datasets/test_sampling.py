@@ -135,8 +135,8 @@ def test_digits_are_classes_of_their_names() -> None:
 
 def test_mnist_has_names_and_pictures(reference: Path) -> None:
     dataset, other = (
-        kind_by_name("mnist").open(reference / "datasets/MNIST", family)
-        for family in ("apot-v2", "alq")
+        kind_by_name("mnist").open(reference / "datasets/MNIST", key)
+        for key in ("apot-code", "alq-code")
     )
     assert (dataset.names[3], list(dataset.classes or ())) == ("image 3", list("0123456789"))
     picture = dataset.picture(dataset.load(3))
@@ -153,7 +153,7 @@ def test_mnist_has_names_and_pictures(reference: Path) -> None:
 def test_a_picture_undoes_the_normalisation_of_every_value(name: str) -> None:
     kind = kind_by_name(name)
     assert kind.normalisation is not None
-    normalisation = kind.normalisation(None)
+    normalisation = kind.normalisation("apot-code")
     pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(kind.input_shape[0], axis=2)
     np.testing.assert_array_equal(normalisation.picture(normalisation(pixels)), pixels)
 
@@ -165,8 +165,8 @@ def test_a_picture_clips_what_no_screen_shows() -> None:
 
 
 def test_a_datasets_picture_is_what_a_person_sees(reference: Path) -> None:
-    for family in ("apot-v1", "alq"):
-        dataset = kind_by_name("cifar10").open(reference / "datasets/cifar10-test-head", family)
+    for key in ("apot-code", "alq-code"):
+        dataset = kind_by_name("cifar10").open(reference / "datasets/cifar10-test-head", key)
         with Image.open(Path(dataset.root) / dataset.names[11]) as image:
             expected: NDArray[np.uint8] = np.asarray(image.convert("RGB"))
         np.testing.assert_array_equal(dataset.picture(dataset.load(11)), expected)

@@ -39,8 +39,8 @@ def best_first(
     """Try some hypotheses on a published checkpoint and rank them."""
     loaded = load_checkpoint(checkpoint)
     trials = [Trial(hypotheses=(hypothesis,)) for hypothesis in tried]
-    family = families.recognise(loaded.keys).name
-    run_stages(trials, loaded, kind_by_name(name).open(data, family).first(limit), silent)
+    key = families.recognise(loaded.keys).preprocessing
+    run_stages(trials, loaded, kind_by_name(name).open(data, key).first(limit), silent)
     return sorted(trials, key=lambda one: one.rank)
 
 

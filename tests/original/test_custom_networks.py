@@ -275,11 +275,11 @@ def test_a_layer_that_does_not_say_its_bits_takes_them_from_the_name(
         if hasattr(layer, "bit"):
             layer.forward = Remembering(layer)
             del layer.bit, layer.power
-    with pytest.raises(BitWidthError, match="does not say it"):
+    with pytest.raises(BitWidthError, match="not known"):
         original_of_module(network, SHAPE, Choices())
     original = original_of_module(network, SHAPE, Choices(bits=3))
     assert original.quantization.weight_bits == 3
-    assert original.bits_from == "option"
+    assert original.plan.bits.source == "option"
 
 
 class Remembering:

@@ -439,7 +439,7 @@ def test_the_published_imagenet_network(library: Library, reference: Path, tmp_p
     network = loaded(reference, tmp_path / "res18", "ImageNet/res18_4bit.pth.tar")
     golden = np.load(reference / "golden" / "res18_4bit.npz")
     first = int(golden["image_index"][0])
-    photographs = kind_by_name("imagenet").open(reference / "datasets", None)
+    photographs = kind_by_name("imagenet").open(reference / "datasets")
     image = photographs.load(first)[None]
     counts = differences(network, compile_network(network, library=library), image)
     assert counts["levels"] > 1_500_000

@@ -17,12 +17,11 @@ not decide between them. Levels so fine that they imitate coarser ones are often
 
 from __future__ import annotations
 
-from apot_export.inspection.identify._hypotheses import EXPONENTS, Hypothesis, hypotheses
+from apot_export.inspection.identify._hypotheses import Hypothesis, hypotheses
 from apot_export.inspection.identify._identify import identify
 from apot_export.inspection.identify._result import Candidate, Identification, Measurement, Named
 
 __all__ = [
-    "EXPONENTS",
     "Candidate",
     "Hypothesis",
     "Identification",

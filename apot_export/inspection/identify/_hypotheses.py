@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,10 +13,8 @@ from apot_export.original.families import Family
 from apot_export.original.level_sets import activation_level_set, weight_level_set
 from apot_export.original.quantization import FULL_PRECISION_BITS, Quantization
 
-EXPONENTS = (1, 2, 3, 4)
-"""Values of Z that are tried for the non-zero grid."""
-
-_TERNARY_BITS = 2
+_LIKELY_EXPONENTS = 4
+"""How many values of Z are tried, the smallest first: others are hardly told from a 0 level."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,26 +31,12 @@ class Hypothesis:
     normalize_weights: bool = True
 
     def choices(self) -> Choices:
-        """Return what a user says to `convert` for it."""
-        return Choices(
-            bits=self.bits,
-            method=self.method,
-            grid=self.grid,
-            z=self.z,
-            legacy_divisor=self.legacy_divisor,
-            normalize_weights=self.normalize_weights,
-        )
+        """Return the options of `convert` that state it."""
+        return Choices(**dataclasses.asdict(self))
 
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form."""
-        return {
-            "bits": self.bits,
-            "method": self.method,
-            "grid": self.grid,
-            "z": self.z,
-            "legacy_divisor": self.legacy_divisor,
-            "normalize_weights": self.normalize_weights,
-        }
+        return dataclasses.asdict(self)
 
     def __str__(self) -> str:
         if self.bits == FULL_PRECISION_BITS:
@@ -66,32 +52,30 @@ class Hypothesis:
 
 
 def hypotheses(family: Family) -> list[list[Hypothesis]]:
-    """Return everything that a family's code offers, identical functions in one list.
+    """Return every quantization that a family's code offers, identical functions in one list.
 
     >>> from apot_export.original.families import by_name
     >>> [[str(h) for h in same] for same in hypotheses(by_name("apot-v1"))][0]
     ['2-bit apot', '2-bit pot']
     """
-    if family.bit_widths(family.methods[0]) == (FULL_PRECISION_BITS,):
+    if not family.has_thresholds:
         return [[Hypothesis(bits=FULL_PRECISION_BITS, method=family.methods[0])]]
     merged: dict[object, list[Hypothesis]] = {}
-    for normalize in (True, False):
-        for method in family.methods:
-            legacy = family.name == "apot-v2" and method == "uniform"
-            for bits in family.bit_widths(method):
-                for variant in _variants(family, bits, method, legacy=legacy):
-                    hypothesis = replace(variant, normalize_weights=normalize)
-                    merged.setdefault(_function(family, hypothesis), []).append(hypothesis)
+    for normalize, method in itertools.product((True, False), family.methods):
+        for bits in family.bit_widths(method):
+            for variant in _variants(family, bits, method):
+                hypothesis = replace(variant, normalize_weights=normalize)
+                merged.setdefault(_function(family, hypothesis), []).append(hypothesis)
     return list(merged.values())
 
 
-def _variants(family: Family, bits: int, method: str, *, legacy: bool) -> Iterator[Hypothesis]:
+def _variants(family: Family, bits: int, method: str) -> Iterator[Hypothesis]:
     plain = Hypothesis(bits=bits, method=method)
     yield plain
-    if legacy:
+    if family.had_legacy_divisor and method == "uniform":
         yield replace(plain, legacy_divisor=True)
-    if family.name == "nonzero" and bits == _TERNARY_BITS:
-        for z in EXPONENTS:
+    if family.has_grids(bits):
+        for z in family.exponents[:_LIKELY_EXPONENTS]:
             yield replace(plain, grid="nonzero", z=z)
 
 
@@ -106,7 +90,7 @@ def _function(family: Family, hypothesis: Hypothesis) -> object:
         z=hypothesis.z or 2,
         legacy_divisor=hypothesis.legacy_divisor,
     )
-    # Where there is no level set the family rounds: by the bit-width and the divisor alone.
+    # Without a level set the family rounds: by the bit-width and the divisor alone.
     rounding = (hypothesis.bits, hypothesis.legacy_divisor)
     level_sets = (weight_level_set(quantization), activation_level_set(quantization))
     keys = [rounding if levels is None else tuple(levels.tolist()) for levels in level_sets]

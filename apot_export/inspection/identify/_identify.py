@@ -18,7 +18,6 @@ from apot_export.original.families import Family
 from apot_export.original.naming import bits_from_name, grid_from_name, method_from_name
 from apot_export.original.original import Original
 from apot_export.original.published import rebuild
-from apot_export.original.quantization import FULL_PRECISION_BITS
 
 _SMALL_IMAGES, _LARGE_IMAGES = 2000, 200
 _SMALL_VALUES = 3 * 64 * 64
@@ -82,23 +81,23 @@ def _named(path: Path) -> Named:
         width = bits_from_name(path)
     except BitWidthError:  # one name states two; neither is what "the names say"
         width = None
-    method, method_from = method_from_name(path)
+    method, grid = method_from_name(path), grid_from_name(path)
     return Named(
-        bits=None if width is None else width.bits,
+        bits=None if width is None else width.value,
         bits_from=None if width is None else width.source,
-        method=method,
-        method_from=method_from,
-        grid=grid_from_name(path),
+        method="apot" if method is None else method.value,
+        method_from="default" if method is None else method.source,
+        grid=None if grid is None else grid.value,
     )
 
 
 def _unknown(family: Family) -> tuple[str, ...]:
-    if family.bit_widths(family.methods[0]) == (FULL_PRECISION_BITS,):
+    if not family.has_thresholds:
         return ()
     unknown = ["bits of weights and activations", f"level set ({', '.join(family.methods)})"]
-    if family.name == "nonzero":
+    if family.exponents:
         unknown.append("grid of 2-bit weights (with zero, or without and its exponent Z)")
-    if family.name == "apot-v2":
+    if family.had_legacy_divisor:
         unknown.append("divisor of uniform activations (legacy before 2021-03-20)")
     return (*unknown, "whether weights were normalised")
 
@@ -107,7 +106,7 @@ def _open(original: Original, name: str | None, data: str | PathLike[str] | None
     architecture = original.architecture
     classes = len(original.module.get_parameter(f"{architecture.last}.weight"))
     kind = kind_of(name, architecture.input_shape, classes)
-    return kind.open(None if data is None else Path(data), original.family.name)
+    return kind.open(None if data is None else Path(data), original.family.preprocessing)
 
 
 def _ranked(trials: Sequence[Trial], named: Named) -> tuple[Candidate, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +23,6 @@ class Named:
     """"file name", "folder name", or "default": published names only say `uniform`."""
     grid: str | None
     """"nonzero" for the folder of a run with the non-zero grid."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the stable JSON form."""
-        return {
-            "bits": self.bits,
-            "bits_from": self.bits_from,
-            "method": self.method,
-            "method_from": self.method_from,
-            "grid": self.grid,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +44,6 @@ class Candidate:
     named: bool
     """Whether it is what the checkpoint's names say."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the stable JSON form."""
-        return {
-            "hypotheses": [hypothesis.to_json() for hypothesis in self.hypotheses],
-            "images": self.images,
-            "top1": self.top1,
-            "loss": self.loss,
-            "dropped": self.dropped,
-            "tied": self.tied,
-            "named": self.named,
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
@@ -83,16 +63,6 @@ class Measurement:
         """The best candidate and those that cannot be told apart from it."""
         return tuple(candidate for candidate in self.candidates if candidate.tied)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the stable JSON form."""
-        return {
-            "dataset": self.dataset,
-            "dataset_root": self.dataset_root,
-            "images": self.images,
-            "available": self.available,
-            "candidates": [candidate.to_json() for candidate in self.candidates],
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class Identification:
@@ -108,11 +78,6 @@ class Identification:
 
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form."""
-        return {
-            "checkpoint": str(self.checkpoint),
-            "family": self.family,
-            "architecture": self.architecture,
-            "named": self.named.to_json(),
-            "unknown": list(self.unknown),
-            "measurement": None if self.measurement is None else self.measurement.to_json(),
-        }
+        # Through JSON itself, which turns tuples into lists and the path into a string.
+        form: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return form

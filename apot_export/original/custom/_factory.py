@@ -1,4 +1,4 @@
-"""Importing and building a network of the user's own, and giving it a checkpoint's tensors."""
+"""Import, build and run the user's network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from apot_export.errors import ApotExportError, ModelError, RecognitionError
+from apot_export.errors import ApotExportError, ModelError
 from apot_export.original.custom._spec import ModelSpec
 
-_OPTIONAL_SUFFIXES = ("num_batches_tracked", "factorW", "factorA")
-"""Counters and gradient factors of training, which evaluation does not read."""
-_SHOWN_KEYS = 6
 _OWN_CODE = Path(__file__).parent
 
 
@@ -137,7 +134,7 @@ def _raised(what: str, where: str, error: BaseException) -> ModelError:
 
 
 def run(module: nn.Module, images: torch.Tensor) -> Any:
-    """Run a network of the user's own.
+    """Run the user's network on float32 [N, channels, height, width].
 
     Raises:
         ModelError: It does not run on these images.
@@ -154,49 +151,3 @@ def run(module: nn.Module, images: torch.Tensor) -> Any:
             got=f"{type(error).__name__}: {error}".splitlines()[0],
             fix="say the shape that it was trained with: --input-shape C,H,W",
         ) from error
-
-
-def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], factory: str) -> None:
-    """Load a checkpoint's tensors into a module, all of them and no others.
-
-    Raises:
-        RecognitionError: Keys are missing, unknown, or of another shape than the module's.
-    """
-    expected = module.state_dict()
-    unknown = [k for k in state if k not in expected and not k.endswith(_OPTIONAL_SUFFIXES)]
-    missing = [k for k in expected if k not in state and not k.endswith(_OPTIONAL_SUFFIXES)]
-    if unknown or missing:
-        raise RecognitionError(
-            "The checkpoint does not fit the network of --model.",
-            where=factory,
-            expected=_some(missing, "which the checkpoint lacks") if missing else "no further key",
-            got=_some(unknown, "which the network lacks") if unknown else "none of these",
-            fix="name the factory, and the arguments, that the network was trained with",
-        )
-    complete: dict[str, Any] = {}
-    for key, value in expected.items():
-        given = state.get(key, value)
-        if isinstance(value, torch.Tensor) and given.shape != value.shape:
-            if given.numel() != 1 or value.numel() != 1:
-                raise RecognitionError(
-                    "A tensor of the checkpoint does not have the shape that the network gives it.",
-                    where=key,
-                    expected=str(list(value.shape)),
-                    got=str(list(given.shape)),
-                    fix="name the factory, and the arguments, that the network was trained with",
-                )
-            given = given.reshape(value.shape)
-        complete[key] = given
-    try:
-        module.load_state_dict(complete)
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise RecognitionError(
-            "The network does not take the checkpoint's tensors.",
-            where=factory,
-            got=str(error).splitlines()[0],
-        ) from error
-
-
-def _some(keys: list[str], remark: str) -> str:
-    more = f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
-    return f"{', '.join(keys[:_SHOWN_KEYS])}{more} ({remark})"

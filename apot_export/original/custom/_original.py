@@ -1,11 +1,10 @@
-"""The original of a network of the user's own: recognised, compared and rebuilt of our layers."""
+"""Rebuild a custom network with our layers, after comparing each with the user's."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from apot_export.original.architectures import Architecture
 from apot_export.original.checkpoint import Checkpoint, load_checkpoint, require_finite
 from apot_export.original.choices import Choices
 from apot_export.original.custom._agreement import require_agreement
-from apot_export.original.custom._factory import build, load_state
+from apot_export.original.custom._factory import build
 from apot_export.original.custom._layers import (
     ThresholdLayer,
     float_replacement,
@@ -27,19 +26,18 @@ from apot_export.original.custom._layers import (
     threshold_replacement,
     weighted_layers,
 )
-from apot_export.original.custom._resolve import Resolved, resolve
 from apot_export.original.custom._spec import ImageShape, ModelSpec
+from apot_export.original.families import Family
+from apot_export.original.loading import load_state
 from apot_export.original.multi_bit import multi_bit_layers, shorten_coordinates
 from apot_export.original.original import Original
-from apot_export.original.quantization import FULL_PRECISION_BITS, LayerPlan, Quantization
+from apot_export.original.quantization import Quantization
 from apot_export.original.quantized_layers import QuantConv2d
-
-_MULTI_BIT = "alq"
-_FULL_PRECISION = "full-precision"
+from apot_export.original.resolving import resolve
 
 
 def load_custom(path: Path, choices: Choices, spec: ModelSpec) -> Original:
-    """Load a checkpoint into a network of the user's own, whose code this imports and runs.
+    """Load a checkpoint into a custom network, whose code this imports and runs.
 
     Raises:
         CheckpointError: The file cannot be loaded safely, or does not fit the network.
@@ -50,13 +48,18 @@ def load_custom(path: Path, choices: Choices, spec: ModelSpec) -> Original:
     checkpoint = load_checkpoint(path)
     require_finite(checkpoint.state)
     module = build(spec, (Path.cwd(), path.absolute().parent))
-    load_state(module, checkpoint.state, spec.factory)
+    load_state(
+        module,
+        checkpoint.state,
+        f"{spec.factory} of --model",
+        fix="name the factory, and the arguments, that the network was trained with",
+    )
     multi_bit = multi_bit_layers(checkpoint, checkpoint.state)
     return _original(module, spec.input_shape, choices, checkpoint, multi_bit)
 
 
 def original_of_module(module: nn.Module, input_shape: ImageShape, choices: Choices) -> Original:
-    """Take a network of the user's own, in memory, as the original; it stays as it is.
+    """Rebuild a custom network that is in memory, which stays as it is.
 
     Raises:
         ModelError: The network does not run on such images.
@@ -109,20 +112,25 @@ def _original(
             found.append(recognised)
         elif (replacement := float_replacement(name, layer)) is not None:
             replacements[layer] = replacement
-    resolved = resolve(found, ours, choices, checkpoint.path if checkpoint else None)
+    family = _family(found, ours, multi_bit)
+    if family.has_thresholds:
+        path = checkpoint.path if checkpoint else None
+        plan = resolve(family, [layer.facts for layer in found], choices, path, ours)
+        choices = plan.choices
+    else:
+        plan = resolve(family, [], Choices(), None)
     for recognised in found:
-        quantization = resolved.quantization[recognised.name]
+        quantization = plan.layers[recognised.facts.name]
         replacements[recognised.layer] = threshold_replacement(recognised, quantization)
     used = require_agreement(module, replacements, input_shape)
     names = [name for name, layer in weighted_layers(module) if layer in used]
     rebuilt = _rebuilt(module, replacements, used)
     if choices.alpha_terms:
         shorten_coordinates(rebuilt, multi_bit, choices.alpha_terms)
-    default = _default(resolved, multi_bit)
     return Original(
         checkpoint=checkpoint,
         state_sha256=digest,
-        family=families.by_name(default.family),
+        family=family,
         architecture=Architecture(
             name=type(module).__name__,
             input_shape=input_shape,
@@ -130,14 +138,34 @@ def _original(
             last=names[-1],
             build=lambda: copy.deepcopy(rebuilt),
         ),
-        plan=LayerPlan(default=default),
-        bits_from=resolved.bits_from,
-        method_from=resolved.method_from,
-        grid_from=resolved.grid_from,
+        plan=plan,
         module=rebuilt,
         multi_bit=multi_bit,
-        custom_choices=resolved.choices,
+        choices=choices,
     )
+
+
+def _family(
+    found: Sequence[ThresholdLayer],
+    ours: Mapping[str, Quantization],
+    multi_bit: Mapping[str, MultiBitWeights],
+) -> Family:
+    """Return the family of a network's layers.
+
+    Raises:
+        RecognitionError: They are of more than one.
+    """
+    layer_of = {layer.family.name: layer.facts.name for layer in found}
+    layer_of |= {own.family: name for name, own in ours.items()}
+    if len(layer_of) > 1:
+        raise RecognitionError(
+            "The network's layers are of more than one family.",
+            expected="layers of one training code",
+            got=", ".join(f"{layer}: {family}" for family, layer in layer_of.items()),
+        )
+    if layer_of:
+        return families.by_name(*layer_of)
+    return families.MULTI_BIT if multi_bit else families.FULL_PRECISION
 
 
 def _rebuilt(
@@ -162,15 +190,3 @@ def _rebuilt(
             got=str(error).splitlines()[0],
         ) from error
     return rebuilt.cpu().eval().requires_grad_(requires_grad=False)
-
-
-def _default(resolved: Resolved, multi_bit: Mapping[str, MultiBitWeights]) -> Quantization:
-    """Return the quantization of most layers."""
-    if resolved.quantization:
-        ((default, _),) = Counter(resolved.quantization.values()).most_common(1)
-        return default
-    return Quantization(
-        family=_MULTI_BIT if multi_bit else _FULL_PRECISION,
-        weight_bits=FULL_PRECISION_BITS,
-        activation_bits=FULL_PRECISION_BITS,
-    )

@@ -1,4 +1,4 @@
-"""Checkpoint families: how each names its tensors and quantizes its layers."""
+"""Checkpoint families: how each training code names its tensors and quantizes its layers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 
 from apot_export.errors import RecognitionError
-from apot_export.original.families._protocol import Family
+from apot_export.original.families._family import Family
 from apot_export.original.families.alq import Alq
 from apot_export.original.families.apot_v1 import ApotV1
 from apot_export.original.families.apot_v2 import ApotV2
 from apot_export.original.families.full_precision import FullPrecision
 from apot_export.original.families.nonzero import NonZero
 
-FAMILIES: tuple[Family, ...] = (Alq(), NonZero(), ApotV1(), ApotV2(), FullPrecision())
+MULTI_BIT, FULL_PRECISION = Alq(), FullPrecision()
+FAMILIES: tuple[Family, ...] = (MULTI_BIT, NonZero(), ApotV1(), ApotV2(), FULL_PRECISION)
 """Tried in this order: `nonzero` has what `apot-v1` has and more; the last has no thresholds."""
 
 
@@ -23,9 +24,9 @@ def recognise(keys: Iterable[str]) -> Family:
     Raises:
         RecognitionError: Thresholds of no known family.
     """
-    names = list(keys)
+    names = dict.fromkeys(keys)
     for family in FAMILIES:
-        if family.recognises(names):
+        if family.recognises(names.keys()):
             return family
     raise RecognitionError(
         "The checkpoint has clipping thresholds, but of no known family.",
@@ -65,4 +66,4 @@ def by_name(name: str) -> Family:
     )
 
 
-__all__ = ["FAMILIES", "Family", "by_name", "recognise"]
+__all__ = ["FAMILIES", "FULL_PRECISION", "MULTI_BIT", "Family", "by_name", "recognise"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+from apot_export.original.families import MULTI_BIT
 from apot_export.verification.report import ComparedSide, Report, Yardstick
 
 _EXECUTORS = {
@@ -17,7 +18,6 @@ _EXECUTORS = {
 }
 _METHODS = {"apot": "additive powers of two", "pot": "powers of two", "uniform": "uniform levels"}
 _SWITCHES = {"TF32"}
-_MULTI_BIT = "alq"
 _FULL_PRECISION = 32
 
 
@@ -68,7 +68,7 @@ def title(report: Report) -> str:
 def quantization(report: Report) -> str:
     """Return bit-width and level set of the weights."""
     settings = report.settings
-    if settings.get("family") == _MULTI_BIT:
+    if settings.get("family") == MULTI_BIT.name:
         return "sign vectors of one bit a weight each"
     bits = settings.get("bits")
     if bits is None:
@@ -81,7 +81,7 @@ def quantization(report: Report) -> str:
 
 def exactness(report: Report) -> str:
     """Return in which sense the compared weights can be equal."""
-    if report.settings.get("family") == _MULTI_BIT:
+    if report.settings.get("family") == MULTI_BIT.name:
         return "up to the order of adding sign vectors"
     if report.settings.get("unsigned_zeros"):
         return "bit for bit, zeros without signs"
