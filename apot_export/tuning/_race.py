@@ -14,6 +14,8 @@ Run = Callable[[], object]
 """Computes one batch."""
 Clock = Callable[[], float]
 """Seconds since some moment."""
+Progress = Callable[[str, int, int], None]
+"""Called with (what, done, total)."""
 
 BEFORE = "before"
 """Name of the model that was there: what the others are compared with."""
@@ -55,9 +57,15 @@ class Race:
         """Return how many times as fast as `BEFORE` a contestant is: the median over rounds."""
         return median(self._ratios(name))
 
-    def milliseconds(self, name: str) -> float:
-        """Return the median time of a run."""
-        return 1000 * median(self.seconds[name])
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Ratios of all contestants but the copy."""
+        return {name: self.ratio(name) for name in self.seconds if name != COPY}
+
+    @property
+    def milliseconds(self) -> dict[str, float]:
+        """Median times of a run of all contestants but the copy."""
+        return {name: 1000 * median(own) for name, own in self.seconds.items() if name != COPY}
 
     @property
     def fastest(self) -> str:
@@ -90,7 +98,7 @@ def race(
     candidates: Sequence[str],
     clock: Clock,
     until: float,
-    progress: Callable[[int], None],
+    progress: Progress,
 ) -> Race:
     """Race contestants until it is clear whether a candidate is faster than `BEFORE`.
 
@@ -100,7 +108,7 @@ def race(
         candidates: Names of those that may replace `BEFORE`.
         clock: Tells the time.
         until: When to stop; `FEWEST` rounds are run all the same, `MOST` at most.
-        progress: Called with the number of rounds done.
+        progress: Told of every round.
     """
     repeats = {}
     for name, run in runs.items():
@@ -112,7 +120,7 @@ def race(
     for done in range(MOST):
         if done >= FEWEST and (clock() >= until or (done in LOOKS and found.decided)):
             break
-        progress(done)
+        progress("rounds", done, MOST)
         for name in names:
             found.seconds[name].append(_turn(runs[name], repeats[name], clock))
         names = [*names[1:], names[0]]

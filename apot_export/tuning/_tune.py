@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
@@ -31,11 +31,8 @@ from apot_export.errors import ExportError, KernelError, TuningError
 from apot_export.network import CodedNetwork
 from apot_export.runtimes.deployment import Deployment, Logits, gpu_name, processor_name
 from apot_export.tuning._check import random_images, require_oracles_integers, require_same_logits
-from apot_export.tuning._race import BEFORE, COPY, MOST, Clock, race
+from apot_export.tuning._race import BEFORE, COPY, Clock, Progress, race
 from apot_export.tuning._result import NATIVE, TuningResult
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what, done, total)."""
 
 _TARGETS = {
     ("onnxruntime", "cpu"): (CPU, PORTABLE),
@@ -80,6 +77,8 @@ def tune(
     Raises:
         ApotExportError: With what is wrong; nothing is left half-written.
     """
+    if not seconds > 0:
+        raise TuningError("Measuring takes time.", expected="seconds > 0", got=f"{seconds}")
     return tune_for(
         Deployment(runtime=runtime, device=device, threads=threads, batch=batch),
         Path(export),
@@ -103,8 +102,6 @@ def tune_for(
 ) -> TuningResult:
     """Tune for a deployment, as `tune` does, by the time that a clock tells."""
     began = clock()
-    if not seconds > 0:
-        raise TuningError("Measuring takes time.", expected="seconds > 0", got=f"{seconds}")
     manifest = read_manifest(directory)
     check_files(directory, manifest)
     files = {name: (directory / name).read_bytes() for name in manifest["files"]}
@@ -116,22 +113,17 @@ def tune_for(
     models = _models(network, parse_model(files[ONNX_MODEL]), deployment)
     runs = _loaded(network, files[ONNX_MODEL], models, deployment)
     images = random_images(network, deployment.batch)
-    found = race(
-        {name: partial(run, images) for name, run in runs.items()},
-        [name for name in runs if name in models],
-        clock,
-        began + seconds,
-        lambda done: progress("rounds", done, MOST),
-    )
-    target, raced = found.fastest, [name for name in runs if name != COPY]
-    written = found.ratio(target) > 1 + found.noise
+    batches = {name: partial(run, images) for name, run in runs.items()}
+    targets = [name for name in models if name in runs]
+    found = race(batches, targets, clock, began + seconds, progress)
+    target, written = found.fastest, found.ratio(found.fastest) > 1 + found.noise
     integers = 0
     if written:
         progress("comparing with the oracle", 0, 1)
         integers = require_oracles_integers(network, models[target], deployment)
         require_same_logits(network, runs[BEFORE], runs[target], deployment.batch)
     result = TuningResult(
-        path=directory if output is None else output,
+        path=output or directory,
         runtime=deployment.runtime,
         runtime_version=version,
         device=deployment.device,
@@ -143,8 +135,8 @@ def tune_for(
         written=written,
         ratio=found.ratio(target),
         noise=found.noise,
-        ratios={name: found.ratio(name) for name in raced},
-        milliseconds={name: found.milliseconds(name) for name in raced},
+        ratios=found.ratios,
+        milliseconds=found.milliseconds,
         rounds=found.rounds,
         integers=integers,
         verification_dropped=written and "verification" in manifest,
@@ -152,8 +144,7 @@ def tune_for(
     )
     if written:
         files[ONNX_MODEL] = serialise(models[target])
-        manifest.pop("verification", None)  # a verdict on the model that is replaced
-        manifest |= {"target": target, "tuning": _record(result)}
+        manifest = _tuned(manifest, result)
     if output is not None:
         manifest["checkpoint"] = _found_from(output, directory, manifest["checkpoint"])
     if written or output is not None:
@@ -229,8 +220,9 @@ def _found_from(folder: Path, directory: Path, source: Mapping[str, Any]) -> dic
     return {**source, "path": os.path.relpath(path, folder.absolute())}
 
 
-def _record(result: TuningResult) -> dict[str, Any]:
-    """Return what the manifest says of how its model was chosen."""
+def _tuned(manifest: Mapping[str, Any], result: TuningResult) -> dict[str, Any]:
+    """Return the manifest with how its model was chosen, without the verdict on the old model."""
+    kept = {key: value for key, value in manifest.items() if key != "verification"}
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     measured = {k: v for k, v in result.to_json().items() if k not in _UNRECORDED}
-    return {"date": date, **measured}
+    return {**kept, "target": result.target, "tuning": {"date": date, **measured}}

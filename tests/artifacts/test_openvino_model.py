@@ -63,6 +63,13 @@ def test_no_value_changes(target: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
+def readers_of_sums(model: onnx.ModelProto) -> set[tuple[str, int]]:
+    """Return the operators that read what convolutions sum, and what casts convert it to."""
+    sums = {n.output[0] for n in model.graph.node if n.op_type == "Conv"}
+    readers = [n for n in model.graph.node if sums & set(n.input)]
+    return {(n.op_type, onnx.helper.get_node_attr_value(n, "to")) for n in readers}
+
+
 def test_weights_are_initializers_and_integers_stay_floats() -> None:
     net = convolutions(apot(3, signed=True), apot(4, signed=False))
     flat = openvino_model(model_of(net, "openvino"))
@@ -73,16 +80,13 @@ def test_weights_are_initializers_and_integers_stay_floats() -> None:
         assert weights.dtype == np.int8
         np.testing.assert_array_equal(weights, layer.levels())
     assert not any(name.endswith(".codes") for name in stored)
-    convolution_inputs = {n.output[0] for n in flat.graph.node if n.op_type == "Conv"}
-    readers = {n.op_type for n in flat.graph.node if convolution_inputs & set(n.input)}
-    assert readers == {"Mul"}
+    assert readers_of_sums(flat) == {("Cast", onnx.TensorProto.FLOAT)}
 
 
 def test_float_sums_stay_apart_from_their_scale() -> None:
     net = convolutions(apot(3, signed=True), apot(6, signed=False))  # levels beyond a byte
     flat = openvino_model(model_of(net, "openvino"))
-    sums = {n.output[0] for n in flat.graph.node if n.op_type == "Conv"}
-    assert {n.op_type for n in flat.graph.node if sums & set(n.input)} == {"Cast"}
+    assert readers_of_sums(flat) == {("Cast", onnx.TensorProto.INT32)}
 
 
 def test_accumulators_that_are_asked_for_are_integers() -> None:

@@ -15,9 +15,9 @@ import pytest
 
 from apot_export.artifacts.onnx_model import serialise
 from apot_export.artifacts.onnx_model.bodies_cpu import CHANNELS_LAST, PATCHES, POINTWISE, PRODUCT
-from apot_export.artifacts.onnx_model.bodies_cuda import THREE_PARTS
 from apot_export.artifacts.onnx_model.bodies_openvino import EIGHT_BITS
 from apot_export.artifacts.onnx_model.bodies_portable import NORMALIZED, WINOGRAD
+from apot_export.artifacts.onnx_model.functions import THREE_PARTS
 from apot_export.artifacts.onnx_model.lowering import fits_bytes, tf32_is_exact
 from apot_export.artifacts.onnx_model.targets import TARGETS
 from apot_export.conversion.convert import convert

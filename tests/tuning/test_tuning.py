@@ -481,7 +481,7 @@ def test_outputs_that_cannot_be_are_refused_before_anything_runs(output: str) ->
 
 @here
 def test_time_is_needed() -> None:
-    refused(TuningError, "takes time", lambda: tuned(seconds=0.0))
+    refused(TuningError, "takes time", lambda: tune(EXPORT, seconds=0.0))
 
 
 @here

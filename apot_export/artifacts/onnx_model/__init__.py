@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from apot_export.artifacts.onnx_model._builder import codebook_attributes
-from apot_export.artifacts.onnx_model.functions import DOMAIN
-from apot_export.artifacts.onnx_model.graph import OPSET, build_model, serialise
+from apot_export.artifacts.onnx_model._builder import (
+    DOMAIN,
+    OPSET,
+    codebook_attributes,
+    serialise,
+)
+from apot_export.artifacts.onnx_model.graph import build_model
 from apot_export.artifacts.onnx_model.integer_graph import build_integer_model
 from apot_export.artifacts.onnx_model.openvino_model import openvino_model
 

@@ -1,4 +1,4 @@
-"""What the graphs of all networks are built with: initializers, operators, decoded weights."""
+"""What all graphs are built with: initializers, operators and their functions, decoded weights."""
 
 from __future__ import annotations
 
@@ -11,42 +11,43 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
-from apot_export.artifacts.onnx_model.functions import DOMAIN, DOMAIN_VERSION, STANDARD_OPSET
+from apot_export.artifacts.onnx_model import (
+    bodies_cpu,
+    bodies_openvino,
+    bodies_portable,
+    functions,
+    integer_functions,
+)
 from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, Pair, PlaneLayer
 from apot_export.network.codebook import Codebook
 from apot_export.network.planes import term_values
 
-OPSET = STANDARD_OPSET
+DOMAIN = "apot"
+DOMAIN_VERSION = 1
+OPSET = 21
 IR_VERSION = 10
 """The IR version of opset 21: runtimes of 2024 and later load it."""
 INPUT = "images"
 OUTPUT = "logits"
+_HEADER = f'<opset_import: ["" : {OPSET}], domain: "{DOMAIN}">'
+_BODIES = {
+    **functions.BODIES,
+    **bodies_portable.BODIES,
+    **bodies_cpu.BODIES,
+    **bodies_openvino.BODIES,
+    **integer_functions.BODIES,
+}
+"""Text of every function, by operator and overload."""
 
 
-def model_of(
-    graph: onnx.GraphProto,
-    functions: Sequence[onnx.FunctionProto],
-    *,
-    tool: str,
-    metadata: Mapping[str, str],
-) -> onnx.ModelProto:
-    """Return the model of a graph and the functions that it calls."""
-    producer, _, version = tool.partition(" ")
-    model: onnx.ModelProto = helper.make_model(
-        graph,
-        functions=list(functions),
-        opset_imports=[
-            helper.make_opsetid("", STANDARD_OPSET),
-            helper.make_opsetid(DOMAIN, DOMAIN_VERSION),
-        ],
-        ir_version=IR_VERSION,
-        producer_name=producer,
-        producer_version=version,
-    )
-    helper.set_model_props(model, dict(metadata))
-    return model
+def function(operator: str, overload: str = "") -> onnx.FunctionProto:
+    """Return an `apot` operator's function; `overload` names a body other than the usual one."""
+    text = _BODIES[operator, overload].strip()
+    parsed: onnx.FunctionProto = parser.parse_function(f"{_HEADER}\n{text}")
+    parsed.overload = overload
+    return parsed
 
 
 def serialise(model: onnx.ModelProto) -> bytes:
@@ -61,43 +62,75 @@ _UPSAMPLING = {
 }
 
 
-@dataclass
+@dataclass(kw_only=True)
 class GraphBuilder:
     """Nodes and initializers so far; an initializer of one name is added once."""
 
     network: CodedNetwork
+    """Whose weights are decoded."""
+    input: str
+    """What the network calls its images, which the graph calls `INPUT`."""
+    output: str
+    """What the network calls its logits, which the graph calls `OUTPUT`."""
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
-    """Element type of every value that is not float32."""
+    """Element type of every value that is not float32, by its name in the network."""
     operators: set[tuple[str, str]] = field(default_factory=set)
     """Operators in use and their overloads."""
 
-    def graph_of(
+    def model(
         self,
         name: str,
-        image_shape: Sequence[int],
         shapes: Mapping[str, Sequence[int]],
-        output: str,
+        *,
+        tool: str,
+        metadata: Mapping[str, str],
         image_type: int = TensorProto.FLOAT,
-    ) -> onnx.GraphProto:
-        """Return the graph: one image tensor in, logits out, every value typed and shaped."""
+    ) -> onnx.ModelProto:
+        """Return the model: one image tensor in, logits out, every value typed and shaped.
 
-        def info(value: str, called: str, shape: Sequence[int]) -> onnx.ValueInfoProto:
-            kind = self.types.get(value, TensorProto.FLOAT)
-            return helper.make_tensor_value_info(called, kind, ["batch", *shape])
-
-        image = helper.make_tensor_value_info(INPUT, image_type, ["batch", *image_shape])
-        inner = [info(value, value, shape) for value, shape in shapes.items() if value != output]
-        proto: onnx.GraphProto = helper.make_graph(
+        Args:
+            name: Of the graph.
+            shapes: Of one image and of every node's value, by their names in the network.
+            tool: Name and version of the producer, separated by a blank.
+            metadata: Model properties.
+            image_type: Element type of the images.
+        """
+        kinds = {self.input: image_type, **self.types}
+        values = {
+            value: helper.make_tensor_value_info(
+                self._value(value), kinds.get(value, TensorProto.FLOAT), ["batch", *shape]
+            )
+            for value, shape in shapes.items()
+        }
+        images, logits = values.pop(self.input), values.pop(self.output)
+        graph = helper.make_graph(
             self.nodes,
             name,
-            [image],
-            [info(output, OUTPUT, shapes[output])],
+            [images],
+            [logits],
             initializer=list(self.initializers.values()),
-            value_info=inner,
+            value_info=list(values.values()),
         )
-        return proto
+        producer, _, version = tool.partition(" ")
+        model: onnx.ModelProto = helper.make_model(
+            graph,
+            functions=[function(*operator) for operator in sorted(self.operators)],
+            opset_imports=[
+                helper.make_opsetid("", OPSET),
+                helper.make_opsetid(DOMAIN, DOMAIN_VERSION),
+            ],
+            ir_version=IR_VERSION,
+            producer_name=producer,
+            producer_version=version,
+        )
+        helper.set_model_props(model, dict(metadata))
+        return model
+
+    def _value(self, name: str) -> str:
+        """Return what the graph calls a value of the network."""
+        return {self.input: INPUT, self.output: OUTPUT}.get(name, name)
 
     def _add_upsampling(self, name: str, scale: Pair, inputs: list[str], output: str) -> None:
         scales = self._initializer(name, np.array([1, 1, *scale], dtype=np.float32))
@@ -116,11 +149,8 @@ class GraphBuilder:
         else:
             coordinates = f"{layer.name}.coordinates"
             values = term_values(np.arange(256, dtype=np.uint8))
-            terms = [
-                self._initializer(f"{layer.name}.terms", planes.terms),
-                self._initializer("term_values", values),
-            ]
-            self._apot("SumTerms", terms, coordinates)
+            terms = {f"{layer.name}.terms": planes.terms, "term_values": values}
+            self._apot("SumTerms", self._initializers(terms), coordinates)
         return self._decode_planes(layer, coordinates, weights)
 
     def _decode_planes(self, layer: PlaneLayer, coordinates: str, weights: str) -> str:
@@ -131,17 +161,16 @@ class GraphBuilder:
             (out, positions, channels) if planes.position_major else (out, channels, positions)
         )
         largest = int(planes.counts.max(initial=0))
-        inputs = [
-            self._initializer(f"{layer.name}.planes", planes.packed),
-            coordinates,
-            self._initializer(f"{layer.name}.counts", planes.counts),
-            self._initializer(f"places_{largest}", np.arange(largest, dtype=np.int64)),
-            self._initializer(f"{layer.name}.grouped_shape", np.array(grouped, dtype=np.int64)),
-            self._initializer(f"{layer.name}.shape", np.array(layer.shape, dtype=np.int64)),
-        ]
+        constants = {
+            f"{layer.name}.counts": planes.counts,
+            f"places_{largest}": np.arange(largest, dtype=np.int64),
+            f"{layer.name}.grouped_shape": np.array(grouped, dtype=np.int64),
+            f"{layer.name}.shape": np.array(layer.shape, dtype=np.int64),
+        }
+        packed = self._initializer(f"{layer.name}.planes", planes.packed)
         self._apot(
             "DecodePlanes",
-            inputs,
+            [packed, coordinates, *self._initializers(constants)],
             weights,
             group_size=planes.group_size,
             position_major=int(planes.position_major),
@@ -159,21 +188,19 @@ class GraphBuilder:
         packed = np.zeros(-(-layer.packed.size // len(windows)) * len(windows), dtype=np.uint8)
         packed[: layer.packed.size] = layer.packed
         levels = layer.codebook.levels
-        level_type = np.int8 if np.abs(levels).max() < 1 << 7 else np.int16
-        if np.abs(levels).max() >= 1 << 15:
-            level_type = np.int32
+        level_type = narrowest(int(np.abs(levels).max()), np.int8, np.int16)
         digest = f"{bits}_{table_digest(layer.codebook):08x}"
-        inputs = [
-            self._initializer(f"{layer.name}.codes", packed),
-            self._initializer(f"unpack{bits}.windows", windows),
-            self._initializer(f"unpack{bits}.shifts", shifts),
-            self._initializer(f"unpack{bits}.mask", mask),
-            self._initializer(f"weight_levels_{digest}", levels.astype(level_type)),
-            self._initializer(f"{layer.name}.shape", np.array(layer.shape, dtype=np.int64)),
-        ]
+        constants = {
+            f"{layer.name}.codes": packed,
+            f"unpack{bits}.windows": windows,
+            f"unpack{bits}.shifts": shifts,
+            f"unpack{bits}.mask": mask,
+            f"weight_levels_{digest}": levels.astype(level_type),
+            f"{layer.name}.shape": np.array(layer.shape, dtype=np.int64),
+        }
         self._apot(
             "DecodeWeights",
-            inputs,
+            self._initializers(constants),
             weights,
             signed=int(layer.codebook.signed),
             **codebook_attributes(layer.codebook),
@@ -189,6 +216,9 @@ class GraphBuilder:
                 del self.initializers[name].dims[:]
         return name
 
+    def _initializers(self, arrays: Mapping[str, Any]) -> list[str]:
+        return [self._initializer(name, array) for name, array in arrays.items()]
+
     def _apot(
         self, operator: str, inputs: list[str], output: str, overload: str = "", **attributes: Any
     ) -> None:
@@ -201,6 +231,11 @@ class GraphBuilder:
 
     def _standard(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+
+
+def narrowest(largest: int, *kinds: type[np.integer[Any]]) -> type[np.integer[Any]]:
+    """Return the first type that holds a level, int32 if none of them does."""
+    return next((kind for kind in kinds if largest <= np.iinfo(kind).max), np.int32)
 
 
 def table_digest(codebook: Codebook) -> int:

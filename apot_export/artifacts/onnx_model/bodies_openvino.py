@@ -7,6 +7,8 @@ its `Gather` is not, unless the graph is transposed around it.
 
 from __future__ import annotations
 
+from apot_export.artifacts.onnx_model.functions import CONV, GEMM
+
 EIGHT_BITS = "eight_bits"
 """`ShiftConv` and `ShiftGemm` in 8-bit kernels."""
 GATHER = "gather"
@@ -16,10 +18,6 @@ GATHER_FLAT = "gather_flat"
 BYTES = "_bytes"
 """Ending of either where the index fits a byte."""
 
-_CONV = (
-    "Conv <strides: ints = @strides, pads: ints = @pads, "
-    "dilations: ints = @dilations, group: int = @group>"
-)
 _QUANTIZED = """
     half = Constant <value: tensor = float {0.5}> ()
     two = Constant <value: tensor = float {2.0}> ()
@@ -38,7 +36,7 @@ ShiftConv <strides, pads, dilations, group> (levels, weights) => (accumulators)
 {{
     ordered = Transpose <perm: ints = [0, 2, 3, 1]> (levels){_QUANTIZED}
     x = Transpose <perm: ints = [0, 3, 1, 2]> (dequantized)
-    exact = {_CONV} (x, w)
+    exact = {CONV} (x, w)
     accumulators = Cast <to: int = 6> (exact)
 }}
 """
@@ -46,7 +44,7 @@ _SHIFT_GEMM = f"""
 ShiftGemm (levels, weights) => (accumulators)
 {{
     ordered = Identity (levels){_QUANTIZED}
-    exact = Gemm <transB: int = 1> (dequantized, w)
+    exact = {GEMM} (dequantized, w)
     accumulators = Cast <to: int = 6> (exact)
 }}
 """

@@ -1,27 +1,15 @@
 """The `apot` operators: what each means, and a body of standard operators that computes it.
 
-The node is the meaning: it carries codes, digit tables, threshold and step as inputs and
-attributes, so that a hardware compiler can match it. The body is the lowering that any ONNX runtime
-executes. The bodies here are right for any of them; an overload names another one.
+A node carries codes, digit tables, threshold and step as inputs and attributes, so that a hardware
+compiler can match it. The body is what any ONNX runtime executes; an overload names another body.
 """
 
 from __future__ import annotations
 
-import onnx
-from onnx import parser
-
-from apot_export.artifacts.onnx_model import (
-    bodies_cpu,
-    bodies_cuda,
-    bodies_openvino,
-    bodies_portable,
-)
-
-DOMAIN = "apot"
-DOMAIN_VERSION = 1
-STANDARD_OPSET = 21
-
-_HEADER = f'<opset_import: ["" : {STANDARD_OPSET}], domain: "{DOMAIN}">'
+SPLIT = "split"
+"""Overload of `ShiftConv` and `ShiftGemm` for accumulators beyond the integers of float32."""
+THREE_PARTS = "three_parts"
+"""Overload of `IntegerConv` and `IntegerGemm` that TF32 on CUDA does not round."""
 
 DECODE_WEIGHTS = """
 DecodeWeights
@@ -84,17 +72,18 @@ roundings beyond alpha: whatever is clipped by it has the last index all the sam
 ends one whole step further, and what is not clipped is scaled as ever.
 """
 
-_CONVOLUTION_ATTRIBUTES = (
-    "strides: ints = @strides, pads: ints = @pads, "
-    "dilations: ints = @dilations, group: int = @group"
+CONV = (
+    "Conv <strides: ints = @strides, pads: ints = @pads, "
+    "dilations: ints = @dilations, group: int = @group>"
 )
+GEMM = "Gemm <transB: int = 1>"
 
 SHIFT_CONV = f"""
 ShiftConv <strides, pads, dilations, group> (levels, weights) => (accumulators)
 {{
     x = Cast <to: int = 1> (levels)
     w = Cast <to: int = 1> (weights)
-    exact = Conv <{_CONVOLUTION_ATTRIBUTES}> (x, w)
+    exact = {CONV} (x, w)
     accumulators = Cast <to: int = 6> (exact)
 }}
 """
@@ -115,8 +104,8 @@ ShiftConv <strides, pads, dilations, group, low_values: float, low_scale: int>
     high = Floor (ratio)
     high_part = Mul (high, size)
     low = Sub (x, high_part)
-    high_sums = Conv <{_CONVOLUTION_ATTRIBUTES}> (high, w)
-    low_sums = Conv <{_CONVOLUTION_ATTRIBUTES}> (low, w)
+    high_sums = {CONV} (high, w)
+    low_sums = {CONV} (low, w)
     high_integers = Cast <to: int = 6> (high_sums)
     low_integers = Cast <to: int = 6> (low_sums)
     wide_scale = Constant <value_int: int = @low_scale> ()
@@ -145,7 +134,7 @@ INTEGER_CONV = f"""
 IntegerConv <strides, pads, dilations, group> (x, weights) => (sums)
 {{
     w = Cast <to: int = 1> (weights)
-    sums = Conv <{_CONVOLUTION_ATTRIBUTES}> (x, w)
+    sums = {CONV} (x, w)
 }}
 """
 """A float tensor convolved with integer weights: float32, in units of the weights' step."""
@@ -242,37 +231,44 @@ ScaleBias (x, scale, bias) => (y)
 
 SHIFT_GEMM_SPLIT = SHIFT_CONV_SPLIT.replace(
     "ShiftConv <strides, pads, dilations, group, ", "ShiftGemm <"
-).replace(f"Conv <{_CONVOLUTION_ATTRIBUTES}>", "Gemm <transB: int = 1>")
+).replace(CONV, GEMM)
 """`SHIFT_CONV_SPLIT` for matrices."""
 
-_PORTABLE = {
-    "DecodeWeights": DECODE_WEIGHTS,
-    "QuantizeActivation": QUANTIZE_ACTIVATION,
-    "ShiftConv": SHIFT_CONV,
-    "ShiftGemm": SHIFT_GEMM,
-    "IntegerConv": INTEGER_CONV,
-    "IntegerGemm": INTEGER_GEMM,
-    "ScaleBias": SCALE_BIAS,
-    "DecodePlanes": DECODE_PLANES,
-    "SumTerms": SUM_TERMS,
-}
-SPLIT = "split"
-"""Overload of `ShiftConv` and `ShiftGemm` for accumulators that float32 does not hold whole."""
+_INTEGER_THREE_PARTS = """
+Integer{head} (x, weights) => (sums)
+{{
+    w = Cast <to: int = 1> (weights)
+    high_bits = Cast <to: int = 16> (x)
+    high = Cast <to: int = 1> (high_bits)
+    rest = Sub (x, high)
+    middle_bits = Cast <to: int = 16> (rest)
+    middle = Cast <to: int = 1> (middle_bits)
+    low = Sub (rest, middle)
+    high_sums = {operator} (high, w)
+    middle_sums = {operator} (middle, w)
+    low_sums = {operator} (low, w)
+    small_sums = Add (middle_sums, low_sums)
+    sums = Add (high_sums, small_sums)
+}}
+"""
+"""TF32 keeps 11 significant bits of each factor and sums in float32. bfloat16 holds 8 of the 24 of
+`x`: the rest is exact, and so is the rest after a second one. The weights are integers of at most
+11 significant bits."""
 
-_BODIES = {
-    **{(name, ""): text for name, text in _PORTABLE.items()},
+BODIES = {
+    ("DecodeWeights", ""): DECODE_WEIGHTS,
+    ("QuantizeActivation", ""): QUANTIZE_ACTIVATION,
+    ("ShiftConv", ""): SHIFT_CONV,
     ("ShiftConv", SPLIT): SHIFT_CONV_SPLIT,
+    ("ShiftGemm", ""): SHIFT_GEMM,
     ("ShiftGemm", SPLIT): SHIFT_GEMM_SPLIT,
-    **bodies_portable.BODIES,
-    **bodies_cpu.BODIES,
-    **bodies_cuda.BODIES,
-    **bodies_openvino.BODIES,
+    ("IntegerConv", ""): INTEGER_CONV,
+    ("IntegerConv", THREE_PARTS): _INTEGER_THREE_PARTS.format(
+        head="Conv <strides, pads, dilations, group>", operator=CONV
+    ),
+    ("IntegerGemm", ""): INTEGER_GEMM,
+    ("IntegerGemm", THREE_PARTS): _INTEGER_THREE_PARTS.format(head="Gemm", operator=GEMM),
+    ("ScaleBias", ""): SCALE_BIAS,
+    ("DecodePlanes", ""): DECODE_PLANES,
+    ("SumTerms", ""): SUM_TERMS,
 }
-
-
-def function(name: str, overload: str = "") -> onnx.FunctionProto:
-    """Return an `apot` operator's function; `overload` names a body other than the usual one."""
-    text = _BODIES[name, overload]
-    parsed: onnx.FunctionProto = parser.parse_function(f"{_HEADER}\n{text.strip()}")
-    parsed.overload = overload
-    return parsed

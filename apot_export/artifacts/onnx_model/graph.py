@@ -12,15 +12,12 @@ from onnx import TensorProto, helper
 
 from apot_export.artifacts.onnx_model._builder import (
     INPUT,
-    OPSET,
-    OUTPUT,
     GraphBuilder,
     codebook_attributes,
-    model_of,
-    serialise,
+    narrowest,
     table_digest,
 )
-from apot_export.artifacts.onnx_model.functions import SPLIT, function
+from apot_export.artifacts.onnx_model.functions import SPLIT
 from apot_export.artifacts.onnx_model.lowering import Body, bodies_of, shared_images, tf32_is_exact
 from apot_export.artifacts.onnx_model.targets import CUDA, PORTABLE, require_target
 from apot_export.network import (
@@ -74,7 +71,13 @@ def build_model(
     proofs = prove(network)
     bodies = bodies_of(network, proofs, require_target(target))
     shared = shared_images(network, bodies)
-    graph = _Graph(network=network, proofs=proofs, bodies=bodies)
+    graph = _Graph(
+        network=network,
+        input=network.input,
+        output=network.output,
+        proofs=proofs,
+        bodies=bodies,
+    )
     if any(body.needs_one for body in bodies.values()):
         graph.add_one()
     for node in network.nodes:
@@ -87,17 +90,9 @@ def build_model(
         facts["target"] = target
     if target == CUDA:
         facts["tf32_exact"] = str(tf32_is_exact(network)).lower()
-    return model_of(
-        graph.graph_of(
-            name,
-            network.input_shape,
-            {node.name: network.shapes[node.name] for node in network.nodes},
-            network.output,
-        ),
-        [function(*operator) for operator in sorted(graph.operators)],
-        tool=tool,
-        metadata={**metadata, **facts},
-    )
+    shapes = {network.input: network.input_shape}
+    shapes |= {node.name: network.shapes[node.name] for node in network.nodes}
+    return graph.model(name, shapes, tool=tool, metadata={**metadata, **facts})
 
 
 def _attributes(operation: Operation) -> dict[str, Any]:
@@ -144,15 +139,15 @@ class _Graph(GraphBuilder):
         elif isinstance(operation, ScaleBias):
             rank = len(self.network.shapes[node.name])
             shape = (-1, *[1] * (rank - 1))
-            scale = self._initializer(f"{node.name}.scale", operation.scale.reshape(shape))
-            bias = self._initializer(f"{node.name}.bias", operation.bias.reshape(shape))
-            self._add_apot("ScaleBias", node, [*inputs, scale, bias], output)
+            factors = {"scale": operation.scale, "bias": operation.bias}
+            constants = {f"{node.name}.{k}": v.reshape(shape) for k, v in factors.items()}
+            inputs += self._initializers(constants)
+            self._add_apot("ScaleBias", node, inputs, output)
         elif isinstance(operation, Clip):
-            limits = [
-                self._initializer(f"clip_{limit:g}", np.array(limit, dtype=np.float32))
-                for limit in (operation.minimum, operation.maximum)
-            ]
-            self._standard("Clip", [*inputs, *limits], output)
+            for limit in (operation.minimum, operation.maximum):
+                array = np.array(limit, dtype=np.float32)
+                inputs.append(self._initializer(f"clip_{limit:g}", array))
+            self._standard("Clip", inputs, output)
         elif isinstance(operation, Upsample):
             self._add_upsampling(f"{node.name}.scales", operation.scale, inputs, output)
         else:
@@ -200,25 +195,21 @@ class _Graph(GraphBuilder):
         quantizer = layer.activation
         table = quantizer.table
         body = self.bodies.get(node.name)
-        level_type: type[np.number[Any]] = np.uint8 if table.max() < 1 << 8 else np.uint16
-        if table.max() >= 1 << 16:
-            level_type = np.int32
+        level_type: type[np.number[Any]] = narrowest(int(table.max()), np.uint8, np.uint16)
         if body is not None and body.float_levels:
             level_type = np.float32
         self.types[node.name] = helper.np_dtype_to_tensor_dtype(np.dtype(level_type))
         last = quantizer.last_index
         digest = f"{quantizer.codebook.bits}_{table_digest(quantizer.codebook):08x}_{last}"
+        constants = {
+            f"{node.name}.scale": np.asarray(quantizer.index_scale),
+            f"activation_last_{last}": np.array(last, dtype=np.float32),
+            f"activation_levels_{digest}_{level_type.__name__}": table.astype(level_type),
+        }
         self._add_apot(
             "QuantizeActivation",
             node,
-            [
-                *inputs,
-                self._initializer(f"{node.name}.scale", np.asarray(quantizer.index_scale)),
-                self._initializer(f"activation_last_{last}", np.array(last, dtype=np.float32)),
-                self._initializer(
-                    f"activation_levels_{digest}_{level_type.__name__}", table.astype(level_type)
-                ),
-            ],
+            [*inputs, *self._initializers(constants)],
             output,
             alpha=float(quantizer.alpha),
             **codebook_attributes(quantizer.codebook),
@@ -240,9 +231,3 @@ class _Graph(GraphBuilder):
             attributes |= body.attributes
             inputs = [*inputs, _ONE] if body.needs_one else inputs
         self._apot(operator, inputs, output, overload, **attributes)
-
-    def _value(self, name: str) -> str:
-        return {self.network.input: INPUT, self.network.output: OUTPUT}.get(name, name)
-
-
-__all__ = ["INPUT", "OPSET", "OUTPUT", "build_model", "serialise"]

@@ -7,12 +7,8 @@ ever happens and every backend gives the same bits.
 
 from __future__ import annotations
 
-import onnx
-from onnx import parser
+from apot_export.artifacts.onnx_model.functions import CONV
 
-from apot_export.artifacts.onnx_model.functions import DOMAIN, STANDARD_OPSET
-
-_HEADER = f'<opset_import: ["" : {STANDARD_OPSET}], domain: "{DOMAIN}">'
 _PARTS = """
     x = Cast <to: int = 11> (input)
     part_size = Constant <value: tensor = double {65536}> ()
@@ -39,20 +35,14 @@ ToFixed <fraction_bits: int, low: int, high: int> (image, scale, lowest, highest
 """
 """clamp(floor(x * 2 ** fraction_bits + 1/2), low, high)."""
 
-FIXED_CONV = (
-    """
+FIXED_CONV = f"""
 FixedConv <strides, pads, dilations, group, kernel_shape>
     (input, weights, eye, repeats, grouped_patches, grouped_weights, flat_shape, image_shape)
     => (sums)
-{
-"""
-    + _PARTS
-    + """
+{{{_PARTS}
     kernels = Tile (eye, repeats)
-    high_patches = Conv <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations,
-        group: int = @group> (high_float, kernels)
-    low_patches = Conv <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations,
-        group: int = @group> (low_float, kernels)
+    high_patches = {CONV} (high_float, kernels)
+    low_patches = {CONV} (low_float, kernels)
     wide_high = Cast <to: int = 11> (high_patches)
     wide_low = Cast <to: int = 11> (low_patches)
     scaled = Mul (wide_high, part_size)
@@ -64,9 +54,8 @@ FixedConv <strides, pads, dilations, group, kernel_shape>
     flat = Reshape (products, flat_shape)
     image = Reshape (flat, image_shape)
     sums = Cast <to: int = 7> (image)
-}
+}}
 """
-)
 """Fixed-point int32 convolved with integer weights: int64.
 
 A convolution with one-hot kernels (`eye`, one for each tap, repeated for each channel) unfolds the
@@ -101,13 +90,9 @@ ONNX shifts unsigned integers only, and divides towards 0; so 2^62 is added befo
 `divisor` = 2^shift, within `raised_offset`, and `lowered` = 2^(62 - shift) is subtracted after it.
 """
 
-WINDOW_SUM = (
-    """
+WINDOW_SUM = f"""
 WindowSum <kernel_shape, strides, group> (input, ones) => (sums)
-{
-"""
-    + _PARTS
-    + """
+{{{_PARTS}
     high_sums = Conv <strides: ints = @strides, group: int = @group> (high_float, ones)
     low_sums = Conv <strides: ints = @strides, group: int = @group> (low_float, ones)
     wide_high = Cast <to: int = 11> (high_sums)
@@ -115,9 +100,8 @@ WindowSum <kernel_shape, strides, group> (input, ones) => (sums)
     scaled = Mul (wide_high, part_size)
     total = Add (scaled, wide_low)
     sums = Cast <to: int = 7> (total)
-}
+}}
 """
-)
 """Sum of every window, channel by channel: int64. A window has at most 256 places."""
 
 INTEGER_MAX_POOL = """
@@ -131,14 +115,6 @@ IntegerMaxPool <kernel_shape, strides, pads> (input) => (output)
 """
 """Largest int32 of every window."""
 
-_BODIES = {
-    "ToFixed": TO_FIXED,
-    "FixedConv": FIXED_CONV,
-    "FixedGemm": FIXED_GEMM,
-    "Requantize": REQUANTIZE,
-    "WindowSum": WINDOW_SUM,
-    "IntegerMaxPool": INTEGER_MAX_POOL,
-}
 QUANTIZE = "ThresholdQuantize"
 """levels[number of thresholds <= direction * x]; the overload `bitsB` searches 2 ** B - 1 of them.
 
@@ -174,12 +150,12 @@ def _search(bits: int) -> str:
 """
 
 
-def integer_function(name: str, overload: str = "") -> onnx.FunctionProto:
-    """Return an operator's function; `bitsB` is the overload of a quantizer of so many bits."""
-    text = _search(int(overload.removeprefix("bits"))) if name == QUANTIZE else _BODIES[name]
-    parsed: onnx.FunctionProto = parser.parse_function(f"{_HEADER}\n{text.strip()}")
-    parsed.overload = overload
-    return parsed
-
-
-__all__ = ["QUANTIZE", "integer_function"]
+BODIES = {
+    ("ToFixed", ""): TO_FIXED,
+    ("FixedConv", ""): FIXED_CONV,
+    ("FixedGemm", ""): FIXED_GEMM,
+    ("Requantize", ""): REQUANTIZE,
+    ("WindowSum", ""): WINDOW_SUM,
+    ("IntegerMaxPool", ""): INTEGER_MAX_POOL,
+    **{(QUANTIZE, f"bits{bits}"): _search(bits) for bits in range(32)},
+}

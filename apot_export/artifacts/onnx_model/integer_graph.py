@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from apot_export.artifacts.onnx_model._builder import INPUT, OUTPUT, GraphBuilder, model_of
-from apot_export.artifacts.onnx_model.functions import SPLIT, function
-from apot_export.artifacts.onnx_model.integer_functions import QUANTIZE, integer_function
+from apot_export.artifacts.onnx_model._builder import GraphBuilder, narrowest
+from apot_export.artifacts.onnx_model.functions import SPLIT
+from apot_export.artifacts.onnx_model.integer_functions import QUANTIZE
 from apot_export.errors import IntegerError
 from apot_export.integer import IntegerNetwork
 from apot_export.integer.network import (
@@ -44,8 +44,6 @@ _RAISED = 62
 """Bits of what makes every product positive before it is divided."""
 _LARGEST_WINDOW = 256
 _HALF = 2.0**16
-_STANDARD = ("ShiftConv", "ShiftGemm", "DecodeWeights", "DecodePlanes")
-"""Operators that integer networks share with the others."""
 
 
 def build_integer_model(
@@ -72,35 +70,32 @@ def build_integer_model(
     Raises:
         IntegerError: An operation is beyond what the bodies can carry exactly.
     """
-    graph = _IntegerGraph(network=coded, integer=network)
+    graph = _IntegerGraph(
+        network=coded, input=network.input, output=network.output, integer=network
+    )
     for node in network.nodes:
-        graph.add_integer(node)
+        graph.add(node)
     facts = {
         "logit_scale": str(network.logit_scale),
         "fraction_bits": str(network.fraction_bits),
         "input_bits": str(network.input_bits),
     }
-    functions = [
-        function(operator, overload)
-        if operator in _STANDARD
-        else integer_function(operator, overload)
-        for operator, overload in sorted(graph.operators)
-    ]
-    shapes = {node.name: node.shape for node in network.nodes}
-    image_type = TensorProto.FLOAT if network.pixels is None else TensorProto.UINT8
-    proto = graph.graph_of(name, network.input_shape, shapes, network.output, image_type)
-    return model_of(proto, functions, tool=tool, metadata={**metadata, **facts})
+    return graph.model(
+        name,
+        {network.input: network.input_shape, **{node.name: node.shape for node in network.nodes}},
+        tool=tool,
+        metadata={**metadata, **facts},
+        image_type=TensorProto.FLOAT if network.pixels is None else TensorProto.UINT8,
+    )
 
 
 @dataclass(kw_only=True)
 class _IntegerGraph(GraphBuilder):
     integer: IntegerNetwork
 
-    def add_integer(self, node: IntegerNode) -> None:
+    def add(self, node: IntegerNode) -> None:
         """Add what an integer node does."""
-        inputs = [self._integer_value(name) for name in node.inputs]
-        output = self._integer_value(node.name)
-        adders: dict[type[Any], Callable[[Any, IntegerNode, list[str], str], None]] = {
+        adders: dict[type[Any], Callable[[IntegerNode, Any], int]] = {
             ToFixed: self._add_to_fixed,
             Convolution: self._add_convolution,
             Linear: self._add_product,
@@ -111,19 +106,30 @@ class _IntegerGraph(GraphBuilder):
             Clamp: self._add_clamp,
         }
         adder = adders.get(type(node.operation), self._add_same)
-        adder(node.operation, node, inputs, output)
+        self.types[node.name] = adder(node, node.operation)
 
-    def _integer_value(self, name: str) -> str:
-        return {self.integer.input: INPUT, self.integer.output: OUTPUT}.get(name, name)
-
-    def _shape_of(self, name: str) -> tuple[int, ...]:
-        return next(node.shape for node in self.integer.nodes if node.name == name)
-
-    # --- weighted ---------------------------------------------------------------------------------
-
-    def _add_convolution(
-        self, operation: Convolution, node: IntegerNode, inputs: list[str], output: str
+    def _add_apot(
+        self,
+        operator: str,
+        node: IntegerNode,
+        constants: Mapping[str, Any] | None = None,
+        overload: str = "",
+        **attributes: Any,
     ) -> None:
+        """Add an operator that reads the node's inputs and constants."""
+        inputs = [*self._inputs(node), *self._initializers(constants or {})]
+        self._apot(operator, inputs, self._value(node.name), overload, **attributes)
+
+    def _inputs(self, node: IntegerNode) -> list[str]:
+        return [self._value(name) for name in node.inputs]
+
+    def _source(self, node: IntegerNode) -> IntegerNode:
+        """Return the node that makes a node's first input."""
+        return next(other for other in self.integer.nodes if other.name == node.inputs[0])
+
+    # --- weighted; each returns the element type of its value -------------------------------------
+
+    def _add_convolution(self, node: IntegerNode, operation: Convolution) -> int:
         layer = self.integer.layers[operation.layer]
         geometry: dict[str, Any] = {
             "strides": list(operation.stride),
@@ -131,68 +137,57 @@ class _IntegerGraph(GraphBuilder):
             "dilations": list(operation.dilation),
         }
         if layer.reads_levels:
-            self._add_levels("ShiftConv", node, inputs, output, group=operation.groups, **geometry)
-            return
+            geometry["group"] = operation.groups
+            return self._add_levels("ShiftConv", node, operation, **geometry)
         out, group_inputs, *kernel = layer.weights.shape
         taps, groups = math.prod(kernel), operation.groups
-        eye = np.eye(taps, dtype=np.float32).reshape(taps, 1, *kernel)
         height, width = node.shape[1:]
-        grouped = (0, groups, group_inputs * taps, height * width)
         shapes = {
-            f"{node.name}.patches": grouped,
-            f"{node.name}.rows": (groups, out // groups, group_inputs * taps),
-            f"{node.name}.flat": (0, out, height * width),
-            f"{node.name}.image": (0, out, height, width),
+            "repeats": (groups * group_inputs, 1, 1, 1),
+            "patches": (0, groups, group_inputs * taps, height * width),
+            "rows": (groups, out // groups, group_inputs * taps),
+            "flat": (0, out, height * width),
+            "image": (0, out, height, width),
         }
-        self.types[node.name] = TensorProto.INT64
+        weights = self._integer_weights(operation.layer)
+        one_hot = np.eye(taps, dtype=np.float32).reshape(taps, 1, *kernel)
+        constants = {
+            f"one_hot_{kernel[0]}x{kernel[1]}": one_hot,
+            **{f"{node.name}.{name}": _int64(shape) for name, shape in shapes.items()},
+        }
         self._apot(
             "FixedConv",
-            [
-                *inputs,
-                self._integer_weights(operation.layer),
-                self._initializer(f"one_hot_{kernel[0]}x{kernel[1]}", eye),
-                self._initializer(
-                    f"{node.name}.repeats",
-                    np.array([groups * group_inputs, 1, 1, 1], dtype=np.int64),
-                ),
-                *(
-                    self._initializer(name, np.array(shape, dtype=np.int64))
-                    for name, shape in shapes.items()
-                ),
-            ],
-            output,
+            [*self._inputs(node), weights, *self._initializers(constants)],
+            self._value(node.name),
             group=groups * group_inputs,
             kernel_shape=list(kernel),
             **geometry,
         )
+        return TensorProto.INT64
 
-    def _add_product(
-        self, operation: Linear, node: IntegerNode, inputs: list[str], output: str
-    ) -> None:
+    def _add_product(self, node: IntegerNode, operation: Linear) -> int:
         if self.integer.layers[operation.layer].reads_levels:
-            self._add_levels("ShiftGemm", node, inputs, output)
-            return
-        self.types[node.name] = TensorProto.INT64
-        self._apot("FixedGemm", [*inputs, self._integer_weights(operation.layer)], output)
+            return self._add_levels("ShiftGemm", node, operation)
+        inputs = [*self._inputs(node), self._integer_weights(operation.layer)]
+        self._apot("FixedGemm", inputs, self._value(node.name))
+        return TensorProto.INT64
 
     def _add_levels(
-        self, operator: str, node: IntegerNode, inputs: list[str], output: str, **attributes: Any
-    ) -> None:
+        self, operator: str, node: IntegerNode, operation: Convolution | Linear, **attributes: Any
+    ) -> int:
         """Add sums of products of levels, which float32 holds whole or in two parts."""
-        operation = node.operation
-        if not isinstance(operation, (Convolution, Linear)):
-            raise TypeError(f"{node.name} has no weights")
         layer = self.network.layers[operation.layer]
         if not isinstance(layer, CodedLayer) or layer.activation is None:
             raise TypeError(f"{operation.layer} has no input quantizer")
         bound = self.integer.layers[operation.layer].bound
-        split = 0
+        overload = ""
         if bound >= FLOAT32_EXACT:
             split = split_bits(layer, bound)
+            overload = SPLIT
             attributes |= {"low_values": float(1 << split), "low_scale": 1 << split}
-        self.types[node.name] = TensorProto.INT32
-        weights = self._decoded(layer)
-        self._apot(operator, [*inputs, weights], output, SPLIT if split else "", **attributes)
+        inputs = [*self._inputs(node), self._decoded(layer)]
+        self._apot(operator, inputs, self._value(node.name), overload, **attributes)
+        return TensorProto.INT32
 
     def _integer_weights(self, name: str) -> str:
         layer = self.network.layers[name]
@@ -220,99 +215,66 @@ class _IntegerGraph(GraphBuilder):
         self._standard("Add", [scaled, f"{layer.name}.low_weights.wide"], weights)
         return weights
 
-    # --- the rest ---------------------------------------------------------------------------------
+    # --- the rest, likewise -----------------------------------------------------------------------
 
-    def _add_to_fixed(
-        self, operation: ToFixed, node: IntegerNode, inputs: list[str], output: str
-    ) -> None:
-        self.types[node.name] = TensorProto.INT32
+    def _add_to_fixed(self, node: IntegerNode, operation: ToFixed) -> int:
         constants = {
-            "fixed_scale": float(1 << operation.fraction_bits),
-            "fixed_lowest": float(operation.low),
-            "fixed_highest": float(operation.high),
+            "fixed_scale": np.array(float(1 << operation.fraction_bits)),
+            "fixed_lowest": np.array(float(operation.low)),
+            "fixed_highest": np.array(float(operation.high)),
         }
-        self._apot(
-            "ToFixed",
-            [*inputs, *(self._initializer(n, np.array(v)) for n, v in constants.items())],
-            output,
-            fraction_bits=operation.fraction_bits,
-            low=operation.low,
-            high=operation.high,
-        )
+        self._add_apot("ToFixed", node, constants, **asdict(operation))
+        return TensorProto.INT32
 
-    def _add_requantizer(
-        self, operation: Requantize, node: IntegerNode, inputs: list[str], output: str
-    ) -> None:
-        axes = (-1, *[1] * (len(node.shape) - 1))
-        raised = operation.offset + (1 << _RAISED)
-        wide = f"{output}.wide" if node.name != self.integer.output else output
-        self._apot(
-            "Requantize",
-            [
-                *inputs,
-                self._initializer(f"{node.name}.multiplier", operation.multiplier.reshape(axes)),
-                self._initializer(f"{node.name}.offset", raised.reshape(axes)),
-                self._initializer(f"two_to_{operation.shift}", _power(operation.shift)),
-                self._initializer(
-                    f"two_to_{_RAISED - operation.shift}", _power(_RAISED - operation.shift)
-                ),
-            ],
-            wide,
-            shift=operation.shift,
-        )
-        self.types[node.name] = TensorProto.INT64
-        if wide != output:
-            self.types[node.name] = TensorProto.INT32
-            self._standard("Cast", [wide], output, to=TensorProto.INT32)
+    def _add_requantizer(self, node: IntegerNode, operation: Requantize) -> int:
+        axes, shift = _channel_axes(node), operation.shift
+        constants = {
+            f"{node.name}.multiplier": operation.multiplier.reshape(axes),
+            f"{node.name}.offset": (operation.offset + (1 << _RAISED)).reshape(axes),
+        }
+        inputs, output = [*self._inputs(node), *self._initializers(constants)], node.name
+        inputs += [
+            self._initializer(f"two_to_{exponent}", _int64(1 << exponent))
+            for exponent in (shift, _RAISED - shift)
+        ]
+        if node.name == self.integer.output:
+            self._apot("Requantize", inputs, self._value(output), shift=shift)
+            return TensorProto.INT64
+        self._apot("Requantize", inputs, f"{output}.wide", shift=shift)
+        self._standard("Cast", [f"{output}.wide"], output, to=TensorProto.INT32)
+        return TensorProto.INT32
 
-    def _add_thresholds(
-        self, operation: Quantize, node: IntegerNode, inputs: list[str], output: str
-    ) -> None:
-        count = operation.thresholds.shape[1]
-        bits = count.bit_length()
-        channels = operation.thresholds.shape[0]
+    def _add_thresholds(self, node: IntegerNode, operation: Quantize) -> int:
+        channels, count = operation.thresholds.shape
+        bits, axes = count.bit_length(), _channel_axes(node)
         kind = _numpy_type(self.types[node.inputs[0]])
-        axes = (-1, *[1] * (len(node.shape) - 1))
         # Beyond the last threshold stand ones that no value reaches.
-        never = int(operation.thresholds.max(initial=0)) + 1
-        interval = next(n.interval for n in self.integer.nodes if n.name == node.inputs[0])
-        never = max(never, abs(interval.low) + 1, abs(interval.high) + 1)
+        interval = self._source(node).interval
+        largest = int(operation.thresholds.max(initial=0))
+        never = max(largest, abs(interval.low), abs(interval.high)) + 1
         filled = np.full((channels, (1 << bits) - 1), never, dtype=np.int64)
         filled[:, :count] = operation.thresholds
         levels = np.zeros(1 << bits, dtype=np.int64)
         levels[: count + 1] = operation.levels
-        small = int(levels.max()) < 1 << 8
-        self.types[node.name] = TensorProto.UINT8 if small else TensorProto.INT32
+        level_type = narrowest(int(levels.max()), np.uint8)
         bases = np.arange(channels, dtype=np.int64) * filled.shape[1]
-        self._apot(
-            QUANTIZE,
-            [
-                *inputs,
-                self._initializer(
-                    f"{node.name}.direction", operation.direction.astype(kind).reshape(axes)
-                ),
-                self._initializer(f"{node.name}.thresholds", filled.astype(kind).reshape(-1)),
-                self._initializer(f"bases_{channels}_{bits}", bases.reshape(axes)),
-                self._initializer(
-                    f"{node.name}.levels_of_counts",
-                    levels.astype(np.uint8 if small else np.int32),
-                ),
-            ],
-            output,
-            f"bits{bits}",
-        )
+        constants = {
+            f"{node.name}.direction": operation.direction.astype(kind).reshape(axes),
+            f"{node.name}.thresholds": filled.astype(kind).reshape(-1),
+            f"bases_{channels}_{bits}": bases.reshape(axes),
+            f"{node.name}.levels_of_counts": levels.astype(level_type),
+        }
+        self._add_apot(QUANTIZE, node, constants, f"bits{bits}")
+        return helper.np_dtype_to_tensor_dtype(np.dtype(level_type))
 
-    def _add_total(
-        self, operation: WindowSum, node: IntegerNode, inputs: list[str], output: str
-    ) -> None:
-        self.types[node.name] = TensorProto.INT64
-        channels, *extent = self._shape_of(node.inputs[0])
+    def _add_total(self, node: IntegerNode, operation: WindowSum) -> int:
+        channels, *extent = self._source(node).shape
         if tuple(operation.kernel) == tuple(extent):
-            wide = f"{output}.wide"
-            self._standard("Cast", inputs, wide, to=TensorProto.INT64)
-            axes = self._initializer("height_and_width", np.array([2, 3], dtype=np.int64))
-            self._standard("ReduceSum", [wide, axes], output, keepdims=1)
-            return
+            output = self._value(node.name)
+            self._standard("Cast", self._inputs(node), f"{output}.wide", to=TensorProto.INT64)
+            axes = self._initializer("height_and_width", _int64([2, 3]))
+            self._standard("ReduceSum", [f"{output}.wide", axes], output, keepdims=1)
+            return TensorProto.INT64
         if math.prod(operation.kernel) > _LARGEST_WINDOW:
             raise IntegerError(
                 "The window of an average is too large to be summed exactly.",
@@ -320,48 +282,42 @@ class _IntegerGraph(GraphBuilder):
                 expected=f"at most {_LARGEST_WINDOW} places, or all of the image",
                 got=str(list(operation.kernel)),
             )
-        ones = np.ones((channels, 1, *operation.kernel), dtype=np.float32)
-        self._apot(
+        self._add_apot(
             "WindowSum",
-            [*inputs, self._initializer(f"{node.name}.ones", ones)],
-            output,
+            node,
+            {f"{node.name}.ones": np.ones((channels, 1, *operation.kernel), dtype=np.float32)},
             kernel_shape=list(operation.kernel),
             strides=list(operation.stride),
             group=channels,
         )
+        return TensorProto.INT64
 
-    def _add_maximum(
-        self, operation: MaxPool, node: IntegerNode, inputs: list[str], output: str
-    ) -> None:
-        self.types[node.name] = TensorProto.INT32
-        self._apot(
+    def _add_maximum(self, node: IntegerNode, operation: MaxPool) -> int:
+        self._add_apot(
             "IntegerMaxPool",
-            inputs,
-            output,
+            node,
             kernel_shape=list(operation.kernel),
             strides=list(operation.stride),
             pads=list(operation.padding) * 2,
         )
+        return TensorProto.INT32
 
-    def _add_clamp(
-        self, operation: Clamp, node: IntegerNode, inputs: list[str], output: str
-    ) -> None:
+    def _add_clamp(self, node: IntegerNode, operation: Clamp) -> int:
         kind = self.types[node.inputs[0]]
-        self.types[node.name] = kind
-        value, both = inputs[0], operation.low is not None and operation.high is not None
-        for limit, operator in ((operation.low, "Max"), (operation.high, "Min")):
-            if limit is None:
-                continue
-            result = f"{output}.raised" if both and operator == "Max" else output
-            constant = self._initializer(
-                f"limit_{limit}_{kind}", np.array(limit, dtype=_numpy_type(kind))
-            )
+        (value,), output = self._inputs(node), self._value(node.name)
+        limits = {"Max": operation.low, "Min": operation.high}
+        operators = [name for name, limit in limits.items() if limit is not None]
+        for operator in operators:
+            limit = np.array(limits[operator], dtype=_numpy_type(kind))
+            result = output if operator == operators[-1] else f"{output}.raised"
+            constant = self._initializer(f"limit_{limit}_{kind}", limit)
             self._standard(operator, [value, constant], result)
             value = result
+        return kind
 
-    def _add_same(self, operation: Any, node: IntegerNode, inputs: list[str], output: str) -> None:
+    def _add_same(self, node: IntegerNode, operation: Any) -> int:
         """Add an operation that standard ONNX has for integers."""
-        self.types[node.name] = self.types[node.inputs[0]]
+        inputs, output = self._inputs(node), self._value(node.name)
         if isinstance(operation, Add):
             self._standard("Add", inputs, output)
         elif isinstance(operation, Concat):
@@ -372,10 +328,16 @@ class _IntegerGraph(GraphBuilder):
             self._add_upsampling(f"{node.name}.scales", operation.scale, inputs, output)
         else:
             raise TypeError(f"no ONNX form of {type(operation).__name__}")
+        return self.types[node.inputs[0]]
 
 
-def _power(exponent: int) -> NDArray[np.int64]:
-    return np.array(1 << exponent, dtype=np.int64)
+def _channel_axes(node: IntegerNode) -> tuple[int, ...]:
+    """Return the shape, without the batch, of one number a channel."""
+    return (-1, *[1] * (len(node.shape) - 1))
+
+
+def _int64(values: int | Sequence[int]) -> NDArray[np.int64]:
+    return np.array(values, dtype=np.int64)
 
 
 def _numpy_type(kind: int) -> np.dtype[Any]:

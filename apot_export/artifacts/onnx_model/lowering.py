@@ -14,12 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from apot_export.artifacts.onnx_model import (
-    bodies_cpu,
-    bodies_cuda,
-    bodies_openvino,
-    bodies_portable,
-)
+from apot_export.artifacts.onnx_model import bodies_cpu, bodies_openvino, bodies_portable
+from apot_export.artifacts.onnx_model.functions import THREE_PARTS
 from apot_export.artifacts.onnx_model.targets import CPU, CUDA, OPENVINO, PORTABLE
 from apot_export.network import (
     Add,
@@ -290,7 +286,7 @@ def _cuda_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -
         return None
     layer = network.layers[operation.layer]
     if isinstance(layer, CodedLayer) and layer.activation is None:
-        return Body(overload=bodies_cuda.THREE_PARTS)
+        return Body(overload=THREE_PARTS)
     return None
 
 

@@ -1,101 +1,82 @@
 """The model as OpenVINO reads it: no functions, weights decoded, integers left as floats.
 
-OpenVINO knows no model-local functions, looks for 8-bit layers before it folds the decoding of
+OpenVINO does not read model-local functions, looks for 8-bit layers before it folds the decoding of
 weights, and computes every conversion that it is given.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import onnx
 import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
+from apot_export.artifacts.onnx_model.bodies_openvino import EIGHT_BITS
 from apot_export.network.bitpack import unpack
 
-_DECODER = "DecodeWeights"
+_FLOAT_SUMS = f"{EIGHT_BITS}_float"
+"""Overload of the functions `EIGHT_BITS` whose sums stay float32."""
 
 
 def openvino_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return an equal model of standard operators that OpenVINO runs fast.
 
-    Weights are integer initializers instead of packed codes. Accumulators that nobody reads but
-    their scaling stay whole numbers in float32: conversions to int32 and back are left out, which
-    changes no value.
+    Weights are integer initializers instead of packed codes. Accumulators of 8-bit kernels stay
+    whole numbers in float32 where only `ScaleBias` reads them, which changes no value.
 
     Args:
-        model: A model of `build_model`, of any target; it stays as it is.
+        model: A model of `build_model`, of any target; it is not changed.
     """
-    decoded = onnx.ModelProto()
-    decoded.CopyFrom(model)
-    _decode_weights(decoded.graph)
-    inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(decoded)
-    _skip_conversions(inlined.graph)
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    _decode_weights(changed.graph)
+    _leave_sums_float(changed)
+    inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(changed)
     return inlined
 
 
 def _decode_weights(graph: onnx.GraphProto) -> None:
-    """Put integer weights in the place of the nodes that decode them."""
+    """Replace the nodes that decode integer weights by their results."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    decoders = [node for node in graph.node if node.op_type == _DECODER]
-    others = [node for node in graph.node if node.op_type != _DECODER]
-    for node in decoders:
+    for node in [node for node in graph.node if node.op_type == "DecodeWeights"]:
         packed, _, _, _, table, shape = (
             numpy_helper.to_array(tensors[name]) for name in node.input
         )
-        (bits,) = (item.i for item in node.attribute if item.name == "bits")
+        bits = helper.get_node_attr_value(node, "bits")
         count = math.prod(shape.tolist())
         codes = unpack(packed[: -(-count * bits // 8)], bits, count)
         weights = table[codes].reshape(shape)
         tensors[node.output[0]] = numpy_helper.from_array(weights, node.output[0])
-    read = {name for node in others for name in node.input}
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(others)
+        graph.node.remove(node)
+    read = {name for node in graph.node for name in node.input}
+    del graph.initializer[:]
     graph.initializer.extend(tensor for name, tensor in tensors.items() if name in read)
 
 
-def _skip_conversions(graph: onnx.GraphProto) -> None:
-    """Let readers of float(int32(sums)) read the sums, whole numbers, unless someone reads int32.
+def _leave_sums_float(model: onnx.ModelProto) -> None:
+    """Leave out the conversion of sums to int32 where `ScaleBias` converts them back.
 
-    Only 8-bit kernels scale what they have summed. Between a float convolution and its scale the
-    conversion stays: the runtime would multiply the weights instead, and sum what is not whole.
+    Between a float convolution and its scale the conversion stays: the runtime would multiply the
+    weights instead, and sum what is not whole.
     """
-    producers = {name: node for node in graph.node for name in node.output}
-    asked_for = {value.name for value in graph.output}
-    readers: dict[str, list[onnx.NodeProto]] = {}
+    graph = model.graph
+    kept = {value.name for value in graph.output}
+    kept |= {name for node in graph.node if node.op_type != "ScaleBias" for name in node.input}
+    changed = set()
     for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    sums_of: dict[str, str] = {}
-    for node in graph.node:
-        source = producers.get(node.input[0]) if _converts(node, TensorProto.INT32) else None
-        if source is None or not _sums_bytes(source, producers):
-            continue
-        users = readers.get(node.output[0], [])
-        names = {node.output[0], *(user.output[0] for user in users)}
-        if not names & asked_for and all(_converts(user, TensorProto.FLOAT) for user in users):
-            sums_of |= dict.fromkeys(names, node.input[0])
-    kept = [node for node in graph.node if node.output[0] not in sums_of]
-    for node in kept:
-        for place, name in enumerate(node.input):
-            node.input[place] = sums_of.get(name, name)
-    shapes = [value for value in graph.value_info if value.name not in sums_of]
-    del graph.node[:], graph.value_info[:]
-    graph.node.extend(kept)
-    graph.value_info.extend(shapes)
-
-
-def _sums_bytes(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> bool:
-    if node.op_type not in ("Conv", "Gemm"):
-        return False
-    weights = producers.get(node.input[1])
-    return weights is not None and weights.op_type == "DequantizeLinear"
-
-
-def _converts(node: onnx.NodeProto, kind: int) -> bool:
-    return node.op_type == "Cast" and helper.get_attribute_value(node.attribute[0]) == kind
+        if node.overload == EIGHT_BITS and node.output[0] not in kept:
+            node.overload = _FLOAT_SUMS
+            changed.add(node.output[0])
+    for function in [function for function in model.functions if function.overload == EIGHT_BITS]:
+        floats = model.functions.add()
+        floats.CopyFrom(function)
+        floats.overload = _FLOAT_SUMS
+        conversion = floats.node.pop()
+        floats.node[-1].output[:] = conversion.output
+    for value in graph.value_info:
+        if value.name in changed:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
 
 
 def model_for_openvino(model: bytes) -> bytes:
