@@ -320,12 +320,13 @@ class Run:
 
     def _attached(self, report: Report) -> Report:
         """Write the verdict into the manifest, if the directory can be written."""
-        if self.options.attach and self.processes.first:
-            try:
-                attach_to_manifest(self.directory, "verification", report.verdict_to_json())
-            except ExportError as error:
-                note = f"the verdict is not in the manifest: {error.got}"
-                return replace(report, notes=(*report.notes, note))
+        if not (self.options.attach and self.processes.first):
+            return report
+        try:
+            attach_to_manifest(self.directory, "verification", report.verdict_to_json())
+        except ExportError as error:
+            note = f"the verdict is not in the manifest: {error.got}"
+            return replace(report, notes=(*report.notes, note))
         return report
 
 

@@ -93,7 +93,7 @@ class Comparison:
         self.export_only += int((also_right & ~right).sum())
         same = expected.argmax(axis=1) == got.argmax(axis=1)
         self.agreeing += int(same.sum())
-        # What is no number is further away than anything.
+        # NaN and infinity count as the furthest distance.
         furthest = float(np.finfo(np.float32).max)
         difference = np.nan_to_num(
             np.abs(expected.astype(np.float64) - got), nan=furthest, posinf=furthest
@@ -185,9 +185,9 @@ def merge(shards: Sequence[Measured]) -> Measured:
     for shard in shards:
         total.images += shard.images
         digest.update(bytes.fromhex(shard.data_sha256))
-        _add_tally(total.original, shard.original)
+        _add_counts(total.original, shard.original)
         for name, side in shard.sides.items():
-            _add_comparison(total.sides[name], side)
+            _add_counts(total.sides[name], side)
         for name, (images, agreeing) in shard.yardsticks.items():
             before = total.yardsticks.get(name, (0, 0))
             total.yardsticks[name] = (before[0] + images, before[1] + agreeing)
@@ -198,18 +198,13 @@ def merge(shards: Sequence[Measured]) -> Measured:
     return total
 
 
-def _add_tally(total: Tally, shard: Tally) -> None:
-    total.top1 += shard.top1
-    total.top5 += shard.top5
-    total.seconds += shard.seconds
-
-
-def _add_comparison(total: Comparison, shard: Comparison) -> None:
-    _add_tally(total.tally, shard.tally)
-    total.original_only += shard.original_only
-    total.export_only += shard.export_only
-    total.agreeing += shard.agreeing
-    total.largest = max(total.largest, shard.largest)
-    total.difference_sum += shard.difference_sum
-    total.logits += shard.logits
-    total.differences = [a + b for a, b in zip(total.differences, shard.differences, strict=True)]
+def _add_counts(total: Any, shard: Any) -> None:
+    """Add each field of a `Tally` or `Comparison` to the total's; the largest one stays largest."""
+    for name, count in vars(shard).items():
+        before = getattr(total, name)
+        if isinstance(count, Tally):
+            _add_counts(before, count)
+        elif isinstance(count, list):
+            setattr(total, name, [a + b for a, b in zip(before, count, strict=True)])
+        else:
+            setattr(total, name, max(before, count) if name == "largest" else before + count)

@@ -52,29 +52,28 @@ def joined_processes() -> Iterator[Processes]:
     Raises:
         DeviceError: The launcher's variables are there and no group can be made of them.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if distributed.is_available() and distributed.is_initialized():
-        if distributed.get_backend() == "nccl":
-            torch.cuda.set_device(local_rank % torch.cuda.device_count())
-        yield Processes(
-            rank=distributed.get_rank(), count=distributed.get_world_size(), local_rank=local_rank
-        )
-        return
-    if not all(name in os.environ for name in _LAUNCHED) or os.environ["WORLD_SIZE"] == "1":
+    joined = distributed.is_available() and distributed.is_initialized()
+    launched = all(name in os.environ for name in _LAUNCHED) and os.environ["WORLD_SIZE"] != "1"
+    if not (joined or launched):
         yield Processes()
         return
-    try:
-        distributed.init_process_group("gloo", timeout=_PATIENCE)
-    except (RuntimeError, ValueError) as error:
-        raise DeviceError(
-            "The processes of this run cannot find each other.",
-            expected="the variables that torchrun sets, and free ports",
-            got=str(error).splitlines()[0],
-            fix="run under torchrun, or unset RANK and WORLD_SIZE",
-        ) from error
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if joined and distributed.get_backend() == "nccl":
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+    if not joined:
+        try:
+            distributed.init_process_group("gloo", timeout=_PATIENCE)
+        except (RuntimeError, ValueError) as error:
+            raise DeviceError(
+                "The processes of this run cannot find each other.",
+                expected="the variables that torchrun sets, and free ports",
+                got=str(error).splitlines()[0],
+                fix="run under torchrun, or unset RANK and WORLD_SIZE",
+            ) from error
     try:
         yield Processes(
             rank=distributed.get_rank(), count=distributed.get_world_size(), local_rank=local_rank
         )
     finally:
-        distributed.destroy_process_group()
+        if not joined:
+            distributed.destroy_process_group()
