@@ -262,3 +262,9 @@ def test_a_value_may_be_read_again_later_and_the_output_be_an_early_one() -> Non
 def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DatasetError, match=r"\[N, 3, 9, 8\]"):
         run(small_network(), np.zeros(shape, dtype=np.float32))
+
+
+def test_a_layer_of_floats_has_no_input_quantizer() -> None:
+    graph = single(Linear(layer="fc"), coded("fc", (2, 3), quantized=False), (3,))
+    with pytest.raises(TypeError, match="fc has no input quantizer"):
+        graph.input_quantizer("fc")
