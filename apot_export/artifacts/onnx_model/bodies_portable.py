@@ -28,7 +28,7 @@ ShiftConv
     tap_difference = Sub (outer, middle)
     half_sum = Mul (tap_sum, half)
     half_difference = Mul (tap_difference, half)
-    less_bottom = Neg (bottom)
+    negative_bottom = Neg (bottom)
     first = Constant <value: tensor = float [1, 1, 4, 1] {{1.0, 0.0, -1.0, 0.0}}> ()
     second = Constant <value: tensor = float [1, 1, 4, 1] {{0.0, 1.0, 1.0, 0.0}}> ()
     third = Constant <value: tensor = float [1, 1, 4, 1] {{0.0, -1.0, 1.0, 0.0}}> ()
@@ -45,7 +45,7 @@ ShiftConv
     first_sums = {_PRODUCT} (x_first, top)
     second_sums = {_PRODUCT} (x_second, half_sum)
     third_sums = {_PRODUCT} (x_third, half_difference)
-    fourth_sums = {_PRODUCT} (x_fourth, less_bottom)
+    fourth_sums = {_PRODUCT} (x_fourth, negative_bottom)
     upper = Add (first_sums, second_sums)
     even = Add (upper, third_sums)
     lower = Add (second_sums, fourth_sums)
@@ -79,9 +79,9 @@ some libraries raise an epsilon below 1e-5."""
 _SCALE_BIAS_NORMALIZED = f"""
 ScaleBias (x, scale, bias) => (y)
 {{
-    any = Constant <value_ints: ints = [-1]> ()
-    channel_scale = Reshape (scale, any)
-    channel_bias = Reshape (bias, any)
+    minus_one = Constant <value_ints: ints = [-1]> ()
+    channel_scale = Reshape (scale, minus_one)
+    channel_bias = Reshape (bias, minus_one)
     channels = Shape (channel_scale)
     mean = ConstantOfShape <value: tensor = float [1] {{0.0}}> (channels)
     variance = ConstantOfShape

@@ -75,19 +75,20 @@ FixedGemm (input, weights) => (sums)
 """Fixed-point integers [N, in] times integer weights [out, in] transposed: int64."""
 
 REQUANTIZE = """
-Requantize <shift: int> (x, multiplier, raised_offset, divisor, lowered) => (y)
+Requantize <shift: int> (x, multiplier, raised_offset, divisor, correction) => (y)
 {
     wide = Cast <to: int = 7> (x)
     product = Mul (wide, multiplier)
     positive = Add (product, raised_offset)
     shifted = Div (positive, divisor)
-    y = Sub (shifted, lowered)
+    y = Sub (shifted, correction)
 }
 """
 """(x * multiplier + offset) >> shift per channel: int64.
 
 ONNX shifts unsigned integers only, and divides towards 0; so 2^62 is added before the division by
-`divisor` = 2^shift, within `raised_offset`, and `lowered` = 2^(62 - shift) is subtracted after it.
+`divisor` = 2^shift, within `raised_offset`, and `correction` = 2^(62 - shift) is
+subtracted after it.
 """
 
 WINDOW_SUM = f"""
@@ -116,7 +117,7 @@ IntegerMaxPool <kernel_shape, strides, pads> (input) => (output)
 """Largest int32 of every window."""
 
 QUANTIZE = "ThresholdQuantize"
-"""levels[number of thresholds <= direction * x]; the overload `bitsB` searches 2 ** B - 1 of them.
+"""levels[count of thresholds <= direction * x]; the overload `bitsB` searches 2 ** B - 1 of them.
 
 `thresholds` is flat, channel by channel; `bases` int64 says where each channel's begin.
 """
@@ -127,13 +128,13 @@ def _search(bits: int) -> str:
     steps = [
         f"""
     size_{step} = Constant <value_int: int = {1 << step}> ()
-    reach_{step} = Constant <value_int: int = {(1 << step) - 1}> ()
-    probe_{step} = Add (found_{step + 1}, reach_{step})
+    middle_{step} = Constant <value_int: int = {(1 << step) - 1}> ()
+    probe_{step} = Add (first_{step + 1}, middle_{step})
     threshold_{step} = Gather <axis: int = 0> (thresholds, probe_{step})
     above_{step} = GreaterOrEqual (directed, threshold_{step})
-    counted_{step} = Cast <to: int = 7> (above_{step})
-    moved_{step} = Mul (counted_{step}, size_{step})
-    found_{step} = Add (found_{step + 1}, moved_{step})
+    above_int64_{step} = Cast <to: int = 7> (above_{step})
+    advance_{step} = Mul (above_int64_{step}, size_{step})
+    first_{step} = Add (first_{step + 1}, advance_{step})
 """
         for step in reversed(range(bits))
     ]
@@ -142,10 +143,10 @@ def _search(bits: int) -> str:
 {{
     directed = Mul (x, direction)
     shape = Shape (x)
-    found_{bits} = Expand (bases, shape)
+    first_{bits} = Expand (bases, shape)
     {"".join(steps).strip()}
-    number = Sub (found_0, bases)
-    quantized = Gather <axis: int = 0> (levels, number)
+    count = Sub (first_0, bases)
+    quantized = Gather <axis: int = 0> (levels, count)
 }}
 """
 

@@ -309,7 +309,7 @@ class _IntegerGraph(GraphBuilder):
         operators = [name for name, limit in limits.items() if limit is not None]
         for operator in operators:
             limit = np.array(limits[operator], dtype=_numpy_type(kind))
-            result = output if operator == operators[-1] else f"{output}.raised"
+            result = output if operator == operators[-1] else f"{output}.at_least"
             constant = self._initializer(f"limit_{limit}_{kind}", limit)
             self._standard(operator, [value, constant], result)
             value = result
