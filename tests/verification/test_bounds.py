@@ -30,7 +30,7 @@ def values() -> Bounded:
     return Bounded(value, torch.full_like(value, 0.5))
 
 
-@pytest.mark.parametrize("target", FUNCTIONS, ids=lambda target: str(target)[:40])
+@pytest.mark.parametrize("target", sorted(FUNCTIONS, key=str), ids=lambda target: str(target)[:40])
 def test_every_function_that_capture_knows_has_a_bound(target: Any) -> None:
     operand = values()
     arguments: tuple[Any, ...] = (operand,)
@@ -60,7 +60,9 @@ def test_every_function_that_capture_knows_has_a_bound(target: Any) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [*_modules._PLAIN_MODULES, *_modules._VOID, nn.Upsample],
+    sorted(
+        {*_modules._PLAIN_MODULES, *_modules._VOID, nn.Upsample}, key=lambda kind: kind.__name__
+    ),
     ids=lambda kind: kind.__name__,
 )
 def test_every_module_that_capture_knows_has_a_bound(kind: type[nn.Module]) -> None:
