@@ -60,9 +60,7 @@ def test_every_function_that_capture_knows_has_a_bound(target: Any) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    sorted(
-        {*_modules._PLAIN_MODULES, *_modules._VOID, nn.Upsample}, key=lambda kind: kind.__name__
-    ),
+    sorted({*_modules._PLAIN_MODULES, *_modules._VOID, nn.Upsample}, key=str),
     ids=lambda kind: kind.__name__,
 )
 def test_every_module_that_capture_knows_has_a_bound(kind: type[nn.Module]) -> None:
