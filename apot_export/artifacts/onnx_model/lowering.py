@@ -8,7 +8,7 @@ has none, the usual one stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,26 +115,40 @@ def tf32_is_exact(network: CodedNetwork) -> bool:
 
     It keeps 11 significant bits of each factor. Float weights have more.
     """
-    layers = [
-        network.layers[node.operation.layer]
-        for node in network.nodes
-        if isinstance(node.operation, (Convolution, Linear))
-    ]
-    for layer in layers:
-        if not isinstance(layer, CodedLayer):
+    for node in network.nodes:
+        if not isinstance(node.operation, (Convolution, Linear)):
+            continue
+        layer = _coded_layer(network, node)
+        if layer is None:
             return False
-        levels = [layer.codebook.levels]
+        books = [layer.codebook]
         if layer.activation is not None:
-            levels.append(layer.activation.codebook.levels)
-        if not all(_few_significant_bits(values) for values in levels):
-            return False
+            books.append(layer.activation.codebook)
+        for book in books:
+            mantissas, _ = np.frexp(book.levels.astype(np.float64))
+            scaled = mantissas * (1 << _TF32_SIGNIFICANT_BITS)
+            if (scaled != np.round(scaled)).any():
+                return False
     return True
 
 
-def _few_significant_bits(values: np.ndarray[Any, np.dtype[np.int32]]) -> bool:
-    mantissas, _ = np.frexp(values.astype(np.float64))
-    scaled = mantissas * (1 << _TF32_SIGNIFICANT_BITS)
-    return bool((scaled == np.round(scaled)).all())
+def _coded_layer(network: CodedNetwork, node: Node) -> CodedLayer | None:
+    """Return the layer of a convolution or matrix product; None where its weights are not coded."""
+    if not isinstance(node.operation, (Convolution, Linear)):
+        return None
+    layer = network.layers[node.operation.layer]
+    return layer if isinstance(layer, CodedLayer) else None
+
+
+def _sums_levels(network: CodedNetwork, node: Node | None) -> bool:
+    """Return whether a node sums products of integer levels."""
+    layer = None if node is None else _coded_layer(network, node)
+    return layer is not None and layer.activation is not None
+
+
+def _producer(network: CodedNetwork, node: Node) -> Node | None:
+    """Return the node that makes a node's first input; None for the network's input."""
+    return next((other for other in network.nodes if other.name == node.inputs[0]), None)
 
 
 def _image_shape(shape: Shape) -> dict[str, list[int]]:
@@ -152,13 +166,12 @@ def _portable_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Nod
         return Body(overload="", float_levels=True)
     if isinstance(operation, ScaleBias):
         # What a float convolution gives is scaled apart: runtimes fold that into its weights.
-        producer = next((n for n in network.nodes if n.name == node.inputs[0]), None)
-        integers = producer is not None and _quantized(network, producer)
+        integers = _sums_levels(network, _producer(network, node))
         channels = network.shapes[node.name][0]
         each = operation.scale.size == operation.bias.size == channels
         fits = integers and image and each
         return Body(overload=bodies_portable.NORMALIZED) if fits else None
-    if isinstance(operation, Convolution) and _quantized(network, node):
+    if isinstance(operation, Convolution) and _sums_levels(network, node):
         exact = winograd_is_exact(proofs[operation.layer])
         return _winograd(network, node, operation) if exact else None
     return None
@@ -199,14 +212,6 @@ def _winograd(network: CodedNetwork, node: Node, operation: Convolution) -> Body
     )
 
 
-def _quantized(network: CodedNetwork, node: Node) -> bool:
-    operation = node.operation
-    if not isinstance(operation, (Convolution, Linear)):
-        return False
-    layer = network.layers[operation.layer]
-    return isinstance(layer, CodedLayer) and layer.activation is not None
-
-
 # --- ONNX Runtime on CPUs -------------------------------------------------------------------------
 
 
@@ -222,9 +227,8 @@ def _cpu_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) ->
             return None
         return Body(overload=bodies_cpu.CHANNELS_LAST, attributes=_image_shape(shape))
     if isinstance(operation, ScaleBias):
-        producer = next((n for n in network.nodes if n.name == node.inputs[0]), None)
-        product = None if producer is None else _integer_product(network, producer)
-        if product is not None:
+        producer = _producer(network, node)
+        if producer is not None and _integer_product(network, producer):
             image = len(network.shapes[node.name]) == _IMAGE_RANK
             overload = bodies_cpu.CHANNELS_LAST if image else bodies_cpu.PRODUCT
             return Body(overload=overload, needs_one=True)
@@ -233,17 +237,12 @@ def _cpu_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) ->
 
 def _integer_product(network: CodedNetwork, node: Node) -> Body | None:
     """Return the body that makes an integer matrix product of a node; None where none is exact."""
-    operation = node.operation
-    if not isinstance(operation, (Convolution, Linear)):
+    layer, operation = _coded_layer(network, node), node.operation
+    if layer is None or not fits_bytes(layer):
         return None
-    layer = network.layers[operation.layer]
-    if not isinstance(layer, CodedLayer) or not fits_bytes(layer):
-        return None
-    if isinstance(operation, Linear):
+    if not isinstance(operation, Convolution):
         return Body(overload=bodies_cpu.PRODUCT)
-    if operation.groups != 1:
-        return None
-    return _patches(network, node, operation, layer)
+    return _patches(network, node, operation, layer) if operation.groups == 1 else None
 
 
 def _patches(network: CodedNetwork, node: Node, operation: Convolution, layer: CodedLayer) -> Body:
@@ -256,21 +255,21 @@ def _patches(network: CodedNetwork, node: Node, operation: Convolution, layer: C
     _, *places = network.shapes[node.name]
     padding = list(operation.padding)
     height, width = (size + 2 * pad for size, pad in zip(extent, padding, strict=True))
-    starts = [
-        [place * step for place in range(count)]
-        for count, step in zip(places, operation.stride, strict=True)
-    ]
-    taps = [
-        [tap * step for tap in range(count)]
-        for count, step in zip(kernel, operation.dilation, strict=True)
-    ]
+
+    def offsets(counts: Sequence[int], steps: Sequence[int]) -> list[list[int]]:
+        """Return places along height, in units of rows of the flat image, and along width."""
+        units = (steps[0] * width, steps[1])
+        return [[i * unit for i in range(n)] for n, unit in zip(counts, units, strict=True)]
+
+    rows, columns = offsets(places, operation.stride)
+    tap_rows, tap_columns = offsets(kernel, operation.dilation)
     attributes |= {
         "margins": [0, *padding, 0, 0, *padding, 0],
         "flat_shape": [0, height * width, channels],
-        "rows": [row * width for row in starts[0]],
-        "columns": starts[1],
-        "tap_rows": [row * width for row in taps[0]],
-        "tap_columns": taps[1],
+        "rows": rows,
+        "columns": columns,
+        "tap_rows": tap_rows,
+        "tap_columns": tap_columns,
         "patch_shape": [0, *places, terms],
     }
     return Body(overload=bodies_cpu.PATCHES, attributes=attributes)
@@ -281,13 +280,9 @@ def _patches(network: CodedNetwork, node: Node, operation: Convolution, layer: C
 
 def _cuda_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -> Body | None:
     del proofs  # Float32 sums as in the portable bodies.
-    operation = node.operation
-    if not isinstance(operation, (Convolution, Linear)):
-        return None
-    layer = network.layers[operation.layer]
-    if isinstance(layer, CodedLayer) and layer.activation is None:
-        return Body(overload=THREE_PARTS)
-    return None
+    layer = _coded_layer(network, node)
+    float_input = layer is not None and layer.activation is None
+    return Body(overload=THREE_PARTS) if float_input else None
 
 
 def _openvino_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -> Body | None:
@@ -301,11 +296,8 @@ def _openvino_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Nod
         if len(shape) != _IMAGE_RANK:
             return Body(overload=bodies_openvino.GATHER_FLAT + ending)
         return Body(overload=bodies_openvino.GATHER + ending, attributes=_image_shape(shape))
-    if not isinstance(operation, (Convolution, Linear)):
+    product = _coded_layer(network, node)
+    if product is None or not fits_bytes(product):
         return None
-    layer = network.layers[operation.layer]
-    if not isinstance(layer, CodedLayer) or not fits_bytes(layer):
-        return None
-    # The kernels give float32.
-    exact = proofs[layer.name].bound < FLOAT32_EXACT
+    exact = proofs[product.name].bound < FLOAT32_EXACT  # The kernels give float32.
     return Body(overload=bodies_openvino.EIGHT_BITS) if exact else None

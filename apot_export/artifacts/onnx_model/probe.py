@@ -16,7 +16,7 @@ from apot_export.network.bounds import FLOAT32_EXACT
 _DECODED_SUFFIXES = (".levels_of_weights", ".decoded_weights")
 """What the export calls the value of a layer's decoded weights: integers, or floats."""
 
-_SPEAKING = ("DecodeWeights", "QuantizeActivation")
+_WITH_CODEBOOK = ("DecodeWeights", "QuantizeActivation")
 _INTEGERS = ("QuantizeActivation", "ShiftConv", "ShiftGemm")
 _DECODERS = ("DecodeWeights", "DecodePlanes", "SumTerms")
 
@@ -25,7 +25,7 @@ def parse_model(data: bytes) -> onnx.ModelProto:
     """Parse a model.
 
     Raises:
-        ExportError: The bytes are no ONNX model.
+        ExportError: The bytes are not an ONNX model.
     """
     try:
         return onnx.load_model_from_string(data)
@@ -36,7 +36,7 @@ def parse_model(data: bytes) -> onnx.ModelProto:
 
 
 def tf32_exact(model: onnx.ModelProto) -> bool:
-    """Tell whether a model says that TF32 rounds none of its factors: one made for CUDA."""
+    """Return whether a model's metadata say that TF32 rounds none of its factors."""
     facts = {entry.key: entry.value for entry in model.metadata_props}
     return facts.get("target") == "cuda" and facts.get("tf32_exact") == "true"
 
@@ -84,14 +84,14 @@ def float_weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
 
 
 def stated_attributes(model: onnx.ModelProto) -> dict[str, dict[str, Any]]:
-    """Return what weight decoders and quantizers say of themselves, by the value they compute.
+    """Return the attributes of weight decoders and quantizers, by the value they compute.
 
-    No function's body reads these attributes: they are for runtimes with operators of their own.
+    No function's body reads them: they are for runtimes that implement the operators themselves.
     """
     return {
         node.output[0]: {item.name: helper.get_attribute_value(item) for item in node.attribute}
         for node in model.graph.node
-        if node.op_type in _SPEAKING
+        if node.op_type in _WITH_CODEBOOK
     }
 
 
