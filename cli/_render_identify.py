@@ -1,4 +1,4 @@
-"""What a checkpoint is, as people read it in a terminal."""
+"""Print an identification in the terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MORE_IMAGES = 10
 
 
 def print_identification(found: Identification) -> None:
-    """Show what a checkpoint says of itself and, if it was measured, the ranking."""
+    """Show what is recognised in a checkpoint and, if it was measured, the ranking."""
     console = console_of_output()
     console.print(
         f"{found.checkpoint}: {found.architecture}, family {found.family}",

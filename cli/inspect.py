@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ def inspect() -> None:
 
 
 def _chosen(path: Path | None) -> Path:
-    """Return what is to be inspected: the newest export, named on standard error, by default."""
+    """Return a path, by default the newest export's, which standard error then names."""
     if path is not None:
         return path
     from apot_export.artifacts.directory import find_newest
@@ -30,17 +30,21 @@ def _chosen(path: Path | None) -> Path:
     return newest
 
 
+def _print_json(document: Any) -> None:
+    typer.echo(json.dumps(document, indent=2))
+
+
 @app.command("alphas")
 def alphas(
     path: Annotated[
-        Optional[Path],  # noqa: UP045 - typer evaluates this on Python 3.10
+        Path | None,
         typer.Argument(
             help="Export directory, packed file or checkpoint; "
             "default: the newest export in or below this folder."
         ),
     ] = None,
     bits: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(help="Bit-width of a checkpoint whose name does not say it."),
     ] = None,
     plain: Annotated[
@@ -55,7 +59,7 @@ def alphas(
 
         found = thresholds(_chosen(path), bits=bits)
         if as_json:
-            typer.echo(json.dumps([layer.to_json() for layer in found.layers], indent=2))
+            _print_json([layer.to_json() for layer in found.layers])
         elif plain:
             for line in found.plain_lines():
                 typer.echo(line)
@@ -68,7 +72,7 @@ def alphas(
 @app.command("bits")
 def bits(
     path: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Argument(
             help="Export directory or packed file; default: the newest export in or below this "
             "folder."
@@ -86,7 +90,7 @@ def bits(
 
         found = layer_bits(_chosen(path))
         if as_json:
-            typer.echo(json.dumps(found.to_json(), indent=2))
+            _print_json(found.to_json())
         elif plain:
             for line in found.plain_lines():
                 typer.echo(line)
@@ -99,7 +103,7 @@ def bits(
 @app.command("integer")
 def integer(
     path: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Argument(
             help="Export directory; default: the newest export in or below this folder."
         ),
@@ -114,7 +118,7 @@ def integer(
         chosen = _chosen(path)
         found = integer_summary(chosen)
         if as_json:
-            typer.echo(json.dumps(dict(found), indent=2))
+            _print_json(dict(found))
         else:
             from ._render import print_integer
 
@@ -125,18 +129,18 @@ def integer(
 def identify(
     checkpoint: Annotated[Path, typer.Argument(help="The trained checkpoint (.pth.tar).")],
     dataset: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             help="Try hypotheses on cifar10, cifar100, mnist, imagenet or digits; "
             "default: the one that fits the network if --data is given, else none."
         ),
     ] = None,
     data: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Folder of the images; default: $APOT_EXPORT_DATA, else ./data."),
     ] = None,
     limit: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             min=1,
             help="Use at most this many images, spread over the dataset; "
@@ -146,7 +150,7 @@ def identify(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what CHECKPOINT is; with images, rank the bit-widths and level sets it may have.
+    """Recognise CHECKPOINT; with images, rank the bit-widths and level sets it may have.
 
     It only reports: convert still goes by names and options.
     """
@@ -160,7 +164,7 @@ def identify(
                 checkpoint, dataset=dataset, data=data, limit=limit, progress=progress
             )
         if as_json:
-            typer.echo(json.dumps(found.to_json(), indent=2))
+            _print_json(found.to_json())
         else:
             from ._render_identify import print_identification
 

@@ -63,7 +63,7 @@ def function_operations(
         image: Tells the shape of the first tensor without the batch axis.
 
     Raises:
-        CaptureError: The intermediate representation cannot say what the call does.
+        CaptureError: The intermediate representation has no such operation.
     """
     target, extra = node.target, arguments[1:]
     if target in IDENTITIES:

@@ -54,7 +54,7 @@ def module_operation(
         layers: Weighted layers by path.
 
     Raises:
-        CaptureError: The intermediate representation cannot say what the module does.
+        CaptureError: The intermediate representation has no such operation.
     """
     if isinstance(module, _VOID):
         return None
@@ -95,7 +95,7 @@ def _weighted(
         return Linear(layer=path)
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
         raise CaptureError(
-            "A convolution pads in a way that the graph cannot say.",
+            "A convolution pads in a way that the graph cannot express.",
             where=path,
             expected="numeric zero padding",
             got=f"{module.padding_mode}, {module.padding}",
@@ -169,7 +169,7 @@ def _batch_norm(path: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> ScaleBias
 def _max_pool(path: str, module: nn.MaxPool2d) -> MaxPool:
     if _pair(module.dilation) != (1, 1) or module.ceil_mode or module.return_indices:
         raise CaptureError(
-            "A max-pool has options that the graph cannot say.",
+            "A max-pool has options that the graph cannot express.",
             where=path,
             expected="no dilation, no ceil mode, no indices",
             got=str(module),
@@ -184,7 +184,7 @@ def _max_pool(path: str, module: nn.MaxPool2d) -> MaxPool:
 def _average_pool(path: str, module: nn.AvgPool2d) -> AveragePool:
     if _pair(module.padding) != (0, 0) or module.ceil_mode or module.divisor_override:
         raise CaptureError(
-            "An average-pool has options that the graph cannot say.",
+            "An average-pool has options that the graph cannot express.",
             where=path,
             expected="no padding, no ceil mode, no divisor",
             got=str(module),
@@ -235,7 +235,7 @@ def _upsample(path: str, module: nn.Upsample, image: Shape) -> Upsample:
     whole = all(float(factor).is_integer() and factor >= 1 for factor in factors)
     if module.mode != "nearest" or len(factors) != 2 or not whole:  # noqa: PLR2004 - height, width
         raise CaptureError(
-            "An upsampling cannot be said by the graph.",
+            "The graph cannot express an upsampling.",
             where=path,
             expected="nearest neighbour by whole factors",
             got=f"{module} of an image {list(image)}",

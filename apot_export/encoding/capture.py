@@ -89,7 +89,7 @@ class _Builder:
     memory: dict[str, str] = field(default_factory=dict)
     """Values that share memory with another: the first value that had it."""
     overwritten: set[str] = field(default_factory=set)
-    """Values that an operation in place has replaced: the graph cannot say what a reader gets."""
+    """Values that an operation in place has replaced: what a reader gets is not defined."""
     shapes: dict[str, Shape] = field(default_factory=dict)
     """Shapes that were asked for so far, without the batch axis."""
     lines: dict[str, str] = field(default_factory=dict)
@@ -217,7 +217,7 @@ class _Builder:
         return fx.node.map_arg(arguments, lambda node: self.sizes.get(node.name, node))
 
     def _add_size(self, node: fx.Node) -> bool:
-        """Compute a node that is no tensor but a size of one, or a number made of sizes."""
+        """Compute a node that is a size of a tensor, or a number made of sizes."""
         source = node.args[0] if node.args else None
         is_tensor = isinstance(source, fx.Node) and source.name not in self.sizes
         if is_tensor and isinstance(source, fx.Node):

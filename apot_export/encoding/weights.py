@@ -272,6 +272,3 @@ def _first_above(candidates: NDArray[np.float32], low: int, high: int) -> np.flo
         else:
             below = middle
     return np.float32(np.array(above, dtype=np.uint32).view(np.float32))
-
-
-# --- the graph ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What `inspect` shows: read from an export with numpy alone, from a checkpoint with PyTorch."""
+"""Read clipping thresholds: from an export with numpy alone, from a checkpoint with PyTorch."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def packed_file(path: Path) -> Path | None:
     """Return the packed file of an export directory, a packed file itself, or None.
 
     Raises:
-        ExportError: A directory is no export.
+        ExportError: A directory is not an export.
     """
     if not _is_folder(path):
         return path if path.suffix == _PACKED_SUFFIX else None

@@ -108,7 +108,7 @@ def integer_summary(directory: Path) -> Mapping[str, Any]:
         intermediate value) and `ranges` (smallest and largest value).
 
     Raises:
-        ExportError: The directory is no export, or has no integer network.
+        ExportError: The directory is not an export, or has no integer network.
     """
     found: Mapping[str, Any] | None = read_manifest(directory).get("integer")
     if found is None:

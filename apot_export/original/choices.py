@@ -1,4 +1,4 @@
-"""What the user states about a checkpoint."""
+"""User options about how a checkpoint was trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from apot_export.original.quantization import FULL_PRECISION_BITS, LayerBits
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What a user says of a checkpoint; None where its name shall say it."""
+    """User options; None means: infer from the file name."""
 
     bits: int | None = None
     """Nominal bits of weights, and of activations unless they are given."""
@@ -33,19 +33,15 @@ class Choices:
         return dataclasses.asdict(self)
 
     def non_default(self) -> dict[str, Any]:
-        """Return what differs from a full-precision network's choices."""
+        """Return the options that differ from those of a full-precision network."""
         plain = Choices(
             bits=FULL_PRECISION_BITS, activation_bits=self.bits, method="apot", grid="zero"
         )
-        silent = plain.to_json()
-        return {key: value for key, value in self.to_json().items() if value != silent[key]}
+        defaults = plain.to_json()
+        return {key: value for key, value in self.to_json().items() if value != defaults[key]}
 
     @staticmethod
     def of_json(content: Mapping[str, Any]) -> Choices:
-        """Read what `to_json` returned.
-
-        Raises:
-            TypeError: It is something else.
-        """
+        """Read what `to_json` returned; TypeError or KeyError for anything else."""
         layer_bits = tuple(LayerBits(**entry) for entry in content["layer_bits"])
         return Choices(**{**content, "layer_bits": layer_bits})

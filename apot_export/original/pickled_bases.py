@@ -43,7 +43,7 @@ def multi_bit_weights(entry: object, where: str) -> MultiBitWeights:
     """Read one layer's bases, coordinates and mask.
 
     Raises:
-        CheckpointError: The entry is no such object, or its tensors do not fit each other.
+        CheckpointError: The entry is another object, or its tensors do not fit each other.
     """
     attributes = vars(entry) if isinstance(entry, (ConvLayerBin, FCLayerBin)) else {}
     tensors = {name: attributes.get(name) for name in ("B", "alpha", "mask")}

@@ -15,8 +15,14 @@ from numpy.typing import NDArray
 from apot_export.datasets import kind_by_name
 from apot_export.errors import DatasetError
 from apot_export.inspection.identify import Hypothesis, Identification, hypotheses, identify
-from apot_export.inspection.identify._statistics import mean_test, sign_test, wilson
-from apot_export.inspection.identify._trials import Trial, run_stages, told_apart
+from apot_export.inspection.identify._trials import (
+    Trial,
+    mean_test,
+    run_stages,
+    sign_test,
+    told_apart,
+    wilson,
+)
 from apot_export.original import families
 from apot_export.original.checkpoint import load_checkpoint
 from apot_export.original.published import load_original

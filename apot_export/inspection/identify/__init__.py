@@ -1,8 +1,8 @@
-"""What a checkpoint says of itself, and which quantization its accuracy speaks for.
+"""Recognise a checkpoint, and rank the quantizations it may have by their accuracy on images.
 
 A checkpoint holds neither its bit-width nor its level set. `identify` reads what is there, and with
-labelled images tries every quantization that the family's code offers. It is evidence for a person
-who has lost the training command; `convert` never reads it.
+labelled images tries every quantization that the family's code offers. It helps a person who has
+lost the training command; `convert` never reads it.
 
 **Stages.** All hypotheses see 40 images, those that stay see five times as many, and so on up to
 the limit. One is dropped when its top-1 accuracy is hopeless: the upper end of its Wilson interval

@@ -32,7 +32,7 @@ def identify(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> Identification:
-    """Say what a checkpoint is; with a dataset, rank the quantizations that it may have.
+    """Recognise a checkpoint; with a dataset, rank the quantizations that it may have.
 
     Args:
         checkpoint: A `.pth.tar` file.

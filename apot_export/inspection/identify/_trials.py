@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ from torch import nn
 from torch.nn import functional
 
 from apot_export.datasets import Dataset
+from apot_export.datasets.significance import mcnemar, wilson_interval
 from apot_export.inspection.identify._hypotheses import Hypothesis
-from apot_export.inspection.identify._statistics import mean_test, sign_test, wilson
 from apot_export.original.checkpoint import Checkpoint
 from apot_export.original.published import rebuild
 from apot_export.original.quantized_layers import QuantizedLayer
@@ -29,6 +30,11 @@ _BATCH_VALUES = 25 * 3 * 32 * 32
 """Input values of a batch: small, for every activation is compared with up to 64 levels."""
 _LARGEST_LOSS = 1e6
 """Cap of one image's loss: a wrong hypothesis can overflow, and its mean must stay a number."""
+_STANDARD_ERRORS = 3.0
+_SIGNIFICANCE = math.erfc(_STANDARD_ERRORS / math.sqrt(2))
+"""Two-sided probability beyond three standard errors: 0.0027."""
+_FEWEST_DIFFERENCES = 30
+"""Fewer say too little of their own spread."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -105,3 +111,27 @@ def told_apart(best: Trial, other: Trial) -> bool:
         mean_test(other.losses - best.losses),
     )
     return 1 in verdicts and -1 not in verdicts
+
+
+# --- differences beyond three standard errors -----------------------------------------------------
+
+
+def wilson(correct: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the interval in which the accuracy lies, at three standard errors."""
+    return wilson_interval(int(correct.sum()), len(correct), _STANDARD_ERRORS)
+
+
+def sign_test(wins: int, losses: int) -> int:
+    """Return 1 or -1 if wins or losses prevail beyond chance, else 0: exact, two-sided."""
+    if mcnemar(wins, losses) >= _SIGNIFICANCE:
+        return 0
+    return 1 if wins > losses else -1
+
+
+def mean_test(differences: NDArray[np.float64]) -> int:
+    """Return the sign of the mean if it is beyond three standard errors of it, else 0."""
+    if len(differences) < _FEWEST_DIFFERENCES:
+        return 0
+    mean = float(differences.mean())
+    error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    return 0 if abs(mean) <= _STANDARD_ERRORS * error else int(math.copysign(1, mean))

@@ -1,4 +1,4 @@
-"""Whether our own layers compute what the user's compute: layer by layer, from the same inputs."""
+"""Compare each layer of a custom network with its replacement, on the same inputs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def require_agreement(
 ) -> set[nn.Module]:
     """Run a network on random images and compare each layer with what would replace it.
 
-    A level that float noise moves is no difference: the comparison allows for what moves when the
+    A level that float noise moves does not count: the comparison allows for what moves when the
     thresholds do by a few units in the last place.
 
     Args:

@@ -57,7 +57,7 @@ def threshold_layer(name: str, layer: nn.Module) -> ThresholdLayer | None:
     """Recognise a convolution with clipping thresholds; None for any other layer.
 
     Raises:
-        RecognitionError: It has one of the two thresholds, or is no convolution.
+        RecognitionError: It has one of the two thresholds, or is not a convolution.
     """
     if isinstance(layer, QuantizedLayer) or said_bits(layer, name) == FULL_PRECISION_BITS:
         return None
@@ -96,15 +96,15 @@ def threshold_layer(name: str, layer: nn.Module) -> ThresholdLayer | None:
 
 
 def said_bits(layer: nn.Module, name: str) -> int | None:
-    """Return a layer's own bit-width, if it has one.
+    """Return the bit-width that a layer's object states, if it does.
 
     Raises:
-        BitWidthError: It is no number.
+        BitWidthError: It is not a whole number.
     """
     bits = getattr(layer, "bit", None)
     if bits is not None and (not isinstance(bits, int) or isinstance(bits, bool)):
         raise BitWidthError(
-            "A layer's bit-width is no whole number.", where=f"{name}.bit", got=repr(bits)
+            "A layer's bit-width is not a whole number.", where=f"{name}.bit", got=repr(bits)
         )
     return bits
 

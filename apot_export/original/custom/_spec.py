@@ -1,4 +1,4 @@
-"""How a network of the user's own is said: a factory, its arguments, and the shape of an image."""
+"""How to build a custom network: a factory, its arguments, and the shape of an image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ModelSpec:
         for name, value in self.arguments.items():
             if not _is_literal(value):
                 raise ModelError(
-                    "An argument of the network's factory is no Python literal.",
+                    "An argument of the network's factory is not a Python literal.",
                     where=name,
                     expected="a number, string, None, or a list, tuple or dict of these",
                     got=repr(value),

@@ -1,0 +1,128 @@
+"""Which statement decides about each part of a quantization, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from apot_export.errors import ApotExportError, BitWidthError, CodebookError
+from apot_export.original import families
+from apot_export.original.choices import Choices
+from apot_export.original.level_sets import activation_level_set, weight_level_set
+from apot_export.original.quantization import LayerBits, Quantization, Stated
+from apot_export.original.resolving import LayerFacts, LayerPlan, resolve
+
+V2, NONZERO = families.by_name("apot-v2"), families.by_name("nonzero")
+UNKNOWN = LayerBits(pattern="c*", weight_bits=2, activation_bits=2)
+SILENT = [LayerFacts(name="a"), LayerFacts(name="b")]
+NAMED = Path("runs/res20_4bit_uniform/model_best.pth.tar")
+
+
+def sources(plan: LayerPlan) -> tuple[str, str, str]:
+    return plan.bits.source, plan.method.source, plan.grid.source
+
+
+def test_names_state_what_nothing_else_does() -> None:
+    plan = resolve(V2, SILENT, Choices(), NAMED)
+    expected = Quantization(family="apot-v2", weight_bits=4, activation_bits=4, method="uniform")
+    assert plan.layers == {"a": expected, "b": expected}
+    assert plan.bits == Stated(4, "folder name")
+    assert sources(plan) == ("folder name", "folder name", "default")
+    assert (plan.choices.bits, plan.choices.method) == (4, "uniform")
+
+
+def test_options_come_before_names() -> None:
+    plan = resolve(V2, SILENT, Choices(bits=3, activation_bits=5, method="apot"), NAMED)
+    assert (plan.default.weight_bits, plan.default.activation_bits) == (3, 5)
+    assert sources(plan) == ("option", "option", "default")
+
+
+def test_objects_come_before_names_and_may_differ() -> None:
+    facts = [LayerFacts(name="a", bits=4, power=True), LayerFacts(name="b", bits=3, power=False)]
+    plan = resolve(V2, facts, Choices(), NAMED)
+    assert [(q.weight_bits, q.method) for q in plan.layers.values()] == [
+        (4, "apot"),
+        (3, "uniform"),
+    ]
+    assert sources(plan) == ("network", "network", "default")
+
+
+def test_a_level_set_that_an_object_holds_decides() -> None:
+    kind = Quantization(
+        family="nonzero", weight_bits=2, activation_bits=2, grid="nonzero", z=9, method="apot"
+    )
+    held = LayerFacts(
+        name="a",
+        bits=2,
+        weight_levels=weight_level_set(kind),
+        activation_levels=activation_level_set(kind),
+    )
+    plan = resolve(NONZERO, [held], Choices(), None)
+    assert plan.layers == {"a": kind}
+    assert plan.grid == Stated("nonzero", "network")
+    with pytest.raises(CodebookError, match="contradicts"):
+        resolve(NONZERO, [held], Choices(grid="zero"), None)
+
+
+def test_a_grid_is_that_of_2_bit_weights_alone() -> None:
+    wide = LayerBits(pattern="b", weight_bits=4, activation_bits=3)
+    choices = Choices(bits=2, grid="nonzero", z=3, layer_bits=(wide,))
+    plan = resolve(NONZERO, SILENT, choices, None)
+    assert [(q.weight_bits, q.grid) for q in plan.layers.values()] == [(2, "nonzero"), (4, "zero")]
+    assert plan.default == plan.layers["a"]
+
+
+def test_later_patterns_win_and_the_default_is_that_of_other_layers() -> None:
+    patterns = (
+        LayerBits(pattern="*", weight_bits=2, activation_bits=2),
+        LayerBits(pattern="b", weight_bits=3, activation_bits=5),
+    )
+    plan = resolve(V2, SILENT, Choices(layer_bits=patterns[1:]), NAMED)
+    assert (plan.default.weight_bits, plan.layers["b"].activation_bits) == (4, 5)
+    plan = resolve(V2, SILENT, Choices(bits=4, layer_bits=patterns), None)
+    assert [q.weight_bits for q in plan.layers.values()] == [2, 3]
+
+
+def test_a_network_without_thresholds_has_a_default() -> None:
+    plan = resolve(families.FULL_PRECISION, [], Choices(), Path("model.pth.tar"))
+    assert not plan.layers
+    assert plan.bits == Stated(32, "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("choices", "facts", "kind", "text"),
+    [
+        (Choices(), LayerFacts(name="a"), BitWidthError, "--bits N"),
+        (Choices(bits=9), LayerFacts(name="a"), BitWidthError, "option says 9 bits"),
+        (Choices(bits=2, activation_bits=7), LayerFacts(name="a"), BitWidthError, "--activation"),
+        (Choices(bits=3), LayerFacts(name="a", bits=4), BitWidthError, "another bit-width"),
+        (Choices(bits=2, method="pot"), LayerFacts(name="a"), CodebookError, "no such level set"),
+        (Choices(bits=4, grid="nonzero", z=2), LayerFacts(name="a"), CodebookError, "this grid"),
+        (Choices(bits=2, grid="odd"), LayerFacts(name="a"), CodebookError, "this grid"),
+        (Choices(bits=2, grid="nonzero"), LayerFacts(name="a"), BitWidthError, "Z of the non-zero"),
+        (Choices(bits=2, z=2), LayerFacts(name="a"), BitWidthError, "no exponent Z"),
+        (Choices(bits=2, legacy_divisor=True), LayerFacts(name="a"), BitWidthError, "not apply"),
+        (
+            Choices(
+                bits=2, layer_bits=(LayerBits(pattern="c*", weight_bits=2, activation_bits=2),)
+            ),
+            LayerFacts(name="a"),
+            BitWidthError,
+            "matches no quantized layer",
+        ),
+    ],
+)
+def test_what_is_refused(
+    choices: Choices, facts: LayerFacts, kind: type[ApotExportError], text: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        resolve(NONZERO, [facts], choices, None)
+    assert text in str(caught.value)
+
+
+def test_bits_that_only_another_layer_of_a_network_has() -> None:
+    facts = [LayerFacts(name="a", bits=3, power=True), LayerFacts(name="b", bits=4, power=True)]
+    resolve(V2, facts, Choices(), Path("net_3bit.pth.tar"))
+    with pytest.raises(BitWidthError, match="another bit-width than the network's layers"):
+        resolve(V2, facts, Choices(), Path("net_2bit.pth.tar"))
