@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from apot_export.artifacts.directory import ONNX_MODEL, read_manifest
 from apot_export.artifacts.onnx_model import build_integer_model, serialise
 from apot_export.artifacts.packed import load_packed
-from apot_export.datasets import kind_for_network
+from apot_export.datasets import kind_of
 from apot_export.errors import BoundError
 from apot_export.integer import IntegerNetwork, lower
 from apot_export.original import families
@@ -61,7 +61,7 @@ def main() -> None:
     count = 0
     for export in arguments.exports:
         coded = load_packed(export).network
-        kind = kind_for_network(coded.input_shape, coded.shapes[coded.output][0])
+        kind = kind_of(None, coded.input_shape, coded.shapes[coded.output][0])
         family = families.by_name(read_manifest(export)["family"])
         images, labels = next(kind.open(arguments.data, family.preprocessing).batches(1 << 20))
         count = len(images)

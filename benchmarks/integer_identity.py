@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from apot_export.artifacts.directory import INTEGER_MODEL, PACKED_MODEL, read_manifest
 from apot_export.artifacts.packed import load_packed
-from apot_export.datasets import kind_by_name, kind_for_network
+from apot_export.datasets import kind_by_name, kind_of
 from apot_export.integer import run_integer
 from apot_export.integer.oracle import fixed_point
 from apot_export.original import families
@@ -67,7 +67,7 @@ def main() -> None:
     kind = (
         kind_by_name(arguments.dataset)
         if arguments.dataset
-        else kind_for_network(coded.input_shape, classes)
+        else kind_of(None, coded.input_shape, classes)
     )
     preprocessing = families.by_name(manifest["family"]).preprocessing
     dataset = kind.open(arguments.data, preprocessing).first(arguments.limit)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from apot_export.artifacts.onnx_model import build_integer_model, serialise
 from apot_export.conversion.integer_choices import IntegerChoices
-from apot_export.datasets import Dataset, kind_for_network
+from apot_export.datasets import Dataset, kind_of
 from apot_export.errors import BoundError, DatasetError, IntegerError
 from apot_export.integer import IntegerNetwork, Pixels, lower, operation_counts
 from apot_export.integer.ranges import LARGEST_FRACTION_BITS
@@ -98,14 +98,14 @@ def integer_form(
 
 def _pixels(coded: CodedNetwork, original: Original) -> Pixels:
     classes = coded.shapes[coded.output][0]
-    kind = kind_for_network(coded.input_shape, classes)
-    if kind.normalisation is None:
+    kind = kind_of(None, coded.input_shape, classes)
+    normalisation = kind.normalisation(original.family.preprocessing)
+    if normalisation is None:
         raise IntegerError(
             "The network's dataset has no pixels of 8 bits.",
             where=kind.name,
             fix="leave out --input",
         )
-    normalisation = kind.normalisation(original.family.preprocessing)
     return Pixels(mean=normalisation.mean, std=normalisation.std)
 
 
@@ -123,7 +123,7 @@ def _calibration_images(
 ) -> Dataset | None:
     """Return calibration images; None where there are none and none were named."""
     try:
-        kind = kind_for_network(coded.input_shape, coded.shapes[coded.output][0])
+        kind = kind_of(None, coded.input_shape, coded.shapes[coded.output][0])
         found = kind.open(None if data is None else Path(data), original.family.preprocessing)
     except DatasetError:
         if data is not None:

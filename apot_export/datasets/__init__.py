@@ -30,6 +30,9 @@ def kind_by_name(name: str) -> DatasetKind:
     Raises:
         DatasetError: No such dataset has this name.
     """
+    found = {kind.name: kind for kind in KINDS}.get(name)
+    if found is not None:
+        return found
     if name == FOLDER:
         raise DatasetError(
             f"The dataset {FOLDER} has no fixed image shape.",
@@ -37,34 +40,12 @@ def kind_by_name(name: str) -> DatasetKind:
             got=name,
             fix="open it for a network",
         )
-    for kind in KINDS:
-        if kind.name == name:
-            return kind
     raise DatasetError(
         "There is no such dataset.",
         expected=", ".join(NAMES),
         got=name,
         fix="name one of these with --dataset",
     )
-
-
-def kind_for_network(input_shape: Sequence[int], classes: int) -> DatasetKind:
-    """Return the only dataset that fits a network.
-
-    Raises:
-        DatasetError: None or several fit.
-    """
-    fitting = [
-        kind for kind in KINDS if kind.input_shape == tuple(input_shape) and kind.classes == classes
-    ]
-    if len(fitting) != 1:
-        raise DatasetError(
-            "The dataset cannot be told from the network.",
-            expected=", ".join(kind.name for kind in fitting or KINDS),
-            got=f"images {list(input_shape)}, {classes} classes",
-            fix=f"name it with --dataset; {FOLDER} reads other images, in class folders",
-        )
-    return fitting[0]
 
 
 def kind_of(name: str | None, input_shape: Sequence[int], classes: int) -> DatasetKind:
@@ -75,19 +56,27 @@ def kind_of(name: str | None, input_shape: Sequence[int], classes: int) -> Datas
     Raises:
         DatasetError: No dataset has this name, it does not fit, or none or several fit.
     """
-    if name is None:
-        return kind_for_network(input_shape, classes)
     if name == FOLDER:
         return folder_kind(input_shape, classes)
-    kind = kind_by_name(name)
-    if (kind.input_shape, kind.classes) != (tuple(input_shape), classes):
+    named = KINDS if name is None else (kind_by_name(name),)
+    shape = tuple(input_shape)
+    fitting = [kind for kind in named if (kind.input_shape, kind.classes) == (shape, classes)]
+    if len(fitting) == 1:
+        return fitting[0]
+    network = f"images {list(shape)}, {classes} classes"
+    if name is None:
         raise DatasetError(
-            f"The {kind.name} dataset does not fit the network.",
-            expected=f"images {list(input_shape)}, {classes} classes",
-            got=f"images {list(kind.input_shape)}, {kind.classes} classes",
-            fix="name the dataset that the network was trained on with --dataset",
+            "The dataset cannot be told from the network.",
+            expected=", ".join(kind.name for kind in fitting or KINDS),
+            got=network,
+            fix=f"name it with --dataset; {FOLDER} reads other images, in class folders",
         )
-    return kind
+    raise DatasetError(
+        f"The {name} dataset does not fit the network.",
+        expected=network,
+        got=f"images {list(named[0].input_shape)}, {named[0].classes} classes",
+        fix="name the dataset that the network was trained on with --dataset",
+    )
 
 
 def open_dataset(
@@ -140,7 +129,6 @@ __all__ = [
     "DatasetKind",
     "folder_kind",
     "kind_by_name",
-    "kind_for_network",
     "kind_of",
     "open_dataset",
 ]

@@ -17,12 +17,10 @@ from apot_export.datasets._locating import (
     missing,
     read_image,
 )
-from apot_export.datasets._normalisation import ALQ_CODE, Normalisation
+from apot_export.datasets._normalisation import ALQ_CODE, APOT_CODE, Normalisation
 from apot_export.errors import DatasetError
 
 _IMAGE_SHAPE = (32, 32, 3)
-_NORMALISATION = Normalisation(mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262))
-_ALQ_NORMALISATION = Normalisation(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 _SHOWN_NAMES = 5
 _CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
 _CIFAR100_CLASSES = """
@@ -49,29 +47,34 @@ class _Cifar100TestHalf(torchvision_datasets.CIFAR100):  # type: ignore[misc]
     train_list: list[Any] = []  # noqa: RUF012 - likewise
 
 
-def _normalisation_of_cifar10(preprocessing: str) -> Normalisation:
-    # The small VGG of the ALQ code is the only network with values of its own.
-    return _ALQ_NORMALISATION if preprocessing == ALQ_CODE else _NORMALISATION
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Variant:
-    """What tells CIFAR-10 from CIFAR-100."""
+    """The properties in which CIFAR-10 and CIFAR-100 differ."""
 
-    name: str
     title: str
-    folders: tuple[str, ...]
-    """Names under which users keep it."""
     batches: Any
     """torchvision's class for it."""
     classes: tuple[str, ...]
 
-    def open(self, data: Path | None, preprocessing: str) -> Dataset:
-        """Open the first folder that holds it."""
-        normalisation = (
-            _normalisation_of_cifar10(preprocessing) if self.name == "cifar10" else _NORMALISATION
+    @property
+    def name(self) -> str:
+        return self.title.lower().replace("-", "")
+
+    def kind(self, alq: Normalisation | None = None) -> DatasetKind:
+        """Return the dataset; `alq` is the ALQ code's normalisation where it differs."""
+        usual = Normalisation(mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262))
+        return DatasetKind(
+            name=self.name,
+            input_shape=(3, 32, 32),
+            classes=len(self.classes),
+            opener=self.open,
+            normalisations={APOT_CODE: usual, ALQ_CODE: alq or usual},
         )
-        roots = candidate_roots(data, self.folders)
+
+    def open(self, data: Path | None, normalisation: Normalisation) -> Dataset:
+        """Open the first folder that holds it."""
+        folders = (self.name, self.title.lower(), self.title.replace("-", ""))
+        roots = candidate_roots(data, folders)
         for root in roots:
             if (root / self.batches.base_folder).is_dir():
                 return self._published(root, normalisation)
@@ -148,32 +151,9 @@ def _read(path: Path) -> NDArray[np.uint8]:
     return pixels
 
 
-_CIFAR10 = _Variant(
-    name="cifar10",
-    title="CIFAR-10",
-    folders=("cifar10", "cifar-10", "CIFAR10"),
-    batches=_Cifar10TestHalf,
-    classes=tuple(_CIFAR10_CLASSES.split()),
-)
-_CIFAR100 = _Variant(
-    name="cifar100",
-    title="CIFAR-100",
-    folders=("cifar100", "cifar-100", "CIFAR100"),
-    batches=_Cifar100TestHalf,
-    classes=tuple(_CIFAR100_CLASSES.split()),
-)
-
-CIFAR10 = DatasetKind(
-    name="cifar10",
-    input_shape=(3, 32, 32),
-    classes=10,
-    opener=_CIFAR10.open,
-    normalisation=_normalisation_of_cifar10,
-)
-CIFAR100 = DatasetKind(
-    name="cifar100",
-    input_shape=(3, 32, 32),
-    classes=100,
-    opener=_CIFAR100.open,
-    normalisation=lambda _: _NORMALISATION,
-)
+CIFAR10 = _Variant(
+    title="CIFAR-10", batches=_Cifar10TestHalf, classes=tuple(_CIFAR10_CLASSES.split())
+).kind(alq=Normalisation(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)))
+CIFAR100 = _Variant(
+    title="CIFAR-100", batches=_Cifar100TestHalf, classes=tuple(_CIFAR100_CLASSES.split())
+).kind()

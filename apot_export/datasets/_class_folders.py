@@ -20,7 +20,7 @@ from apot_export.datasets._locating import (
     read_image,
     subfolders,
 )
-from apot_export.datasets._normalisation import Normalisation
+from apot_export.datasets._normalisation import APOT_CODE, Normalisation
 from apot_export.errors import DatasetError
 
 NAME = "folder"
@@ -58,13 +58,12 @@ def folder_kind(
             channel.
     """
     shape = _image_shape(input_shape)
-    normalisation = _normalisation(shape[0], mean, std)
     return DatasetKind(
         name=NAME,
         input_shape=shape,
         classes=classes,
-        opener=lambda data, _: _open(data, shape, classes, normalisation),
-        normalisation=lambda _: normalisation,
+        opener=lambda data, normalisation: _open(data, shape, classes, normalisation),
+        normalisations={APOT_CODE: _normalisation(shape[0], mean, std)},
     )
 
 

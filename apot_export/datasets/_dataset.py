@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.datasets import _prefetch
-from apot_export.datasets._normalisation import APOT_CODE, Normalisation
+from apot_export.datasets._normalisation import ALQ_CODE, APOT_CODE, Normalisation
 from apot_export.datasets._prefetch import Batch, Load
 from apot_export.errors import DatasetError
 
-Opener = Callable[[Path | None, str], "Dataset"]
-Picture = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
+_UNCHANGED = Normalisation(mean=(0.0,), std=(1.0,))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +33,7 @@ class Dataset:
     """What to call each image in a report: its path below `root`. Left out: "image 0" and so on."""
     classes: Sequence[str] | None = None
     """What to call each class, by label; None where that is not known."""
-    picture: Picture = field(default=Normalisation(mean=(0.0,), std=(1.0,)).picture)
+    picture: Callable[[NDArray[np.float32]], NDArray[np.uint8]] = _UNCHANGED.picture
     """Turns preprocessed pixels, float32 [channels, height, width], back into what a person would
     see, uint8 [height, width, channels]."""
 
@@ -154,16 +153,33 @@ def _stratified(labels: NDArray[np.int64], limit: int, seed: int) -> NDArray[np.
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetKind:
-    """A dataset that can be asked for by name."""
+    """A dataset that can be opened by name."""
 
     name: str
     input_shape: tuple[int, int, int]
     """One image: (channels, height, width)."""
     classes: int
-    opener: Opener
-    """Opens the dataset: see `open`."""
-    normalisation: Callable[[str], Normalisation] | None = None
-    """Normalisation of 8-bit pixels by key of preprocessing; None where pixels are none."""
+    opener: Callable[[Path | None, Normalisation], Dataset]
+    """Opens the images of a folder, normalised: see `open`."""
+    normalisations: Mapping[str, Normalisation] = field(default_factory=dict)
+    """Of 8-bit pixels, by training code; other codes use that of `APOT_CODE`. Empty for images that
+    have no 8-bit pixels."""
+
+    def normalisation(self, preprocessing: str = APOT_CODE) -> Normalisation | None:
+        """Return the normalisation of 8-bit pixels by a training code, "apot-code" or "alq-code".
+
+        None for images that have no 8-bit pixels.
+
+        Raises:
+            DatasetError: No such training code is known.
+        """
+        if preprocessing not in {APOT_CODE, ALQ_CODE}:
+            raise DatasetError(
+                "The preprocessing is unknown.",
+                expected=f"{APOT_CODE} or {ALQ_CODE}",
+                got=preprocessing,
+            )
+        return self.normalisations.get(preprocessing, self.normalisations.get(APOT_CODE))
 
     def open(self, data: Path | None, preprocessing: str = APOT_CODE) -> Dataset:
         """Open the dataset with the preprocessing of a training code.
@@ -173,6 +189,6 @@ class DatasetKind:
             preprocessing: "apot-code" or "alq-code": whose mean and deviation are used.
 
         Raises:
-            DatasetError: The images are not there, or are not what they must be.
+            DatasetError: The images are missing or malformed.
         """
-        return self.opener(data, preprocessing)
+        return self.opener(data, self.normalisation(preprocessing) or _UNCHANGED)

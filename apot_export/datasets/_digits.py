@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from apot_export.datasets._dataset import Dataset, DatasetKind
+from apot_export.datasets._normalisation import Normalisation
 from apot_export.errors import DatasetError
 
 _CLASSES = 10
 
 
-def _open(data: Path | None, _preprocessing: str) -> Dataset:
+def _open(data: Path | None, _: Normalisation) -> Dataset:
     """Open the split; pixels 0 to 16 become 0 to 1."""
     if data is not None:
         raise DatasetError(

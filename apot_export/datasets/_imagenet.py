@@ -21,7 +21,7 @@ from apot_export.datasets._locating import (
     missing,
     read_image,
 )
-from apot_export.datasets._normalisation import Normalisation
+from apot_export.datasets._normalisation import APOT_CODE, Normalisation
 from apot_export.errors import DatasetError
 
 NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -35,7 +35,7 @@ up in {", ".join(_ground_truth.FILES[:-1])} or {_ground_truth.FILES[-1]}
 These are the validation images of ILSVRC2012; image-net.org gives them to those who register."""
 
 
-def _open(data: Path | None, _preprocessing: str) -> Dataset:
+def _open(data: Path | None, _: Normalisation) -> Dataset:
     roots = candidate_roots(data, _FOLDERS)
     for root in roots:
         folders = class_folder_images(root)
@@ -125,5 +125,5 @@ IMAGENET = DatasetKind(
     input_shape=(3, 224, 224),
     classes=CLASSES,
     opener=_open,
-    normalisation=lambda _: NORMALISATION,
+    normalisations={APOT_CODE: NORMALISATION},
 )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from apot_export.datasets._dataset import Dataset, DatasetKind
 from apot_export.datasets._locating import candidate_roots, missing
-from apot_export.datasets._normalisation import ALQ_CODE, Normalisation
+from apot_export.datasets._normalisation import ALQ_CODE, APOT_CODE, Normalisation
 from apot_export.errors import DatasetError
 
 _IMAGES, _LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -27,16 +27,8 @@ _UNSIGNED_BYTES = 0x08
 _LARGEST_COUNT = 1_000_000
 """More images than any file of this kind has: a damaged header must not reserve memory."""
 
-_NORMALISATION = Normalisation(mean=(0.131,), std=(0.308,))
-_ALQ_NORMALISATION = Normalisation(mean=(0.1307,), std=(0.3081,))
 
-
-def _normalisation(preprocessing: str) -> Normalisation:
-    return _ALQ_NORMALISATION if preprocessing == ALQ_CODE else _NORMALISATION
-
-
-def _open(data: Path | None, preprocessing: str) -> Dataset:
-    normalisation = _normalisation(preprocessing)
+def _open(data: Path | None, normalisation: Normalisation) -> Dataset:
     roots = candidate_roots(data, _FOLDERS)
     for root in roots:
         paths = _file(root, _IMAGES), _file(root, _LABELS)
@@ -128,5 +120,8 @@ MNIST = DatasetKind(
     input_shape=(1, 28, 28),
     classes=_CLASSES,
     opener=_open,
-    normalisation=_normalisation,
+    normalisations={
+        APOT_CODE: Normalisation(mean=(0.131,), std=(0.308,)),
+        ALQ_CODE: Normalisation(mean=(0.1307,), std=(0.3081,)),
+    },
 )

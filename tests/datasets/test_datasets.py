@@ -18,7 +18,7 @@ from apot_export.datasets import (
     Dataset,
     DatasetKind,
     kind_by_name,
-    kind_for_network,
+    kind_of,
 )
 from apot_export.errors import DatasetError
 
@@ -63,7 +63,7 @@ def everything(dataset: Dataset) -> NDArray[np.float32]:
 
 def test_the_dataset_that_fits_is_found() -> None:
     for kind in KINDS:
-        assert kind_for_network(kind.input_shape, kind.classes) is kind
+        assert kind_of(None, kind.input_shape, kind.classes) is kind
         assert kind_by_name(kind.name) is kind
 
 
@@ -72,7 +72,7 @@ def test_a_network_that_no_dataset_fits_is_an_error(
     shape: tuple[int, int, int], classes: int
 ) -> None:
     with pytest.raises(DatasetError, match="cannot be told") as caught:
-        kind_for_network(shape, classes)
+        kind_of(None, shape, classes)
     assert caught.value.expected == FITTING
     assert "folder" in (caught.value.fix or "")
 

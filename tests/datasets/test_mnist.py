@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
-from apot_export.datasets import ROOT_VARIABLE, kind_by_name, kind_for_network
+from apot_export.datasets import ROOT_VARIABLE, kind_by_name, kind_of
 from apot_export.errors import DatasetError
 
 MNIST = kind_by_name("mnist")
@@ -95,7 +95,7 @@ def test_the_environment_and_the_current_folder_are_searched(
 def test_the_alq_code_normalises_differently(tmp_path: Path) -> None:
     pixels = write_mnist(tmp_path)
     expected = normalised(pixels[:1], [0.1307], [0.3081])
-    np.testing.assert_array_equal(MNIST.open(tmp_path, "alq").load(0), expected)
+    np.testing.assert_array_equal(MNIST.open(tmp_path, "alq-code").load(0), expected)
     expected = normalised(pixels[:1], [0.131], [0.308])
     np.testing.assert_array_equal(MNIST.open(tmp_path, "apot-v2").load(0), expected)
 
@@ -164,8 +164,8 @@ def save(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 
 def test_networks_find_their_dataset() -> None:
-    assert kind_for_network((3, 32, 32), 100) is CIFAR100
-    assert kind_for_network((1, 28, 28), 10) is MNIST
+    assert kind_of(None, (3, 32, 32), 100) is CIFAR100
+    assert kind_of(None, (1, 28, 28), 10) is MNIST
 
 
 def test_torchvisions_layout_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,6 +225,12 @@ def test_the_alq_code_normalises_cifar10_differently(tmp_path: Path) -> None:
     save(tmp_path / "cat/a.png", pixels)
     planes = pixels.transpose(2, 0, 1)
     expected = normalised(planes, [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
-    np.testing.assert_array_equal(CIFAR10.open(tmp_path, "alq").load(0), expected)
+    np.testing.assert_array_equal(CIFAR10.open(tmp_path, "alq-code").load(0), expected)
     expected = normalised(planes, [0.491, 0.482, 0.447], [0.247, 0.243, 0.262])
     np.testing.assert_array_equal(CIFAR10.open(tmp_path, "apot-v1").load(0), expected)
+
+
+def test_an_unknown_preprocessing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="preprocessing is unknown") as caught:
+        MNIST.open(tmp_path, "alq")
+    assert caught.value.expected == "apot-code or alq-code"

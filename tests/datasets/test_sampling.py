@@ -152,8 +152,8 @@ def test_mnist_has_names_and_pictures(reference: Path) -> None:
 @pytest.mark.parametrize("name", ["cifar10", "imagenet", "mnist"])
 def test_a_picture_undoes_the_normalisation_of_every_value(name: str) -> None:
     kind = kind_by_name(name)
-    assert kind.normalisation is not None
     normalisation = kind.normalisation("apot-code")
+    assert normalisation is not None
     pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(kind.input_shape[0], axis=2)
     np.testing.assert_array_equal(normalisation.picture(normalisation(pixels)), pixels)
 
