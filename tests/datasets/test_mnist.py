@@ -97,7 +97,7 @@ def test_the_alq_code_normalises_differently(tmp_path: Path) -> None:
     expected = normalised(pixels[:1], [0.1307], [0.3081])
     np.testing.assert_array_equal(MNIST.open(tmp_path, "alq-code").load(0), expected)
     expected = normalised(pixels[:1], [0.131], [0.308])
-    np.testing.assert_array_equal(MNIST.open(tmp_path, "apot-v2").load(0), expected)
+    np.testing.assert_array_equal(MNIST.open(tmp_path, "apot-code").load(0), expected)
 
 
 def test_missing_archives_are_an_error_that_lists_the_folders(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_the_alq_code_normalises_cifar10_differently(tmp_path: Path) -> None:
     expected = normalised(planes, [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
     np.testing.assert_array_equal(CIFAR10.open(tmp_path, "alq-code").load(0), expected)
     expected = normalised(planes, [0.491, 0.482, 0.447], [0.247, 0.243, 0.262])
-    np.testing.assert_array_equal(CIFAR10.open(tmp_path, "apot-v1").load(0), expected)
+    np.testing.assert_array_equal(CIFAR10.open(tmp_path, "apot-code").load(0), expected)
 
 
 def test_an_unknown_preprocessing_is_an_error(tmp_path: Path) -> None:
