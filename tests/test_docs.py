@@ -47,8 +47,6 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 @of_every_document
 def test_files_that_are_named_exist(path: Path) -> None:
-    if path.name == "CHANGELOG.md":
-        pytest.skip("names of files that moved are history")
     named = set(PATHS.findall(path.read_text(encoding="utf-8").replace("NAME.json", "")))
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
