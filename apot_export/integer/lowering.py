@@ -38,24 +38,8 @@ from apot_export.integer.ranges import (
     require_below,
 )
 from apot_export.integer.weights import integer_weights
-from apot_export.network import (
-    Add,
-    AveragePool,
-    Clip,
-    CodedNetwork,
-    Concat,
-    Convolution,
-    Flatten,
-    GlobalAveragePool,
-    Linear,
-    MaxPool,
-    Node,
-    QuantizeActivation,
-    Relu,
-    ScaleBias,
-    Shape,
-    Upsample,
-)
+from apot_export.network import CodedNetwork, Node, Shape
+from apot_export.network import operations as op
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,38 +120,38 @@ class _Lowering:
     def _add(self, node: Node, inputs: tuple[str, ...]) -> None:
         name, operation, value = node.name, node.operation, self.values[inputs[0]]
         match operation:
-            case Convolution() | Linear():
+            case op.Convolution() | op.Linear():
                 self._add_weighted(name, operation, inputs)
-            case ScaleBias():
+            case op.ScaleBias():
                 self._add_scale(name, operation, inputs)
-            case QuantizeActivation():
+            case op.QuantizeActivation():
                 self._add_quantizer(name, operation, inputs[0])
-            case Add() | Concat():
+            case op.Add() | op.Concat():
                 self._add_aligned(name, operation, inputs)
-            case Relu():
+            case op.Relu():
                 self._add_clamp(name, inputs, Clamp(low=0, high=None))
                 self.before_relu[name] = inputs[0]
-            case Clip():
+            case op.Clip():
                 low, high = (
                     round_half_up(Fraction(float(np.float32(limit))) * value.units)
                     for limit in (operation.minimum, operation.maximum)
                 )
                 self._add_clamp(name, inputs, Clamp(low=low, high=high))
-            case AveragePool() | GlobalAveragePool():
+            case op.AveragePool() | op.GlobalAveragePool():
                 self._add_average(name, operation, inputs)
-            case Flatten():
+            case op.Flatten():
                 found = value.range.repeated(math.prod(self.shapes[inputs[0]][1:]))
                 self._put(name, inputs, operation, value.units, found)
-            case MaxPool() | Upsample():
+            case op.MaxPool() | op.Upsample():
                 self._put(name, inputs, operation, value.units, value.range)
 
     def _add_weighted(
-        self, name: str, operation: Convolution | Linear, inputs: tuple[str, ...]
+        self, name: str, operation: op.Convolution | op.Linear, inputs: tuple[str, ...]
     ) -> None:
         value = self.values[inputs[0]]
         weights, fraction = integer_weights(self.network.layers[operation.layer])
         groups, read = 1, value.range
-        if isinstance(operation, Convolution):
+        if isinstance(operation, op.Convolution):
             groups = operation.groups
             read = read.with_zero() if any(operation.padding) else read
         found, bound = of_sums(name, weights, groups, read)
@@ -182,7 +166,7 @@ class _Lowering:
             require_below(STREAM_LIMIT, bound, name, "An accumulator")
         self._put(name, inputs, operation, value.units * 2**fraction, found)
 
-    def _add_scale(self, name: str, operation: ScaleBias, inputs: tuple[str, ...]) -> None:
+    def _add_scale(self, name: str, operation: op.ScaleBias, inputs: tuple[str, ...]) -> None:
         value = self.values[inputs[0]]
         scales = [Fraction(float(scale)) for scale in operation.scale]
         biases = [Fraction(float(bias)) for bias in operation.bias]
@@ -215,7 +199,7 @@ class _Lowering:
         self._put(name, inputs, lowered, units, found)
         self.affine[name] = (scales, biases)
 
-    def _add_quantizer(self, name: str, operation: QuantizeActivation, source: str) -> None:
+    def _add_quantizer(self, name: str, operation: op.QuantizeActivation, source: str) -> None:
         quantizer = self.network.input_quantizer(operation.layer)
         thresholds, levels = stream_thresholds(quantizer, self.values[source].units)
         while source in self.before_relu:
@@ -239,7 +223,9 @@ class _Lowering:
         found = constant(int(levels[0]), int(levels[-1]), read.low.size)
         self._put(name, (source,), lowered, Fraction(1), found, is_levels=True)
 
-    def _add_aligned(self, name: str, operation: Add | Concat, inputs: tuple[str, ...]) -> None:
+    def _add_aligned(
+        self, name: str, operation: op.Add | op.Concat, inputs: tuple[str, ...]
+    ) -> None:
         """Add an operation on values in units of the residual stream; requantize those in others.
 
         Both operands may be one value, so the name of a requantized operand has its number.
@@ -254,7 +240,7 @@ class _Lowering:
             names.append(aligned)
         ranges = [self.values[aligned].range for aligned in names]
         lows, highs = [one.low for one in ranges], [one.high for one in ranges]
-        if isinstance(operation, Add):
+        if isinstance(operation, op.Add):
             found = Range(low=lows[0] + lows[1], high=highs[0] + highs[1])
             require_below(STREAM_LIMIT, found.largest, name, "A sum")
         else:
@@ -270,12 +256,12 @@ class _Lowering:
         self._put(name, inputs, clamp, value.units, found)
 
     def _add_average(
-        self, name: str, operation: AveragePool | GlobalAveragePool, inputs: tuple[str, ...]
+        self, name: str, operation: op.AveragePool | op.GlobalAveragePool, inputs: tuple[str, ...]
     ) -> None:
         value = self.values[inputs[0]]
         _, height, width = self.shapes[inputs[0]]
         lowered = WindowSum(kernel=(height, width), stride=(height, width))
-        if isinstance(operation, AveragePool):
+        if isinstance(operation, op.AveragePool):
             lowered = WindowSum(kernel=operation.kernel, stride=operation.stride)
         window = math.prod(lowered.kernel)
         found = Range(low=value.range.low * window, high=value.range.high * window)

@@ -14,17 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.network import (
-    Add,
-    Concat,
-    Convolution,
-    Flatten,
-    Linear,
-    MaxPool,
-    Pair,
-    Shape,
-    Upsample,
-)
+from apot_export.network import Shape
+from apot_export.network import operations as op
 
 Integers = NDArray[np.int64]
 LARGEST_PIXEL = 255
@@ -74,23 +65,23 @@ class Clamp:
 class WindowSum:
     """Sum of each window, without padding: an average whose division is left to later."""
 
-    kernel: Pair
-    stride: Pair
+    kernel: op.Pair
+    stride: op.Pair
 
 
 IntegerOperation = (
     ToFixed
-    | Convolution
-    | Linear
+    | op.Convolution
+    | op.Linear
     | Requantize
     | Quantize
-    | Add
+    | op.Add
     | Clamp
-    | MaxPool
+    | op.MaxPool
     | WindowSum
-    | Flatten
-    | Concat
-    | Upsample
+    | op.Flatten
+    | op.Concat
+    | op.Upsample
 )
 
 

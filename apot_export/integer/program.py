@@ -38,18 +38,8 @@ from apot_export.integer.network import (
     ToFixed,
     WindowSum,
 )
-from apot_export.network import (
-    Add,
-    CodedNetwork,
-    Concat,
-    Convolution,
-    Flatten,
-    Linear,
-    MaxPool,
-    PlaneLayer,
-    Shape,
-    Upsample,
-)
+from apot_export.network import CodedNetwork, PlaneLayer, Shape
+from apot_export.network import operations as op
 from apot_export.network.memory_plan import Use, plan, rounded_up
 
 PROGRAM_VERSION = 1
@@ -153,22 +143,22 @@ class _Writer:
                 self._map(node, Clamp(low=operation.low, high=operation.high))
             case Requantize() | Quantize() | Clamp():
                 self._map(node, operation)
-            case Convolution() | Linear():
+            case op.Convolution() | op.Linear():
                 self._add_weighted(node, operation)
-            case Add():
+            case op.Add():
                 self._instruct(_SUM, node, before=(math.prod(node.shape),), in_place=True)
-            case MaxPool() | WindowSum():
-                padding = operation.padding if isinstance(operation, MaxPool) else (0, 0)
+            case op.MaxPool() | WindowSum():
+                padding = operation.padding if isinstance(operation, op.MaxPool) else (0, 0)
                 geometry = (*operation.kernel, *operation.stride, *padding)
-                opcode = _MAXIMUM if isinstance(operation, MaxPool) else _TOTAL
+                opcode = _MAXIMUM if isinstance(operation, op.MaxPool) else _TOTAL
                 extents = (*self.shapes[node.inputs[0]], *node.shape[1:])
                 self._instruct(opcode, node, after=(*extents, *geometry))
-            case Upsample():
+            case op.Upsample():
                 extents = self.shapes[node.inputs[0]]
                 self._instruct(_REPEAT, node, after=(*extents, *operation.scale))
-            case Flatten():
+            case op.Flatten():
                 self.aliases[node.name] = node.inputs[0]
-            case Concat():
+            case op.Concat():
                 before = 0
                 for name in node.inputs:
                     self._copy(node, name, before)
@@ -234,7 +224,7 @@ class _Writer:
 
         self._put((source,), (node.name,), encode)
 
-    def _add_weighted(self, node: IntegerNode, operation: Convolution | Linear) -> None:
+    def _add_weighted(self, node: IntegerNode, operation: op.Convolution | op.Linear) -> None:
         """Add sums of products, with the requantizers and quantizers that read them."""
         source = self._root(node.inputs[0])
         readers = [reader for reader in self.network.nodes if node.name in reader.inputs]
@@ -267,11 +257,11 @@ class _Writer:
 
 
 def _geometry(
-    node: IntegerNode, operation: Convolution | Linear, source: Shape, weights: Shape
+    node: IntegerNode, operation: op.Convolution | op.Linear, source: Shape, weights: Shape
 ) -> tuple[int, ...]:
     """Return channels, extents, kernel, stride, padding and dilation of a weighted sum."""
     out, inputs = weights[:2]
-    if isinstance(operation, Linear):
+    if isinstance(operation, op.Linear):
         return (1, inputs, out, *[1] * 8, 0, 0, 1, 1)
     if out % operation.groups or source[0] != inputs * operation.groups:
         raise IntegerError("A convolution's groups do not fit its weights.", where=node.name)

@@ -15,19 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.network import (
-    AveragePool,
-    CodedLayer,
-    CodedNetwork,
-    Convolution,
-    FloatLayer,
-    GlobalAveragePool,
-    Linear,
-    Node,
-    QuantizeActivation,
-    ScaleBias,
-    oracle,
-)
+from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, Node, oracle
+from apot_export.network import operations as op
 from apot_export.network.rounding import UNIT_ROUNDOFF, sum_roundings
 
 _ROUNDINGS = 4
@@ -140,7 +129,7 @@ def _compare_node(
     difference = Difference(
         value=name,
         layer=layer,
-        kind="levels" if isinstance(node.operation, QuantizeActivation) else kind,
+        kind="levels" if isinstance(node.operation, op.QuantizeActivation) else kind,
         says=f"{count} of {expected.size} {kind} differ between packed file and ONNX model",
         place=place,
         original=float(got[place]) if place else None,
@@ -175,11 +164,11 @@ def _bound(packed: CodedNetwork, node: Node, inputs: list[NDArray[Any]]) -> NDAr
     """
     operation = node.operation
     taps = 0
-    if isinstance(operation, ScaleBias):
-        operation = ScaleBias(scale=np.abs(operation.scale), bias=np.abs(operation.bias))
-    elif isinstance(operation, (AveragePool, GlobalAveragePool)):
+    if isinstance(operation, op.ScaleBias):
+        operation = op.ScaleBias(scale=np.abs(operation.scale), bias=np.abs(operation.bias))
+    elif isinstance(operation, (op.AveragePool, op.GlobalAveragePool)):
         taps = inputs[0][0, 0].size
-    elif isinstance(operation, (Convolution, Linear)):
+    elif isinstance(operation, (op.Convolution, op.Linear)):
         layer = packed.layers[operation.layer]
         weights = layer.levels() if isinstance(layer, CodedLayer) else layer.weights()
         absolute = FloatLayer(name=layer.name, weight=np.abs(weights).astype(np.float32))

@@ -1,4 +1,4 @@
-"""The intermediate representation: operations, and a graph of them over named layers.
+"""The intermediate representation: a graph of operations over named layers.
 
 It knows numpy and no framework. A *source* network holds what training left (latent float weights
 and clipping thresholds); a *coded* network holds integers: every weighted layer of it produces
@@ -12,133 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from apot_export.errors import CaptureError
+from apot_export.network import operations as op
 from apot_export.network.layers import ActivationQuantizer, Layer, SourceLayer
 from apot_export.network.planes import Shape
 
 LayerType = TypeVar("LayerType", bound=SourceLayer | Layer)
-
-
-# --- operations -----------------------------------------------------------------------------------
-
-Pair = tuple[int, int]
-"""(height, width)"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Convolution:
-    """Two-dimensional cross-correlation, N C H W, with the weights of a layer."""
-
-    layer: str
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    """Zeros added on both sides of the height and of the width."""
-    dilation: Pair = (1, 1)
-    groups: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Linear:
-    """Matrix product of [N, in] with a layer's weights [out, in]."""
-
-    layer: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizeActivation:
-    """Projection of a float tensor onto the integer levels of a layer's input quantizer."""
-
-    layer: str
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ScaleBias:
-    """x * scale + bias per channel (axis 1): batch-norm, requantization and bias."""
-
-    scale: NDArray[np.floating]
-    """[channels], or [1] for all; float64 in a source network, float32 in a coded one."""
-    bias: NDArray[np.floating]
-    """[channels], or [1] for all, the same type."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Add:
-    """Elementwise sum of two tensors of one shape."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Relu:
-    """max(x, 0)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """min(max(x, minimum), maximum)."""
-
-    minimum: float
-    maximum: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Concat:
-    """Tensors one after the other along the channel axis."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Upsample:
-    """Every value repeated over a block of `scale` (height, width): nearest neighbour."""
-
-    scale: Pair
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaxPool:
-    """Maximum over windows; the padding never wins."""
-
-    kernel: Pair
-    stride: Pair
-    padding: Pair = (0, 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AveragePool:
-    """Mean over windows without padding."""
-
-    kernel: Pair
-    stride: Pair
-
-
-@dataclass(frozen=True, kw_only=True)
-class GlobalAveragePool:
-    """Mean over height and width, both kept as 1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flatten:
-    """[N, ...] to [N, product]."""
-
-
-Operation = (
-    Convolution
-    | Linear
-    | QuantizeActivation
-    | ScaleBias
-    | Add
-    | Relu
-    | Clip
-    | Concat
-    | Upsample
-    | MaxPool
-    | AveragePool
-    | GlobalAveragePool
-    | Flatten
-)
-
-
-# --- the graph ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +26,7 @@ class Node:
 
     name: str
     inputs: tuple[str, ...]
-    operation: Operation
+    operation: op.Operation
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -216,19 +95,19 @@ def _output_shape(node: Node, inputs: list[Shape], network: Network[LayerType]) 
     _require_operands(node, len(inputs))
     operation, shape = node.operation, inputs[0]
     match operation:
-        case Convolution():
+        case op.Convolution():
             shape = _convolution_shape(node, operation, shape, network)
-        case Linear():
+        case op.Linear():
             out, features = _weight_shape(network, node, operation.layer)
             _expect(node, shape, (features,))
             shape = (out,)
-        case ScaleBias():
+        case op.ScaleBias():
             for values in (operation.scale, operation.bias):
                 if values.shape != (1,):
                     _expect(node, values.shape, (shape[0],))
-        case Add():
+        case op.Add():
             _expect(node, inputs[1], shape)
-        case Concat():
+        case op.Concat():
             for other in inputs[1:]:
                 _expect(node, other[1:], shape[1:])
             shape = (sum(other[0] for other in inputs), *shape[1:])
@@ -241,23 +120,23 @@ def _resized(node: Node, shape: Shape) -> Shape:
     """Return the output's shape of an operation that keeps the channels, or all of the shape."""
     operation = node.operation
     match operation:
-        case Upsample():
+        case op.Upsample():
             channels, height, width = shape
             shape = (channels, height * operation.scale[0], width * operation.scale[1])
-        case MaxPool() | AveragePool():
-            padding = operation.padding if isinstance(operation, MaxPool) else (0, 0)
+        case op.MaxPool() | op.AveragePool():
+            padding = operation.padding if isinstance(operation, op.MaxPool) else (0, 0)
             extent = _window_extent(node, shape[1:], operation.kernel, operation.stride, padding)
             shape = (shape[0], *extent)
-        case GlobalAveragePool():
+        case op.GlobalAveragePool():
             shape = (shape[0], 1, 1)
-        case Flatten():
+        case op.Flatten():
             shape = (math.prod(shape),)
     return shape
 
 
 def _require_operands(node: Node, found: int) -> None:
-    variable = isinstance(node.operation, Concat)
-    expected = 2 if isinstance(node.operation, Add) else 1
+    variable = isinstance(node.operation, op.Concat)
+    expected = 2 if isinstance(node.operation, op.Add) else 1
     if (variable and found < 1) or (not variable and found != expected):
         raise CaptureError(
             "An operation has the wrong number of inputs.",
@@ -268,7 +147,7 @@ def _require_operands(node: Node, found: int) -> None:
 
 
 def _convolution_shape(
-    node: Node, operation: Convolution, image: Shape, network: Network[LayerType]
+    node: Node, operation: op.Convolution, image: Shape, network: Network[LayerType]
 ) -> Shape:
     out, group_inputs, *kernel = _weight_shape(network, node, operation.layer)
     if len(image) != 3 or image[0] != group_inputs * operation.groups:  # noqa: PLR2004 - C, H, W
@@ -282,7 +161,9 @@ def _convolution_shape(
     return (out, *_window_extent(node, image[1:], reach, operation.stride, operation.padding))
 
 
-def _window_extent(node: Node, image: Shape, kernel: Shape, stride: Pair, padding: Pair) -> Shape:
+def _window_extent(
+    node: Node, image: Shape, kernel: Shape, stride: op.Pair, padding: op.Pair
+) -> Shape:
     extents = tuple(
         (extent + 2 * pad - window) // step + 1
         for extent, window, step, pad in zip(image, kernel, stride, padding, strict=True)

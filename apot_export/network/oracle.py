@@ -15,27 +15,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from apot_export.errors import DatasetError
-from apot_export.network import (
-    ActivationQuantizer,
-    Add,
-    AveragePool,
-    Clip,
-    CodedLayer,
-    CodedNetwork,
-    Concat,
-    Convolution,
-    Flatten,
-    GlobalAveragePool,
-    Layer,
-    Linear,
-    MaxPool,
-    Node,
-    Pair,
-    QuantizeActivation,
-    Relu,
-    ScaleBias,
-    Upsample,
-)
+from apot_export.network import ActivationQuantizer, CodedLayer, CodedNetwork, Layer, Node
+from apot_export.network import operations as op
 from apot_export.network.bitpack import Codes
 from apot_export.network.codebook import Codebook, power_of_two_shift
 
@@ -77,27 +58,27 @@ def compute(network: CodedNetwork, node: Node, inputs: list[Array]) -> Array:
     operation, first = node.operation, inputs[0]
     found: Array
     match operation:
-        case QuantizeActivation():
+        case op.QuantizeActivation():
             found = quantize_activation(first, network.input_quantizer(operation.layer))
-        case Convolution() | Linear():
+        case op.Convolution() | op.Linear():
             weights, product = _weights_and_product(network.layers[operation.layer])
-            if isinstance(operation, Linear):
+            if isinstance(operation, op.Linear):
                 found = product(first, weights)
             else:
                 found = convolve(operation, first, weights, product)
-        case ScaleBias():
+        case op.ScaleBias():
             axes = (1, -1, *[1] * (first.ndim - 2))
             scaled = first.astype(np.float32) * operation.scale.reshape(axes)
             found = np.asarray(scaled + operation.bias.reshape(axes), dtype=np.float32)
-        case Relu():
+        case op.Relu():
             found = np.maximum(first, np.float32(0))
-        case Clip():
+        case op.Clip():
             found = np.maximum(first, np.float32(operation.minimum))
             found = np.minimum(found, np.float32(operation.maximum))
-        case AveragePool():
+        case op.AveragePool():
             taps = windows(first, operation.kernel, operation.stride)
             found = taps.mean(axis=(4, 5), dtype=np.float64).astype(np.float32)
-        case GlobalAveragePool():
+        case op.GlobalAveragePool():
             found = first.mean(axis=(2, 3), keepdims=True, dtype=np.float64).astype(np.float32)
         case _:
             found = rearrange(operation, inputs)
@@ -159,7 +140,7 @@ def _float_product(rows: Array, weights: Array) -> NDArray[np.float32]:
     return (rows.astype(np.float64) @ weights.astype(np.float64).T).astype(np.float32)
 
 
-def convolve(operation: Convolution, image: Array, weights: Array, product: Product) -> Array:
+def convolve(operation: op.Convolution, image: Array, weights: Array, product: Product) -> Array:
     """Convolve an image by products of its unfolded patches with the weights of each group.
 
     Args:
@@ -186,10 +167,10 @@ def convolve(operation: Convolution, image: Array, weights: Array, product: Prod
 
 def windows(
     image: Array,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair = (0, 0),
-    dilation: Pair = (1, 1),
+    kernel: op.Pair,
+    stride: op.Pair,
+    padding: op.Pair = (0, 0),
+    dilation: op.Pair = (1, 1),
     fill: float = 0,
 ) -> Array:
     """Return a view of every window: [N, C, out height, out width, kernel height and width]."""
@@ -204,15 +185,15 @@ def rearrange(operation: object, inputs: list[Array]) -> Array:
     """Compute an operation that takes integers and floats alike."""
     first = inputs[0]
     match operation:
-        case Add():
+        case op.Add():
             return np.asarray(first + inputs[1])
-        case Concat():
+        case op.Concat():
             return np.concatenate(inputs, axis=1)
-        case Upsample():
+        case op.Upsample():
             return first.repeat(operation.scale[0], axis=2).repeat(operation.scale[1], axis=3)
-        case Flatten():
+        case op.Flatten():
             return first.reshape(first.shape[0], -1)
-        case MaxPool():
+        case op.MaxPool():
             lowest = np.iinfo(first.dtype).min if first.dtype.kind == "i" else -np.inf
             kernel, stride, padding = operation.kernel, operation.stride, operation.padding
             taps = windows(first, kernel, stride, padding, fill=lowest)

@@ -9,26 +9,12 @@ import numpy as np
 
 from apot_export.artifacts.packed._read_layers import INTEGER, PARAMETERS
 from apot_export.artifacts.strict_json import LARGEST_INTEGER
-from apot_export.network import (
-    ActivationQuantizer,
-    AveragePool,
-    Clip,
-    CodedLayer,
-    CodedNetwork,
-    Convolution,
-    GlobalAveragePool,
-    Linear,
-    MaxPool,
-    Node,
-    PlaneLayer,
-    QuantizeActivation,
-    ScaleBias,
-    Upsample,
-)
+from apot_export.network import ActivationQuantizer, CodedLayer, CodedNetwork, Node, PlaneLayer
+from apot_export.network import operations as op
 
 _FLOAT = "float32 values"
 _ACCUMULATORS = "accumulators"
-_SPATIAL = (MaxPool, AveragePool, GlobalAveragePool, Upsample)
+_SPATIAL = (op.MaxPool, op.AveragePool, op.GlobalAveragePool, op.Upsample)
 
 
 def require_well_formed(network: CodedNetwork, tensors: Iterable[str]) -> None:
@@ -75,14 +61,14 @@ def _check_quantizer(name: str, quantizer: ActivationQuantizer) -> None:
 def _kinds(network: CodedNetwork, node: Node) -> tuple[set[str], str]:
     """Return the kinds of values that a node accepts, and the kind that it produces."""
     operation = node.operation
-    if isinstance(operation, ScaleBias):
+    if isinstance(operation, op.ScaleBias):
         return {_FLOAT, _ACCUMULATORS}, _FLOAT
-    if not isinstance(operation, (Convolution, Linear, QuantizeActivation)):
+    if not isinstance(operation, (op.Convolution, op.Linear, op.QuantizeActivation)):
         return {_FLOAT}, _FLOAT
     layer = network.layers[operation.layer]
     quantized = isinstance(layer, CodedLayer) and layer.activation is not None
     levels = f"levels of {operation.layer}"
-    if isinstance(operation, QuantizeActivation):
+    if isinstance(operation, op.QuantizeActivation):
         if not quantized:
             raise ValueError(f"{node.name}: {operation.layer} has no input quantizer")
         return {_FLOAT}, levels
@@ -92,15 +78,15 @@ def _kinds(network: CodedNetwork, node: Node) -> tuple[set[str], str]:
 def _check_geometry(network: CodedNetwork, node: Node) -> None:
     operation = node.operation
     rank = len(network.shapes[node.inputs[0]])
-    if isinstance(operation, Convolution) and (
+    if isinstance(operation, op.Convolution) and (
         network.layers[operation.layer].shape[0] % operation.groups
     ):
         raise ValueError(f"{node.name}: {operation.groups} groups do not divide the outputs")
     if isinstance(operation, _SPATIAL) and rank != 3:  # noqa: PLR2004 - C, H, W
         raise ValueError(f"{node.name}: pools an input without height and width")
-    if isinstance(operation, Clip) and not operation.minimum <= operation.maximum:
+    if isinstance(operation, op.Clip) and not operation.minimum <= operation.maximum:
         raise ValueError(f"{node.name}: clips to an empty range")
-    if isinstance(operation, MaxPool) and any(
+    if isinstance(operation, op.MaxPool) and any(
         padding >= kernel
         for padding, kernel in zip(operation.padding, operation.kernel, strict=True)
     ):
