@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from rich.text import Text
+
+from apot_export.original.witness import DECISIVE
 
 from ._render import console_of_output, facts_table, new_table
 
@@ -12,7 +15,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from apot_export.inspection.identify import Candidate, Identification, Measurement, Named
+    from apot_export.original.witness import Statistics
 
+_SHOWN = 5
+"""Hypotheses of the ranking by statistics."""
 _MORE_IMAGES = 10
 """How many times as many images are suggested where those that were seen do not decide."""
 
@@ -28,10 +34,12 @@ def print_identification(found: Identification) -> None:
     unknown = "; ".join(found.unknown) or "nothing that conversion needs"
     facts = [("the names say", _named(found.named)), ("not in the file", unknown)]
     console.print(facts_table(facts))
+    if found.statistics.sites:
+        _print_statistics(console, found.statistics)
     if found.measurement is not None:
         _print_measurement(console, found.measurement)
     elif found.unknown:
-        console.print("With labelled images the candidates are ranked: --dataset NAME --data PATH.")
+        console.print("With labelled images they are ranked by accuracy: --dataset NAME --data DIR")
 
 
 def _named(named: Named) -> str:
@@ -40,6 +48,32 @@ def _named(named: Named) -> str:
     source = "" if named.method_from == "default" else f" ({named.method_from})"
     grid = "" if named.grid is None else f", {named.grid} grid (folder name)"
     return f"{bits}, {method}{source}{grid}"
+
+
+def _print_statistics(console: Console, statistics: Statistics) -> None:
+    """Show the best hypotheses about weights and activations, and whether the first is decided."""
+    console.print(
+        f"\nWhat batch-norms behind {statistics.sites} quantized convolutions support "
+        "(evidence in nats, less the best's):"
+    )
+    table = new_table("weights", "evidence", "activations", "evidence")
+    table.columns[2].justify = "left"
+    pairs = zip(statistics.weights, statistics.activations, strict=False)
+    for number, (weights, activations) in enumerate(itertools.islice(pairs, _SHOWN)):
+        table.add_row(
+            str(weights.hypothesis),
+            f"{weights.evidence:.1f}",
+            str(activations.hypothesis),
+            f"{activations.evidence:.1f}",
+            style="bold" if number == 0 else "",
+        )
+    console.print(table)
+    best = statistics.weights[0].hypothesis
+    if statistics.decisive:
+        console.print(Text(f"The weights are {best}.", "bold"))
+    else:
+        console.print(Text(f"Undecided: the weights may be {best}, or one near it.", "bold"))
+    console.print(f"Hypotheses within {DECISIVE:g} nats of each other are not told apart.")
 
 
 def _print_measurement(console: Console, measurement: Measurement) -> None:

@@ -150,9 +150,10 @@ def identify(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Recognise CHECKPOINT; with images, rank the bit-widths and level sets it may have.
+    """Rank the bit-widths and level sets that CHECKPOINT may have.
 
-    It only reports: convert still goes by names and options.
+    Its batch-norms remember means that only the true quantization predicts. With images, hypotheses
+    are ranked by accuracy, too.
     """
     with reported(debug=debug):
         from ._progress import image_progress

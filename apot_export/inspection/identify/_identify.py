@@ -18,6 +18,7 @@ from apot_export.original.families import Family
 from apot_export.original.naming import bits_from_name, grid_from_name, method_from_name
 from apot_export.original.original import Original
 from apot_export.original.published import rebuild
+from apot_export.original.witness import weigh
 
 _SMALL_IMAGES, _LARGE_IMAGES = 2000, 200
 _SMALL_VALUES = 3 * 64 * 64
@@ -32,7 +33,9 @@ def identify(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> Identification:
-    """Recognise a checkpoint; with a dataset, rank the quantizations that it may have.
+    """Rank the quantizations that a checkpoint may have by what its batch-norms remember of them.
+
+    With a dataset they are ranked by accuracy, too.
 
     Args:
         checkpoint: A `.pth.tar` file.
@@ -72,6 +75,7 @@ def identify(
         architecture=original.architecture.name,
         named=named,
         unknown=_unknown(family),
+        statistics=weigh(original.module, original.architecture.input_shape, family),
         measurement=measurement,
     )
 

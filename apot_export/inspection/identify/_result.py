@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from apot_export.inspection.identify._hypotheses import Hypothesis
+from apot_export.original.witness import Statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Identification:
-    """What a checkpoint is, as far as it and its names say; with images, what they speak for."""
+    """What a checkpoint is: what its names, its batch-norms and, if asked, images support."""
 
     checkpoint: Path
     family: str
@@ -74,10 +75,17 @@ class Identification:
     named: Named
     unknown: tuple[str, ...]
     """What training chose and the file does not hold."""
+    statistics: Statistics
+    """What batch-norms support."""
     measurement: Measurement | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the stable JSON form."""
+        """Return the stable JSON form; `weights` is the best hypothesis by statistics, or None."""
         # Through JSON itself, which turns tuples into lists and the path into a string.
         form: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
-        return form
+        best = self.statistics.best
+        return {
+            **form,
+            "weights": None if best is None else {"method": best.method, "bits": best.bits},
+            "decisive": self.statistics.decisive,
+        }
