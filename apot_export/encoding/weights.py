@@ -53,7 +53,7 @@ def encode_layer(layer: SourceLayer, *, alpha_terms: int = 0) -> Layer:
                 fix="convert a checkpoint of an epoch in which training had not diverged",
             )
     if layer.quantizer is None:
-        return FloatLayer(name=layer.name, weight=layer.weight)
+        return FloatLayer(name=layer.name, stored=layer.weight)
     if isinstance(layer.quantizer, MultiBitWeights):
         shape = layer.weight.shape
         planes = encode_planes(layer.name, shape, layer.quantizer, alpha_terms=alpha_terms)
@@ -68,7 +68,7 @@ def encode_layer(layer: SourceLayer, *, alpha_terms: int = 0) -> Layer:
     return CodedLayer(
         name=layer.name,
         shape=layer.weight.shape,
-        packed=pack(codes, codebook.bits),
+        stored=pack(codes, codebook.bits),
         codebook=codebook,
         step=step,
         values=values,

@@ -14,6 +14,7 @@ from apot_export.artifacts.packed import load_packed
 from apot_export.errors import ExportError
 from apot_export.inspection.thresholds import packed_file
 from apot_export.network import CodedLayer, Layer, PlaneLayer
+from apot_export.network.layers import EncodedCodes
 from apot_export.original.quantization import FULL_PRECISION_BITS
 
 
@@ -89,8 +90,9 @@ def _width(layer: Layer) -> LayerWidth:
     stored = weights * FULL_PRECISION_BITS
     if isinstance(layer, CodedLayer):
         kind, bits = "codes", float(layer.codebook.bits)
-        encoded = layer.encoded
-        stored = weights * layer.codebook.bits if encoded is None else 8 * encoded.stored_bytes
+        stored = weights * layer.codebook.bits
+        if isinstance(layer.stored, EncodedCodes):
+            stored = 8 * layer.stored.stored_bytes
     elif isinstance(layer, PlaneLayer):
         kind, bits, filters = "sign vectors", layer.planes.average_bits(), layer.planes.filters
         stored = layer.planes.storage_bits()

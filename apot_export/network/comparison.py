@@ -171,7 +171,7 @@ def _bound(packed: CodedNetwork, node: Node, inputs: list[NDArray[Any]]) -> NDAr
     elif isinstance(operation, (op.Convolution, op.Linear)):
         layer = packed.layers[operation.layer]
         weights = layer.levels() if isinstance(layer, CodedLayer) else layer.weights()
-        absolute = FloatLayer(name=layer.name, weight=np.abs(weights).astype(np.float32))
+        absolute = FloatLayer(name=layer.name, stored=np.abs(weights).astype(np.float32))
         packed = dataclasses.replace(packed, layers={**packed.layers, layer.name: absolute})
         taps = weights[0].size
     node = dataclasses.replace(node, operation=operation)

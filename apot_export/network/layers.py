@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Generic, TypeVar, overload
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,51 +14,6 @@ from numpy.typing import NDArray
 from apot_export.network.bitpack import Codes, pack, unpack
 from apot_export.network.codebook import Codebook, distinct_levels
 from apot_export.network.planes import Planes, Shape
-
-T = TypeVar("T")
-
-
-class OnDemand(Generic[T]):
-    """A field of a dataclass that takes its value, or a function that returns it.
-
-    The function is called when the field is first read, and only then. What it raises, reading the
-    field raises, each time again.
-
-    >>> from dataclasses import dataclass
-    >>> @dataclass(frozen=True)
-    ... class Square:
-    ...     area: OnDemand[int] = OnDemand()
-    >>> Square(area=4).area, Square(area=lambda: print("measuring") or 9).area
-    measuring
-    (4, 9)
-    """
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._place = f"_{name}"
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> OnDemand[T]: ...
-
-    @overload
-    def __get__(self, instance: object, owner: type) -> T: ...
-
-    def __get__(self, instance: Any, owner: type) -> OnDemand[T] | T:
-        if instance is None:
-            # So that `dataclass` finds no default value.
-            raise AttributeError(self._place)
-        value = vars(instance)[self._place]
-        if callable(value):
-            value = vars(instance)[self._place] = value()
-        return value
-
-    def pending(self, instance: object) -> Callable[[], T] | None:
-        """Return the function that has not been called yet; None where the value is there."""
-        value = vars(instance)[self._place]
-        return value if callable(value) else None
-
-    def __set__(self, instance: Any, value: T | Callable[[], T]) -> None:
-        vars(instance)[self._place] = value
-
 
 # --- as training left them ------------------------------------------------------------------------
 
@@ -173,10 +129,6 @@ class SourceLayer:
 # --- as codes -------------------------------------------------------------------------------------
 
 
-_PACKED: OnDemand[NDArray[np.uint8]] = OnDemand()
-_WEIGHT: OnDemand[NDArray[np.float32]] = OnDemand()
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedCodes:
     """Codes that are stored in another way than bit-packed; calling it packs them."""
@@ -200,8 +152,8 @@ class CodedLayer:
     name: str
     shape: Shape
     """Weight shape: [out, in / groups, height, width] or [out, in]."""
-    packed: OnDemand[NDArray[np.uint8]] = _PACKED
-    """Codes in C order, bit-packed (see `apot_export.network.bitpack`)."""
+    stored: NDArray[np.uint8] | Callable[[], NDArray[np.uint8]]
+    """Codes in C order, bit-packed (see `bitpack`), or a function that reads them on first use."""
     codebook: Codebook
     step: float
     """Value of one level up to rounding."""
@@ -212,19 +164,17 @@ class CodedLayer:
     activation: ActivationQuantizer | None = None
     """Quantizer of the layer's input; None where the input stays float."""
 
-    @property
-    def encoded(self) -> EncodedCodes | None:
-        """Where the codes come from, as long as `packed` was not asked for; None: from `packed`."""
-        source = _PACKED.pending(self)
-        return source if isinstance(source, EncodedCodes) else None
+    @cached_property
+    def packed(self) -> NDArray[np.uint8]:
+        """Codes in C order, bit-packed (see `bitpack`)."""
+        return self.stored() if callable(self.stored) else self.stored
 
     @property
     def codes(self) -> Codes:
         """Code of every weight: uint8 (uint16 where a code has more than 8 bits), weight shape."""
-        if self.encoded is not None:
-            return self.encoded.decode().reshape(self.shape)
-        count = int(np.prod(self.shape, dtype=np.int64))
-        return unpack(self.packed, self.codebook.bits, count).reshape(self.shape)
+        if isinstance(self.stored, EncodedCodes):
+            return self.stored.decode().reshape(self.shape)
+        return unpack(self.packed, self.codebook.bits, math.prod(self.shape)).reshape(self.shape)
 
     def levels(self) -> NDArray[np.int32]:
         """Level of every weight in steps: int32, weight shape."""
@@ -240,7 +190,8 @@ class FloatLayer:
     """A layer whose weights stay float32."""
 
     name: str
-    weight: OnDemand[NDArray[np.float32]] = _WEIGHT
+    stored: NDArray[np.float32] | Callable[[], NDArray[np.float32]]
+    """The weights, or a function that reads them, called at each use."""
     stated_shape: Shape | None = None
     """Its shape, where that is known before the weights are read."""
     activation: ClassVar[None] = None
@@ -248,11 +199,11 @@ class FloatLayer:
     @property
     def shape(self) -> Shape:
         """Weight shape."""
-        return self.weight.shape if self.stated_shape is None else self.stated_shape
+        return self.stated_shape or self.weights().shape
 
     def weights(self) -> NDArray[np.float32]:
         """Value of every weight: float32, weight shape."""
-        return self.weight
+        return self.stored() if callable(self.stored) else self.stored
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

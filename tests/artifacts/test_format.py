@@ -161,7 +161,7 @@ def tiny_network() -> Network[Layer]:
     layer = CodedLayer(
         name="conv",
         shape=(2, 2, 1, 1),
-        packed=np.array([0xD7, 0x68], dtype=np.uint8),
+        stored=np.array([0xD7, 0x68], dtype=np.uint8),
         codebook=apot(3, signed=True),
         step=0.125,
         values=np.concatenate([magnitudes, -magnitudes]),

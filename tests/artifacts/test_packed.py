@@ -76,7 +76,7 @@ def test_same_network_same_bytes(tmp_path: Path) -> None:
 def one_layer(weight: NDArray[Any]) -> bytes:
     """Write a network of one large float layer behind two parameters."""
     scale = ScaleBias(scale=np.ones(2, dtype=np.float32), bias=np.zeros(1, dtype=np.float32))
-    layer = FloatLayer(name="layer", weight=weight.astype(np.float32))
+    layer = FloatLayer(name="layer", stored=weight.astype(np.float32))
     return packed_file_bytes(network_of([layer], [("node", scale, "image")], (2, 1, 1)), {})
 
 
@@ -111,7 +111,7 @@ def test_the_safetensors_library_reads_it(tmp_path: Path) -> None:
     tensors = load_safetensors(packed())
     for name, layer in small_network().layers.items():
         if isinstance(layer, FloatLayer):
-            np.testing.assert_array_equal(tensors[f"{name}.weight"], layer.weight)
+            np.testing.assert_array_equal(tensors[f"{name}.weight"], layer.weights())
         else:
             assert isinstance(layer, CodedLayer)
             np.testing.assert_array_equal(tensors[f"{name}.codes"], layer.packed)
@@ -124,7 +124,7 @@ def test_the_safetensors_library_reads_it(tmp_path: Path) -> None:
 def test_the_writer_refuses_what_the_format_cannot_store() -> None:
     with pytest.raises(ValueError, match="JSON"):
         packed_file_bytes(small_network(), {"accuracy": math.nan})
-    layer = FloatLayer(name="_padding", weight=np.ones((1, 1), dtype=np.float32))
+    layer = FloatLayer(name="_padding", stored=np.ones((1, 1), dtype=np.float32))
     reserved = Network[Any](
         nodes=(), layers={"_padding": layer}, input="x", input_shape=(1, 1, 1), output="x"
     )

@@ -52,7 +52,7 @@ def test_a_malformed_network_is_refused(
 
 
 def one_node(operation: Operation, weight: Any, shape: tuple[int, ...] = (2, 1, 1)) -> bytes:
-    layer = FloatLayer(name="layer", weight=np.array(weight, dtype=np.float32))
+    layer = FloatLayer(name="layer", stored=np.array(weight, dtype=np.float32))
     return packed_file_bytes(network_of([layer], [("node", operation, "image")], shape), {})
 
 

@@ -20,6 +20,7 @@ from apot_export.artifacts.packed import load_packed
 from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.network import CodedLayer
 from apot_export.network.bitpack import pack
+from apot_export.network.layers import EncodedCodes
 from tests.support.commands import (
     CHECKPOINT,
     COMMAND,
@@ -174,8 +175,8 @@ def test_ternary_weights_without_signs_of_zeros_take_1_6_bits() -> None:
         if layer.codebook.bits == 2:
             assert not (np.signbit(after) & (after == 0)).any()
         if layer.codebook.bits == 2 and layer.codes.size > 4000:
-            assert layer.encoded is not None
-            assert layer.encoded.stored_bytes == -(-layer.codes.size // 5)
+            assert isinstance(layer.stored, EncodedCodes)
+            assert layer.stored.stored_bytes == -(-layer.codes.size // 5)
     assert changed
     bits = [layer["stored_bits"] for layer in document("inspect", "bits", "ternary")["layers"]]
     assert sum(bits) == found["code_bits"] < 2 * found["weights"]
@@ -283,7 +284,7 @@ def test_one_wrong_weight_fails_with_exit_code_1() -> None:
     assert isinstance(layer, CodedLayer)
     codes = layer.codes.copy()
     codes.flat[7] ^= 1
-    wrong = dataclasses.replace(layer, packed=pack(codes, layer.codebook.bits))
+    wrong = dataclasses.replace(layer, stored=pack(codes, layer.codebook.bits))
     layers = {**packed.layers, wrong.name: wrong}
     data = packed_file_bytes(dataclasses.replace(packed.network, layers=layers), packed.provenance)
     (EXPORT / PACKED_MODEL).write_bytes(data)

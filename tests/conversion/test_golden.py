@@ -293,7 +293,7 @@ def float_network(network: CodedNetwork) -> CodedNetwork:
         if node.name not in values
     )
     layers: dict[str, Layer] = {
-        name: FloatLayer(name=name, weight=layer.weights())
+        name: FloatLayer(name=name, stored=layer.weights())
         for name, layer in network.layers.items()
     }
     return FloatNetwork(

@@ -256,7 +256,7 @@ def test_random_networks_of_every_width(tmp_path: Path, book: Codebook) -> None:
         ranks = np.abs(np.random.default_rng(seed).normal(scale=0.2, size=size)) * book.levels.size
         codes = order[np.minimum(ranks.astype(int), book.levels.size - 1)]
         packed = pack(as_codes(codes, book.bits), book.bits)
-        layers[name] = replace(layer, packed=packed)
+        layers[name] = replace(layer, stored=packed)
     network = replace(network, layers=layers)
     content = packed_file_bytes(network, {}, compress=True)
     assert "entropy" in storages(content)

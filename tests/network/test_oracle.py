@@ -49,7 +49,7 @@ def coded(name: str, shape: tuple[int, ...], *, quantized: bool = True) -> Coded
     return CodedLayer(
         name=name,
         shape=shape,
-        packed=pack(codes, book.bits),
+        stored=pack(codes, book.bits),
         codebook=book,
         step=0.1,
         values=(book.levels * np.float32(0.1)).astype(np.float32),
@@ -162,7 +162,7 @@ def test_convolution_against_torch(
     weight = rng.normal(size=shape).astype(np.float32)
     for float_input in (
         coded("layer", shape, quantized=False),
-        FloatLayer(name="layer", weight=weight),
+        FloatLayer(name="layer", stored=weight),
     ):
         found = applied(operation, float_input, values)
         assert_rounded_once(found, convolved(operation, float_input, values))
@@ -172,7 +172,7 @@ def test_linear() -> None:
     rng = np.random.default_rng(3)
     levels, values = rng.integers(0, 5, size=(3, 7)), rng.normal(size=(3, 7)).astype(np.float32)
     layer, last = coded("layer", (5, 7)), coded("layer", (5, 7), quantized=False)
-    plain = FloatLayer(name="layer", weight=rng.normal(size=(5, 7)).astype(np.float32))
+    plain = FloatLayer(name="layer", stored=rng.normal(size=(5, 7)).astype(np.float32))
     found = applied(Linear(layer="layer"), layer, levels)
     assert found.tolist() == (levels @ layer.levels().T).tolist()
     for float_input in (last, plain):

@@ -208,13 +208,13 @@ def test_winograd_of_the_largest_weights(library: Library, kernels: str) -> None
     assert isinstance(layer, CodedLayer)
     codes = np.full((32, 64, 3, 3), 14, dtype=np.uint8)  # 9 * 14 = 126
     codes[::2] |= np.uint8(0x10)
-    builder.layers["layer0"] = dataclasses.replace(layer, packed=pack(codes, 5))
+    builder.layers["layer0"] = dataclasses.replace(layer, stored=pack(codes, 5))
     network = builder.finished(value)
     fast = compile_network(network, kernels=kernels, library=library)
     assert any("spread" in name for name in fast.steps) == (kernels != "avx2")
     images = np.full((1, 64, 6, 6), 10, dtype=np.float32)
     assert differences(network, fast, images)["integer sums"] == 32 * 36
-    builder.layers["layer0"] = dataclasses.replace(layer, packed=pack(codes | np.uint8(1), 5))
+    builder.layers["layer0"] = dataclasses.replace(layer, stored=pack(codes | np.uint8(1), 5))
     network = builder.finished(value)  # 9 * 15 leaves int8
     fast = compile_network(network, kernels=kernels, library=library)
     assert not any("spread" in name for name in fast.steps)

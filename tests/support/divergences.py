@@ -113,7 +113,7 @@ def change_codes(
     assert isinstance(layer, CodedLayer)
     codes: Any = np.ascontiguousarray(change(layer.codes)).astype(layer.codebook.code_dtype)
     assert codes.shape == layer.shape
-    changed = dataclasses.replace(layer, packed=pack(codes, layer.codebook.bits))
+    changed = dataclasses.replace(layer, stored=pack(codes, layer.codebook.bits))
     return dataclasses.replace(network, layers={**network.layers, name: changed})
 
 

@@ -80,7 +80,7 @@ def rounding_bound(network: CodedNetwork, node: Node, image: NDArray[Any]) -> ND
     layer = network.layers[node.operation.layer]
     weights = layer.levels() if isinstance(layer, CodedLayer) else layer.weights()
     magnitudes = np.abs(weights).astype(np.float32)
-    layers = {layer.name: FloatLayer(name=layer.name, weight=magnitudes)}
+    layers = {layer.name: FloatLayer(name=layer.name, stored=magnitudes)}
     positive = dataclasses.replace(network, layers={**network.layers, **layers})
     sums = oracle.compute(positive, node, [np.abs(image)]).astype(np.float64)
     return (np.prod(layer.shape[1:]) + 2) * EPSILON * sums * 1.01

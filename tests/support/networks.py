@@ -158,7 +158,7 @@ def coded(
     return CodedLayer(
         name=name,
         shape=shape,
-        packed=pack(codes.astype(np.uint16), book.bits),
+        stored=pack(codes.astype(np.uint16), book.bits),
         codebook=book,
         step=step,
         values=(book.levels * step).astype(np.float32),
@@ -200,10 +200,10 @@ def every_operation() -> CodedNetwork:
         coded("first", (6, 3, 3, 3), uniform(8, signed=True, denominator=127), None),
         coded("grouped", (9, 2, 3, 2), apot(3, signed=True), activations[0], 1),
         coded("wide", (5, 9, 1, 1), uniform(15, signed=True), activations[1], 2),
-        FloatLayer(name="float", weight=np.full((4, 5, 2, 2), 0.01, dtype=np.float32)),
+        FloatLayer(name="float", stored=np.full((4, 5, 2, 2), 0.01, dtype=np.float32)),
         coded("linear", (7, 32), apot(6, signed=True), activations[0], 3),
         coded("last", (4, 7), uniform(9, signed=True), None, 4),
-        FloatLayer(name="end", weight=np.eye(4, dtype=np.float32)),
+        FloatLayer(name="end", stored=np.eye(4, dtype=np.float32)),
     ]
     grouped = Convolution(layer="grouped", padding=(2, 1), dilation=(2, 1), groups=3)
     steps: list[Step] = [

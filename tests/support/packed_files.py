@@ -125,13 +125,13 @@ def stored_network(**codes: np.ndarray[Any, np.dtype[Any]]) -> CodedNetwork:
             CodedLayer(
                 name=name,
                 shape=(array.size // 40, 40, 1, 1),
-                packed=pack(array, bits),
+                stored=pack(array, bits),
                 codebook=book,
                 step=0.5,
                 values=(book.levels * 0.5).astype(np.float32),
             )
         )
-    layers.append(FloatLayer(name="float", weight=np.full((2, 40, 1, 1), 0.5, dtype="<f4")))
+    layers.append(FloatLayer(name="float", stored=np.full((2, 40, 1, 1), 0.5, dtype="<f4")))
     names = [layer.name for layer in layers]
     steps = [(f"{name}.out", Convolution(layer=name), "image") for name in names]
     return replace(network_of(layers, steps, (40, 2, 2)), output=f"{names[-2]}.out")

@@ -123,7 +123,7 @@ def test_weights_that_are_not_quantized() -> None:
     original = small(UNIFORM)
     right = coded(original)
     for name in ("first", "fc"):
-        layer = FloatLayer(name=name, weight=original.get_submodule(name).weight.numpy())
+        layer = FloatLayer(name=name, stored=original.get_submodule(name).weight.numpy())
         wrong = dataclasses.replace(right, layers={**right.layers, name: layer})
         evidence = assert_weights(
             diverge(original, both=wrong), right, wrong, "wrong bits", layer=name
@@ -188,7 +188,7 @@ def test_corrupt_codes_have_no_cause(family: str, name: str) -> None:
         while (layer.values[codes] == layer.weights()).reshape(-1)[places].any():
             codes.reshape(-1)[places] = rng.integers(0, 1 << layer.codebook.bits, count)
         packed = pack(codes, layer.codebook.bits)
-        wrong = change_layer(right, name, packed=packed)
+        wrong = change_layer(right, name, stored=packed)
         divergence = diverge(original, both=wrong)
         assert_weights(divergence, right, wrong, None, name)
 

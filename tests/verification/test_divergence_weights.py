@@ -183,7 +183,7 @@ def test_a_batch_norm_in_float_weights() -> None:
     original = small(UNIFORM)
     right = coded(original)
     weights = right.layers["first"].weights() * scale_of(original.bn1)
-    fused = FloatLayer(name="first", weight=weights.astype(np.float32))
+    fused = FloatLayer(name="first", stored=weights.astype(np.float32))
     wrong = dataclasses.replace(right, layers={**right.layers, "first": fused})
     wrong = change_node(
         wrong, "bn1", lambda node: ScaleBias(scale=np.ones(1, dtype=np.float32), bias=node.bias)
@@ -194,7 +194,7 @@ def test_a_batch_norm_in_float_weights() -> None:
 def test_a_batch_norm_in_latent_weights_that_were_not_quantized() -> None:
     original = small(UNIFORM)
     right = coded(original)
-    fused = FloatLayer(name="first", weight=original.first.weight.numpy() * scale_of(original.bn1))
+    fused = FloatLayer(name="first", stored=original.first.weight.numpy() * scale_of(original.bn1))
     wrong = dataclasses.replace(right, layers={**right.layers, "first": fused})
     evidence = assert_weights(diverge(original, packed=wrong), right, wrong, None, "first")
     assert "in the packed file" in evidence
@@ -203,7 +203,7 @@ def test_a_batch_norm_in_latent_weights_that_were_not_quantized() -> None:
 def test_one_factor_for_all_weights() -> None:
     original = small(UNIFORM)
     right = coded(original)
-    layer = FloatLayer(name="first", weight=right.layers["first"].weights() * np.float32(1.5))
+    layer = FloatLayer(name="first", stored=right.layers["first"].weights() * np.float32(1.5))
     wrong = dataclasses.replace(right, layers={**right.layers, "first": layer})
     assert_weights(diverge(original, both=wrong), right, wrong, None, "first")
 

@@ -52,7 +52,7 @@ def one_code(network: CodedNetwork) -> CodedNetwork:
     assert isinstance(layer, CodedLayer)
     codes = layer.codes.copy()
     codes[3, 2, 1, 0] ^= 1
-    return change_layer(network, LAYER, packed=pack(codes, layer.codebook.bits))
+    return change_layer(network, LAYER, stored=pack(codes, layer.codebook.bits))
 
 
 def one_sign(network: CodedNetwork) -> CodedNetwork:
@@ -62,7 +62,7 @@ def one_sign(network: CodedNetwork) -> CodedNetwork:
     codes = layer.codes.copy()
     place = tuple(np.argwhere(layer.levels())[0])
     codes[place] ^= layer.codebook.sign_mask
-    return change_layer(network, "fc", packed=pack(codes, layer.codebook.bits))
+    return change_layer(network, "fc", stored=pack(codes, layer.codebook.bits))
 
 
 def threshold(factor: float) -> Change:
@@ -268,7 +268,7 @@ def test_clamping_the_first_layer_to_int8_fails(
         assert isinstance(layer, CodedLayer)
         magnitudes = np.minimum(np.abs(layer.levels()), -lowest)
         codes = (magnitudes | (layer.codes & layer.codebook.sign_mask)).astype(np.uint16)
-        clamped = change_layer(shop.network, name, packed=pack(codes, layer.codebook.bits))
+        clamped = change_layer(shop.network, name, stored=pack(codes, layer.codebook.bits))
         changed = int((clamped.layers[name].weights() != layer.weights()).sum())
         report = shop.verify(shop.write(packed=clamped, model=clamped), **options)
         assert changed in {1, 2, 3}

@@ -63,7 +63,7 @@ def test_a_side_that_computes_something_else_fails_by_name(workshop: Workshop) -
         layer = network.layers[LAYER]
         assert isinstance(layer, CodedLayer)
         packed = np.zeros_like(layer.packed)
-        return change_layer(network, LAYER, packed=packed)
+        return change_layer(network, LAYER, stored=packed)
 
     wrong = workshop.write(packed=negate(workshop.network))
     report = workshop.verify(wrong, sides="ort,oracle", limit=None)

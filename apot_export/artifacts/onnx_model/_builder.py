@@ -139,7 +139,7 @@ class GraphBuilder:
     def _float_weights(self, layer: PlaneLayer | FloatLayer) -> str:
         """Add a layer's float weights: an initializer, or the node that decodes planes."""
         if isinstance(layer, FloatLayer):
-            return self._initializer(f"{layer.name}.weight", layer.weight)
+            return self._initializer(f"{layer.name}.weight", layer.weights())
         weights = f"{layer.name}.decoded_weights"
         if f"{layer.name}.planes" in self.initializers:
             return weights

@@ -84,10 +84,9 @@ def read_layer(
     kind = strict_json.mapping(name, description).get("kind")
     if kind == "float":
         strict_json.fields(name, description, "kind")
-        stored = f"{name}.weight"
-        shape = tensors.unread(stored, "<f4").shape
-        weight = tensors.deferred(stored, lambda weight: weight)
-        return FloatLayer(name=name, weight=weight, stated_shape=shape)
+        tensor = f"{name}.weight"
+        shape = tensors.unread(tensor, "<f4").shape
+        return FloatLayer(name=name, stored=lambda: tensors[tensor], stated_shape=shape)
     if kind == "planes":
         return PlaneLayer(name=name, planes=_planes(name, description, tensors, parameters))
     _, extents, book, step, alpha, activation, storage = strict_json.members(
@@ -104,7 +103,7 @@ def read_layer(
     return CodedLayer(
         name=name,
         shape=shape,
-        packed=codes,
+        stored=codes,
         codebook=codebook,
         step=strict_json.number(name, step),
         values=parameters.take(name, 1 << codebook.bits),

@@ -34,6 +34,7 @@ from apot_export.network import (
     ScaleBias,
     oracle,
 )
+from apot_export.network.layers import EncodedCodes
 
 _OPERATION_BY_NAME = {operation.__name__: operation for operation in get_args(Operation)}
 
@@ -86,7 +87,7 @@ class PackedNetwork:
             self.stored.check_all()
         for layer in self.layers.values():
             if isinstance(layer, CodedLayer):
-                _ = layer.codes if layer.encoded else layer.packed
+                _ = layer.codes if isinstance(layer.stored, EncodedCodes) else layer.packed
         return self
 
 

@@ -112,7 +112,7 @@ class _Writer:
 
     def layer(self, name: str, layer: Layer) -> dict[str, Any]:
         if isinstance(layer, FloatLayer):
-            self._floats[f"{name}.weight"] = layer.weight
+            self._floats[f"{name}.weight"] = layer.weights()
             return {"kind": "float"}
         if isinstance(layer, PlaneLayer):
             return self._planes(name, layer)
