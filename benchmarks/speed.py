@@ -37,7 +37,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 from apot_export.artifacts.onnx_model import openvino_model, serialise
-from apot_export.artifacts.onnx_model.targets import TARGETS
+from apot_export.artifacts.onnx_model.lowering import TARGETS
 from apot_export.conversion.convert import convert
 from apot_export.original.architectures.resnet import Design, ResNet
 from apot_export.original.choices import Choices

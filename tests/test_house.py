@@ -55,7 +55,7 @@ FOREIGN = {
 NUMPY_ONLY = ("network", "integer")
 WRITERS = ("encoding", "conversion", "artifacts.packed.writing")
 """What makes exports; of `artifacts.onnx_model`, `verification` may use the doors below."""
-READERS_OF_MODELS = {"probe", "targets", "openvino_model"}
+READERS_OF_MODELS = {"probe", "openvino_model"}
 FAMILIES = {"apot-v1", "apot-v2", "alq", "full-precision"}
 """Names of checkpoint families (`nonzero`, too, which is also the name of a grid)."""
 LONGEST_MODULE, LONGEST_FUNCTION = 400, 60

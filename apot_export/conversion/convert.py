@@ -23,7 +23,7 @@ from apot_export.artifacts.directory import (
     write_export,
 )
 from apot_export.artifacts.onnx_model import build_integer_model, build_model, serialise
-from apot_export.artifacts.onnx_model.targets import PORTABLE, require_target
+from apot_export.artifacts.onnx_model.lowering import PORTABLE, require_target
 from apot_export.artifacts.packed.writing import packed_file_bytes, require_compressible
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.conversion.result import ConversionResult, Sizes

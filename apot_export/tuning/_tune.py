@@ -24,8 +24,8 @@ from apot_export.artifacts.directory import (
     write_export,
 )
 from apot_export.artifacts.onnx_model import build_model, serialise
+from apot_export.artifacts.onnx_model.lowering import CPU, CUDA, OPENVINO, PORTABLE
 from apot_export.artifacts.onnx_model.probe import parse_model
-from apot_export.artifacts.onnx_model.targets import CPU, CUDA, OPENVINO, PORTABLE
 from apot_export.artifacts.packed import load_packed
 from apot_export.errors import ExportError, KernelError, TuningError
 from apot_export.network import CodedNetwork

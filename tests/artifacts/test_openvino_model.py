@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from apot_export.artifacts.onnx_model import openvino_model, serialise
+from apot_export.artifacts.onnx_model.lowering import TARGETS
 from apot_export.artifacts.onnx_model.probe import integers_as_such, with_outputs
-from apot_export.artifacts.onnx_model.targets import TARGETS
 from apot_export.network import CodedLayer, CodedNetwork, Convolution, QuantizeActivation, oracle
 from apot_export.network.codebook import Codebook, apot, uniform
 from apot_export.runtimes.onnx_runtime import open_session

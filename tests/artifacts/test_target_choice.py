@@ -14,12 +14,15 @@ import onnxruntime
 import pytest
 
 from apot_export.artifacts.onnx_model import serialise
-from apot_export.artifacts.onnx_model.bodies_cpu import CHANNELS_LAST, PATCHES, POINTWISE, PRODUCT
-from apot_export.artifacts.onnx_model.bodies_openvino import EIGHT_BITS
-from apot_export.artifacts.onnx_model.bodies_portable import NORMALIZED, WINOGRAD
-from apot_export.artifacts.onnx_model.functions import THREE_PARTS
-from apot_export.artifacts.onnx_model.lowering import fits_bytes, tf32_is_exact
-from apot_export.artifacts.onnx_model.targets import TARGETS
+from apot_export.artifacts.onnx_model.functions import NORMALIZED, THREE_PARTS, WINOGRAD
+from apot_export.artifacts.onnx_model.lowering import TARGETS, fits_bytes, tf32_is_exact
+from apot_export.artifacts.onnx_model.runtime_functions import (
+    CHANNELS_LAST,
+    EIGHT_BITS,
+    PATCHES,
+    POINTWISE,
+    PRODUCT,
+)
 from apot_export.conversion.convert import convert
 from apot_export.errors import TargetError
 from apot_export.network import (

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apot_export.artifacts.onnx_model import lowering
-from apot_export.artifacts.onnx_model.bodies_portable import WINOGRAD
+from apot_export.artifacts.onnx_model.functions import WINOGRAD
+from apot_export.artifacts.onnx_model.lowering import TARGETS
 from apot_export.artifacts.onnx_model.probe import integers_as_such, with_outputs
-from apot_export.artifacts.onnx_model.targets import TARGETS
 from apot_export.encoding.capture import capture
 from apot_export.encoding.encode import encode_network
 from apot_export.network import (

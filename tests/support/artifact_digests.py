@@ -21,7 +21,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums depend on the number of PyTorch's threads
 
 from apot_export.artifacts.onnx_model import build_integer_model, build_model, serialise
-from apot_export.artifacts.onnx_model.targets import TARGETS
+from apot_export.artifacts.onnx_model.lowering import TARGETS
 from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.errors import ApotExportError
 from apot_export.integer import lower

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,14 +14,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from apot_export.artifacts.onnx_model import (
-    bodies_cpu,
-    bodies_openvino,
-    bodies_portable,
-    functions,
-    integer_functions,
-)
-from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, Pair, PlaneLayer
+from apot_export.artifacts.onnx_model.functions import FUNCTIONS
+from apot_export.artifacts.onnx_model.integer_functions import INTEGER_FUNCTIONS
+from apot_export.artifacts.onnx_model.runtime_functions import CPU_FUNCTIONS, OPENVINO_FUNCTIONS
+from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, PlaneLayer
+from apot_export.network import graph as op
 from apot_export.network.codebook import Codebook
 from apot_export.network.planes import term_values
 
@@ -32,20 +30,21 @@ IR_VERSION = 10
 INPUT = "images"
 OUTPUT = "logits"
 _HEADER = f'<opset_import: ["" : {OPSET}], domain: "{DOMAIN}">'
-_BODIES = {
-    **functions.BODIES,
-    **bodies_portable.BODIES,
-    **bodies_cpu.BODIES,
-    **bodies_openvino.BODIES,
-    **integer_functions.BODIES,
+_FUNCTIONS = {
+    (operator, overload): f"{operator}{rest}"
+    for operator, overload, rest in re.findall(
+        r"^(\w+):?(\w*)(.*?^\})",
+        FUNCTIONS + CPU_FUNCTIONS + OPENVINO_FUNCTIONS + INTEGER_FUNCTIONS,
+        re.MULTILINE | re.DOTALL,
+    )
 }
-"""Text of every function, by operator and overload."""
+"""Text of every function, by operator and overload ("" for the usual one)."""
 
 
 def function(operator: str, overload: str = "") -> onnx.FunctionProto:
     """Return an `apot` operator's function; `overload` names a body other than the usual one."""
-    text = _BODIES[operator, overload].strip()
-    parsed: onnx.FunctionProto = parser.parse_function(f"{_HEADER}\n{text}")
+    text = f"{_HEADER}\n{_FUNCTIONS[operator, overload]}"
+    parsed: onnx.FunctionProto = parser.parse_function(text)
     parsed.overload = overload
     return parsed
 
@@ -60,6 +59,20 @@ _UPSAMPLING = {
     "coordinate_transformation_mode": "asymmetric",
     "nearest_mode": "floor",
 }
+_ATTRIBUTES = {
+    "kernel": "kernel_shape",
+    "stride": "strides",
+    "padding": "pads",
+    "dilation": "dilations",
+    "groups": "group",
+}
+
+
+def attributes_of(operation: object) -> dict[str, Any]:
+    """Return the attributes of a convolution or pooling as ONNX names them."""
+    fields = vars(operation).items()
+    found = {_ATTRIBUTES[name]: value for name, value in fields if name in _ATTRIBUTES}
+    return {name: value * 2 if name == "pads" else value for name, value in found.items()}
 
 
 @dataclass(kw_only=True)
@@ -132,9 +145,17 @@ class GraphBuilder:
         """Return what the graph calls a value of the network."""
         return {self.input: INPUT, self.output: OUTPUT}.get(name, name)
 
-    def _add_upsampling(self, name: str, scale: Pair, inputs: list[str], output: str) -> None:
-        scales = self._initializer(name, np.array([1, 1, *scale], dtype=np.float32))
-        self._standard("Resize", [*inputs, "", scales], output, **_UPSAMPLING)
+    def _add_standard(self, name: str, operation: object, inputs: list[str]) -> None:
+        """Add a node of the network that one standard operator computes."""
+        output = self._value(name)
+        if isinstance(operation, op.Upsample):
+            scale = np.array([1, 1, *operation.scale], dtype=np.float32)
+            scales = self._initializer(f"{name}.scales", scale)
+            self._standard("Resize", [*inputs, "", scales], output, **_UPSAMPLING)
+            return
+        axis = {"axis": 1} if isinstance(operation, (op.Concat, op.Flatten)) else {}
+        kind = type(operation).__name__
+        self._standard(kind, inputs, output, **axis, **attributes_of(operation))
 
     def _float_weights(self, layer: PlaneLayer | FloatLayer) -> str:
         """Add a layer's float weights: an initializer, or the node that decodes planes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,29 +13,23 @@ from onnx import TensorProto, helper
 from apot_export.artifacts.onnx_model._builder import (
     INPUT,
     GraphBuilder,
+    attributes_of,
     codebook_attributes,
     narrowest,
     table_digest,
 )
 from apot_export.artifacts.onnx_model.functions import SPLIT
-from apot_export.artifacts.onnx_model.lowering import Body, bodies_of, shared_images, tf32_is_exact
-from apot_export.artifacts.onnx_model.targets import CUDA, PORTABLE, require_target
-from apot_export.network import (
-    AveragePool,
-    Clip,
-    CodedLayer,
-    CodedNetwork,
-    Concat,
-    Convolution,
-    Flatten,
-    Linear,
-    MaxPool,
-    Node,
-    Operation,
-    QuantizeActivation,
-    ScaleBias,
-    Upsample,
+from apot_export.artifacts.onnx_model.lowering import (
+    CUDA,
+    PORTABLE,
+    Body,
+    bodies_of,
+    require_target,
+    shared_images,
+    tf32_is_exact,
 )
+from apot_export.network import CodedLayer, CodedNetwork, Node
+from apot_export.network import graph as op
 from apot_export.network.bounds import Proof, prove
 
 _ONE = "one"
@@ -70,7 +64,6 @@ def build_model(
     """
     proofs = prove(network)
     bodies = bodies_of(network, proofs, require_target(target))
-    shared = shared_images(network, bodies)
     graph = _Graph(
         network=network,
         input=network.input,
@@ -78,49 +71,33 @@ def build_model(
         proofs=proofs,
         bodies=bodies,
     )
-    if any(body.needs_one for body in bodies.values()):
-        graph.add_one()
-    for node in network.nodes:
-        graph.add(node)
-        if node.name in shared:
-            graph.keep_channels_last(shared[node.name])
+    graph.add_nodes()
     largest = max((proof.bound for proof in proofs.values()), default=0)
     facts = {"largest_accumulator_bound": str(largest)}
     if target != PORTABLE:
         facts["target"] = target
     if target == CUDA:
         facts["tf32_exact"] = str(tf32_is_exact(network)).lower()
-    shapes = {network.input: network.input_shape}
-    shapes |= {node.name: network.shapes[node.name] for node in network.nodes}
-    return graph.model(name, shapes, tool=tool, metadata={**metadata, **facts})
-
-
-def _attributes(operation: Operation) -> dict[str, Any]:
-    """Return the attributes of an operation that ONNX has under the same name."""
-    if isinstance(operation, (Flatten, Concat)):
-        return {"axis": 1}
-    attributes = {}
-    if isinstance(operation, (MaxPool, AveragePool)):
-        attributes = {
-            "kernel_shape": list(operation.kernel),
-            "strides": list(operation.stride),
-        }
-    if isinstance(operation, MaxPool):
-        attributes["pads"] = list(operation.padding) * 2
-    return attributes
+    return graph.model(name, network.shapes, tool=tool, metadata={**metadata, **facts})
 
 
 @dataclass(kw_only=True)
 class _Graph(GraphBuilder):
     proofs: Mapping[str, Proof]
-    bodies: Mapping[str, Body] = field(default_factory=dict)
+    bodies: Mapping[str, Body]
     """Bodies other than the usual ones, by node."""
 
-    def add_one(self) -> None:
-        """Add the 1.0 that the bodies of some nodes read."""
-        self._apot("One", [INPUT], _ONE)
+    def add_nodes(self) -> None:
+        """Add all nodes of the network, and those that bodies for a target read."""
+        if any(body.needs_one for body in self.bodies.values()):
+            self._apot("One", [INPUT], _ONE)
+        shared = shared_images(self.network, self.bodies)
+        for node in self.network.nodes:
+            self._add(node)
+            if node.name in shared:
+                self._keep_channels_last(shared[node.name])
 
-    def keep_channels_last(self, image_shape: list[int]) -> None:
+    def _keep_channels_last(self, image_shape: list[int]) -> None:
         """Let the last node's value pass through a layout that all its readers share."""
         (value,) = self.nodes[-1].output
         first = f"{value}.channels_first"
@@ -128,47 +105,37 @@ class _Graph(GraphBuilder):
         self._apot("KeepChannelsLast", [first], value, image_shape=image_shape)
         self.nodes[-1].name = f"{value}.channels_last"
 
-    def add(self, node: Node) -> None:
+    def _add(self, node: Node) -> None:
         operation = node.operation
         inputs = [self._value(name) for name in node.inputs]
         output = self._value(node.name)
-        if isinstance(operation, (Convolution, Linear)):
+        if isinstance(operation, (op.Convolution, op.Linear)):
             self._add_weighted(node, operation, inputs, output)
-        elif isinstance(operation, QuantizeActivation):
+        elif isinstance(operation, op.QuantizeActivation):
             self._add_quantizer(node, operation, inputs, output)
-        elif isinstance(operation, ScaleBias):
+        elif isinstance(operation, op.ScaleBias):
             rank = len(self.network.shapes[node.name])
             shape = (-1, *[1] * (rank - 1))
             factors = {"scale": operation.scale, "bias": operation.bias}
             constants = {f"{node.name}.{k}": v.reshape(shape) for k, v in factors.items()}
             inputs += self._initializers(constants)
             self._add_apot("ScaleBias", node, inputs, output)
-        elif isinstance(operation, Clip):
+        elif isinstance(operation, op.Clip):
             for limit in (operation.minimum, operation.maximum):
                 array = np.array(limit, dtype=np.float32)
                 inputs.append(self._initializer(f"clip_{limit:g}", array))
             self._standard("Clip", inputs, output)
-        elif isinstance(operation, Upsample):
-            self._add_upsampling(f"{node.name}.scales", operation.scale, inputs, output)
         else:
-            name = type(operation).__name__
-            self._standard(name, inputs, output, **_attributes(operation))
+            self._add_standard(node.name, operation, inputs)
 
     # --- operators --------------------------------------------------------------------------------
 
     def _add_weighted(
-        self, node: Node, operation: Convolution | Linear, inputs: list[str], output: str
+        self, node: Node, operation: op.Convolution | op.Linear, inputs: list[str], output: str
     ) -> None:
         layer = self.network.layers[operation.layer]
-        attributes: dict[str, Any] = {}
-        if isinstance(operation, Convolution):
-            attributes = {
-                "strides": list(operation.stride),
-                "pads": list(operation.padding) * 2,
-                "dilations": list(operation.dilation),
-                "group": operation.groups,
-            }
-        kind = "Conv" if isinstance(operation, Convolution) else "Gemm"
+        attributes = attributes_of(operation)
+        kind = "Conv" if isinstance(operation, op.Convolution) else "Gemm"
         if not isinstance(layer, CodedLayer):
             weights = self._float_weights(layer)
             if kind == "Gemm":
@@ -187,12 +154,9 @@ class _Graph(GraphBuilder):
             self._add_apot(f"Shift{kind}", node, [*inputs, weights], output, overload, **attributes)
 
     def _add_quantizer(
-        self, node: Node, operation: QuantizeActivation, inputs: list[str], output: str
+        self, node: Node, operation: op.QuantizeActivation, inputs: list[str], output: str
     ) -> None:
-        layer = self.network.layers[operation.layer]
-        if not isinstance(layer, CodedLayer) or layer.activation is None:
-            raise TypeError(f"{operation.layer} has no input quantizer")
-        quantizer = layer.activation
+        quantizer = self.network.input_quantizer(operation.layer)
         table = quantizer.table
         body = self.bodies.get(node.name)
         level_type: type[np.number[Any]] = narrowest(int(table.max()), np.uint8, np.uint16)

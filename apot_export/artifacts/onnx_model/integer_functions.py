@@ -9,6 +9,12 @@ from __future__ import annotations
 
 from apot_export.artifacts.onnx_model.functions import CONV
 
+QUANTIZE = "ThresholdQuantize"
+"""levels[count of thresholds <= direction * x]; the overload `bitsB` searches 2 ** B - 1 of them.
+
+`thresholds` is flat, channel by channel; `bases` int64 says where each channel's begin.
+"""
+
 _PARTS = """
     x = Cast <to: int = 11> (input)
     part_size = Constant <value: tensor = double {65536}> ()
@@ -21,21 +27,52 @@ _PARTS = """
 """
 """int32 as two halves of 16 bits, each exact in float32."""
 
-TO_FIXED = """
+
+def _search(bits: int) -> str:
+    """Return the body of a binary search in B steps."""
+    steps = [
+        f"""
+    size_{step} = Constant <value_int: int = {1 << step}> ()
+    middle_{step} = Constant <value_int: int = {(1 << step) - 1}> ()
+    probe_{step} = Add (first_{step + 1}, middle_{step})
+    threshold_{step} = Gather <axis: int = 0> (thresholds, probe_{step})
+    above_{step} = GreaterOrEqual (directed, threshold_{step})
+    above_int64_{step} = Cast <to: int = 7> (above_{step})
+    advance_{step} = Mul (above_int64_{step}, size_{step})
+    first_{step} = Add (first_{step + 1}, advance_{step})
+"""
+        for step in reversed(range(bits))
+    ]
+    return f"""
+{QUANTIZE}:bits{bits} (x, direction, thresholds, bases, levels) => (quantized)
+{{
+    directed = Mul (x, direction)
+    shape = Shape (x)
+    first_{bits} = Expand (bases, shape)
+    {"".join(steps).strip()}
+    count = Sub (first_0, bases)
+    quantized = Gather <axis: int = 0> (levels, count)
+}}
+"""
+
+
+INTEGER_FUNCTIONS = f"""
+# clamp(floor(x * 2 ** fraction_bits + 1/2), low, high).
 ToFixed <fraction_bits: int, low: int, high: int> (image, scale, lowest, highest) => (fixed)
-{
+{{
     wide = Cast <to: int = 11> (image)
     scaled = Mul (wide, scale)
-    half = Constant <value: tensor = double {0.5}> ()
+    half = Constant <value: tensor = double {{0.5}}> ()
     raised = Add (scaled, half)
     whole = Floor (raised)
     clipped = Clip (whole, lowest, highest)
     fixed = Cast <to: int = 6> (clipped)
-}
-"""
-"""clamp(floor(x * 2 ** fraction_bits + 1/2), low, high)."""
+}}
 
-FIXED_CONV = f"""
+# Fixed-point int32 convolved with integer weights: int64.
+#
+# A convolution with one-hot kernels (`eye`, one for each tap, repeated for each channel) unfolds
+# the image into patches; their product with the weights is taken in float64.
 FixedConv <strides, pads, dilations, group, kernel_shape>
     (input, weights, eye, repeats, grouped_patches, grouped_weights, flat_shape, image_shape)
     => (sums)
@@ -55,43 +92,32 @@ FixedConv <strides, pads, dilations, group, kernel_shape>
     image = Reshape (flat, image_shape)
     sums = Cast <to: int = 7> (image)
 }}
-"""
-"""Fixed-point int32 convolved with integer weights: int64.
 
-A convolution with one-hot kernels (`eye`, one for each tap, repeated for each channel) unfolds the
-image into patches; their product with the weights is taken in float64.
-"""
-
-FIXED_GEMM = """
+# Fixed-point integers [N, in] times integer weights [out, in] transposed: int64.
 FixedGemm (input, weights) => (sums)
-{
+{{
     x = Cast <to: int = 11> (input)
     w = Cast <to: int = 11> (weights)
     transposed = Transpose <perm: ints = [1, 0]> (w)
     products = MatMul (x, transposed)
     sums = Cast <to: int = 7> (products)
-}
-"""
-"""Fixed-point integers [N, in] times integer weights [out, in] transposed: int64."""
+}}
 
-REQUANTIZE = """
+# (x * multiplier + offset) >> shift per channel: int64.
+#
+# ONNX shifts unsigned integers only, and divides towards 0; so 2^62 is added before the division by
+# `divisor` = 2^shift, within `raised_offset`, and `correction` = 2^(62 - shift) is
+# subtracted after it.
 Requantize <shift: int> (x, multiplier, raised_offset, divisor, correction) => (y)
-{
+{{
     wide = Cast <to: int = 7> (x)
     product = Mul (wide, multiplier)
     positive = Add (product, raised_offset)
     shifted = Div (positive, divisor)
     y = Sub (shifted, correction)
-}
-"""
-"""(x * multiplier + offset) >> shift per channel: int64.
+}}
 
-ONNX shifts unsigned integers only, and divides towards 0; so 2^62 is added before the division by
-`divisor` = 2^shift, within `raised_offset`, and `correction` = 2^(62 - shift) is
-subtracted after it.
-"""
-
-WINDOW_SUM = f"""
+# Sum of every window, channel by channel: int64. A window has at most 256 places.
 WindowSum <kernel_shape, strides, group> (input, ones) => (sums)
 {{{_PARTS}
     high_sums = Conv <strides: ints = @strides, group: int = @group> (high_float, ones)
@@ -102,61 +128,13 @@ WindowSum <kernel_shape, strides, group> (input, ones) => (sums)
     total = Add (scaled, wide_low)
     sums = Cast <to: int = 7> (total)
 }}
-"""
-"""Sum of every window, channel by channel: int64. A window has at most 256 places."""
 
-INTEGER_MAX_POOL = """
+# Largest int32 of every window.
 IntegerMaxPool <kernel_shape, strides, pads> (input) => (output)
-{
+{{
     x = Cast <to: int = 11> (input)
     largest = MaxPool <kernel_shape: ints = @kernel_shape, strides: ints = @strides,
         pads: ints = @pads> (x)
     output = Cast <to: int = 6> (largest)
-}
-"""
-"""Largest int32 of every window."""
-
-QUANTIZE = "ThresholdQuantize"
-"""levels[count of thresholds <= direction * x]; the overload `bitsB` searches 2 ** B - 1 of them.
-
-`thresholds` is flat, channel by channel; `bases` int64 says where each channel's begin.
-"""
-
-
-def _search(bits: int) -> str:
-    """Return the body of a binary search in B steps."""
-    steps = [
-        f"""
-    size_{step} = Constant <value_int: int = {1 << step}> ()
-    middle_{step} = Constant <value_int: int = {(1 << step) - 1}> ()
-    probe_{step} = Add (first_{step + 1}, middle_{step})
-    threshold_{step} = Gather <axis: int = 0> (thresholds, probe_{step})
-    above_{step} = GreaterOrEqual (directed, threshold_{step})
-    above_int64_{step} = Cast <to: int = 7> (above_{step})
-    advance_{step} = Mul (above_int64_{step}, size_{step})
-    first_{step} = Add (first_{step + 1}, advance_{step})
-"""
-        for step in reversed(range(bits))
-    ]
-    return f"""
-{QUANTIZE} (x, direction, thresholds, bases, levels) => (quantized)
-{{
-    directed = Mul (x, direction)
-    shape = Shape (x)
-    first_{bits} = Expand (bases, shape)
-    {"".join(steps).strip()}
-    count = Sub (first_0, bases)
-    quantized = Gather <axis: int = 0> (levels, count)
 }}
-"""
-
-
-BODIES = {
-    ("ToFixed", ""): TO_FIXED,
-    ("FixedConv", ""): FIXED_CONV,
-    ("FixedGemm", ""): FIXED_GEMM,
-    ("Requantize", ""): REQUANTIZE,
-    ("WindowSum", ""): WINDOW_SUM,
-    ("IntegerMaxPool", ""): INTEGER_MAX_POOL,
-    **{(QUANTIZE, f"bits{bits}"): _search(bits) for bits in range(32)},
-}
+""" + "".join(_search(bits) for bits in range(32))

@@ -12,32 +12,16 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from apot_export.artifacts.onnx_model._builder import GraphBuilder, narrowest
+from apot_export.artifacts.onnx_model._builder import GraphBuilder, attributes_of, narrowest
 from apot_export.artifacts.onnx_model.functions import SPLIT
 from apot_export.artifacts.onnx_model.integer_functions import QUANTIZE
 from apot_export.errors import IntegerError
 from apot_export.integer import IntegerNetwork
-from apot_export.integer.network import (
-    Clamp,
-    IntegerNode,
-    Quantize,
-    Requantize,
-    ToFixed,
-    WindowSum,
-)
+from apot_export.integer import network as integer_op
+from apot_export.integer.network import IntegerNode
 from apot_export.integer.weights import dyadic_coordinates
-from apot_export.network import (
-    Add,
-    CodedLayer,
-    CodedNetwork,
-    Concat,
-    Convolution,
-    Flatten,
-    Linear,
-    MaxPool,
-    PlaneLayer,
-    Upsample,
-)
+from apot_export.network import CodedLayer, CodedNetwork, PlaneLayer
+from apot_export.network import graph as op
 from apot_export.network.bounds import FLOAT32_EXACT, split_bits
 
 _RAISED = 62
@@ -96,14 +80,14 @@ class _IntegerGraph(GraphBuilder):
     def add(self, node: IntegerNode) -> None:
         """Add what an integer node does."""
         adders: dict[type[Any], Callable[[IntegerNode, Any], int]] = {
-            ToFixed: self._add_to_fixed,
-            Convolution: self._add_convolution,
-            Linear: self._add_product,
-            Requantize: self._add_requantizer,
-            Quantize: self._add_thresholds,
-            WindowSum: self._add_total,
-            MaxPool: self._add_maximum,
-            Clamp: self._add_clamp,
+            integer_op.ToFixed: self._add_to_fixed,
+            op.Convolution: self._add_convolution,
+            op.Linear: self._add_product,
+            integer_op.Requantize: self._add_requantizer,
+            integer_op.Quantize: self._add_thresholds,
+            integer_op.WindowSum: self._add_total,
+            op.MaxPool: self._add_maximum,
+            integer_op.Clamp: self._add_clamp,
         }
         adder = adders.get(type(node.operation), self._add_same)
         self.types[node.name] = adder(node, node.operation)
@@ -112,12 +96,12 @@ class _IntegerGraph(GraphBuilder):
         self,
         operator: str,
         node: IntegerNode,
-        constants: Mapping[str, Any] | None = None,
+        *constants: str,
         overload: str = "",
         **attributes: Any,
     ) -> None:
         """Add an operator that reads the node's inputs and constants."""
-        inputs = [*self._inputs(node), *self._initializers(constants or {})]
+        inputs = [*self._inputs(node), *constants]
         self._apot(operator, inputs, self._value(node.name), overload, **attributes)
 
     def _inputs(self, node: IntegerNode) -> list[str]:
@@ -129,16 +113,11 @@ class _IntegerGraph(GraphBuilder):
 
     # --- weighted; each returns the element type of its value -------------------------------------
 
-    def _add_convolution(self, node: IntegerNode, operation: Convolution) -> int:
+    def _add_convolution(self, node: IntegerNode, operation: op.Convolution) -> int:
         layer = self.integer.layers[operation.layer]
-        geometry: dict[str, Any] = {
-            "strides": list(operation.stride),
-            "pads": list(operation.padding) * 2,
-            "dilations": list(operation.dilation),
-        }
+        attributes = attributes_of(operation)
         if layer.reads_levels:
-            geometry["group"] = operation.groups
-            return self._add_levels("ShiftConv", node, operation, **geometry)
+            return self._add_levels("ShiftConv", node, operation.layer, attributes)
         out, group_inputs, *kernel = layer.weights.shape
         taps, groups = math.prod(kernel), operation.groups
         height, width = node.shape[1:]
@@ -155,78 +134,66 @@ class _IntegerGraph(GraphBuilder):
             f"one_hot_{kernel[0]}x{kernel[1]}": one_hot,
             **{f"{node.name}.{name}": _int64(shape) for name, shape in shapes.items()},
         }
-        self._apot(
-            "FixedConv",
-            [*self._inputs(node), weights, *self._initializers(constants)],
-            self._value(node.name),
-            group=groups * group_inputs,
-            kernel_shape=list(kernel),
-            **geometry,
-        )
+        attributes |= {"group": groups * group_inputs, "kernel_shape": kernel}
+        self._add_apot("FixedConv", node, weights, *self._initializers(constants), **attributes)
         return TensorProto.INT64
 
-    def _add_product(self, node: IntegerNode, operation: Linear) -> int:
+    def _add_product(self, node: IntegerNode, operation: op.Linear) -> int:
         if self.integer.layers[operation.layer].reads_levels:
-            return self._add_levels("ShiftGemm", node, operation)
-        inputs = [*self._inputs(node), self._integer_weights(operation.layer)]
-        self._apot("FixedGemm", inputs, self._value(node.name))
+            return self._add_levels("ShiftGemm", node, operation.layer, {})
+        self._add_apot("FixedGemm", node, self._integer_weights(operation.layer))
         return TensorProto.INT64
 
     def _add_levels(
-        self, operator: str, node: IntegerNode, operation: Convolution | Linear, **attributes: Any
+        self, operator: str, node: IntegerNode, name: str, attributes: dict[str, Any]
     ) -> int:
         """Add sums of products of levels, which float32 holds whole or in two parts."""
-        layer = self.network.layers[operation.layer]
-        if not isinstance(layer, CodedLayer) or layer.activation is None:
-            raise TypeError(f"{operation.layer} has no input quantizer")
-        bound = self.integer.layers[operation.layer].bound
-        overload = ""
+        layer, bound, overload = self.network.layers[name], self.integer.layers[name].bound, ""
+        assert isinstance(layer, CodedLayer)  # which alone reads levels
         if bound >= FLOAT32_EXACT:
             split = split_bits(layer, bound)
             overload = SPLIT
             attributes |= {"low_values": float(1 << split), "low_scale": 1 << split}
-        inputs = [*self._inputs(node), self._decoded(layer)]
-        self._apot(operator, inputs, self._value(node.name), overload, **attributes)
+        self._add_apot(operator, node, self._decoded(layer), overload=overload, **attributes)
         return TensorProto.INT32
 
     def _integer_weights(self, name: str) -> str:
+        """Add what decodes a layer's weights to integers.
+
+        Sign vectors are decoded twice, with either half of their coordinates: float32 holds both.
+        """
         layer = self.network.layers[name]
         if isinstance(layer, CodedLayer):
             return self._decoded(layer)
-        if not isinstance(layer, PlaneLayer):
-            raise TypeError(f"{name} has float weights")
-        return self._plane_integers(layer)
-
-    def _plane_integers(self, layer: PlaneLayer) -> str:
-        """Decode sign vectors twice, with either half of their coordinates: float32 holds both."""
-        weights = f"{layer.name}.integers"
-        if f"{layer.name}.low" in self.initializers:
+        assert isinstance(layer, PlaneLayer)  # Integer networks have no float weights.
+        weights = f"{name}.integers"
+        if f"{name}.low" in self.initializers:
             return weights
         coordinates, _ = dyadic_coordinates(layer)
         high = np.floor(coordinates / _HALF)
         halves = {"high": high, "low": coordinates - high * _HALF}
         for part, values in halves.items():
-            floats = self._initializer(f"{layer.name}.{part}", values.astype(np.float32))
-            decoded = self._decode_planes(layer, floats, f"{layer.name}.{part}_weights")
+            floats = self._initializer(f"{name}.{part}", values.astype(np.float32))
+            decoded = self._decode_planes(layer, floats, f"{name}.{part}_weights")
             self._standard("Cast", [decoded], f"{decoded}.wide", to=TensorProto.DOUBLE)
         half = self._initializer("two_to_16", np.array(_HALF))
-        scaled = f"{layer.name}.high_weights.scaled"
-        self._standard("Mul", [f"{layer.name}.high_weights.wide", half], scaled)
-        self._standard("Add", [scaled, f"{layer.name}.low_weights.wide"], weights)
+        scaled = f"{name}.high_weights.scaled"
+        self._standard("Mul", [f"{name}.high_weights.wide", half], scaled)
+        self._standard("Add", [scaled, f"{name}.low_weights.wide"], weights)
         return weights
 
     # --- the rest, likewise -----------------------------------------------------------------------
 
-    def _add_to_fixed(self, node: IntegerNode, operation: ToFixed) -> int:
+    def _add_to_fixed(self, node: IntegerNode, operation: integer_op.ToFixed) -> int:
         constants = {
             "fixed_scale": np.array(float(1 << operation.fraction_bits)),
             "fixed_lowest": np.array(float(operation.low)),
             "fixed_highest": np.array(float(operation.high)),
         }
-        self._add_apot("ToFixed", node, constants, **asdict(operation))
+        self._add_apot("ToFixed", node, *self._initializers(constants), **asdict(operation))
         return TensorProto.INT32
 
-    def _add_requantizer(self, node: IntegerNode, operation: Requantize) -> int:
+    def _add_requantizer(self, node: IntegerNode, operation: integer_op.Requantize) -> int:
         axes, shift = _channel_axes(node), operation.shift
         constants = {
             f"{node.name}.multiplier": operation.multiplier.reshape(axes),
@@ -244,7 +211,7 @@ class _IntegerGraph(GraphBuilder):
         self._standard("Cast", [f"{output}.wide"], output, to=TensorProto.INT32)
         return TensorProto.INT32
 
-    def _add_thresholds(self, node: IntegerNode, operation: Quantize) -> int:
+    def _add_thresholds(self, node: IntegerNode, operation: integer_op.Quantize) -> int:
         channels, count = operation.thresholds.shape
         bits, axes = count.bit_length(), _channel_axes(node)
         kind = _numpy_type(self.types[node.inputs[0]])
@@ -264,10 +231,10 @@ class _IntegerGraph(GraphBuilder):
             f"bases_{channels}_{bits}": bases.reshape(axes),
             f"{node.name}.levels_of_counts": levels.astype(level_type),
         }
-        self._add_apot(QUANTIZE, node, constants, f"bits{bits}")
+        self._add_apot(QUANTIZE, node, *self._initializers(constants), overload=f"bits{bits}")
         return helper.np_dtype_to_tensor_dtype(np.dtype(level_type))
 
-    def _add_total(self, node: IntegerNode, operation: WindowSum) -> int:
+    def _add_total(self, node: IntegerNode, operation: integer_op.WindowSum) -> int:
         channels, *extent = self._source(node).shape
         if tuple(operation.kernel) == tuple(extent):
             output = self._value(node.name)
@@ -282,27 +249,17 @@ class _IntegerGraph(GraphBuilder):
                 expected=f"at most {_LARGEST_WINDOW} places, or all of the image",
                 got=str(list(operation.kernel)),
             )
-        self._add_apot(
-            "WindowSum",
-            node,
-            {f"{node.name}.ones": np.ones((channels, 1, *operation.kernel), dtype=np.float32)},
-            kernel_shape=list(operation.kernel),
-            strides=list(operation.stride),
-            group=channels,
-        )
+        ones = np.ones((channels, 1, *operation.kernel), dtype=np.float32)
+        weights = self._initializer(f"{node.name}.ones", ones)
+        attributes = attributes_of(operation)
+        self._add_apot("WindowSum", node, weights, group=channels, **attributes)
         return TensorProto.INT64
 
-    def _add_maximum(self, node: IntegerNode, operation: MaxPool) -> int:
-        self._add_apot(
-            "IntegerMaxPool",
-            node,
-            kernel_shape=list(operation.kernel),
-            strides=list(operation.stride),
-            pads=list(operation.padding) * 2,
-        )
+    def _add_maximum(self, node: IntegerNode, operation: op.MaxPool) -> int:
+        self._add_apot("IntegerMaxPool", node, **attributes_of(operation))
         return TensorProto.INT32
 
-    def _add_clamp(self, node: IntegerNode, operation: Clamp) -> int:
+    def _add_clamp(self, node: IntegerNode, operation: integer_op.Clamp) -> int:
         kind = self.types[node.inputs[0]]
         (value,), output = self._inputs(node), self._value(node.name)
         limits = {"Max": operation.low, "Min": operation.high}
@@ -317,17 +274,7 @@ class _IntegerGraph(GraphBuilder):
 
     def _add_same(self, node: IntegerNode, operation: Any) -> int:
         """Add an operation that standard ONNX has for integers."""
-        inputs, output = self._inputs(node), self._value(node.name)
-        if isinstance(operation, Add):
-            self._standard("Add", inputs, output)
-        elif isinstance(operation, Concat):
-            self._standard("Concat", inputs, output, axis=1)
-        elif isinstance(operation, Flatten):
-            self._standard("Flatten", inputs, output, axis=1)
-        elif isinstance(operation, Upsample):
-            self._add_upsampling(f"{node.name}.scales", operation.scale, inputs, output)
-        else:
-            raise TypeError(f"no ONNX form of {type(operation).__name__}")
+        self._add_standard(node.name, operation, self._inputs(node))
         return self.types[node.inputs[0]]
 
 

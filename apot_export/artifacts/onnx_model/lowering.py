@@ -14,23 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from apot_export.artifacts.onnx_model import bodies_cpu, bodies_openvino, bodies_portable
-from apot_export.artifacts.onnx_model.functions import THREE_PARTS
-from apot_export.artifacts.onnx_model.targets import CPU, CUDA, OPENVINO, PORTABLE
-from apot_export.network import (
-    Add,
-    Clip,
-    CodedLayer,
-    CodedNetwork,
-    Convolution,
-    Linear,
-    Node,
-    QuantizeActivation,
-    Relu,
-    ScaleBias,
-    Shape,
-)
+from apot_export.artifacts.onnx_model import runtime_functions as runtime
+from apot_export.artifacts.onnx_model.functions import NORMALIZED, THREE_PARTS, WINOGRAD
+from apot_export.errors import TargetError
+from apot_export.network import CodedLayer, CodedNetwork, Node, Shape
+from apot_export.network import graph as op
 from apot_export.network.bounds import FLOAT32_EXACT, Proof
+
+PORTABLE = "portable"
+CPU = "cpu"
+CUDA = "cuda"
+OPENVINO = "openvino"
+TARGETS = (PORTABLE, CPU, CUDA, OPENVINO)
+"""The runtimes that a model can be lowered for."""
 
 _LARGEST_LEVEL = 255
 _LARGEST_WEIGHT = 127
@@ -41,6 +37,22 @@ _WINOGRAD_CHANNELS = 128
 _TF32_SIGNIFICANT_BITS = 11
 _IMAGE_RANK = 3
 """Of channels, height, width."""
+
+
+def require_target(target: str) -> str:
+    """Return the name of a target.
+
+    Raises:
+        TargetError: There is none of this name.
+    """
+    if target not in TARGETS:
+        raise TargetError(
+            "There is no such target.",
+            expected=", ".join(TARGETS),
+            got=repr(target),
+            fix="leave --target out for a model that runs everywhere",
+        )
+    return target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,18 +91,20 @@ def shared_images(network: CodedNetwork, bodies: Mapping[str, Body]) -> dict[str
     These are images that both a quantizer and an addition read, and that no channels-last body
     made: the ones at which the first residual branch leaves.
     """
-    chosen = bodies_cpu.CHANNELS_LAST
-    images = {name for name, body in bodies.items() if body.overload == chosen}
+    images = {name for name, body in bodies.items() if body.overload == runtime.CHANNELS_LAST}
     last: set[str] = set()
     shared: dict[str, list[int]] = {}
     for node in network.nodes:
         users = network.users(node.name)
-        keeps = isinstance(node.operation, (Add, Relu, Clip)) and bool(last & set(node.inputs))
+        keeps = isinstance(node.operation, (op.Add, op.Relu, op.Clip)) and last & set(node.inputs)
+        added = any(isinstance(user.operation, op.Add) for user in users)
+        quantized = any(
+            isinstance(user.operation, op.QuantizeActivation) and user.name in images
+            for user in users
+        )
         if node.name in images or keeps:
             last.add(node.name)
-        elif any(isinstance(user.operation, Add) for user in users) and any(
-            isinstance(user.operation, QuantizeActivation) and user.name in images for user in users
-        ):
+        elif added and quantized:
             shared[node.name] = _image_shape(network.shapes[node.name])["image_shape"]
             last.add(node.name)
     return shared
@@ -116,7 +130,7 @@ def tf32_is_exact(network: CodedNetwork) -> bool:
     It keeps 11 significant bits of each factor. Float weights have more.
     """
     for node in network.nodes:
-        if not isinstance(node.operation, (Convolution, Linear)):
+        if not isinstance(node.operation, (op.Convolution, op.Linear)):
             continue
         layer = _coded_layer(network, node)
         if layer is None:
@@ -134,7 +148,7 @@ def tf32_is_exact(network: CodedNetwork) -> bool:
 
 def _coded_layer(network: CodedNetwork, node: Node) -> CodedLayer | None:
     """Return the layer of a convolution or matrix product; None where its weights are not coded."""
-    if not isinstance(node.operation, (Convolution, Linear)):
+    if not isinstance(node.operation, (op.Convolution, op.Linear)):
         return None
     layer = network.layers[node.operation.layer]
     return layer if isinstance(layer, CodedLayer) else None
@@ -162,16 +176,16 @@ def _image_shape(shape: Shape) -> dict[str, list[int]]:
 def _portable_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -> Body | None:
     operation = node.operation
     image = len(network.shapes[node.name]) == _IMAGE_RANK
-    if isinstance(operation, QuantizeActivation):
+    if isinstance(operation, op.QuantizeActivation):
         return Body(overload="", float_levels=True)
-    if isinstance(operation, ScaleBias):
+    if isinstance(operation, op.ScaleBias):
         # What a float convolution gives is scaled apart: runtimes fold that into its weights.
         integers = _sums_levels(network, _producer(network, node))
         channels = network.shapes[node.name][0]
         each = operation.scale.size == operation.bias.size == channels
         fits = integers and image and each
-        return Body(overload=bodies_portable.NORMALIZED) if fits else None
-    if isinstance(operation, Convolution) and _sums_levels(network, node):
+        return Body(overload=NORMALIZED) if fits else None
+    if isinstance(operation, op.Convolution) and _sums_levels(network, node):
         exact = winograd_is_exact(proofs[operation.layer])
         return _winograd(network, node, operation) if exact else None
     return None
@@ -188,7 +202,7 @@ def winograd_is_exact(proof: Proof) -> bool:
     return 10 * proof.bound < FLOAT32_EXACT
 
 
-def _winograd(network: CodedNetwork, node: Node, operation: Convolution) -> Body | None:
+def _winograd(network: CodedNetwork, node: Node, operation: op.Convolution) -> Body | None:
     """Return the body of Winograd's convolution, where the shape allows and repays it."""
     outputs, inputs, *kernel = network.layers[operation.layer].shape
     plain = (tuple(kernel), operation.stride, operation.dilation, operation.groups)
@@ -200,7 +214,7 @@ def _winograd(network: CodedNetwork, node: Node, operation: Convolution) -> Body
     made = rows + rows % 2
     below = made + 2 - height - above
     return Body(
-        overload=bodies_portable.WINOGRAD,
+        overload=WINOGRAD,
         attributes={
             "channels": inputs,
             "transform_shape": [inputs, 1, 1, 1],
@@ -218,19 +232,19 @@ def _winograd(network: CodedNetwork, node: Node, operation: Convolution) -> Body
 def _cpu_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -> Body | None:
     del proofs  # MatMulInteger sums in int32, which every proof covers.
     operation = node.operation
-    if isinstance(operation, (Convolution, Linear)):
+    if isinstance(operation, (op.Convolution, op.Linear)):
         return _integer_product(network, node)
-    if isinstance(operation, QuantizeActivation):
+    if isinstance(operation, op.QuantizeActivation):
         users = network.users(node.name)
         shape = network.shapes[node.name]
         if len(shape) != _IMAGE_RANK or not all(_integer_product(network, u) for u in users):
             return None
-        return Body(overload=bodies_cpu.CHANNELS_LAST, attributes=_image_shape(shape))
-    if isinstance(operation, ScaleBias):
+        return Body(overload=runtime.CHANNELS_LAST, attributes=_image_shape(shape))
+    if isinstance(operation, op.ScaleBias):
         producer = _producer(network, node)
         if producer is not None and _integer_product(network, producer):
             image = len(network.shapes[node.name]) == _IMAGE_RANK
-            overload = bodies_cpu.CHANNELS_LAST if image else bodies_cpu.PRODUCT
+            overload = runtime.CHANNELS_LAST if image else runtime.PRODUCT
             return Body(overload=overload, needs_one=True)
     return None
 
@@ -240,17 +254,19 @@ def _integer_product(network: CodedNetwork, node: Node) -> Body | None:
     layer, operation = _coded_layer(network, node), node.operation
     if layer is None or not fits_bytes(layer):
         return None
-    if not isinstance(operation, Convolution):
-        return Body(overload=bodies_cpu.PRODUCT)
-    return _patches(network, node, operation, layer) if operation.groups == 1 else None
+    if not isinstance(operation, op.Convolution):
+        return Body(overload=runtime.PRODUCT)
+    return _patches(network, node, operation) if operation.groups == 1 else None
 
 
-def _patches(network: CodedNetwork, node: Node, operation: Convolution, layer: CodedLayer) -> Body:
+def _patches(
+    network: CodedNetwork, node: Node, operation: op.Convolution, layer: CodedLayer
+) -> Body:
     outputs, channels, *kernel = layer.shape
     terms = math.prod(layer.shape[1:])
     attributes: dict[str, Any] = {"weight_shape": [terms, outputs]}
     if (tuple(kernel), operation.stride, operation.padding) == ((1, 1), (1, 1), (0, 0)):
-        return Body(overload=bodies_cpu.POINTWISE, attributes=attributes)
+        return Body(overload=runtime.POINTWISE, attributes=attributes)
     _, *extent = network.shapes[node.inputs[0]]
     _, *places = network.shapes[node.name]
     padding = list(operation.padding)
@@ -272,7 +288,7 @@ def _patches(network: CodedNetwork, node: Node, operation: Convolution, layer: C
         "tap_columns": tap_columns,
         "patch_shape": [0, *places, terms],
     }
-    return Body(overload=bodies_cpu.PATCHES, attributes=attributes)
+    return Body(overload=runtime.PATCHES, attributes=attributes)
 
 
 # --- other runtimes -------------------------------------------------------------------------------
@@ -287,17 +303,17 @@ def _cuda_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -
 
 def _openvino_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -> Body | None:
     operation = node.operation
-    if isinstance(operation, QuantizeActivation):
+    if isinstance(operation, op.QuantizeActivation):
         layer = network.layers[operation.layer]
         if not isinstance(layer, CodedLayer) or layer.activation is None:
             return None
-        ending = bodies_openvino.BYTES if layer.activation.last_index <= _LARGEST_LEVEL else ""
+        ending = runtime.BYTES if layer.activation.last_index <= _LARGEST_LEVEL else ""
         shape = network.shapes[node.name]
         if len(shape) != _IMAGE_RANK:
-            return Body(overload=bodies_openvino.GATHER_FLAT + ending)
-        return Body(overload=bodies_openvino.GATHER + ending, attributes=_image_shape(shape))
+            return Body(overload=runtime.GATHER_FLAT + ending)
+        return Body(overload=runtime.GATHER + ending, attributes=_image_shape(shape))
     product = _coded_layer(network, node)
     if product is None or not fits_bytes(product):
         return None
     exact = proofs[product.name].bound < FLOAT32_EXACT  # The kernels give float32.
-    return Body(overload=bodies_openvino.EIGHT_BITS) if exact else None
+    return Body(overload=runtime.EIGHT_BITS) if exact else None
