@@ -8,7 +8,7 @@ has none, the usual one stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -259,11 +259,9 @@ def _integer_product(network: CodedNetwork, node: Node) -> Body | None:
     return _patches(network, node, operation) if operation.groups == 1 else None
 
 
-def _patches(
-    network: CodedNetwork, node: Node, operation: op.Convolution, layer: CodedLayer
-) -> Body:
-    outputs, channels, *kernel = layer.shape
-    terms = math.prod(layer.shape[1:])
+def _patches(network: CodedNetwork, node: Node, operation: op.Convolution) -> Body:
+    outputs, channels, *kernel = network.layers[operation.layer].shape
+    terms = channels * math.prod(kernel)
     attributes: dict[str, Any] = {"weight_shape": [terms, outputs]}
     if (tuple(kernel), operation.stride, operation.padding) == ((1, 1), (1, 1), (0, 0)):
         return Body(overload=runtime.POINTWISE, attributes=attributes)
@@ -272,20 +270,13 @@ def _patches(
     padding = list(operation.padding)
     height, width = (size + 2 * pad for size, pad in zip(extent, padding, strict=True))
 
-    def offsets(counts: Sequence[int], steps: Sequence[int]) -> list[list[int]]:
-        """Return places along height, in units of rows of the flat image, and along width."""
-        units = (steps[0] * width, steps[1])
-        return [[i * unit for i in range(n)] for n, unit in zip(counts, units, strict=True)]
-
-    rows, columns = offsets(places, operation.stride)
-    tap_rows, tap_columns = offsets(kernel, operation.dilation)
     attributes |= {
         "margins": [0, *padding, 0, 0, *padding, 0],
         "flat_shape": [0, height * width, channels],
-        "rows": rows,
-        "columns": columns,
-        "tap_rows": tap_rows,
-        "tap_columns": tap_columns,
+        "rows": [i * operation.stride[0] * width for i in range(places[0])],
+        "columns": [i * operation.stride[1] for i in range(places[1])],
+        "tap_rows": [i * operation.dilation[0] * width for i in range(kernel[0])],
+        "tap_columns": [i * operation.dilation[1] for i in range(kernel[1])],
         "patch_shape": [0, *places, terms],
     }
     return Body(overload=runtime.PATCHES, attributes=attributes)
