@@ -18,7 +18,7 @@ from apot_export.artifacts.onnx_model.functions import FUNCTIONS
 from apot_export.artifacts.onnx_model.integer_functions import INTEGER_FUNCTIONS
 from apot_export.artifacts.onnx_model.runtime_functions import CPU_FUNCTIONS, OPENVINO_FUNCTIONS
 from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, PlaneLayer
-from apot_export.network import graph as op
+from apot_export.network import operations as op
 from apot_export.network.codebook import Codebook
 from apot_export.network.planes import term_values
 

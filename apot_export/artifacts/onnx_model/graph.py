@@ -29,7 +29,7 @@ from apot_export.artifacts.onnx_model.lowering import (
     tf32_is_exact,
 )
 from apot_export.network import CodedLayer, CodedNetwork, Node
-from apot_export.network import graph as op
+from apot_export.network import operations as op
 from apot_export.network.bounds import Proof, prove
 
 _ONE = "one"

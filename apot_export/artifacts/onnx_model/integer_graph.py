@@ -21,7 +21,7 @@ from apot_export.integer import network as integer_op
 from apot_export.integer.network import IntegerNode
 from apot_export.integer.weights import dyadic_coordinates
 from apot_export.network import CodedLayer, CodedNetwork, PlaneLayer
-from apot_export.network import graph as op
+from apot_export.network import operations as op
 from apot_export.network.bounds import FLOAT32_EXACT, split_bits
 
 _RAISED = 62

@@ -18,7 +18,7 @@ from apot_export.artifacts.onnx_model import runtime_functions as runtime
 from apot_export.artifacts.onnx_model.functions import NORMALIZED, THREE_PARTS, WINOGRAD
 from apot_export.errors import TargetError
 from apot_export.network import CodedLayer, CodedNetwork, Node, Shape
-from apot_export.network import graph as op
+from apot_export.network import operations as op
 from apot_export.network.bounds import FLOAT32_EXACT, Proof
 
 PORTABLE = "portable"
