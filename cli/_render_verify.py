@@ -16,8 +16,10 @@ from ._render import console_of_output, new_table
 
 if TYPE_CHECKING:
     from apot_export.verification import Divergence, LevelComparison, Report, Side
+    from apot_export.verification.report import RecordComparison
 
 _SHOWN_NAMES = 5
+_OK, _WARNING, _FAIL = Text("ok", "green"), Text("!", "yellow"), Text("FAIL", "bold red")
 _SIDE_NAMES = {
     "ort-cpu": "ONNX Runtime",
     "ort-cuda": "ONNX Runtime on CUDA",
@@ -48,8 +50,7 @@ def print_report(report: Report) -> None:
         )
     console.print()
     checks = Table.grid(padding=(0, 2))
-    for passed, name, text in _checks(report):
-        mark = Text("ok", "green") if passed else Text("FAIL", "bold red")
+    for mark, name, text in _checks(report):
         checks.add_row(mark, name, Text(text))
     console.print(checks)
     console.print()
@@ -155,7 +156,15 @@ def _furthest(levels: LevelComparison) -> str:
     return f" (furthest from its decision point: {furthest:,.0%} of the bound)"
 
 
-def _checks(report: Report) -> list[tuple[bool, str, str]]:
+def _record(record: RecordComparison) -> str:
+    low, high = record.interval
+    return (
+        f"{record.key} {record.recorded:.2%} in the checkpoint; measured {record.measured:.2%} "
+        f"(99.9 % interval {low:.1%} - {high:.1%})"
+    )
+
+
+def _checks(report: Report) -> list[tuple[Text, str, str]]:
     weights, levels, accumulators = report.weights, report.levels, report.accumulators
     noise = any("the original with itself" in failure for failure in report.failures)
     strays = any("did not run on" in failure for failure in report.failures)
@@ -211,4 +220,8 @@ def _checks(report: Report) -> list[tuple[bool, str, str]]:
                 f"{found.top1:.2%} at {found.fraction_bits} fraction bits",
             )
         )
-    return rows
+    checks = [((_OK if passed else _FAIL), name, text) for passed, name, text in rows]
+    if report.record is not None:
+        mark = {"ok": _OK, "FAIL": _FAIL}.get(report.record.verdict, _WARNING)
+        checks.append((mark, "record", _record(report.record)))
+    return checks

@@ -95,6 +95,14 @@ def verify(
         int | None,
         typer.Option(min=0, help="Threads that decode images; default: the cores, at most 4."),
     ] = None,
+    ignore_record: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-record",
+            help="Do not fail where the accuracy is clearly below the one that the checkpoint "
+            "records.",
+        ),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted run of this kind ended.")
     ] = False,
@@ -162,6 +170,7 @@ def verify(
                 seed=seed,
                 batch_size=size,
                 workers=workers,
+                ignore_record=ignore_record,
                 resume=resume,
                 attach=attach,
             )

@@ -125,7 +125,9 @@ def _export(
     source = capture(original.module, original.architecture.input_shape, original.multi_bit)
     coded = encode_network(source, alpha_terms=original.choices.alpha_terms)
     files, form = _artifacts(coded, original, integer, output)
+    record = original.checkpoint.record if original.checkpoint else None
     optional = {
+        "record": record.to_json() if record else None,
         "model": spec.to_json() if spec else None,
         "integer": form.to_json() if form else None,
         "compressed": output.compress or None,

@@ -23,6 +23,7 @@ import torch
 from apot_export.errors import CheckpointError, UnsafeCheckpointError, WeightError
 from apot_export.network.layers import MultiBitWeights
 from apot_export.original.pickled_bases import PICKLED_BASES, multi_bit_weights
+from apot_export.original.record import PICKLED_NUMBERS, Record, record_of
 
 _STATE_DICT_KEYS = ("state_dict", "model", "net_state_dict")
 _MULTI_BIT_KEY = "parameters_w_bin"
@@ -39,7 +40,7 @@ _TENSOR_GLOBALS = re.compile(
     r"|_codecs\.encode|collections\.(Counter|OrderedDict|defaultdict)"
     r"|torch\.(Size|Tensor|device|bool|(storage\.)?\w+Storage|(b?float|complex|q?u?int)\d+\w*)"
     r"|torch\.cuda\.\w+Storage|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2"
-    r"|binarynet\.(Conv|FC)Layer_bin"
+    r"|binarynet\.(Conv|FC)Layer_bin|numpy\.(dtype|_?core\.multiarray\.scalar)"
     r"|torch\.nn\.parameter\.Parameter|torch\.serialization\._get_layout"
 )
 """Globals that the safe loader resolves itself."""
@@ -57,6 +58,10 @@ class Checkpoint:
     """State dict on the CPU, without the DataParallel prefix, in file order."""
     multi_bit: tuple[MultiBitWeights, ...] = ()
     """Weights as scaled sign vectors, in the order of the network's layers, where there are any."""
+    record: Record | None = None
+    """The accuracy that the training run recorded in the file."""
+    record_note: str | None = None
+    """A sentence on recorded values that cannot be accuracies."""
 
     @property
     def keys(self) -> list[str]:
@@ -100,8 +105,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
         if digest is None:  # Python 3.10
             digest = hashlib.sha256(file.read())
+    record, note = record_of(content)
     return Checkpoint(
-        path=path, sha256=digest.hexdigest(), state=state, multi_bit=_multi_bit(content)
+        path=path,
+        sha256=digest.hexdigest(),
+        state=state,
+        multi_bit=_multi_bit(content),
+        record=record,
+        record_note=note,
     )
 
 
@@ -127,7 +138,7 @@ def _load_safely(path: Path) -> object:
     # Mapped, not read: the optimizer's state, often twice the weights, never becomes memory.
     mapped = is_archive and _check_archive(path) and _is_unicode(path)
     try:
-        with torch.serialization.safe_globals(PICKLED_BASES):
+        with torch.serialization.safe_globals([*PICKLED_BASES, *PICKLED_NUMBERS]):
             if mapped:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             with path.open("rb") as file:

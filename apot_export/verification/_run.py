@@ -22,15 +22,28 @@ from numpy.typing import NDArray
 from apot_export._version import VERSION
 from apot_export.artifacts.directory import ONNX_MODEL, attach_to_manifest
 from apot_export.artifacts.onnx_model.probe import parse_model, tf32_exact
-from apot_export.datasets import Dataset
+from apot_export.datasets import KINDS, Dataset
 from apot_export.errors import DatasetError, ExportError
 from apot_export.network import CodedNetwork
 from apot_export.runtimes import onnx_runtime
 from apot_export.runtimes.torch_runtime import torch_executor, twin_executors
 from apot_export.verification._original import HeldTo
-from apot_export.verification._verdict import agreement_failures, backend_failures
+from apot_export.verification._verdict import (
+    agreement_failures,
+    backend_failures,
+    compare_record,
+    record_failures,
+    record_warnings,
+)
 from apot_export.verification.proof.proofs import Proofs, prove_export
-from apot_export.verification.report import BackendComparison, FlippedImage, Report, SkippedImage
+from apot_export.verification.report import (
+    BackendComparison,
+    FlippedImage,
+    RecordComparison,
+    Report,
+    Side,
+    SkippedImage,
+)
 from apot_export.verification.running.accuracy import Measured, merge
 from apot_export.verification.running.backends import compare_backends, parse_backends
 from apot_export.verification.running.processes import Processes
@@ -84,6 +97,8 @@ class RunOptions:
     compare every bit of its logits. None: leave it alone."""
     resume: bool = False
     """Go on from the finished shards of an interrupted run of the same kind."""
+    ignore_record: bool = False
+    """Do not fail where the accuracy is clearly below the one that the checkpoint records."""
     attach: bool = True
     """Write the verdict into the export's manifest."""
 
@@ -139,6 +154,7 @@ class Run:
         integers = self._integers(backends)
         sides = measured.compared()
         yardsticks = measured.compared_yardsticks()
+        record = self._compare_record(sides[0].side, measured.images)
         report = Report(
             path=self.directory,
             dataset=self.images.name,
@@ -164,11 +180,13 @@ class Run:
                 *proofs.failures,
                 *opened.strays(),
                 *agreement_failures(measured.images, sides, yardsticks[0]),
+                *record_failures(record),
                 *backend_failures(integers),
             ),
             divergence=proofs.divergence,
             backends=integers,
-            notes=notes,
+            record=record,
+            notes=(*notes, *record_warnings(record), *self._record_notes()),
         )
         return self._attached(report)
 
@@ -255,6 +273,18 @@ class Run:
             "sides": list(opened.executors),
             "versions": _versions(),
         }
+
+    def _compare_record(self, side: Side, images: int) -> RecordComparison | None:
+        """Compare an accuracy on the network's own dataset with what the checkpoint records."""
+        checkpoint = self.held_to.original.checkpoint
+        record = checkpoint.record if checkpoint else None
+        if record is None or self.images.name not in {kind.name for kind in KINDS}:
+            return None
+        return compare_record(record, side, images, ignored=self.options.ignore_record)
+
+    def _record_notes(self) -> list[str]:
+        checkpoint = self.held_to.original.checkpoint
+        return [checkpoint.record_note] if checkpoint and checkpoint.record_note else []
 
     def _integers(self, backends: Sequence[str] | None) -> BackendComparison | None:
         """Let the first process compare the integer network's backends, if that is wanted."""

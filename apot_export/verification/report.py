@@ -89,6 +89,23 @@ class Yardstick:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecordComparison:
+    """The accuracy that the checkpoint's file records, beside the one that was measured."""
+
+    key: str
+    """Name of the recorded value in the file, as "best_prec"."""
+    recorded: float
+    """Fraction in (0, 1], as the next three."""
+    measured: float
+    """Top-1 of the export."""
+    interval: tuple[float, float]
+    """Wilson's 99.9 % interval of `measured`."""
+    verdict: str
+    """"ok" within the interval, "warning" outside, "FAIL" where the export is clearly worse than
+    the record, "ignored" where it is and the user said so."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FlippedImage:
     """An image of which the two sides name different classes."""
 
@@ -214,6 +231,8 @@ class Report:
     """The first place at which the export is not the original, where there is one."""
     backends: BackendComparison | None = None
     """The integer network on several backends, where that was asked for."""
+    record: RecordComparison | None = None
+    """The accuracy that the checkpoint records; None without one, or on other images."""
     notes: tuple[str, ...] = ()
     """What could not be done and changes no verdict."""
 
@@ -256,6 +275,7 @@ class Report:
             "export_top1": self.export.top1,
             "agreement": self.agreement,
             "self_agreement": self.self_agreement,
+            "record": None if self.record is None else asdict(self.record),
             "levels_differing": self.levels.differing,
             "levels_unexplained": self.levels.unexplained,
             "settings": dict(self.settings),

@@ -74,6 +74,7 @@ def of_checkpoint(path: Path) -> Iterator[tuple[str, str]]:
                 if file.name == "manifest.json":  # the checkpoint's path depends on the machine
                     manifest = json.loads(content)
                     del manifest["checkpoint"]["path"]
+                    manifest.pop("record", None)  # copied from the checkpoint, not computed
                     content = json.dumps(manifest, sort_keys=True).encode()
                 yield f"{variant}/{file.name}", hashlib.sha256(content).hexdigest()
 

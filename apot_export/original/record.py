@@ -1,0 +1,118 @@
+"""The accuracy that a training run recorded in its checkpoint."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+_KEYS = (
+    *("best_prec1", "best_prec", "best_acc1", "best_acc", "best_top1", "best_accuracy"),
+    *("test_acc", "test_accuracy", "val_acc", "prec1", "acc1", "top1", "acc", "accuracy"),
+)
+"""Names under which training codes record a top-1 accuracy; the first one with a usable value is
+taken. Accuracies of the best epoch come first: that epoch's weights are what is published."""
+_NUMBER_CODE = re.compile(r"[iuf][248]|[iu]1")
+"""Codes of numpy's types of numbers, as f8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A recorded top-1 accuracy."""
+
+    key: str
+    value: float
+    """Fraction in (0, 1]."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that manifests store."""
+        return asdict(self)
+
+    @staticmethod
+    def of_json(content: Mapping[str, Any] | None) -> Record | None:
+        """Read what `to_json` returned; None where a manifest has no record.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is something else.
+        """
+        if content is None:
+            return None
+        return Record(key=str(content["key"]), value=float(content["value"]))
+
+
+def record_of(content: object) -> tuple[Record | None, str | None]:
+    """Find the accuracy that a checkpoint's file records.
+
+    Numbers up to 1 are read as fractions, larger ones as per cent.
+
+    Args:
+        content: What the file holds at its top.
+
+    Returns:
+        The record, if there is one; and a sentence on values that cannot be accuracies.
+
+    >>> record_of({"best_prec": 92.47})
+    (Record(key='best_prec', value=0.9247), None)
+    """
+    if not isinstance(content, Mapping):
+        return None, None
+    record, ignored = None, []
+    for key in (key for key in _KEYS if key in content):
+        number = _number(content[key])
+        if number is None or not 0 < number <= 100:  # noqa: PLR2004 - per cent; refuses NaN, too
+            shown = "not a number" if number is None else f"{number:g}"
+            ignored.append(f"{key} ({shown})")
+        elif record is None:
+            record = Record(key=key, value=number if number <= 1 else round(number / 100, 12))
+    if not ignored:
+        return record, None
+    return record, f"recorded values that cannot be accuracies were ignored: {', '.join(ignored)}"
+
+
+def _number(value: object) -> float | None:
+    """Return a Python, numpy or PyTorch number as a float; None for anything else."""
+    if isinstance(value, torch.Tensor):
+        value = value.item() if value.numel() == 1 and not value.is_meta else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+# --- numpy's scalars in pickles -------------------------------------------------------------------
+
+
+class PickledType:
+    """Stands for numpy's type of a pickled scalar; runs nothing of numpy's own unpickling."""
+
+    def __init__(self, code: object = "", *_flags: object) -> None:
+        """Keep the code of the type, as "f8"."""
+        self.code = str(code)
+
+    def __setstate__(self, state: object) -> None:
+        """Ignore the rest of the type's description."""
+
+
+def pickled_scalar(kind: object = None, raw: object = b"", *_more: object) -> float | int | None:
+    """Return the number that a pickled numpy scalar holds; None for anything but a number."""
+    code = kind.code if isinstance(kind, PickledType) else ""
+    size = int(code[1:]) if _NUMBER_CODE.fullmatch(code) else 0
+    if not (size and isinstance(raw, bytes) and len(raw) == size):
+        return None
+    number: float | int = np.frombuffer(raw, np.dtype(code))[0].item()
+    return number
+
+
+PICKLED_NUMBERS: list[Any] = [
+    (pickled_scalar, "numpy._core.multiarray.scalar"),
+    (pickled_scalar, "numpy.core.multiarray.scalar"),
+    (PickledType, "numpy.dtype"),
+]
+"""What the safe loader may call for scalars of numpy, and the global that each stands for."""
