@@ -47,35 +47,25 @@ def require_free(directory: Path, *, force: bool) -> None:
     """
     for parent in directory.absolute().parents:
         if os.path.lexists(parent) and not parent.is_dir():
-            raise ExportError(
-                "The output directory cannot be made: a parent of it is no directory.",
-                where=str(parent),
-                fix="choose another with -o",
+            raise _taken(
+                "The output directory cannot be made: a parent of it is not a directory.", parent
             )
     if not os.path.lexists(directory):
         return
     if directory.is_symlink() or not directory.is_dir():
-        raise ExportError(
-            "The output exists already and is not a directory.",
-            where=str(directory),
-            fix="choose another with -o",
-        )
+        raise _taken("The output exists already and is not a directory.", directory)
     try:
         own = _own_files(directory)
         foreign = sorted(entry.name for entry in directory.iterdir() if entry not in own)
     except OSError as error:
-        raise ExportError(
-            "The output directory exists already and cannot be read.",
-            where=str(directory),
-            got=error.strerror,
-            fix="choose another with -o",
+        raise _taken(
+            "The output directory exists already and cannot be read.", directory, error.strerror
         ) from error
     if foreign:
-        raise ExportError(
+        raise _taken(
             "The output directory exists already and holds files that are not of an export.",
-            where=str(directory),
-            got=", ".join(foreign[:5]),
-            fix="choose another with -o",
+            directory,
+            ", ".join(foreign[:5]),
         )
     if not force:
         raise ExportError(
@@ -84,6 +74,10 @@ def require_free(directory: Path, *, force: bool) -> None:
             expected="a directory that does not exist yet",
             fix="choose another with -o, or replace this one with --force",
         )
+
+
+def _taken(problem: str, where: Path, got: str | None = None) -> ExportError:
+    return ExportError(problem, where=str(where), got=got, fix="choose another with -o")
 
 
 def _own_files(directory: Path) -> set[Path]:

@@ -16,7 +16,7 @@ from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.datasets import Dataset, kind_of
 from apot_export.errors import BoundError, DatasetError, IntegerError
 from apot_export.integer import IntegerNetwork, Pixels, lower, operation_counts
-from apot_export.integer.ranges import LARGEST_FRACTION_BITS
+from apot_export.integer.fixed_point import LARGEST_FRACTION_BITS
 from apot_export.network import CodedNetwork
 from apot_export.original.original import Original
 from apot_export.runtimes.onnx_runtime import open_session

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.errors import IntegerError
-from apot_export.integer._fixed_point import signed_digits
+from apot_export.integer.fixed_point import signed_digits
 from apot_export.integer.network import (
     Clamp,
     IntegerLayer,

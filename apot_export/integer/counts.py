@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from apot_export.integer._fixed_point import signed_digits
+from apot_export.integer.fixed_point import signed_digits
 from apot_export.integer.network import (
     LARGEST_PIXEL,
     Clamp,

@@ -7,39 +7,26 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
-from apot_export.integer._fixed_point import (
-    chosen_input_bits,
-    fixed_input,
-    fused,
-    precise_requantizer,
-    range_of,
-    requantizer,
-    round_half_up,
-    stream_thresholds,
-)
+from apot_export.errors import IntegerError
+from apot_export.integer import fixed_point as fixed
 from apot_export.integer.network import (
     Clamp,
     IntegerLayer,
     IntegerNetwork,
     IntegerNode,
     IntegerOperation,
+    Integers,
     Pixels,
     Quantize,
     Requantize,
     WindowSum,
 )
-from apot_export.integer.ranges import (
-    STREAM_LIMIT,
-    SUM_LIMIT,
-    Range,
-    constant,
-    of_sums,
-    require_below,
-)
-from apot_export.integer.weights import integer_weights
 from apot_export.network import CodedNetwork, Node, Shape
 from apot_export.network import operations as op
+from apot_export.network.layers import CodedLayer, FloatLayer, Layer, PlaneLayer
+from apot_export.network.planes import term_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +34,7 @@ class _Value:
     """An integer value under construction: it stands for integer / units in the real network."""
 
     units: Fraction
-    range: Range
+    range: fixed.Range
     is_levels: bool = False
 
 
@@ -70,7 +57,7 @@ def lower(
         IntegerError: A layer's weights are floats.
         BoundError: A value could overflow; says which and by how much.
     """
-    bits = chosen_input_bits(fraction_bits, input_bits)
+    bits = fixed.chosen_input_bits(fraction_bits, input_bits)
     return _Lowering(network=network, fraction_bits=fraction_bits).run(bits, pixels)
 
 
@@ -91,7 +78,7 @@ class _Lowering:
         network = self.network
         self.shapes.update(network.shapes)
         image = f"{network.input}.fixed"
-        lowered, found = fixed_input(image, network.input_shape[0], input_bits, pixels)
+        lowered, found = fixed.fixed_input(image, network.input_shape[0], input_bits, pixels)
         self._put(image, (network.input,), lowered, Fraction(1 << input_bits), found)
         for node in network.nodes:
             self._add(node, tuple(image if name == network.input else name for name in node.inputs))
@@ -133,7 +120,7 @@ class _Lowering:
                 self.before_relu[name] = inputs[0]
             case op.Clip():
                 low, high = (
-                    round_half_up(Fraction(float(np.float32(limit))) * value.units)
+                    fixed.round_half_up(Fraction(float(np.float32(limit))) * value.units)
                     for limit in (operation.minimum, operation.maximum)
                 )
                 self._add_clamp(name, inputs, Clamp(low=low, high=high))
@@ -154,7 +141,7 @@ class _Lowering:
         if isinstance(operation, op.Convolution):
             groups = operation.groups
             read = read.with_zero() if any(operation.padding) else read
-        found, bound = of_sums(name, weights, groups, read)
+        found, bound = fixed.of_sums(name, weights, groups, read)
         self.layers[operation.layer] = IntegerLayer(
             name=operation.layer,
             weights=weights,
@@ -163,7 +150,7 @@ class _Lowering:
             reads_levels=value.is_levels,
         )
         if value.is_levels:
-            require_below(STREAM_LIMIT, bound, name, "An accumulator")
+            fixed.require_below(fixed.STREAM_LIMIT, bound, name, "An accumulator")
         self._put(name, inputs, operation, value.units * 2**fraction, found)
 
     def _add_scale(self, name: str, operation: op.ScaleBias, inputs: tuple[str, ...]) -> None:
@@ -177,10 +164,10 @@ class _Lowering:
         units = value.units / scales[0]
         lowered = Requantize(
             multiplier=np.ones(1, dtype=np.int64),
-            offset=np.array([round_half_up(bias * units) for bias in biases], dtype=np.int64),
+            offset=np.array([fixed.round_half_up(bias * units) for bias in biases], dtype=np.int64),
             shift=0,
         )
-        self._put(name, inputs, lowered, units, range_of(lowered, value.range))
+        self._put(name, inputs, lowered, units, fixed.range_of(lowered, value.range))
 
     def _requantize(
         self,
@@ -193,15 +180,15 @@ class _Lowering:
         value = self.values[inputs[0]]
         units = Fraction(1 << self.fraction_bits)
         ratios = [scale * units / value.units for scale in scales]
-        lowered = requantizer(name, ratios, [bias * units for bias in biases], value.range)
-        found = range_of(lowered, value.range)
-        require_below(STREAM_LIMIT, found.largest, name, "A fixed-point value")
+        lowered = fixed.requantizer(name, ratios, [bias * units for bias in biases], value.range)
+        found = fixed.range_of(lowered, value.range)
+        fixed.require_below(fixed.STREAM_LIMIT, found.largest, name, "A fixed-point value")
         self._put(name, inputs, lowered, units, found)
         self.affine[name] = (scales, biases)
 
     def _add_quantizer(self, name: str, operation: op.QuantizeActivation, source: str) -> None:
         quantizer = self.network.input_quantizer(operation.layer)
-        thresholds, levels = stream_thresholds(quantizer, self.values[source].units)
+        thresholds, levels = fixed.stream_thresholds(quantizer, self.values[source].units)
         while source in self.before_relu:
             source = self.before_relu[source]
         read = self.values[source].range
@@ -209,18 +196,18 @@ class _Lowering:
             scales, biases = self.affine[source]
             (source,) = self.nodes[source].inputs
             read = self.values[source].range
-            precise, units = precise_requantizer(
+            precise, units = fixed.precise_requantizer(
                 name, scales, biases, self.values[source].units, read
             )
-            thresholds, levels = stream_thresholds(quantizer, units)
-            lowered = fused(thresholds, levels, precise, read)
+            thresholds, levels = fixed.stream_thresholds(quantizer, units)
+            lowered = fixed.fused(thresholds, levels, precise, read)
         else:
             interval = read.interval
             within = np.clip(thresholds, interval.low, interval.high + 1).astype(np.int64)
             lowered = Quantize(
                 thresholds=within[None], direction=np.ones(1, dtype=np.int64), levels=levels
             )
-        found = constant(int(levels[0]), int(levels[-1]), read.low.size)
+        found = fixed.constant(int(levels[0]), int(levels[-1]), read.low.size)
         self._put(name, (source,), lowered, Fraction(1), found, is_levels=True)
 
     def _add_aligned(
@@ -241,16 +228,16 @@ class _Lowering:
         ranges = [self.values[aligned].range for aligned in names]
         lows, highs = [one.low for one in ranges], [one.high for one in ranges]
         if isinstance(operation, op.Add):
-            found = Range(low=lows[0] + lows[1], high=highs[0] + highs[1])
-            require_below(STREAM_LIMIT, found.largest, name, "A sum")
+            found = fixed.Range(low=lows[0] + lows[1], high=highs[0] + highs[1])
+            fixed.require_below(fixed.STREAM_LIMIT, found.largest, name, "A sum")
         else:
-            found = Range(low=np.concatenate(lows), high=np.concatenate(highs))
+            found = fixed.Range(low=np.concatenate(lows), high=np.concatenate(highs))
         self._put(name, tuple(names), operation, units, found)
 
     def _add_clamp(self, name: str, inputs: tuple[str, ...], clamp: Clamp) -> None:
         value = self.values[inputs[0]]
         low, high = value.range.low, value.range.high
-        found = Range(
+        found = fixed.Range(
             low=np.clip(low, clamp.low, clamp.high), high=np.clip(high, clamp.low, clamp.high)
         )
         self._put(name, inputs, clamp, value.units, found)
@@ -264,8 +251,8 @@ class _Lowering:
         if isinstance(operation, op.AveragePool):
             lowered = WindowSum(kernel=operation.kernel, stride=operation.stride)
         window = math.prod(lowered.kernel)
-        found = Range(low=value.range.low * window, high=value.range.high * window)
-        require_below(SUM_LIMIT, found.largest, name, "A sum of a pool's window")
+        found = fixed.Range(low=value.range.low * window, high=value.range.high * window)
+        fixed.require_below(fixed.SUM_LIMIT, found.largest, name, "A sum of a pool's window")
         self._put(name, inputs, lowered, value.units * window, found)
 
     def _put(
@@ -274,7 +261,7 @@ class _Lowering:
         inputs: tuple[str, ...],
         operation: IntegerOperation,
         units: Fraction,
-        found: Range,
+        found: fixed.Range,
         *,
         is_levels: bool = False,
     ) -> None:
@@ -287,3 +274,54 @@ class _Lowering:
             shape=self.shapes.setdefault(name, self.shapes[inputs[0]]),
             interval=found.interval,
         )
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+def integer_weights(layer: Layer) -> tuple[Integers, int]:
+    """Return a layer's integer weights and their fraction bits.
+
+    Raises:
+        IntegerError: The weights are floats.
+    """
+    if isinstance(layer, CodedLayer):
+        return layer.levels().astype(np.int64), 0
+    if isinstance(layer, PlaneLayer) and layer.planes.terms is not None:
+        coordinates, bits = dyadic_coordinates(layer)
+        return layer.planes.scaled_by(coordinates).astype(np.int64), bits
+    kind = "float32" if isinstance(layer, FloatLayer) else "sums of float32 coordinates"
+    raise IntegerError(
+        "A layer's weights are not integers.",
+        where=layer.name,
+        expected="codes, or coordinates as sums of powers of two (--alpha-terms K)",
+        got=f"{kind} weights",
+        fix="leave out --integer, or convert a quantized network",
+    )
+
+
+def dyadic_coordinates(layer: PlaneLayer) -> tuple[NDArray[np.float64], int]:
+    """Return coordinates that are sums of powers of two as integers, and their fraction bits.
+
+    Returns:
+        float64 integers [bases], each below 2 ** 31 in magnitude, and the bits.
+
+    Raises:
+        IntegerError: The largest is too many times the smallest power.
+    """
+    planes = layer.planes
+    if planes.terms is None:
+        raise TypeError(f"{layer.name} has coordinates that are floats")
+    addends = term_values(planes.terms)
+    used = np.abs(addends[addends != 0])
+    bits = max(0, -int(np.frexp(used.min())[1] - 1)) if used.size else 0
+    integers = addends.sum(axis=1) * 2.0**bits
+    if np.abs(integers).max(initial=0) >= fixed.STREAM_LIMIT:
+        raise IntegerError(
+            "The coordinates of a layer differ too much to be integers of one scale.",
+            where=layer.name,
+            expected="a largest one below 2^31 times the smallest power of two among their terms",
+            got=f"{np.abs(integers).max():.3g}",
+            fix="convert with fewer terms: --alpha-terms K",
+        )
+    return integers, bits

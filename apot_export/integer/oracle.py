@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.errors import DatasetError
-from apot_export.integer._fixed_point import requantized
+from apot_export.integer.fixed_point import requantized
 from apot_export.integer.network import (
     Clamp,
     IntegerNetwork,

@@ -1,4 +1,4 @@
-"""Proof that integer accumulators stay in the range in which their arithmetic is exact."""
+"""Bounds: proofs that integer accumulators stay exact, and what float32 rounding can change."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ FLOAT32_EXACT = 1 << 24
 
 INT32_LIMIT = 1 << 31
 """Integers of smaller magnitude fit int32."""
+
+UNIT_ROUNDOFF = 2.0**-24
+"""Largest relative error of one rounding to float32."""
 
 
 def accumulator_bound(layer: CodedLayer) -> int:
@@ -88,3 +91,13 @@ def split_bits(layer: CodedLayer, bound: int) -> int:
             fix="use fewer bits or a narrower layer: it cannot be exported exactly",
         )
     return split
+
+
+def sum_roundings(terms: float) -> float:
+    """Return a bound on the error of a float32 sum, in unit roundoffs of the sum of magnitudes.
+
+    Any order of K additions errs by at most K - 1 of them. Errors of real summations grow with the
+    square root of K, and this takes four times that, so that a bound never hides what is not
+    rounding.
+    """
+    return min(terms, 4 * terms**0.5)

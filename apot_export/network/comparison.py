@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, Node, oracle
 from apot_export.network import operations as op
-from apot_export.network.rounding import UNIT_ROUNDOFF, sum_roundings
+from apot_export.network.bounds import UNIT_ROUNDOFF, sum_roundings
 
 _ROUNDINGS = 4
 """Roundings of one value beyond those of its sum."""

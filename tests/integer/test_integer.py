@@ -22,7 +22,8 @@ from apot_export.conversion.convert import convert
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.errors import BoundError, IntegerError
 from apot_export.integer import IntegerNetwork, Pixels, lower, operation_counts, run_integer
-from apot_export.integer._fixed_point import (
+from apot_export.integer.fixed_point import (
+    Range,
     fused,
     requantized,
     requantizer,
@@ -31,7 +32,6 @@ from apot_export.integer._fixed_point import (
     stream_thresholds,
 )
 from apot_export.integer.network import Quantize, Requantize
-from apot_export.integer.ranges import Range
 from apot_export.network import CodedNetwork
 from apot_export.network.codebook import apot, uniform
 from apot_export.network.layers import ActivationQuantizer

@@ -26,7 +26,7 @@ from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.conversion.convert import convert
 from apot_export.errors import BoundError, KernelError, PackedFileError
 from apot_export.integer import IntegerNetwork, lower, run_integer
-from apot_export.integer._fixed_point import signed_digits
+from apot_export.integer.fixed_point import signed_digits
 from apot_export.integer.oracle import fixed_point
 from apot_export.network import Add, CodedNetwork, MaxPool, PlaneLayer, Relu, ScaleBias
 from apot_export.network.codebook import apot, uniform

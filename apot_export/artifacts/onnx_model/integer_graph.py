@@ -18,8 +18,8 @@ from apot_export.artifacts.onnx_model.integer_functions import QUANTIZE
 from apot_export.errors import IntegerError
 from apot_export.integer import IntegerNetwork
 from apot_export.integer import network as integer_op
+from apot_export.integer.lowering import dyadic_coordinates
 from apot_export.integer.network import IntegerNode
-from apot_export.integer.weights import dyadic_coordinates
 from apot_export.network import CodedLayer, CodedNetwork, PlaneLayer
 from apot_export.network import operations as op
 from apot_export.network.bounds import FLOAT32_EXACT, split_bits

@@ -6,7 +6,7 @@ import json
 import math
 import mmap
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,39 +54,33 @@ def write(metadata: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> b
         ValueError: A tensor has a type, name or size that the container does not store.
     """
     entries: dict[str, dict[str, Any]] = {}
-    checksums: list[str] = []
-    chunks: list[bytes] = []
-    position = 0
-    begins = positions(tensors)
-    for name, tensor in tensors.items():
-        filling = begins[name] - position
-        if filling:
+    checksums, data = "", bytearray()
+    for name, begin in positions(tensors).items():
+        tensor = tensors[name]
+        if filling := begin - len(data):
             # Safetensors forbids holes, so what aligns the next tensor is a tensor itself.
-            padding = f"{_PADDING_PREFIX}{len(chunks)}"
-            entries[padding] = _entry("U8", (filling,), position, filling)
-            chunks.append(b"\0" * filling)
-            position += filling
+            entries[f"{_PADDING_PREFIX}{len(entries)}"] = _entry("U8", (filling,), data, filling)
+            data += bytes(filling)
         dtype = tensor.dtype.newbyteorder("<")
         if dtype not in _DTYPE_NAMES or not tensor.size or name.startswith(_PADDING_PREFIX):
             raise ValueError(f"{name}: {tensor.dtype} {list(tensor.shape)} is not stored")
-        data = np.ascontiguousarray(tensor, dtype=dtype).tobytes()
-        entries[name] = _entry(_DTYPE_NAMES[dtype], tensor.shape, position, len(data))
-        checksums.append(f"{zlib.crc32(data):08x}")
-        chunks.append(data)
-        position += len(data)
+        content = np.ascontiguousarray(tensor, dtype=dtype).tobytes()
+        entries[name] = _entry(_DTYPE_NAMES[dtype], tensor.shape, data, len(content))
+        checksums += f"{zlib.crc32(content):08x}"
+        data += content
     stored = {
         "header_crc32": _UNKNOWN_CRC.decode(),
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         **metadata,
-        "checksums": "".join(checksums),
+        "checksums": checksums,
     }
     header = strict_json.dumps({"__metadata__": stored, **entries}).encode("ascii")
     header += b" " * (-(_LENGTH_BYTES + len(header)) % ALIGNMENT)
     checksum = f"{zlib.crc32(header):08x}".encode()
     start = len(_HEADER_START)
     header = header[:start] + checksum + header[start + _CRC_DIGITS :]
-    return b"".join([len(header).to_bytes(_LENGTH_BYTES, "little"), header, *chunks])
+    return b"".join([len(header).to_bytes(_LENGTH_BYTES, "little"), header, data])
 
 
 def _alignment(dtype: np.dtype[Any], size: int) -> int:
@@ -94,8 +88,9 @@ def _alignment(dtype: np.dtype[Any], size: int) -> int:
     return ALIGNMENT if size >= _ALIGNED_BYTES else dtype.itemsize
 
 
-def _entry(dtype: str, shape: tuple[int, ...], position: int, size: int) -> dict[str, Any]:
-    return {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + size]}
+def _entry(dtype: str, shape: tuple[int, ...], before: bytearray, size: int) -> dict[str, Any]:
+    offsets = [len(before), len(before) + size]
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": offsets}
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -115,20 +110,21 @@ class StoredTensors(Mapping[str, NDArray[Any]]):
 
     Taking a tensor reads all of it once, to compare it with its checksum, and checks that its
     floats are finite. Until then nothing of it is read.
+
+    Raises:
+        PackedFileError: The tensor that is taken is damaged.
     """
 
     def __init__(
         self,
         path: Path,
         views: Mapping[str, NDArray[Any]],
-        checksums: Mapping[str, str],
+        checksums: Iterable[str],
         padding: Mapping[str, memoryview],
     ) -> None:
         """Hold views of a file, their CRC-32 in hexadecimal digits, and what lies between."""
-        self._path = path
-        self._views = views
-        self._unchecked = dict(checksums)
-        self._padding = padding
+        self._path, self._views, self._padding = path, views, padding
+        self._unchecked = dict(zip(views, checksums, strict=True))
 
     def __len__(self) -> int:
         return len(self._views)
@@ -137,12 +133,6 @@ class StoredTensors(Mapping[str, NDArray[Any]]):
         return iter(self._views)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """Return a tensor.
-
-        Raises:
-            PackedFileError: It is damaged.
-            KeyError: There is none of this name.
-        """
         view = self._views[name]
         stated = self._unchecked.get(name)
         if stated is not None:
@@ -151,23 +141,12 @@ class StoredTensors(Mapping[str, NDArray[Any]]):
         return view
 
     def of_type(self, name: str, dtype: str) -> NDArray[Any]:
-        """Return a tensor, checked, of the stated type.
-
-        Raises:
-            PackedFileError: It is damaged.
-            KeyError: There is none of this name.
-            ValueError: It has another type.
-        """
+        """Return a tensor, checked; raise `ValueError` where it is not of the stated type."""
         self.unread(name, dtype)
         return self[name]
 
     def unread(self, name: str, dtype: str) -> NDArray[Any]:
-        """Return a tensor of the stated type without reading its content, for its shape.
-
-        Raises:
-            KeyError: There is none of this name.
-            ValueError: It has another type.
-        """
+        """Return a tensor of the stated type without reading its content, for its shape."""
         view = self._views[name]
         if view.dtype != np.dtype(dtype):
             raise unexpected(name, view)
@@ -176,26 +155,19 @@ class StoredTensors(Mapping[str, NDArray[Any]]):
     def deferred(self, name: str, make: Callable[[NDArray[Any]], T]) -> Callable[[], T]:
         """Return a function that reads a tensor and makes something of it.
 
-        Args:
-            name: The tensor.
-            make: Raises `ValueError` where the content is malformed; the function then raises
-                `PackedFileError`.
+        Where `make` raises `ValueError`, the function raises `PackedFileError`.
         """
 
         def read() -> T:
             try:
                 return make(self[name])
             except ValueError as error:
-                raise self._malformed(name, str(error)) from error
+                raise malformed(f"{self._path}: {name}", str(error)) from error
 
         return read
 
     def check_all(self) -> None:
-        """Read everything.
-
-        Raises:
-            PackedFileError: A tensor is damaged, or padding is not 0.
-        """
+        """Read everything; raise `PackedFileError` where a tensor is damaged or padding not 0."""
         for name, content in self._padding.items():
             if any(content):
                 raise _damaged(self._path, f"zeros in {name}", bytes(content).hex())
@@ -203,26 +175,27 @@ class StoredTensors(Mapping[str, NDArray[Any]]):
             self[name]
 
     def _check(self, name: str, view: NDArray[Any], stated: str) -> None:
-        found = f"{zlib.crc32(view.data):08x}"
+        found, where = f"{zlib.crc32(view.data):08x}", f"{self._path}: {name}"
         if found != stated:
             raise PackedFileError(
                 "A tensor of the packed file is damaged.",
-                where=f"{self._path}: {name}",
+                where=where,
                 expected=f"CRC-32 {stated}",
                 got=f"CRC-32 {found}",
                 fix="copy the file again, or convert the checkpoint again",
             )
         if view.dtype != np.uint8 and not np.isfinite(view).all():
-            raise self._malformed(name, "values that are not finite")
+            raise malformed(where, "values that are not finite")
 
-    def _malformed(self, name: str, got: str) -> PackedFileError:
-        """Return the error of a tensor whose checksum is right and whose content is not."""
-        return PackedFileError(
-            "The packed file's network is not well formed.",
-            where=f"{self._path}: {name}",
-            expected="a network as FORMAT.md describes",
-            got=got,
-        )
+
+def malformed(where: str, got: str) -> PackedFileError:
+    """Return the error of content whose checksum is right and that breaks a rule of the format."""
+    return PackedFileError(
+        "The packed file's network is not well formed.",
+        where=where,
+        expected="a network as FORMAT.md describes",
+        got=got,
+    )
 
 
 def unexpected(name: str, tensor: NDArray[Any]) -> ValueError:
@@ -265,8 +238,12 @@ def read(path: Path) -> tuple[dict[str, str], StoredTensors]:
     entries = _checked_header(path, bytes(view[_LENGTH_BYTES : _LENGTH_BYTES + length]))
     metadata = entries.pop("__metadata__")
     views, padding = _views(path, entries, view[_LENGTH_BYTES + length :])
-    checksums = _checksums(path, metadata, len(views))
-    return metadata, StoredTensors(path, views, dict(zip(views, checksums, strict=True)), padding)
+    digits = metadata.get("checksums", "")
+    if len(digits) != len(views) * _CRC_DIGITS:
+        expected = f"a checksum for every tensor: {len(views)} x 8 digits"
+        raise _damaged(path, expected, f"{len(digits)} digits")
+    checksums = (digits[i : i + _CRC_DIGITS] for i in range(0, len(digits), _CRC_DIGITS))
+    return metadata, StoredTensors(path, views, checksums, padding)
 
 
 def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
@@ -294,15 +271,6 @@ def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
             fix="read it with the apot-export version that wrote it, or convert again",
         )
     return entries
-
-
-def _checksums(path: Path, metadata: Mapping[str, str], tensors: int) -> list[str]:
-    digits = metadata.get("checksums", "")
-    if len(digits) != tensors * _CRC_DIGITS:
-        raise _damaged(
-            path, f"a checksum for every tensor: {tensors} x 8 digits", f"{len(digits)} digits"
-        )
-    return [digits[start : start + _CRC_DIGITS] for start in range(0, len(digits), _CRC_DIGITS)]
 
 
 def _views(

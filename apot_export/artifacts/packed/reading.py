@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -14,29 +15,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.artifacts import strict_json
-from apot_export.artifacts.packed._container import StoredTensors, read
+from apot_export.artifacts.packed._container import StoredTensors, malformed, read
 from apot_export.artifacts.packed._read_layers import (
     INTEGER,
     NEUTRAL,
+    PARAMETERS,
     Parameters,
     read_codebook,
     read_layer,
 )
-from apot_export.artifacts.packed._validation import require_well_formed
 from apot_export.errors import ApotExportError, PackedFileError
-from apot_export.network import (
+from apot_export.network import CodedNetwork, Network, Node, oracle
+from apot_export.network import operations as op
+from apot_export.network.layers import (
+    ActivationQuantizer,
     CodedLayer,
-    CodedNetwork,
+    EncodedCodes,
     Layer,
-    Network,
-    Node,
-    Operation,
-    ScaleBias,
-    oracle,
+    PlaneLayer,
 )
-from apot_export.network.layers import EncodedCodes
 
-_OPERATION_BY_NAME = {operation.__name__: operation for operation in get_args(Operation)}
+_OPERATION_BY_NAME = {operation.__name__: operation for operation in get_args(op.Operation)}
+_FLOAT = "float32 values"
+_ACCUMULATORS = "accumulators"
+_SPATIAL = (op.MaxPool, op.AveragePool, op.GlobalAveragePool, op.Upsample)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,21 +114,14 @@ def load_packed(path: str | PathLike[str], *, lazy: bool = False) -> PackedNetwo
     try:
         provenance = strict_json.mapping("provenance", strict_json.loads(metadata["provenance"]))
         network = _network(strict_json.loads(metadata["network"]), tensors)
-        require_well_formed(network, tensors)
+        _require_well_formed(network, tensors)
         _require_program(tensors)
     except PackedFileError:
         raise
     except ApotExportError as error:
-        raise PackedFileError(
-            "The packed file's network is not well formed.", where=str(file), got=str(error)
-        ) from error
+        raise malformed(str(file), str(error)) from error
     except (KeyError, ValueError, ArithmeticError) as error:
-        raise PackedFileError(
-            "The packed file's network is not well formed.",
-            where=str(file),
-            expected="a network as FORMAT.md describes",
-            got=f"{type(error).__name__}: {error}",
-        ) from error
+        raise malformed(str(file), f"{type(error).__name__}: {error}") from error
     if not lazy:
         tensors.check_all()
     return PackedNetwork(network=network, provenance=provenance, stored=tensors)
@@ -134,10 +129,9 @@ def load_packed(path: str | PathLike[str], *, lazy: bool = False) -> PackedNetwo
 
 def _require_program(tensors: StoredTensors) -> None:
     """Raise `ValueError` where there is an integer program and it is not the last tensor."""
-    if INTEGER not in tensors:
-        return
-    program = tensors.unread(INTEGER, "u1")
-    if program.ndim != 1 or list(tensors)[-1] != INTEGER:
+    if INTEGER in tensors and (
+        tensors.unread(INTEGER, "u1").ndim != 1 or list(tensors)[-1] != INTEGER
+    ):
         raise ValueError(f"{INTEGER} is not the last tensor, or has more than one axis")
 
 
@@ -173,7 +167,7 @@ def _network(content: Any, tensors: StoredTensors) -> CodedNetwork:
 
 def _require_every_channel(node: Node, description: Any, network: CodedNetwork) -> None:
     """Check that an array of one number is for one channel; a number alone is for all."""
-    if isinstance(node.operation, ScaleBias):
+    if isinstance(node.operation, op.ScaleBias):
         channels = network.shapes[node.inputs[0]][0]
         for part in NEUTRAL:
             if isinstance(description.get(part), list) and description[part] != [channels]:
@@ -183,17 +177,16 @@ def _require_every_channel(node: Node, description: Any, network: CodedNetwork) 
 def _node(description: Any, before: str, parameters: Parameters) -> Node:
     name = strict_json.text("node", strict_json.mapping("nodes", description)["name"])
     kind = _OPERATION_BY_NAME[strict_json.text(name, description["operation"])]
-    fields = dataclasses.fields(kind)
-    required = [field.name for field in fields if field.default is dataclasses.MISSING]
-    optional = {
-        field.name: field.default for field in fields if field.default is not dataclasses.MISSING
+    defaults = NEUTRAL if kind is op.ScaleBias else {}
+    fields = {
+        field.name: defaults.get(field.name, field.default) for field in dataclasses.fields(kind)
     }
-    if kind is ScaleBias:
-        required, optional = [], dict(NEUTRAL)
+    required = [field for field, default in fields.items() if default is dataclasses.MISSING]
+    optional = {field: fields[field] for field in fields if field not in required}
     _, _, *attributes, inputs = strict_json.members(
         name, description, ("name", "operation", *required), {**optional, "inputs": [before]}
     )
-    operation: Operation = kind(
+    operation: op.Operation = kind(
         **{
             field: _attribute(f"{name}: {field}", kind, field, attribute, parameters)
             for field, attribute in zip((*required, *optional), attributes, strict=True)
@@ -206,7 +199,7 @@ def _node(description: Any, before: str, parameters: Parameters) -> Node:
 def _attribute(
     where: str, kind: type[Any], field: str, attribute: Any, parameters: Parameters
 ) -> str | int | float | tuple[int, int] | NDArray[Any]:
-    if kind is ScaleBias:
+    if kind is op.ScaleBias:
         return _channels(where, attribute, parameters)
     if field == "layer":
         return strict_json.text(where, attribute)
@@ -229,3 +222,87 @@ def _channels(where: str, attribute: Any, parameters: Parameters) -> NDArray[Any
     if not np.isfinite(value).all():
         raise ValueError(f"{where}: {attribute} is too large for F32")
     return value
+
+
+# --- what FORMAT.md requires of a whole network ---------------------------------------------------
+
+
+def _require_well_formed(network: CodedNetwork, tensors: Iterable[str]) -> None:
+    """Raise `ValueError` where a value has a wrong kind or size, or a tensor is unused."""
+    for name, layer in network.layers.items():
+        if len(layer.shape) not in {2, 4}:
+            raise ValueError(f"{name}: weights of shape {list(layer.shape)}")
+        if isinstance(layer, CodedLayer) and layer.activation is not None:
+            _check_quantizer(name, layer.activation)
+    kinds = {network.input: _FLOAT}
+    for node in network.nodes:
+        accepted, produced = _kinds(network, node)
+        for source in node.inputs:
+            if kinds[source] not in accepted:
+                raise ValueError(f"{node.name}: {source} is of {kinds[source]}")
+        kinds[node.name] = produced
+        _check_geometry(network, node)
+    if kinds[network.output] != _FLOAT:
+        raise ValueError(f"the output {network.output} is of {kinds[network.output]}")
+    for name, shape in network.shapes.items():
+        if math.prod(shape) > strict_json.LARGEST_INTEGER:
+            raise ValueError(f"{name}: {list(shape)} is too large")
+    _check_names(network, tensors)
+
+
+def _check_quantizer(name: str, quantizer: ActivationQuantizer) -> None:
+    if not 0 < quantizer.alpha < np.inf:
+        raise ValueError(f"{name}: the activation threshold {quantizer.alpha} is not positive")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(quantizer.index_scale):
+            raise ValueError(f"{name}: the activation threshold {quantizer.alpha} is too small")
+    if quantizer.codebook.levels.min() < 0:
+        raise ValueError(f"{name}: an activation's levels must not be negative")
+
+
+def _kinds(network: CodedNetwork, node: Node) -> tuple[set[str], str]:
+    """Return the kinds of values that a node accepts, and the kind that it produces."""
+    operation = node.operation
+    if isinstance(operation, op.ScaleBias):
+        return {_FLOAT, _ACCUMULATORS}, _FLOAT
+    if not isinstance(operation, (op.Convolution, op.Linear, op.QuantizeActivation)):
+        return {_FLOAT}, _FLOAT
+    layer = network.layers[operation.layer]
+    quantized = isinstance(layer, CodedLayer) and layer.activation is not None
+    levels = f"levels of {operation.layer}"
+    if isinstance(operation, op.QuantizeActivation):
+        if not quantized:
+            raise ValueError(f"{node.name}: {operation.layer} has no input quantizer")
+        return {_FLOAT}, levels
+    return ({levels}, _ACCUMULATORS) if quantized else ({_FLOAT}, _FLOAT)
+
+
+def _check_geometry(network: CodedNetwork, node: Node) -> None:
+    operation = node.operation
+    rank = len(network.shapes[node.inputs[0]])
+    if isinstance(operation, op.Convolution) and (
+        network.layers[operation.layer].shape[0] % operation.groups
+    ):
+        raise ValueError(f"{node.name}: {operation.groups} groups do not divide the outputs")
+    if isinstance(operation, _SPATIAL) and rank != 3:  # noqa: PLR2004 - C, H, W
+        raise ValueError(f"{node.name}: pools an input without height and width")
+    if isinstance(operation, op.Clip) and not operation.minimum <= operation.maximum:
+        raise ValueError(f"{node.name}: clips to an empty range")
+    if isinstance(operation, op.MaxPool) and any(
+        padding >= kernel
+        for padding, kernel in zip(operation.padding, operation.kernel, strict=True)
+    ):
+        raise ValueError(f"{node.name}: a window could lie in the padding alone")
+
+
+def _check_names(network: CodedNetwork, tensors: Iterable[str]) -> None:
+    named = {PARAMETERS, INTEGER}
+    for name, layer in network.layers.items():
+        parts: tuple[str, ...] = ("weight",)
+        if isinstance(layer, CodedLayer):
+            parts = ("codes",)
+        elif isinstance(layer, PlaneLayer):
+            parts = ("planes",) if layer.planes.terms is None else ("planes", "terms")
+        named.update(f"{name}.{part}" for part in parts)
+    if left_over := set(tensors) - named:
+        raise ValueError(f"no layer has the tensor {min(left_over)}")

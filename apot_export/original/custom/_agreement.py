@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from apot_export.errors import ModelError, RecognitionError
-from apot_export.network.rounding import UNIT_ROUNDOFF, sum_roundings
+from apot_export.network.bounds import UNIT_ROUNDOFF, sum_roundings
 from apot_export.original.custom._factory import run
 from apot_export.original.custom._layers import weighted_layers
 from apot_export.original.custom._spec import ImageShape

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from apot_export.network import CodedLayer, CodedNetwork, Layer, PlaneLayer, QuantizeActivation
+from apot_export.network.bounds import UNIT_ROUNDOFF
 from apot_export.network.codebook import Codebook, distinct_levels
 from apot_export.network.comparison import Difference, first_place
 from apot_export.network.planes import ungrouped
-from apot_export.network.rounding import UNIT_ROUNDOFF
 from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer
 from apot_export.verification.report import WeightCertificate
 

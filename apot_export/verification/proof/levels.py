@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
+from apot_export.network.bounds import UNIT_ROUNDOFF
 from apot_export.network.comparison import LOGITS, Difference, first_place
-from apot_export.network.rounding import UNIT_ROUNDOFF
 from apot_export.original.quantized_layers import QuantConv2d
 from apot_export.original.tracing import trace, value_names
 from apot_export.verification.proof.decisions import Decisions, decisions_of, levels_of

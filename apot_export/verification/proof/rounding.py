@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from apot_export.network.rounding import UNIT_ROUNDOFF, sum_roundings
+from apot_export.network.bounds import UNIT_ROUNDOFF, sum_roundings
 from apot_export.original import functions
 from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer
 

@@ -1,45 +1,115 @@
-"""Fixed-point arithmetic: requantizers, thresholds and inputs from real scales."""
+"""Fixed-point arithmetic with proven ranges: requantizers, thresholds and inputs of real scales."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
-from apot_export.errors import IntegerError
+from apot_export.errors import BoundError, IntegerError
 from apot_export.integer.network import (
     LARGEST_PIXEL,
     Integers,
+    Interval,
     Pixels,
     Quantize,
     Requantize,
     ToFixed,
 )
-from apot_export.integer.ranges import (
-    DEFAULT_INPUT_BITS,
-    INPUT_LIMIT,
-    LARGEST_FRACTION_BITS,
-    MULTIPLIER_BITS,
-    PRODUCT_LIMIT,
-    STREAM_LIMIT,
-    Range,
-    constant,
-    per_channel,
-    require_below,
-)
 from apot_export.network.layers import ActivationQuantizer
 
-LARGEST_SHIFT = 61
+STREAM_LIMIT = 1 << 31
+"""Fixed-point values are int32."""
+SUM_LIMIT = 1 << 53
+"""Sums of products are exact in int64 and in float64, in whatever order they are added."""
+PRODUCT_LIMIT = 1 << 62
+"""A product with a multiplier, its offset added, is exact in int64."""
+MULTIPLIER_BITS = 30
+"""Bits of the largest multiplier of a requantization."""
+_LARGEST_SHIFT = 61
+LARGEST_FRACTION_BITS = 24
+DEFAULT_INPUT_BITS = 16
+"""Of the input, where the residual stream has fewer: the first layer's sums are wide anyway."""
+INPUT_LIMIT = 8
+"""Images are clamped to [-8, 8]: normalised pixels stay far inside."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Smallest and largest value of every channel."""
+
+    low: Integers
+    high: Integers
+
+    @property
+    def interval(self) -> Interval:
+        """The range of all channels together."""
+        return Interval(low=int(self.low.min()), high=int(self.high.max()))
+
+    @property
+    def largest(self) -> int:
+        """Largest magnitude."""
+        return max(abs(int(self.low.min())), abs(int(self.high.max())))
+
+    def repeated(self, count: int) -> Range:
+        """Return the range of channels that each stand so many times in a row."""
+        return Range(low=np.repeat(self.low, count), high=np.repeat(self.high, count))
+
+    def with_zero(self) -> Range:
+        """Return the range with 0, which padding adds, included."""
+        return Range(low=np.minimum(self.low, 0), high=np.maximum(self.high, 0))
+
+
+def require_below(limit: int, reached: int, name: str, what: str) -> None:
+    """Raise `BoundError` unless a magnitude is proven to stay below a power of two."""
+    if reached >= limit:
+        raise BoundError(
+            f"{what} could overflow.",
+            where=name,
+            expected=f"a proven magnitude below 2^{limit.bit_length() - 1}",
+            got=f"{reached}, which needs {reached.bit_length() - limit.bit_length() + 1} more bits",
+            fix="give fewer fraction bits: --fraction-bits N",
+        )
+
+
+def of_sums(name: str, weights: Integers, groups: int, values: Range) -> tuple[Range, int]:
+    """Return the range of sums of products by output, and the bound of all partial sums.
+
+    Args:
+        name: The layer, for messages.
+        weights: [out, in / groups, ...].
+        groups: Groups of the convolution.
+        values: Range of the input's channels; 0 among them where there is padding.
+    """
+    out = weights.shape[0]
+    rows = weights.reshape(out, weights.shape[1], -1)
+    positive = np.maximum(rows, 0).sum(axis=2)
+    negative = np.minimum(rows, 0).sum(axis=2)
+    low, high = values.low.reshape(groups, -1), values.high.reshape(groups, -1)
+    group = np.arange(out) // (out // groups)
+    magnitudes = np.maximum(np.abs(low), np.abs(high))[group].astype(np.float64)
+    absolute = ((positive - negative).astype(np.float64) * magnitudes).sum(axis=1)
+    require_below(SUM_LIMIT, int(absolute.max()), name, "A sum of products")
+    lows = (positive * low[group] + negative * high[group]).sum(axis=1)
+    highs = (positive * high[group] + negative * low[group]).sum(axis=1)
+    return Range(low=lows, high=highs), int(absolute.max())
+
+
+def constant(low: int, high: int, channels: int) -> Range:
+    """Return a range that all channels share."""
+    return Range(
+        low=np.full(channels, low, dtype=np.int64), high=np.full(channels, high, dtype=np.int64)
+    )
+
+
+# --- arithmetic of real scales -----------------------------------------------------------------
 
 
 def round_half_up(value: Fraction) -> int:
     """Return floor(value + 1/2)."""
-    return (2 * value.numerator + value.denominator) // (2 * value.denominator)
-
-
-def ceiling(value: Fraction) -> int:
-    """Return the smallest integer that is not below a value."""
-    return -(-value.numerator // value.denominator)
+    return math.floor(value + Fraction(1, 2))
 
 
 def signed_digits(value: int) -> list[tuple[int, int]]:
@@ -85,7 +155,7 @@ def requantizer(
         exponent = largest.numerator.bit_length() - largest.denominator.bit_length()
         if Fraction(2) ** exponent > largest:
             exponent -= 1
-        shift = min(max(0, MULTIPLIER_BITS - 1 - exponent), LARGEST_SHIFT)
+        shift = min(max(0, MULTIPLIER_BITS - 1 - exponent), _LARGEST_SHIFT)
     while True:
         multiplier = [round_half_up(ratio * 2**shift) for ratio in ratios]
         half = 1 << (shift - 1) if shift else 0
@@ -158,7 +228,7 @@ def stream_thresholds(
     table = quantizer.table
     changes = [i for i in range(1, len(table)) if table[i] != table[i - 1]]
     step = Fraction(float(quantizer.alpha)) / (2 * quantizer.input_steps)
-    thresholds = [ceiling(i * step * units) for i in changes]
+    thresholds = [math.ceil(i * step * units) for i in changes]
     levels = np.array([int(table[0]), *(int(table[i]) for i in changes)], dtype=np.int64)
     return thresholds, levels
 
@@ -172,8 +242,8 @@ def fused(
     m < 0 from a smallest -x on, for m = 0 always or never.
     """
     channels = values.low.size
-    multiplier = per_channel(operation.multiplier, channels)
-    offset = per_channel(operation.offset, channels)
+    multiplier = np.broadcast_to(operation.multiplier, channels)
+    offset = np.broadcast_to(operation.offset, channels)
     direction = np.where(multiplier < 0, -1, 1)
     found = np.empty((channels, len(thresholds)), dtype=np.int64)
     for channel in range(channels):
