@@ -6,17 +6,9 @@ import math
 
 import numpy as np
 
+from apot_export.integer import network as integer_op
 from apot_export.integer.fixed_point import signed_digits
-from apot_export.integer.network import (
-    LARGEST_PIXEL,
-    Clamp,
-    IntegerNetwork,
-    IntegerNode,
-    Integers,
-    Quantize,
-    Requantize,
-    WindowSum,
-)
+from apot_export.integer.network import LARGEST_PIXEL, IntegerNetwork, IntegerNode, Integers
 from apot_export.network import Add, Convolution, Linear, MaxPool
 
 
@@ -39,23 +31,23 @@ def _count(network: IntegerNetwork, node: IntegerNode) -> dict[str, int]:
             layer = network.layers[operation.layer]
             additions, shifts = _digits(layer.weights, elements // layer.weights.shape[0])
             bits = max(bits, layer.bound.bit_length() + 1)
-        case Requantize():
+        case integer_op.Requantize():
             each = elements // operation.multiplier.size
             additions, shifts = _digits(operation.multiplier, each)
             additions += elements
             shifts += elements if operation.shift else 0
             bits = max(bits, _product_bits(network, node, operation))
-        case Quantize():
+        case integer_op.Quantize():
             # A binary search.
             comparisons = elements * operation.thresholds.shape[1].bit_length()
         case Add():
             additions = elements
-        case Clamp():
+        case integer_op.Clamp():
             limits = sum(limit is not None for limit in (operation.low, operation.high))
             comparisons = limits * elements
         case MaxPool():
             comparisons = elements * (math.prod(operation.kernel) - 1)
-        case WindowSum():
+        case integer_op.WindowSum():
             additions = elements * (math.prod(operation.kernel) - 1)
     return {"additions": additions, "shifts": shifts, "comparisons": comparisons, "bits": bits}
 
@@ -71,7 +63,9 @@ def _digits(numbers: Integers, times: int) -> tuple[int, int]:
     return additions * times, shifts * times
 
 
-def _product_bits(network: IntegerNetwork, node: IntegerNode, operation: Requantize) -> int:
+def _product_bits(
+    network: IntegerNetwork, node: IntegerNode, operation: integer_op.Requantize
+) -> int:
     sources = [other.interval for other in network.nodes if other.name == node.inputs[0]]
     largest = max((max(abs(one.low), abs(one.high)) for one in sources), default=LARGEST_PIXEL)
     product = largest * int(np.abs(operation.multiplier).max())

@@ -11,17 +11,14 @@ from numpy.typing import NDArray
 
 from apot_export.errors import IntegerError
 from apot_export.integer import fixed_point as fixed
+from apot_export.integer import network as integer_op
 from apot_export.integer.network import (
-    Clamp,
     IntegerLayer,
     IntegerNetwork,
     IntegerNode,
     IntegerOperation,
     Integers,
     Pixels,
-    Quantize,
-    Requantize,
-    WindowSum,
 )
 from apot_export.network import CodedNetwork, Node, Shape
 from apot_export.network import operations as op
@@ -116,14 +113,14 @@ class _Lowering:
             case op.Add() | op.Concat():
                 self._add_aligned(name, operation, inputs)
             case op.Relu():
-                self._add_clamp(name, inputs, Clamp(low=0, high=None))
+                self._add_clamp(name, inputs, integer_op.Clamp(low=0, high=None))
                 self.before_relu[name] = inputs[0]
             case op.Clip():
                 low, high = (
                     fixed.round_half_up(Fraction(float(np.float32(limit))) * value.units)
                     for limit in (operation.minimum, operation.maximum)
                 )
-                self._add_clamp(name, inputs, Clamp(low=low, high=high))
+                self._add_clamp(name, inputs, integer_op.Clamp(low=low, high=high))
             case op.AveragePool() | op.GlobalAveragePool():
                 self._add_average(name, operation, inputs)
             case op.Flatten():
@@ -162,7 +159,7 @@ class _Lowering:
             return
         # Logits keep the scale of their sums; only the bias is added, rounded to it.
         units = value.units / scales[0]
-        lowered = Requantize(
+        lowered = integer_op.Requantize(
             multiplier=np.ones(1, dtype=np.int64),
             offset=np.array([fixed.round_half_up(bias * units) for bias in biases], dtype=np.int64),
             shift=0,
@@ -204,7 +201,7 @@ class _Lowering:
         else:
             interval = read.interval
             within = np.clip(thresholds, interval.low, interval.high + 1).astype(np.int64)
-            lowered = Quantize(
+            lowered = integer_op.Quantize(
                 thresholds=within[None], direction=np.ones(1, dtype=np.int64), levels=levels
             )
         found = fixed.constant(int(levels[0]), int(levels[-1]), read.low.size)
@@ -234,7 +231,7 @@ class _Lowering:
             found = fixed.Range(low=np.concatenate(lows), high=np.concatenate(highs))
         self._put(name, tuple(names), operation, units, found)
 
-    def _add_clamp(self, name: str, inputs: tuple[str, ...], clamp: Clamp) -> None:
+    def _add_clamp(self, name: str, inputs: tuple[str, ...], clamp: integer_op.Clamp) -> None:
         value = self.values[inputs[0]]
         low, high = value.range.low, value.range.high
         found = fixed.Range(
@@ -247,9 +244,9 @@ class _Lowering:
     ) -> None:
         value = self.values[inputs[0]]
         _, height, width = self.shapes[inputs[0]]
-        lowered = WindowSum(kernel=(height, width), stride=(height, width))
+        lowered = integer_op.WindowSum(kernel=(height, width), stride=(height, width))
         if isinstance(operation, op.AveragePool):
-            lowered = WindowSum(kernel=operation.kernel, stride=operation.stride)
+            lowered = integer_op.WindowSum(kernel=operation.kernel, stride=operation.stride)
         window = math.prod(lowered.kernel)
         found = fixed.Range(low=value.range.low * window, high=value.range.high * window)
         fixed.require_below(fixed.SUM_LIMIT, found.largest, name, "A sum of a pool's window")

@@ -9,17 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.errors import DatasetError
+from apot_export.integer import network as integer_op
 from apot_export.integer.fixed_point import requantized
-from apot_export.integer.network import (
-    Clamp,
-    IntegerNetwork,
-    IntegerNode,
-    Integers,
-    Quantize,
-    Requantize,
-    ToFixed,
-    WindowSum,
-)
+from apot_export.integer.network import IntegerNetwork, IntegerNode, Integers
 from apot_export.network import Convolution, Linear
 from apot_export.network.oracle import convolve, execute, rearrange, require_images, windows
 
@@ -68,7 +60,7 @@ def fixed_point(
     if network.pixels is not None:
         return images.astype(np.int64)
     first = network.nodes[0].operation
-    if not isinstance(first, ToFixed):
+    if not isinstance(first, integer_op.ToFixed):
         raise TypeError(f"{network.nodes[0].name} does not convert the images")
     return _fixed(first, images.astype(np.float32))
 
@@ -80,26 +72,26 @@ def compute_integer(
     operation, first = node.operation, inputs[0]
     found: Integers
     match operation:
-        case ToFixed():
+        case integer_op.ToFixed():
             found = _fixed(operation, first)
         case Convolution():
             found = convolve(operation, first, network.layers[operation.layer].weights, _product)
         case Linear():
             found = _product(first, network.layers[operation.layer].weights)
-        case Requantize():
+        case integer_op.Requantize():
             found = requantized(first, operation, axis=1)
-        case Quantize():
+        case integer_op.Quantize():
             found = _quantized(operation, first)
-        case Clamp():
+        case integer_op.Clamp():
             found = np.clip(first, operation.low, operation.high)
-        case WindowSum():
+        case integer_op.WindowSum():
             found = windows(first, operation.kernel, operation.stride).sum(axis=(4, 5))
         case _:
             found = rearrange(operation, inputs)
     return np.asarray(found, dtype=np.int64)
 
 
-def _fixed(operation: ToFixed, images: NDArray[np.float32]) -> Integers:
+def _fixed(operation: integer_op.ToFixed, images: NDArray[np.float32]) -> Integers:
     # float64 holds the product and its half exactly.
     scaled = images.astype(np.float64) * 2.0**operation.fraction_bits
     clamped = np.clip(np.floor(scaled + 0.5), operation.low, operation.high)
@@ -111,7 +103,7 @@ def _product(rows: Integers, weights: Integers) -> Integers:
     return (rows.astype(np.float64) @ weights.astype(np.float64).T).astype(np.int64)
 
 
-def _quantized(operation: Quantize, values: Integers) -> Integers:
+def _quantized(operation: integer_op.Quantize, values: Integers) -> Integers:
     axes = (1, -1, *[1] * (values.ndim - 2))
     directed = values * operation.direction.reshape(axes)
     number = np.zeros(values.shape, dtype=np.int64)

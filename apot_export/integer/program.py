@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from apot_export.errors import IntegerError
+from apot_export.integer import network as integer_op
 from apot_export.integer._program_parts import (
     IMAGE,
     SIZES,
@@ -27,17 +28,7 @@ from apot_export.integer._program_parts import (
     weight_bytes,
     words,
 )
-from apot_export.integer.network import (
-    LARGEST_PIXEL,
-    Clamp,
-    IntegerNetwork,
-    IntegerNode,
-    Interval,
-    Quantize,
-    Requantize,
-    ToFixed,
-    WindowSum,
-)
+from apot_export.integer.network import LARGEST_PIXEL, IntegerNetwork, IntegerNode, Interval
 from apot_export.network import CodedNetwork, PlaneLayer, Shape
 from apot_export.network import operations as op
 from apot_export.network.memory_plan import Use, plan, rounded_up
@@ -47,7 +38,7 @@ MAGIC = b"APIN"
 _CONVOLVE, _MAP, _SUM, _MAXIMUM, _TOTAL, _REPEAT = range(1, 7)
 _FUSED = 3
 """Most post-operations of a convolution, beside storing its sums as they are."""
-_KEPT = Clamp(low=None, high=None)
+_KEPT = integer_op.Clamp(low=None, high=None)
 
 Addresses = Mapping[str, Address]
 
@@ -88,7 +79,7 @@ def _with_checked_pixels(network: IntegerNetwork) -> IntegerNetwork:
     clamped = IntegerNode(
         name=f"{network.input}.pixels",
         inputs=first.inputs,
-        operation=Clamp(low=0, high=LARGEST_PIXEL),
+        operation=integer_op.Clamp(low=0, high=LARGEST_PIXEL),
         shape=first.shape,
         interval=Interval(low=0, high=LARGEST_PIXEL),
     )
@@ -139,15 +130,16 @@ class _Writer:
     def _add(self, node: IntegerNode) -> None:
         operation = node.operation
         match operation:
-            case ToFixed():
-                self._map(node, Clamp(low=operation.low, high=operation.high))
-            case Requantize() | Quantize() | Clamp():
-                self._map(node, operation)
+            case integer_op.ToFixed():
+                clamp = integer_op.Clamp(low=operation.low, high=operation.high)
+                self._map(node, node.inputs[0], clamp)
+            case integer_op.Requantize() | integer_op.Quantize() | integer_op.Clamp():
+                self._map(node, node.inputs[0], operation)
             case op.Convolution() | op.Linear():
                 self._add_weighted(node, operation)
             case op.Add():
                 self._instruct(_SUM, node, before=(math.prod(node.shape),), in_place=True)
-            case op.MaxPool() | WindowSum():
+            case op.MaxPool() | integer_op.WindowSum():
                 padding = operation.padding if isinstance(operation, op.MaxPool) else (0, 0)
                 geometry = (*operation.kernel, *operation.stride, *padding)
                 opcode = _MAXIMUM if isinstance(operation, op.MaxPool) else _TOTAL
@@ -161,7 +153,7 @@ class _Writer:
             case op.Concat():
                 before = 0
                 for name in node.inputs:
-                    self._copy(node, name, before)
+                    self._map(node, name, _KEPT, before=before, in_place=False)
                     before += math.prod(self.shapes[name])
 
     def _put(
@@ -196,43 +188,39 @@ class _Writer:
 
         self._put(sources, (node.name,), encode, in_place=in_place)
 
-    def _map(self, node: IntegerNode, operation: Finishing) -> None:
-        """Add what is done to every number of a value."""
-        source = self._root(node.inputs[0])
-        extents = (node.shape[0], math.prod(node.shape[1:]))
-        self._put(
-            (source,),
-            (node.name,),
-            lambda addresses: (
-                words(_MAP, *addresses[source], *extents)
-                + finishing_bytes(operation, addresses[node.name])
-            ),
-            in_place=True,
-            scratch=thresholds_scratch(operation),
-        )
-
-    def _copy(self, node: IntegerNode, name: str, before: int) -> None:
-        """Add the copy of one input of a `Concat` behind so many numbers of its result."""
+    def _map(
+        self,
+        node: IntegerNode,
+        name: str,
+        operation: Finishing,
+        *,
+        before: int = 0,
+        in_place: bool = True,
+    ) -> None:
+        """Add what is done to every number of an input; `before` numbers precede the results."""
         source = self._root(name)
         channels, *extents = self.shapes[name]
 
         def encode(addresses: Addresses) -> bytes:
             kind, offset = addresses[node.name]
-            return words(_MAP, *addresses[source], channels, math.prod(extents)) + finishing_bytes(
-                _KEPT, Address(kind, offset + before * SIZES[kind])
-            )
+            target = Address(kind, offset + before * SIZES[kind])
+            head = words(_MAP, *addresses[source], channels, math.prod(extents))
+            return head + finishing_bytes(operation, target)
 
-        self._put((source,), (node.name,), encode)
+        scratch = thresholds_scratch(operation)
+        self._put((source,), (node.name,), encode, in_place=in_place, scratch=scratch)
 
     def _add_weighted(self, node: IntegerNode, operation: op.Convolution | op.Linear) -> None:
         """Add sums of products, with the requantizers and quantizers that read them."""
         source = self._root(node.inputs[0])
         readers = [reader for reader in self.network.nodes if node.name in reader.inputs]
-        posts: list[tuple[str, Finishing]] = []
-        for reader in readers:
-            if isinstance(reader.operation, (Requantize, Quantize)) and len(posts) < _FUSED:
-                posts.append((reader.name, reader.operation))
-        self.fused.update(name for name, _ in posts)
+        fused = [
+            (reader.name, reader.operation)
+            for reader in readers
+            if isinstance(reader.operation, (integer_op.Requantize, integer_op.Quantize))
+        ][:_FUSED]
+        self.fused.update(name for name, _ in fused)
+        posts: list[tuple[str, Finishing]] = [*fused]
         if len(posts) < len(readers) or node.name == self.network.output:
             posts.append((node.name, _KEPT))
         layer, coded = self.network.layers[operation.layer], self.coded.layers[operation.layer]

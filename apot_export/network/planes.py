@@ -80,15 +80,15 @@ class Planes:
             groups += scaled[column]
         return ungrouped(groups, self.shape, position_major=self.position_major)
 
-    def storage_bits(self) -> int:
-        """Bits of bases and coordinates: 1 a weight and basis; 32, or 8 a term, a coordinate."""
-        coordinate = 32 if self.terms is None else 8 * self.terms.shape[1]
-        return int(self.coordinates.size) * (self.group_size + coordinate)
-
     @property
     def filters(self) -> int:
         """Bases of all groups."""
         return int(self.coordinates.size)
+
+    def storage_bits(self) -> int:
+        """Bits of bases and coordinates: 1 a weight and basis; 32, or 8 a term, a coordinate."""
+        coordinate = 32 if self.terms is None else 8 * self.terms.shape[1]
+        return self.filters * (self.group_size + coordinate)
 
     def average_bits(self) -> float:
         """Bases per group, which is bits per weight."""

@@ -53,24 +53,23 @@ class Parameters:
     """Takes numbers from the tensor `parameters`, one run after the other."""
 
     def __init__(self, tensors: StoredTensors) -> None:
-        self._numbers: NDArray[Any] = np.empty(0, dtype="<f4")
+        self._rest: NDArray[Any] = np.empty(0, dtype="<f4")
         if PARAMETERS in tensors:
-            self._numbers = tensors.of_type(PARAMETERS, "<f4")
-            if self._numbers.ndim != 1:
-                raise unexpected(PARAMETERS, self._numbers)
-        self._taken = 0
+            self._rest = tensors.of_type(PARAMETERS, "<f4")
+            if self._rest.ndim != 1:
+                raise unexpected(PARAMETERS, self._rest)
 
     def take(self, where: str, count: int) -> NDArray[Any]:
         """Return the next `count` numbers."""
-        begin, self._taken = self._taken, self._taken + count
-        if self._taken > self._numbers.size:
+        if count > self._rest.size:
             raise ValueError(f"{where}: needs {count} more parameters than there are")
-        return self._numbers[begin : self._taken]
+        taken, self._rest = self._rest[:count], self._rest[count:]
+        return taken
 
     def require_end(self) -> None:
         """Raise `ValueError` unless all numbers were taken."""
-        if self._taken != self._numbers.size:
-            raise ValueError(f"{PARAMETERS}: {self._numbers.size - self._taken} unused numbers")
+        if self._rest.size:
+            raise ValueError(f"{PARAMETERS}: {self._rest.size} unused numbers")
 
 
 def read_layer(
@@ -115,13 +114,7 @@ def read_layer(
 def _stored_codes(
     name: str, storage: Any, tensors: StoredTensors, shape: Shape, bits: int
 ) -> Callable[[], NDArray[np.uint8]]:
-    """Check the description of a layer's codes; return a function that reads and packs them.
-
-    The function is an `EncodedCodes` where they are not stored bit-packed.
-
-    Raises:
-        ValueError: The storage is unknown, or the tensor's type or size does not fit it.
-    """
+    """Check the description of a layer's codes; return a function that reads and packs them."""
     content, count = tensors.unread(name, "u1"), math.prod(shape)
     if content.ndim != 1:
         raise unexpected(name, content)

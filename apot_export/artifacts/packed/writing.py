@@ -66,12 +66,15 @@ def packed_file_bytes(
     """
     require_compressible(compress=compress, integer=integer is not None)
     writer = _Writer(plain=integer is not None, compress=compress)
+    names = [network.input, *(node.name for node in network.nodes)]
     content = {
         "input": {"name": network.input, "shape": list(network.input_shape)},
         "output": network.output,
         "codebooks": writer.codebooks,
         "layers": {name: writer.layer(name, layer) for name, layer in network.layers.items()},
-        "nodes": writer.nodes(network),
+        "nodes": [
+            writer.node(node, before) for node, before in zip(network.nodes, names, strict=False)
+        ],
     }
     metadata = {
         "network": strict_json.dumps(content),
@@ -117,14 +120,6 @@ class _Writer:
         if isinstance(layer, PlaneLayer):
             return self._planes(name, layer)
         return self._coded(name, layer)
-
-    def nodes(self, network: CodedNetwork) -> list[dict[str, Any]]:
-        described = []
-        before = network.input
-        for node in network.nodes:
-            described.append(self._node(node, before))
-            before = node.name
-        return described
 
     def _coded(self, name: str, layer: CodedLayer) -> dict[str, Any]:
         content, storage = layer.packed, None
@@ -175,7 +170,7 @@ class _Writer:
                 self._octets[f"{name}.terms"] = planes.terms
         return description
 
-    def _node(self, node: Node, before: str) -> dict[str, Any]:
+    def node(self, node: Node, before: str) -> dict[str, Any]:
         description: dict[str, Any] = {
             "name": node.name,
             "operation": type(node.operation).__name__,
@@ -209,15 +204,7 @@ class _Writer:
 def _smallest_codes(
     layer: CodedLayer, *, compress: bool
 ) -> tuple[NDArray[np.uint8], dict[str, list[int]] | None]:
-    """Return a layer's codes in their smallest storage, and its description.
-
-    Args:
-        layer: The layer.
-        compress: Try entropy coding, too.
-
-    Returns:
-        The content, and the member `storage` of the layer; None for the bit stream.
-    """
+    """Return a layer's codes in their smallest storage, and that storage; None: the bit stream."""
     content: NDArray[np.uint8] = layer.packed
     storage = None
     bits, count = layer.codebook.bits, math.prod(layer.shape)
