@@ -31,8 +31,9 @@ from apot_export.integer.oracle import fixed_point
 from apot_export.original import families
 from apot_export.runtimes.interpreter import (
     WITHOUT_MULTIPLICATION,
-    CompiledInterpreter,
+    OpenProgram,
     compile_interpreter,
+    load_interpreter,
 )
 from apot_export.verification.running.backends import integer_of_manifest
 
@@ -104,7 +105,8 @@ def main() -> None:
     builds = {"C": ("-O3",), "C without multiplication": WITHOUT_MULTIPLICATION}
     for name, flags in builds.items():
         with tempfile.TemporaryDirectory() as folder:
-            program = CompiledInterpreter(compile_interpreter(Path(folder), flags)).open(packed)
+            interpreter = load_interpreter(compile_interpreter(Path(folder), flags))
+            program = OpenProgram(packed, interpreter)
         started = time.perf_counter()
         compare(name, program.run(numbers), time.perf_counter() - started)
         rows[name]["workspace_bytes"] = program.workspace_bytes

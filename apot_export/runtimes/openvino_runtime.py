@@ -29,7 +29,6 @@ class OpenVinoSession:
     """A model with one image input, compiled by OpenVINO."""
 
     compiled: Any
-    name: str
     version: str
     options: Mapping[str, str]
     """Properties of the compiled model that decide about its numbers and speed, as OpenVINO
@@ -98,7 +97,6 @@ def open_openvino(model: bytes, *, threads: int = 0, batch: int = 0) -> OpenVino
         ) from error
     return OpenVinoSession(
         compiled=compiled,
-        name="OpenVINO",
         version=version(),
         options={name: _text(compiled.get_property(name)) for name in (*_OPTIONS, _THREADS)},
     )

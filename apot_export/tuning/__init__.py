@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from apot_export.tuning._result import TuningResult
-from apot_export.tuning._tune import tune
+from apot_export.tuning._tune import TuningResult, tune
 
 __all__ = ["TuningResult", "tune"]

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
 from os import PathLike
@@ -32,7 +33,9 @@ from apot_export.network import CodedNetwork
 from apot_export.runtimes.deployment import Deployment, Logits, gpu_name, processor_name
 from apot_export.tuning._check import random_images, require_oracles_integers, require_same_logits
 from apot_export.tuning._race import BEFORE, COPY, Clock, Progress, race
-from apot_export.tuning._result import NATIVE, TuningResult
+
+NATIVE = "native"
+"""Name of the native kernels, which run the packed file and have no ONNX model."""
 
 _TARGETS = {
     ("onnxruntime", "cpu"): (CPU, PORTABLE),
@@ -43,6 +46,48 @@ _TARGETS = {
 """Targets that may be the fastest, by runtime and device."""
 _UNRECORDED = ("path", "target", "written", "integers", "verification_dropped", "seconds")
 """Fields of a result that the manifest does not repeat."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningResult:
+    """What was measured, and whether a faster model was written."""
+
+    path: Path
+    """The export directory with the fastest model."""
+    runtime: str
+    """Either "onnxruntime" or "openvino"."""
+    runtime_version: str
+    device: str
+    cpu: str
+    """Name of the processor."""
+    gpu: str | None
+    threads: int
+    """Of one inference; 0 for the runtime's choice."""
+    batch: int
+    """Images in every batch."""
+    target: str
+    """Target of the fastest model, the one that was there left aside."""
+    written: bool
+    """Whether that model was faster by more than noise, and written; else nothing changed."""
+    ratio: float
+    """How many times as fast as the model that was there it is."""
+    noise: float
+    """How far from 1 this ratio must lie to mean anything."""
+    ratios: Mapping[str, float]
+    """The same ratio of all that raced: "before", targets, and "native" for the native kernels."""
+    milliseconds: Mapping[str, float]
+    """Median time of a batch, likewise."""
+    rounds: int
+    """Rounds of the race."""
+    integers: int
+    """Levels and accumulators that were compared with the oracle's; 0 where nothing was written."""
+    verification_dropped: bool
+    """Whether the manifest held a verdict, of the model that was replaced."""
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable JSON form."""
+        return {**asdict(self), "path": str(self.path)}
 
 
 def tune(
@@ -77,8 +122,6 @@ def tune(
     Raises:
         ApotExportError: With what is wrong; nothing is left half-written.
     """
-    if not seconds > 0:
-        raise TuningError("Measuring takes time.", expected="seconds > 0", got=f"{seconds}")
     return tune_for(
         Deployment(runtime=runtime, device=device, threads=threads, batch=batch),
         Path(export),
@@ -86,7 +129,6 @@ def tune(
         output=None if output is None else Path(output),
         force=force,
         progress=progress or (lambda _what, _done, _total: None),
-        clock=time.perf_counter,
     )
 
 
@@ -98,9 +140,11 @@ def tune_for(
     output: Path | None,
     force: bool,
     progress: Progress,
-    clock: Clock,
+    clock: Clock = time.perf_counter,
 ) -> TuningResult:
     """Tune for a deployment, as `tune` does, by the time that a clock tells."""
+    if not seconds > 0:
+        raise TuningError("Measuring takes time.", expected="seconds > 0", got=f"{seconds}")
     began = clock()
     manifest = read_manifest(directory)
     check_files(directory, manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import gzip
 import itertools
@@ -34,8 +35,9 @@ from apot_export.network.memory_plan import Use, plan
 from apot_export.runtimes.interpreter import (
     SOURCES,
     WITHOUT_MULTIPLICATION,
-    CompiledInterpreter,
+    OpenProgram,
     compile_interpreter,
+    load_interpreter,
 )
 from tests.support.networks import Builder, images_of, quantizer
 from tests.support.random_coded_networks import (
@@ -49,7 +51,7 @@ from tests.support.random_coded_networks import (
 MULTIPLICATION = re.compile(r"\s(v?p?i?mul\w*|v?pm(ul|add)\w*|i?div\w*|v?(f?n?m(add|sub))\w*)\s")
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-c"]
 SOURCE = str(SOURCES / "apot_integer.c")
-Interpreters = dict[str, CompiledInterpreter]
+Interpreters = dict[str, ctypes.CDLL]
 
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler"
@@ -62,7 +64,7 @@ def interpreters(tmp_path_factory: pytest.TempPathFactory) -> Interpreters:
     """Return the build that multiplies where it requantizes, and the one that never does."""
     builds = {"default": ("-O2",), "optimised": ("-O3",), "shifts": WITHOUT_MULTIPLICATION}
     return {
-        name: CompiledInterpreter(compile_interpreter(tmp_path_factory.mktemp(name), flags))
+        name: load_interpreter(compile_interpreter(tmp_path_factory.mktemp(name), flags))
         for name, flags in builds.items()
     }
 
@@ -87,7 +89,7 @@ def assert_same(
     expected = run_integer(network, images)
     content = file_of(coded, network)
     for name in builds:
-        logits = interpreters[name].run(content, fixed_point(network, images))
+        logits = OpenProgram(content, interpreters[name]).run(fixed_point(network, images))
         np.testing.assert_array_equal(logits, expected, err_msg=name)
     return expected
 
@@ -121,7 +123,7 @@ def test_every_value_of_a_network(interpreters: Interpreters, seed: int) -> None
         shorter = dataclasses.replace(network, nodes=network.nodes[:number], output=node.name)
         content = file_of(coded, shorter)
         for name in ("default", "shifts"):
-            found = interpreters[name].run(content, fixed_point(network, images))
+            found = OpenProgram(content, interpreters[name]).run(fixed_point(network, images))
             expected = values[node.name].reshape(len(images), -1)
             np.testing.assert_array_equal(found, expected, err_msg=f"{name}: {node.name}")
 
@@ -196,7 +198,7 @@ def test_images_outside_the_range_are_clamped(interpreters: Interpreters) -> Non
         expected = run_integer(network, np.full(shape, real, dtype=np.float32))
         given = np.full(shape, extreme, dtype=np.int32)
         for interpreter in interpreters.values():
-            np.testing.assert_array_equal(interpreter.run(content, given), expected)
+            np.testing.assert_array_equal(OpenProgram(content, interpreter).run(given), expected)
 
 
 # --- the file -------------------------------------------------------------------------------------
@@ -279,9 +281,9 @@ def test_a_file_without_program_is_refused(interpreters: Interpreters) -> None:
     content = packed_file_bytes(random_network(1), {})
     for interpreter in interpreters.values():
         with pytest.raises(PackedFileError, match="no integer program"):
-            interpreter.open(content)
+            OpenProgram(content, interpreter)
         with pytest.raises(PackedFileError, match="no packed file"):
-            interpreter.open(b"something else entirely, and long enough to be looked at")
+            OpenProgram(b"something else entirely, and long enough to be looked at", interpreter)
 
 
 def test_no_compiler_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sys
@@ -17,9 +18,9 @@ from apot_export.integer import lower
 from apot_export.integer.oracle import fixed_point
 from apot_export.network import CodedNetwork
 from apot_export.runtimes.interpreter import (
-    CompiledInterpreter,
     OpenProgram,
     compile_interpreter,
+    load_interpreter,
 )
 from tests.support.networks import images_of
 from tests.support.random_coded_networks import plane_network, random_network
@@ -28,9 +29,9 @@ LARGEST_WORKSPACE = 1 << 22
 CHECKED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
-def opened(interpreter: CompiledInterpreter, content: bytes) -> OpenProgram | None:
+def opened(interpreter: ctypes.CDLL, content: bytes) -> OpenProgram | None:
     try:
-        return interpreter.open(content)
+        return OpenProgram(content, interpreter)
     except PackedFileError:
         return None
 
@@ -52,12 +53,12 @@ def require(condition: object, what: str) -> None:
 class Damage:
     """Damages one packed file in many ways."""
 
-    def __init__(self, interpreter: CompiledInterpreter, coded: CodedNetwork, seed: int) -> None:
+    def __init__(self, interpreter: ctypes.CDLL, coded: CodedNetwork, seed: int) -> None:
         network = lower(coded, fraction_bits=10)
         self.interpreter = interpreter
         self.content = packed_file_bytes(coded, {}, network)
         self.images = fixed_point(network, images_of(coded, 2))
-        self.expected = interpreter.run(self.content, self.images)
+        self.expected = OpenProgram(self.content, interpreter).run(self.images)
         self.rng = np.random.default_rng(seed)
         self.found: Counter[str] = Counter(files=1)
 
@@ -92,7 +93,7 @@ class Damage:
         self.cut()
         self.flip()
         self.forge()
-        same = self.interpreter.run(self.content, self.images) == self.expected
+        same = OpenProgram(self.content, self.interpreter).run(self.images) == self.expected
         require(same.all(), "the intact file gives another result")
         return self.found
 
@@ -103,7 +104,7 @@ def main(folder: Path) -> None:
     for number, options in enumerate((flags, (*flags, "-DAPOT_NO_MULTIPLY"))):
         target = folder / str(number)
         target.mkdir()
-        interpreter = CompiledInterpreter(compile_interpreter(target, options))
+        interpreter = load_interpreter(compile_interpreter(target, options))
         for seed, coded in enumerate((random_network(0), random_network(5), plane_network())):
             found += Damage(interpreter, coded, seed).run()
     sys.stdout.write(json.dumps(found))

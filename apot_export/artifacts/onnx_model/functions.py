@@ -28,12 +28,7 @@ _ROUNDING_FREE_EPSILON = 2.0**-16
 """Added to a variance of 1 less it, it gives 1 without rounding, and no runtime finds it too small:
 some libraries raise an epsilon below 1e-5."""
 
-
-def _products(kind: str, operator: str, geometry: tuple[str, ...]) -> str:
-    """Return the functions that multiply by a layer's weights with a standard operator."""
-    attributes = f"<{', '.join(geometry)}>" if geometry else ""
-    split_attributes = f"<{', '.join((*geometry, 'low_values: float', 'low_scale: int'))}>"
-    return f"""
+_PRODUCTS = """
 # Integer levels convolved with integer weights, or [N, in] times transposed [out, in]: int32.
 #
 # The body carries integers in float32, exactly: the exporter proves that no partial sum reaches
@@ -49,7 +44,7 @@ Shift{kind} {attributes} (levels, weights) => (accumulators)
 # The same where one accumulator could reach 2^24: the sums of the levels' high and low bits.
 #
 # `low_values` = `low_scale` = 2 ** (bits of the low part).
-Shift{kind}:{SPLIT} {split_attributes} (levels, weights) => (accumulators)
+Shift{kind}:{split} {split_attributes} (levels, weights) => (accumulators)
 {{
     x = Cast <to: int = 1> (levels)
     w = Cast <to: int = 1> (weights)
@@ -78,7 +73,7 @@ Integer{kind} {attributes} (x, weights) => (sums)
 # TF32 keeps 11 significant bits of each factor and sums in float32. bfloat16 holds 8 of the 24 of
 # `x`: the rest is exact, and so is the rest after a second one. The weights are integers of at most
 # 11 significant bits.
-Integer{kind}:{THREE_PARTS} {attributes} (x, weights) => (sums)
+Integer{kind}:{three_parts} {attributes} (x, weights) => (sums)
 {{
     w = Cast <to: int = 1> (weights)
     high_bits = Cast <to: int = 16> (x)
@@ -94,6 +89,19 @@ Integer{kind}:{THREE_PARTS} {attributes} (x, weights) => (sums)
     sums = Add (high_sums, small_sums)
 }}
 """
+"""Functions that multiply by a layer's weights with a standard operator, `Conv` or `Gemm`."""
+
+
+def _products(kind: str, operator: str, geometry: tuple[str, ...]) -> str:
+    """Return `_PRODUCTS` for an operator whose attributes are its geometry."""
+    return _PRODUCTS.format(
+        kind=kind,
+        operator=operator,
+        attributes=f"<{', '.join(geometry)}>" if geometry else "",
+        split_attributes=f"<{', '.join((*geometry, 'low_values: float', 'low_scale: int'))}>",
+        split=SPLIT,
+        three_parts=THREE_PARTS,
+    )
 
 
 FUNCTIONS = f"""

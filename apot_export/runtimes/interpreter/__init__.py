@@ -47,14 +47,14 @@ def compile_interpreter(folder: Path, flags: Sequence[str] = ("-O3",)) -> Path:
 
 
 @cache
-def default_interpreter() -> CompiledInterpreter:
+def default_interpreter() -> ctypes.CDLL:
     """Compile the interpreter once a process; the loaded library outlives its file.
 
     Raises:
         KernelError: There is no C compiler, or it failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return CompiledInterpreter(compile_interpreter(Path(folder)))
+        return load_interpreter(compile_interpreter(Path(folder)))
 
 
 def compute_value(
@@ -74,47 +74,38 @@ def compute_value(
     position = next(i for i, node in enumerate(network.nodes) if node.name == name)
     ended = dataclasses.replace(network, nodes=network.nodes[: position + 1], output=name)
     content = packed_file_bytes(coded, {}, ended)
-    values = default_interpreter().run(content, fixed_point(network, images))
+    values = OpenProgram(content).run(fixed_point(network, images))
     return values.reshape(len(images), *network.nodes[position].shape)
 
 
-class CompiledInterpreter:
-    """A compiled interpreter."""
-
-    def __init__(self, library: Path) -> None:
-        """Load a library that `compile_interpreter` made."""
-        functions = ctypes.CDLL(str(library))
-        pointer, size = ctypes.c_void_p, ctypes.c_size_t
-        functions.apot_model_bytes.restype = size
-        functions.apot_workspace_bytes.restype = size
-        functions.apot_workspace_bytes.argtypes = [pointer]
-        functions.apot_message.restype = ctypes.c_char_p
-        functions.apot_open.argtypes = [pointer, pointer, size]
-        functions.apot_run.argtypes = [pointer, pointer, pointer, pointer]
-        for name in ("channels", "height", "width", "classes", "image_fraction_bits"):
-            function = getattr(functions, f"apot_{name}")
-            function.restype = ctypes.c_uint32
-            function.argtypes = [pointer]
-        self._functions = functions
-
-    def open(self, packed: bytes) -> OpenProgram:
-        """Open a packed file's integer program.
-
-        Raises:
-            PackedFileError: The file has none, or is damaged.
-        """
-        return OpenProgram(self._functions, packed)
-
-    def run(self, packed: bytes, images: Integers | NDArray[np.int32]) -> Integers:
-        """Open a packed file and run a batch; see `OpenProgram.run`."""
-        return self.open(packed).run(images)
+def load_interpreter(library: Path) -> ctypes.CDLL:
+    """Load a library that `compile_interpreter` made."""
+    functions = ctypes.CDLL(str(library))
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    functions.apot_model_bytes.restype = size
+    functions.apot_workspace_bytes.restype = size
+    functions.apot_workspace_bytes.argtypes = [pointer]
+    functions.apot_message.restype = ctypes.c_char_p
+    functions.apot_open.argtypes = [pointer, pointer, size]
+    functions.apot_run.argtypes = [pointer, pointer, pointer, pointer]
+    for name in ("channels", "height", "width", "classes", "image_fraction_bits"):
+        function = getattr(functions, f"apot_{name}")
+        function.restype = ctypes.c_uint32
+        function.argtypes = [pointer]
+    return functions
 
 
 class OpenProgram:
     """A packed file's integer program, ready to run."""
 
-    def __init__(self, functions: ctypes.CDLL, packed: bytes) -> None:
-        self._functions = functions
+    def __init__(self, packed: bytes, interpreter: ctypes.CDLL | None = None) -> None:
+        """Open the program in an interpreter; None for the one that a process compiles once.
+
+        Raises:
+            KernelError: There is no C compiler, or it failed.
+            PackedFileError: The file has no integer program, or is damaged.
+        """
+        self._functions = functions = interpreter or default_interpreter()
         self._file = np.frombuffer(packed, dtype=np.uint8).copy()
         self._model = ctypes.create_string_buffer(functions.apot_model_bytes())
         self._check(functions.apot_open(self._model, self._file.ctypes.data, self._file.size))

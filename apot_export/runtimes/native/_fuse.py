@@ -9,20 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from apot_export.errors import KernelError
-from apot_export.network import (
-    Add,
-    Clip,
-    CodedNetwork,
-    Concat,
-    Convolution,
-    Flatten,
-    Linear,
-    MaxPool,
-    Node,
-    QuantizeActivation,
-    Relu,
-    ScaleBias,
-)
+from apot_export.network import CodedNetwork, Node
+from apot_export.network import operations as op
 from apot_export.runtimes.native._structs import PROJECTIONS
 
 LARGEST_LEVEL = 255
@@ -37,7 +25,7 @@ class Finish:
 
     value: str
     """Name of the last value that it computes."""
-    affine: ScaleBias | None = None
+    affine: op.ScaleBias | None = None
     addend: str | None = None
     bounds: tuple[float, float] | None = None
     stored: bool = False
@@ -59,7 +47,7 @@ class Fused:
     source: str
     """The value that is read first."""
     finish: Finish
-    pool: MaxPool | None = None
+    pool: Node | None = None
     """A pool that takes the finished rows while they are in the cache."""
     after: Finish | None = None
     """What follows the pool."""
@@ -91,7 +79,7 @@ def _without_trivial_flattening(network: CodedNetwork) -> tuple[list[Node], str]
     nodes = []
     for node in network.nodes:
         inputs = tuple(names.get(name, name) for name in node.inputs)
-        if isinstance(node.operation, Flatten) and not any(
+        if isinstance(node.operation, op.Flatten) and not any(
             extent > 1 for extent in network.shapes[node.inputs[0]][1:]
         ):
             names[node.name] = inputs[0]
@@ -111,7 +99,7 @@ class _Fuser:
                 self._users.setdefault(name, []).append(node)
         self._absorbed: set[str] = set()
         self._computed = {network.input}
-        self._concatenated = {node.name for node in nodes if isinstance(node.operation, Concat)}
+        self._concatenated = {node.name for node in nodes if isinstance(node.operation, op.Concat)}
 
     def steps(self) -> list[Fused]:
         found: list[Fused] = []
@@ -123,24 +111,21 @@ class _Fuser:
         return found
 
     def _fused(self, node: Node) -> Fused:
-        operation = node.operation
-        # What only finishes starts with the value before it, and absorbs itself.
-        finishes = isinstance(operation, (ScaleBias, Add, Relu, Clip))
-        source = node.inputs[0]
-        if isinstance(operation, QuantizeActivation):
+        operation, source = node.operation, node.inputs[0]
+        if isinstance(operation, op.QuantizeActivation):
             finish = Finish(value=source, levels=[(node.name, operation.layer)])
             self._computed.add(node.name)
             return Fused(node=node, source=source, finish=finish)
         finish = Finish(value=node.name)
-        if finishes:
-            _absorb(finish, node, source)
-        if not isinstance(operation, Concat):
+        # What only finishes starts with the value before it, and absorbs itself.
+        _absorb(finish, node, source)
+        if not isinstance(operation, op.Concat):
             self._follow(finish)
         fused = Fused(node=node, source=source, finish=finish)
-        pool = self._pool_of(fused)
-        if pool is not None and isinstance(pool.operation, MaxPool):
-            self._absorbed.add(pool.name)
-            fused.pool, fused.after = pool.operation, Finish(value=pool.name)
+        fused.pool = self._pool_of(fused)
+        if fused.pool is not None:
+            self._absorbed.add(fused.pool.name)
+            fused.after = Finish(value=fused.pool.name)
             self._follow(fused.after)
         self._settle(fused.last)
         return fused
@@ -156,19 +141,19 @@ class _Fuser:
 
     def _fits(self, finish: Finish, user: Node) -> bool:
         operation = user.operation
-        if isinstance(operation, ScaleBias):
+        if isinstance(operation, op.ScaleBias):
             return finish.affine is None and finish.addend is None and finish.bounds is None
-        if isinstance(operation, Add):
+        if isinstance(operation, op.Add):
             others = [name for name in user.inputs if name != finish.value]
             free = finish.addend is None and finish.bounds is None
             return free and len(others) == 1 and others[0] in self._computed
-        return isinstance(operation, (Relu, Clip)) and finish.bounds is None
+        return isinstance(operation, (op.Relu, op.Clip)) and finish.bounds is None
 
     def _pool_of(self, fused: Fused) -> Node | None:
         operation, finish = fused.node.operation, fused.finish
         users = self._users.get(finish.value, [])
         if (
-            not isinstance(operation, Convolution)
+            not isinstance(operation, op.Convolution)
             or finish.addend is not None
             or finish.value == self._output
             or len(users) != 1
@@ -177,20 +162,20 @@ class _Fuser:
             return None
         shape = self._network.layers[operation.layer].shape
         small = int(np.prod(shape)) * 4 <= _SMALL_WEIGHTS
-        return users[0] if small and isinstance(users[0].operation, MaxPool) else None
+        return users[0] if small and isinstance(users[0].operation, op.MaxPool) else None
 
     def _settle(self, finish: Finish) -> None:
         """Record how a computed value is stored, as floats, levels or both, by who reads it."""
         users = self._users.get(finish.value, [])
-        floats = [user for user in users if not isinstance(user.operation, QuantizeActivation)]
-        quantizers = [user for user in users if isinstance(user.operation, QuantizeActivation)]
+        floats = [user for user in users if not isinstance(user.operation, op.QuantizeActivation)]
+        quantizers = [user for user in users if isinstance(user.operation, op.QuantizeActivation)]
         # Concatenated channels have no finish; quantizers beyond those that a step can feed become
         # separate steps.
         at_once = quantizers[: 0 if finish.value in self._concatenated else PROJECTIONS]
         finish.stored = finish.value == self._output or bool(floats)
         finish.stored |= len(at_once) < len(quantizers)
         for user in at_once:
-            assert isinstance(user.operation, QuantizeActivation)
+            assert isinstance(user.operation, op.QuantizeActivation)
             finish.levels.append((user.name, user.operation.layer))
             self._absorbed.add(user.name)
             self._computed.add(user.name)
@@ -199,19 +184,19 @@ class _Fuser:
 
 def _absorb(finish: Finish, node: Node, value: str) -> None:
     operation = node.operation
-    if isinstance(operation, ScaleBias):
+    if isinstance(operation, op.ScaleBias):
         finish.affine = operation
-    elif isinstance(operation, Add):
+    elif isinstance(operation, op.Add):
         others = [name for name in node.inputs if name != value]
         finish.addend = others[0] if others else value
-    elif isinstance(operation, Relu):
+    elif isinstance(operation, op.Relu):
         finish.bounds = (0.0, float("inf"))
-    elif isinstance(operation, Clip):
+    elif isinstance(operation, op.Clip):
         finish.bounds = (operation.minimum, operation.maximum)
     finish.value = node.name
 
 
-def is_depthwise(network: CodedNetwork, operation: Convolution) -> bool:
+def is_depthwise(network: CodedNetwork, operation: op.Convolution) -> bool:
     """Whether the convolution is depthwise: one group, and one input channel, per output."""
     outputs, inputs = network.layers[operation.layer].shape[:2]
     return operation.groups == outputs > 1 and inputs == 1
@@ -219,7 +204,7 @@ def is_depthwise(network: CodedNetwork, operation: Convolution) -> bool:
 
 def _require_kernel(network: CodedNetwork, node: Node) -> None:
     operation = node.operation
-    if not isinstance(operation, (Convolution, Linear, QuantizeActivation)):
+    if not isinstance(operation, (op.Convolution, op.Linear, op.QuantizeActivation)):
         return
     layer = network.layers[operation.layer]
     if layer.activation is None:

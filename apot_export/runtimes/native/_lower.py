@@ -6,22 +6,11 @@ import ctypes
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apot_export.errors import KernelError
-from apot_export.network import (
-    ActivationQuantizer,
-    AveragePool,
-    CodedNetwork,
-    Concat,
-    Convolution,
-    Flatten,
-    GlobalAveragePool,
-    Linear,
-    MaxPool,
-    Node,
-    Pair,
-    Upsample,
-)
+from apot_export.network import ActivationQuantizer, CodedNetwork, Node
+from apot_export.network import operations as op
 from apot_export.runtimes.native._arena import Buffer, Constants, allocate, extents
 from apot_export.runtimes.native._fuse import Finish, Fused, fuse, is_depthwise
 from apot_export.runtimes.native._structs import (
@@ -100,7 +89,7 @@ class _Lowering:
         self._shapes = dict(network.shapes)
         if any(extent > 1 for extent in extents(self._shapes[output])[1:]):
             # The caller's order is channels, rows, columns.
-            flat = Node(name=f"{output} (flat)", inputs=(output,), operation=Flatten())
+            flat = Node(name=f"{output} (flat)", inputs=(output,), operation=op.Flatten())
             self._shapes[flat.name] = (int(np.prod(self._shapes[output])),)
             finish = Finish(value=flat.name, stored=True)
             self._fused.append(Fused(node=flat, source=output, finish=finish))
@@ -115,7 +104,7 @@ class _Lowering:
         found = {}
         for fused in self._fused:
             operation = fused.node.operation
-            if not isinstance(operation, Convolution) or fused.pool is not None:
+            if not isinstance(operation, op.Convolution) or fused.pool is not None:
                 continue
             weights = winograd_weights(operation, self._network.layers[operation.layer])
             if weights is not None:
@@ -143,7 +132,7 @@ class _Lowering:
 
     def _part(self, fused: Fused) -> Part:
         name, written = fused.node.name, fused.last.written()
-        if not isinstance(fused.node.operation, (Convolution, Linear)):
+        if not isinstance(fused.node.operation, (op.Convolution, op.Linear)):
             return Part(name=name, written=written)
         # The sums of a node without anything after them are known by that name already.
         others = tuple(value for value in written if value != name)
@@ -161,12 +150,12 @@ class _Lowering:
 
     def _lowered(self, fused: Fused) -> list[Step]:
         operation = fused.node.operation
-        if isinstance(operation, Concat):
+        if isinstance(operation, op.Concat):
             return self._placed_beside(fused)
         step = Step()
         shape = fused.node.name if fused.finish.value != fused.source else fused.source
         step.channels, step.height, step.width = extents(self._shapes[shape])
-        if isinstance(operation, (Convolution, Linear)):
+        if isinstance(operation, (op.Convolution, op.Linear)):
             self._convolve(step, fused, operation)
         else:
             source = self._buffers[fused.source]
@@ -182,39 +171,37 @@ class _Lowering:
         return [step]
 
     def _pool(self, step: Step, operation: object) -> StepKind:
-        if isinstance(operation, MaxPool):
+        if isinstance(operation, op.MaxPool):
             self._pool_windows(step, operation)
             return StepKind.MAXIMUM
-        if isinstance(operation, (AveragePool, GlobalAveragePool)):
-            whole = (int(step.input_height), int(step.input_width))
-            kernel = operation.kernel if isinstance(operation, AveragePool) else whole
-            stride = operation.stride if isinstance(operation, AveragePool) else (1, 1)
-            step.kernel_y, step.kernel_x = kernel
-            step.stride_y, step.stride_x = stride
+        if isinstance(operation, (op.AveragePool, op.GlobalAveragePool)):
+            step.kernel_y, step.kernel_x = step.input_height, step.input_width
+            step.stride_y = step.stride_x = 1
+            if isinstance(operation, op.AveragePool):
+                step.kernel_y, step.kernel_x = operation.kernel
+                step.stride_y, step.stride_x = operation.stride
             return StepKind.MEAN
-        if isinstance(operation, Upsample):
+        if isinstance(operation, op.Upsample):
             step.kernel_y, step.kernel_x = operation.scale
             return StepKind.REPEAT
-        return StepKind.UNROLL if isinstance(operation, Flatten) else StepKind.APPLY
+        return StepKind.UNROLL if isinstance(operation, op.Flatten) else StepKind.APPLY
 
-    def _pool_windows(self, step: Step, pool: MaxPool) -> None:
+    def _pool_windows(self, step: Step, pool: op.MaxPool) -> None:
         step.pool_height, step.pool_width = step.height, step.width
         step.pool_kernel_y, step.pool_kernel_x = pool.kernel
         step.pool_stride_y, step.pool_stride_x = pool.stride
         step.pool_pad_y, step.pool_pad_x = pool.padding
 
-    def _pool_after(self, step: Step, pool: MaxPool, after: Finish) -> None:
-        pixel = padded(step.channels) * _FLOAT_BYTES
+    def _pool_after(self, step: Step, node: Node, after: Finish) -> None:
+        pool, pixel = node.operation, padded(step.channels) * _FLOAT_BYTES
+        assert isinstance(pool, op.MaxPool)
         self._pool_windows(step, pool)
-        _, step.pool_height, step.pool_width = extents(self._shapes[self._pool_name(pool)])
+        _, step.pool_height, step.pool_width = extents(self._shapes[node.name])
         step.pooled, step.finish.stored = 1, 1
         step.finish.to = View(0, step.width * pixel, pixel)
         step.ring_bytes = step.width * pixel * pool.kernel[0]
         step.after = self._finishing(after)
         self._needs_scratch(step.ring_bytes + step.pool_width * pixel)
-
-    def _pool_name(self, pool: MaxPool) -> str:
-        return next(node.name for node in self._network.nodes if node.operation is pool)
 
     def _placed_beside(self, fused: Fused) -> list[Step]:
         steps: list[Step] = []
@@ -230,32 +217,28 @@ class _Lowering:
             channel += part.channels
         return steps
 
-    def _convolve(self, step: Step, fused: Fused, operation: Convolution | Linear) -> None:
+    def _convolve(self, step: Step, fused: Fused, operation: op.Convolution | op.Linear) -> None:
         layer = self._network.layers[operation.layer]
-        if isinstance(operation, Linear):
-            operation = Convolution(layer=operation.layer)
+        if isinstance(operation, op.Linear):
+            operation = op.Convolution(layer=operation.layer)
         source = self._buffers[fused.source]
-        kernel: Pair = (1, 1) if len(layer.shape) == 2 else (layer.shape[2], layer.shape[3])  # noqa: PLR2004 - linear
+        kernel: op.Pair = (1, 1) if len(layer.shape) == 2 else (layer.shape[2], layer.shape[3])  # noqa: PLR2004 - linear
         step.integers = layer.activation is not None
         step.from_ = source.view(operation.padding)
         step.stride_y, step.stride_x = operation.stride
         step.rows, step.columns = step.height, step.width
         step.run = _best_run(step.width)
         if fused.spread is not None:
-            self._convolve_planes(
-                step, self._buffers[fused.spread], self._winograd[fused.node.name]
-            )
+            planes = self._buffers[fused.spread]
+            self._convolve_planes(step, planes, self._winograd[fused.node.name])
             return
         rows = np.arange(kernel[0]) * operation.dilation[0] * source.row
         columns = np.arange(kernel[1]) * operation.dilation[1] * source.pixel
         windows = (rows[:, None] + columns).ravel()
         if is_depthwise(self._network, operation):
-            step.kind, weights = StepKind.DEPTHWISE, pack_depthwise(layer)
-            step.offsets, step.taps = (
-                self._constants.address(windows.astype(np.int32)),
-                len(windows),
-            )
-            step.weights = self._constants.address(weights)
+            step.kind = StepKind.DEPTHWISE
+            self._read_at(step, windows)
+            step.weights = self._constants.address(pack_depthwise(layer))
             self._needs_scratch(step.width * padded(step.channels) * _FLOAT_BYTES)
             return
         packed = pack(layer, operation.groups)
@@ -266,13 +249,17 @@ class _Lowering:
             raise KernelError("An image is larger than 2 GiB.", where=fused.source)
         lanes = padded(step.channels) // LANES // packed.groups
         step.kind, step.narrow_run = StepKind.CONVOLVE, packed.narrow_run
-        step.offsets, step.taps = self._constants.address(offsets.astype(np.int32)), len(offsets)
+        self._read_at(step, offsets)
         step.weights = self._constants.address(packed.weights)
         step.high_weights = None if packed.high is None else self._constants.address(packed.high)
         step.group_blocks = -(-lanes // WIDEST_BLOCK)
         step.blocks = step.group_blocks * packed.groups
         item = 1 if step.integers else _FLOAT_BYTES
         step.group_bytes = packed.group_inputs * item if packed.groups > 1 else 0
+
+    def _read_at(self, step: Step, offsets: NDArray[np.int64]) -> None:
+        """Let a step read at these offsets, in bytes, from each of its pixels."""
+        step.offsets, step.taps = self._constants.address(offsets.astype(np.int32)), len(offsets)
 
     def _spread(self, fused: Fused) -> Step:
         source, to = self._buffers[fused.source], self._buffers[fused.spread or ""]
@@ -288,8 +275,7 @@ class _Lowering:
         step.rows, step.columns = -(-step.height // 2), planes.width
         step.run = _best_run(step.columns)
         step.from_, step.planes = planes.view(), planes.plane // POSITIONS
-        offsets = np.arange(0, planes.channels, 4, dtype=np.int32)
-        step.offsets, step.taps = self._constants.address(offsets), len(offsets)
+        self._read_at(step, np.arange(0, planes.channels, 4))
         step.weights = self._constants.address(winograd.weights)
         step.corrections = self._constants.address(winograd.corrections)
         step.blocks = step.group_blocks = len(winograd.weights)

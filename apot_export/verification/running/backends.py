@@ -16,7 +16,7 @@ from apot_export.errors import DeviceError, ExportError
 from apot_export.integer import IntegerNetwork, Pixels, lower, run_integer
 from apot_export.integer.oracle import fixed_point
 from apot_export.network import CodedNetwork
-from apot_export.runtimes.interpreter import compute_value, default_interpreter
+from apot_export.runtimes.interpreter import OpenProgram, compute_value
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification.report import BackendComparison
 from apot_export.verification.running.shards import Progress
@@ -161,7 +161,7 @@ def _runner(name: str, network: IntegerNetwork, model: bytes, packed: bytes) -> 
     if name == "numpy":
         return lambda inputs: run_integer(network, inputs)
     if name == "c":
-        program = default_interpreter().open(packed)
+        program = OpenProgram(packed)
         return lambda inputs: program.run(fixed_point(network, inputs))
     session = open_session(model, name.removeprefix("ort-"))
     return lambda inputs: np.asarray(session.run_all(inputs)["logits"])
