@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -13,7 +14,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from apot_export._version import VERSION
 from apot_export.artifacts.directory import (
@@ -26,12 +29,12 @@ from apot_export.artifacts.directory import (
 )
 from apot_export.artifacts.onnx_model import build_model, serialise
 from apot_export.artifacts.onnx_model.lowering import CPU, CUDA, OPENVINO, PORTABLE
-from apot_export.artifacts.onnx_model.probe import parse_model
+from apot_export.artifacts.onnx_model.probe import integers_as_such, parse_model, with_outputs
 from apot_export.artifacts.packed import load_packed
 from apot_export.errors import ExportError, KernelError, TuningError
 from apot_export.network import CodedNetwork
+from apot_export.network.comparison import compare_oracle
 from apot_export.runtimes.deployment import Deployment, Logits, gpu_name, processor_name
-from apot_export.tuning._check import random_images, require_oracles_integers, require_same_logits
 from apot_export.tuning._race import BEFORE, COPY, Clock, Progress, race
 
 NATIVE = "native"
@@ -46,6 +49,12 @@ _TARGETS = {
 """Targets that may be the fastest, by runtime and device."""
 _UNRECORDED = ("path", "target", "written", "integers", "verification_dropped", "seconds")
 """Fields of a result that the manifest does not repeat."""
+_ORACLE_IMAGES = 2
+_LOGIT_PIXELS = 8 * 3 * 224 * 224
+_MOST_LOGIT_IMAGES = 32
+_MOST_APART = 0.1
+"""Share of the largest logit. Levels that float rounding moves change logits by less, kernels that
+compute something else by more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +165,7 @@ def tune_for(
     progress("loading models", 0, 1)
     models = _models(network, parse_model(files[ONNX_MODEL]), deployment)
     runs = _loaded(network, files[ONNX_MODEL], models, deployment)
-    images = random_images(network, deployment.batch)
+    images = _random_images(network, deployment.batch)
     batches = {name: partial(run, images) for name, run in runs.items()}
     targets = [name for name in models if name in runs]
     found = race(batches, targets, clock, began + seconds, progress)
@@ -164,8 +173,8 @@ def tune_for(
     integers = 0
     if written:
         progress("comparing with the oracle", 0, 1)
-        integers = require_oracles_integers(network, models[target], deployment)
-        require_same_logits(network, runs[BEFORE], runs[target], deployment.batch)
+        integers = _require_oracles_integers(network, models[target], deployment)
+        _require_same_logits(network, runs[BEFORE], runs[target], deployment.batch)
     result = TuningResult(
         path=output or directory,
         runtime=deployment.runtime,
@@ -237,7 +246,7 @@ def _loaded(
     Raises:
         ExportError: The runtime refuses every model.
     """
-    images = random_images(network, deployment.batch)
+    images = _random_images(network, deployment.batch)
     loaded = {name: deployment.open(present) for name in (BEFORE, COPY)}
     refusals: list[ExportError] = []
     for target, model in models.items():
@@ -254,6 +263,63 @@ def _loaded(
         with suppress(KernelError):  # no C compiler, or a network that the kernels do not run
             loaded[NATIVE] = deployment.open_native(network)
     return loaded
+
+
+def _random_images(network: CodedNetwork, count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Return normally distributed images, float32 [count, C, H, W]."""
+    shape = (count, *network.input_shape)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def _require_oracles_integers(
+    network: CodedNetwork, model: onnx.ModelProto, deployment: Deployment
+) -> int:
+    """Compare every value of a few images with the oracle's; return how many integers there were.
+
+    Raises:
+        TuningError: A level or accumulator differs, or a float by more than rounding.
+    """
+    images = _random_images(network, _ORACLE_IMAGES)
+    values = integers_as_such(model, deployment.values(with_outputs(model), images))
+    found = compare_oracle(network, images, values)
+    if found.mismatches or found.values_outside:
+        raise TuningError(
+            "The tuned model does not compute the network; nothing was written.",
+            where="; ".join(found.offenders),
+            expected="every integer of the oracle",
+            got=f"{found.mismatches:,} of {found.compared:,} integers and {found.values_outside:,} "
+            f"of {found.values_compared:,} floats differ",
+            fix="report this with the names and versions of processor and runtime",
+        )
+    return found.compared
+
+
+def _require_same_logits(network: CodedNetwork, before: Logits, tuned: Logits, batch: int) -> None:
+    """Compare the logits of the model as it will run with those of the model that was there.
+
+    Runtimes fuse values that are not asked for, so a model with every value as an output is not
+    quite the one that is timed.
+
+    Raises:
+        TuningError: The logits of most images are far apart.
+    """
+    fitting = _LOGIT_PIXELS // math.prod(network.input_shape)
+    batches = max(1, -(-min(_MOST_LOGIT_IMAGES, fitting) // batch))
+    apart: list[float] = []
+    for seed in range(batches):
+        images = _random_images(network, batch, seed)
+        first, second = before(images), tuned(images)
+        largest = np.maximum(np.abs(first).max(axis=1), 1e-30)
+        apart += (np.abs(first - second).max(axis=1) / largest).tolist()
+    typical = float(np.median(apart))
+    if not typical <= _MOST_APART:  # NaN, too
+        raise TuningError(
+            "The tuned model's logits are not those of the model that is there; "
+            "nothing was written.",
+            expected=f"a median difference of at most {_MOST_APART:.0%} of the largest logit",
+            got=f"{typical:.1%}",
+            fix="verify the export: apot-export verify",
+        )
 
 
 def _found_from(folder: Path, directory: Path, source: Mapping[str, Any]) -> dict[str, Any]:

@@ -133,9 +133,4 @@ def decoder_model(model: onnx.ModelProto) -> bytes | None:
 
 def by_layer(decoded: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Rename the decoders' outputs to their layers."""
-    renamed = {}
-    for name, array in decoded.items():
-        for suffix in _DECODED_SUFFIXES:
-            name = name.removesuffix(suffix)  # noqa: PLW2901 - one of them fits
-        renamed[name] = array
-    return renamed
+    return {name.rpartition(".")[0]: array for name, array in decoded.items()}

@@ -101,13 +101,11 @@ def _narrow_run(weights: Array, largest_level: int) -> int:
 
 def _dense(numbers: Array, groups: int) -> Array:
     """Return the weights of one group that has zeros where others have no weights."""
-    outputs, inputs = numbers.shape[:2]
-    dense = np.zeros((outputs, inputs * groups, *numbers.shape[2:]), dtype=numbers.dtype)
-    of_group = outputs // groups
-    for group in range(groups):
-        rows = slice(group * of_group, (group + 1) * of_group)
-        dense[rows, group * inputs : (group + 1) * inputs] = numbers[rows]
-    return dense
+    outputs, inputs, *kernel = numbers.shape
+    dense = np.zeros((groups, outputs // groups, groups, inputs, *kernel), dtype=numbers.dtype)
+    each = np.arange(groups)
+    dense[each, :, each] = numbers.reshape(groups, -1, inputs, *kernel)
+    return dense.reshape(outputs, groups * inputs, *kernel)
 
 
 def _in_blocks(numbers: Array, groups: int, together: int) -> Array:
