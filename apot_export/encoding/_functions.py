@@ -13,25 +13,9 @@ from torch.nn import functional
 
 from apot_export.encoding._modules import is_in_place, module_operation
 from apot_export.errors import CaptureError
-from apot_export.network import (
-    Add,
-    Clip,
-    Concat,
-    Flatten,
-    GlobalAveragePool,
-    Operation,
-    Relu,
-    Shape,
-)
-from apot_export.original.functions import (
-    ADDITIONS,
-    CLIPS,
-    CONCATENATIONS,
-    IDENTITIES,
-    MEANS,
-    MODULES,
-    RESHAPES,
-)
+from apot_export.network import Shape
+from apot_export.network import operations as op
+from apot_export.original import functions
 from apot_export.original.tracing import place
 
 
@@ -53,7 +37,7 @@ def function_operations(
     arguments: tuple[Any, ...],
     options: Mapping[str, Any],
     image: Callable[[], Shape],
-) -> list[Operation]:
+) -> list[op.Operation]:
     """Return what a call does, as operations in turn; none where evaluation mode makes it void.
 
     Args:
@@ -66,24 +50,27 @@ def function_operations(
         CaptureError: The intermediate representation has no such operation.
     """
     target, extra = node.target, arguments[1:]
-    if target in IDENTITIES:
+    if target in functions.IDENTITIES:
         return []
-    if target in MEANS:
-        return _mean(node, image(), **_bound(node, extra, options, ("dim", "keepdim")))
-    if target in MODULES:
-        equivalent = _module(node, extra, options)
-        operation = module_operation(place(node), equivalent, image, {})
-    elif target in ADDITIONS:
-        operation = _sum(node, arguments, options)
-    elif target in CONCATENATIONS:
-        operation = _concatenation(node, image(), **_bound(node, extra, options, ("dim",)))
-    elif target in CLIPS:
-        operation = _clip(node, **_bound(node, extra, options, ("min", "max")))
-    elif target in RESHAPES:
-        operation = _reshape(node, extra, options, image())
-    else:
+    if target in functions.MODULES:
+        operation = module_operation(place(node), _module(node, extra, options), image, {})
+        return [] if operation is None else [operation]
+    operations: list[op.Operation] | None = None
+    if target in functions.MEANS:
+        operations = _mean(image(), **_bound(node, extra, options, ("dim", "keepdim")))
+    elif target in functions.ADDITIONS:
+        tensors = [argument for argument in arguments if isinstance(argument, fx.Node)]
+        operations = [op.Add()] if len(tensors) == len(arguments) == 2 and not options else None  # noqa: PLR2004 - a + b
+    elif target in functions.CONCATENATIONS:
+        axis = _bound(node, extra, options, ("dim",)).get("dim", 0)
+        operations = [op.Concat()] if axis in (1, -len(image())) else None
+    elif target in functions.CLIPS:
+        operations = _clip(**_bound(node, extra, options, ("min", "max")))
+    elif target in functions.RESHAPES and not options:
+        operations = _reshape(extra, image())
+    if operations is None:
         raise unknown(node)
-    return [] if operation is None else [operation]
+    return operations
 
 
 def is_in_place_call(node: fx.Node) -> bool:
@@ -116,42 +103,29 @@ def _bound(
 
 
 def _module(node: fx.Node, extra: tuple[Any, ...], options: Mapping[str, Any]) -> nn.Module:
-    kind, names, defaults = MODULES[node.target]
+    kind, names, defaults = functions.MODULES[node.target]
     arguments = {**defaults, **_bound(node, extra, options, names)}
     if arguments.pop("training", False) or arguments.pop("antialias", False):
         raise unknown(node)
     try:
-        module = kind(**arguments)
+        return kind(**arguments)
     except (TypeError, ValueError, AssertionError) as error:
         raise unknown(node) from error
-    return module
 
 
-def _sum(node: fx.Node, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Add:
-    tensors = [argument for argument in arguments if isinstance(argument, fx.Node)]
-    if len(tensors) != 2 or len(arguments) != 2 or options:  # noqa: PLR2004 - a + b
-        raise unknown(node)
-    return Add()
+# --- what a call's arguments make of it; None where no operation does that ------------------------
 
 
-def _concatenation(node: fx.Node, image: Shape, dim: Any = 0) -> Concat:
-    if dim not in (1, -len(image)):
-        raise unknown(node)
-    return Concat()
-
-
-def _clip(node: fx.Node, min: Any = None, max: Any = None) -> Clip | Relu:  # noqa: A002 - PyTorch's names
+def _clip(min: Any = None, max: Any = None) -> list[op.Operation] | None:  # noqa: A002 - PyTorch's names
     if max is None and min == 0:
-        return Relu()
-    limits = (-math.inf if min is None else min, math.inf if max is None else max)
-    are_numbers = all(isinstance(limit, (int, float)) for limit in limits)
+        return [op.Relu()]
     # The artifacts have no infinite attributes.
-    if not are_numbers or not -math.inf < limits[0] <= limits[1] < math.inf:
-        raise unknown(node)
-    return Clip(minimum=float(limits[0]), maximum=float(limits[1]))
+    if not all(isinstance(limit, (int, float)) and math.isfinite(limit) for limit in (min, max)):
+        return None
+    return [op.Clip(minimum=float(min), maximum=float(max))] if min <= max else None
 
 
-def _mean(node: fx.Node, image: Shape, dim: Any = None, keepdim: Any = False) -> list[Operation]:
+def _mean(image: Shape, dim: Any = None, keepdim: Any = False) -> list[op.Operation] | None:
     axes = list(dim) if isinstance(dim, (tuple, list)) else [dim]
     is_whole_image = (
         len(image) + 1 == _RANK
@@ -159,17 +133,14 @@ def _mean(node: fx.Node, image: Shape, dim: Any = None, keepdim: Any = False) ->
         and sorted(axis % _RANK for axis in axes) == _HEIGHT_AND_WIDTH
     )
     if not is_whole_image:
-        raise unknown(node)
-    return [GlobalAveragePool()] if keepdim else [GlobalAveragePool(), Flatten()]
+        return None
+    return [op.GlobalAveragePool()] if keepdim else [op.GlobalAveragePool(), op.Flatten()]
 
 
-def _reshape(
-    node: fx.Node, extra: tuple[Any, ...], options: Mapping[str, Any], image: Shape
-) -> Flatten:
+def _reshape(extra: tuple[Any, ...], image: Shape) -> list[op.Operation] | None:
     wanted = extra[0] if len(extra) == 1 and isinstance(extra[0], (tuple, list)) else extra
-    if len(wanted) == _BATCH_AXIS_AND_FEATURES and not options:
-        batch, features = wanted
-        known = {math.prod(image)} | ({-1} if batch is Batch.SIZE else set())
-        if (batch is Batch.SIZE or batch == -1) and features in known:
-            return Flatten()
-    raise unknown(node)
+    if len(wanted) != _BATCH_AXIS_AND_FEATURES:
+        return None
+    batch, features = wanted
+    known = {math.prod(image)} | ({-1} if batch is Batch.SIZE else set())
+    return [op.Flatten()] if (batch is Batch.SIZE or batch == -1) and features in known else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,15 +13,8 @@ from torch import fx, nn
 from apot_export.encoding._functions import Batch, function_operations, is_in_place_call, unknown
 from apot_export.encoding._modules import is_in_place, module_operation
 from apot_export.errors import CaptureError
-from apot_export.network import (
-    Flatten,
-    MultiBitWeights,
-    Node,
-    Operation,
-    Shape,
-    SourceLayer,
-    SourceNetwork,
-)
+from apot_export.network import MultiBitWeights, Node, Shape, SourceLayer, SourceNetwork
+from apot_export.network import operations as op
 from apot_export.original.tracing import place, source_line, trace, value_names
 
 _ARITHMETIC = (
@@ -127,57 +120,51 @@ class _Builder:
                     fix="in evaluation, return the logits without auxiliary results",
                 )
             (self.output,) = values
-        elif node.op == "call_module":
-            self._add_module(node)
-        elif node.op in ("call_function", "call_method"):
-            if not self._add_size(node):
-                self._add_function(node)
+        elif node.op not in ("call_module", "call_function", "call_method"):
+            raise unknown(node)
+        elif node.op == "call_module" or not self._add_size(node):
+            self._add_operations(node)
+
+    def _add_operations(self, node: fx.Node) -> None:
+        values = self._values(node)
+        if not values:
+            raise unknown(node)
+
+        def image() -> Shape:
+            return self._shape(values[0])
+
+        if node.op == "call_module":
+            path = str(node.target)
+            module = self.traced.get_submodule(path)
+            try:
+                operation = module_operation(path, module, image, self.layers)
+            except CaptureError as error:
+                line = source_line(node)
+                error.where = f"{error.where}, {line}" if line else error.where
+                raise
+            operations = [] if operation is None else [operation]
+            in_place = is_in_place(module)
         else:
-            raise unknown(node)
-
-    def _add_module(self, node: fx.Node) -> None:
-        path = str(node.target)
-        module = self.traced.get_submodule(path)
-        values = self._values(node)
-        if not values:
-            raise unknown(node)
-        try:
-            operation = module_operation(path, module, self._image(values), self.layers)
-        except CaptureError as error:
-            line = source_line(node)
-            error.where = f"{error.where}, {line}" if line else error.where
-            raise
-        operations = [] if operation is None else [operation]
-        self._append(node, values, operations, in_place=is_in_place(module))
-
-    def _add_function(self, node: fx.Node) -> None:
-        values = self._values(node)
-        if not values:
-            raise unknown(node)
-        arguments, options = self._known(node.args), self._known(node.kwargs)
-        operations = function_operations(node, arguments, options, self._image(values))
-        self._append(node, values, operations, in_place=is_in_place_call(node))
+            arguments, options = self._known(node.args), self._known(node.kwargs)
+            operations = function_operations(node, arguments, options, image)
+            in_place = is_in_place_call(node)
+        self._append(node, values, operations, in_place=in_place)
 
     def _append(
-        self, node: fx.Node, values: list[str], operations: list[Operation], *, in_place: bool
+        self, node: fx.Node, values: list[str], operations: list[op.Operation], *, in_place: bool
     ) -> None:
-        name = self.names[node.name]
-        if not operations:
-            self.alias[node.name] = values[0]
-            return
-        for number, operation in enumerate(operations, start=1):
-            last = number == len(operations)
-            step = name if last else f"{name}.step{number}"
-            self.nodes.append(Node(name=step, inputs=tuple(values), operation=operation))
+        names = [f"{self.names[node.name]}.step{number}" for number in range(1, len(operations))]
+        for name, operation in zip([*names, self.names[node.name]], operations, strict=False):
+            self.nodes.append(Node(name=name, inputs=tuple(values), operation=operation))
             if line := source_line(node):
-                self.lines[step] = line
-            if in_place or isinstance(operation, Flatten):
-                self.memory[step] = self._owner(values[0])
+                self.lines[name] = line
+            if in_place or isinstance(operation, op.Flatten):
+                self.memory[name] = self._owner(values[0])
             if in_place:
-                sharing = [v for v in self.memory if self._owner(v) == self._owner(step)]
-                self.overwritten.update({*sharing, self._owner(step)} - {step})
-            values = [step]
-        self.alias[node.name] = name
+                sharing = [v for v in self.memory if self._owner(v) == self._owner(name)]
+                self.overwritten.update({*sharing, self._owner(name)} - {name})
+            values = [name]
+        self.alias[node.name] = values[0]
 
     def _owner(self, value: str) -> str:
         return self.memory.get(value, value)
@@ -186,10 +173,6 @@ class _Builder:
         if value not in self.shapes:
             self.shapes |= self.network(value).shapes
         return self.shapes[value]
-
-    def _image(self, values: list[str]) -> Callable[[], Shape]:
-        """Return what tells the shape of the first value, which few operations need to know."""
-        return lambda: self._shape(values[0])
 
     def _values(self, node: fx.Node) -> list[str]:
         """Return the names of the values that a node reads."""
@@ -219,24 +202,20 @@ class _Builder:
     def _add_size(self, node: fx.Node) -> bool:
         """Compute a node that is a size of a tensor, or a number made of sizes."""
         source = node.args[0] if node.args else None
-        is_tensor = isinstance(source, fx.Node) and source.name not in self.sizes
-        if is_tensor and isinstance(source, fx.Node):
-            is_shape = node.op == "call_function" and node.target is getattr
-            if not (is_shape and node.args[1] == "shape") and node.target != "size":
+        if isinstance(source, fx.Node) and source.name not in self.sizes:
+            is_shape = node.target is getattr and node.args[1] == "shape"
+            if not is_shape and node.target != "size":
                 return False
             shape = (Batch.SIZE, *self._shape(self.alias[source.name]))
             axes = self._known(node.args[1:] if node.target == "size" else ())
             axes += tuple(node.kwargs.values())
             self.sizes[node.name] = shape[axes[0]] if axes else shape
             return True
-        if node.target not in _ARITHMETIC or any(
-            source.name not in self.sizes for source in node.all_input_nodes
-        ):
+        are_sizes = all(source.name in self.sizes for source in node.all_input_nodes)
+        if isinstance(node.target, str) or node.target not in _ARITHMETIC or not are_sizes:
             return False
         try:
-            function: Callable[..., Any] = _ARITHMETIC[_ARITHMETIC.index(node.target)]
-            result = function(*self._known(node.args))
+            self.sizes[node.name] = node.target(*self._known(node.args))
         except (TypeError, IndexError, ZeroDivisionError) as error:
             raise unknown(node) from error
-        self.sizes[node.name] = result
         return True

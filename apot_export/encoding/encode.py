@@ -9,26 +9,14 @@ import numpy as np
 from apot_export.encoding.weights import encode_layer, require_finite
 from apot_export.errors import CaptureError
 from apot_export.network import (
-    Add,
-    AveragePool,
-    Clip,
     CodedLayer,
     CodedNetwork,
-    Concat,
-    Convolution,
-    Flatten,
-    GlobalAveragePool,
     Layer,
-    Linear,
-    MaxPool,
     Network,
     Node,
-    QuantizeActivation,
-    Relu,
-    ScaleBias,
     SourceNetwork,
-    Upsample,
 )
+from apot_export.network import operations as op
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,53 +35,42 @@ def encode_network(source: SourceNetwork, *, alpha_terms: int = 0) -> CodedNetwo
         CodebookError: A layer's integers do not fit a code.
         CaptureError: A layer whose levels go below 0 with its input has an input that may.
     """
-    require_inputs_that_codes_hold(source)
+    _require_inputs_that_codes_hold(source)
     layers = {
         name: encode_layer(layer, alpha_terms=alpha_terms) for name, layer in source.layers.items()
     }
-    return _make_scales_explicit(source, layers)
-
-
-def _make_scales_explicit(source: SourceNetwork, layers: dict[str, Layer]) -> CodedNetwork:
-    """Insert activation quantizers, and merge steps, bias and batch-norm into one ScaleBias."""
     nodes: list[Node] = []
-    merged: dict[str, str] = {}
-    """Values of the source network that a node of another name now produces."""
-
+    done: set[str] = set()
     for node in source.nodes:
-        if node.name in merged:
-            continue
-        inputs = tuple(merged.get(name, name) for name in node.inputs)
-        operation = node.operation
-        if isinstance(operation, (Convolution, Linear)):
+        operation, inputs = node.operation, node.inputs
+        if node.name in done:
+            continue  # a batch-norm that is part of the layer before it
+        if isinstance(operation, (op.Convolution, op.Linear)):
             if source.layers[operation.layer].activation is not None:
                 levels = f"{node.name}.levels"
-                quantize = QuantizeActivation(layer=operation.layer)
+                quantize = op.QuantizeActivation(layer=operation.layer)
                 nodes.append(Node(name=levels, inputs=inputs, operation=quantize))
                 inputs = (levels,)
             sums = f"{node.name}.sums"
             nodes.append(Node(name=sums, inputs=inputs, operation=operation))
             scale_node = _scale_node(source, node, layers[operation.layer], sums)
             nodes.append(scale_node)
-            if scale_node.name != node.name:
-                merged[node.name] = scale_node.name
-                merged[scale_node.name] = scale_node.name
-        elif isinstance(operation, ScaleBias):
-            rounded = _as_float32(node.name, operation)
-            nodes.append(Node(name=node.name, inputs=inputs, operation=rounded))
-        else:
-            nodes.append(Node(name=node.name, inputs=inputs, operation=operation))
+            done.add(scale_node.name)
+            continue
+        if isinstance(operation, op.ScaleBias):
+            operation = _as_float32(node.name, operation)
+        nodes.append(Node(name=node.name, inputs=inputs, operation=operation))
     return Network[Layer](
         nodes=tuple(nodes),
         layers=layers,
         input=source.input,
         input_shape=source.input_shape,
-        output=merged.get(source.output, source.output),
+        output=source.output,
     )
 
 
 def _scale_node(source: SourceNetwork, node: Node, layer: Layer, sums: str) -> Node:
-    """Return the node that turns a layer's unscaled sums into what the source network has there."""
+    """Return the node that applies step, bias and a batch-norm behind them to a layer's sums."""
     source_layer = source.layers[layer.name]
     channels = source_layer.weight.shape[0]
     step = layer.step if isinstance(layer, CodedLayer) else 1.0
@@ -104,24 +81,24 @@ def _scale_node(source: SourceNetwork, node: Node, layer: Layer, sums: str) -> N
     if source_layer.bias is not None:
         require_finite(source_layer.bias, f"{layer.name}.bias")
         bias = source_layer.bias.astype(np.float64)
-    name = node.name
-    users = source.users(node.name)
-    if len(users) == 1 and isinstance(users[0].operation, ScaleBias) and node.name != source.output:
+    name, users = node.name, source.users(node.name)
+    if len(users) == 1 and node.name != source.output:
         batch_norm = users[0].operation
-        name = users[0].name
-        scale = scale * batch_norm.scale
-        bias = bias * batch_norm.scale + batch_norm.bias
-    merged = _as_float32(name, ScaleBias(scale=scale, bias=bias))
+        if isinstance(batch_norm, op.ScaleBias):
+            name = users[0].name
+            scale = scale * batch_norm.scale
+            bias = bias * batch_norm.scale + batch_norm.bias
+    merged = _as_float32(name, op.ScaleBias(scale=scale, bias=bias))
     return Node(name=name, inputs=(sums,), operation=merged)
 
 
-def _as_float32(name: str, operation: ScaleBias) -> ScaleBias:
+def _as_float32(name: str, operation: op.ScaleBias) -> op.ScaleBias:
     with np.errstate(over="ignore"):
         scale = operation.scale.astype(np.float32)
         bias = operation.bias.astype(np.float32)
     require_finite(scale, f"{name}: scale")
     require_finite(bias, f"{name}: bias")
-    return ScaleBias(scale=_shortest(scale), bias=_shortest(bias))
+    return op.ScaleBias(scale=_shortest(scale), bias=_shortest(bias))
 
 
 def _shortest(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -129,28 +106,26 @@ def _shortest(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return values[:1] if (values.view(np.uint32) == values.view(np.uint32)[0]).all() else values
 
 
-_KEEPS_SIGNS = (Add, MaxPool, AveragePool, GlobalAveragePool, Flatten, Concat, Upsample)
+_KEEPS_SIGNS = (
+    *(op.Add, op.MaxPool, op.AveragePool, op.GlobalAveragePool),
+    *(op.Flatten, op.Concat, op.Upsample),
+)
 """Operations whose results are never negative if their inputs are not."""
 
 
-def require_inputs_that_codes_hold(source: SourceNetwork) -> None:
-    """Refuse levels below 0: a layer that lets negative inputs pass must not get any.
-
-    Raises:
-        CaptureError: A layer may.
-    """
+def _require_inputs_that_codes_hold(source: SourceNetwork) -> None:
+    """Refuse levels below 0: a layer that lets negative inputs pass must not get any."""
     never_negative: set[str] = set()
     for node in source.nodes:
-        inputs_are = all(name in never_negative for name in node.inputs)
-        operation = node.operation
+        operation, inputs_are = node.operation, never_negative.issuperset(node.inputs)
         if (
-            isinstance(operation, Relu)
-            or (isinstance(operation, Clip) and operation.minimum >= 0)
+            isinstance(operation, op.Relu)
+            or (isinstance(operation, op.Clip) and operation.minimum >= 0)
             or (isinstance(operation, _KEEPS_SIGNS) and inputs_are)
         ):
             never_negative.add(node.name)
         if (
-            isinstance(operation, (Convolution, Linear))
+            isinstance(operation, (op.Convolution, op.Linear))
             and source.layers[operation.layer].passes_negative_inputs
             and not inputs_are
         ):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _EIGHT_BIT_DENOMINATOR = 127
+_FIX = "convert a checkpoint of an epoch in which training had not diverged"
 _SMALLEST_THRESHOLD = 1e-30
 """No training leaves a smaller one, and float32 holds all scales that are made of it."""
 
@@ -50,7 +51,7 @@ def encode_layer(layer: SourceLayer, *, alpha_terms: int = 0) -> Layer:
                 where=f"{layer.name}.act_alpha",
                 expected="a positive threshold",
                 got=str(float(layer.activation.alpha)),
-                fix="convert a checkpoint of an epoch in which training had not diverged",
+                fix=_FIX,
             )
     if layer.quantizer is None:
         return FloatLayer(name=layer.name, stored=layer.weight)
@@ -86,7 +87,7 @@ def require_finite(values: NDArray[np.floating], where: str) -> None:
             where=where,
             expected="finite float32 values",
             got=f"{int((~finite).sum())} NaN or infinite of {values.size}",
-            fix="convert a checkpoint of an epoch in which training had not diverged",
+            fix=_FIX,
         )
 
 
@@ -98,7 +99,7 @@ def _require_threshold(alpha: np.float32, where: str) -> None:
             where=where,
             expected=f"a magnitude from {_SMALLEST_THRESHOLD:g} to {1 / _SMALLEST_THRESHOLD:g}",
             got=str(float(alpha)),
-            fix="convert a checkpoint of an epoch in which training had not diverged",
+            fix=_FIX,
         )
 
 
@@ -155,7 +156,7 @@ def _encode_thresholded(
                 where=f"{layer.name}.weight",
                 expected="a mean and a standard deviation that are finite",
                 got=f"{float(quantizer.mean)} and {float(quantizer.std)}",
-                fix="convert a checkpoint of an epoch in which training had not diverged",
+                fix=_FIX,
             )
         if not quantizer.std > 0:
             raise WeightError(
