@@ -28,7 +28,7 @@ def torch_executor(module: nn.Module, device: str) -> Executor:
 
 def twin_executor(module: nn.Module, device: str) -> Executor:
     """Return the original with PyTorch's other convolution algorithm."""
-    return _under(torch_executor(module, device), lambda: _other_algorithm(device))
+    return _other_algorithm(device)(torch_executor(module, device))
 
 
 def twin_executors(module: nn.Module, device: str) -> dict[str, Executor]:
@@ -45,7 +45,7 @@ def twin_executors(module: nn.Module, device: str) -> dict[str, Executor]:
 
     twins = {"convolution algorithm": twin_executor(module, device), "batch size": run_halves}
     if device != "cpu":
-        twins["TF32"] = _under(run, lambda: _tf32(allowed=True))
+        twins["TF32"] = _tf32(allowed=True)(run)
     return twins
 
 
@@ -64,14 +64,6 @@ def explicit_settings() -> Iterator[Mapping[str, Any]]:
             yield {"tf32": False, "cudnn_benchmark": False, "cudnn_deterministic": True}
     finally:
         cudnn.benchmark, cudnn.deterministic = before
-
-
-def _under(run: Executor, setting: Callable[[], Any]) -> Executor:
-    def run_otherwise(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        with setting():
-            return run(images)
-
-    return run_otherwise
 
 
 @contextmanager

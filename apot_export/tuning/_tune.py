@@ -196,8 +196,7 @@ def tune_for(
         seconds=clock() - began,
     )
     if written:
-        files[ONNX_MODEL] = serialise(models[target])
-        manifest = _tuned(manifest, result)
+        files[ONNX_MODEL], manifest = serialise(models[target]), _tuned(manifest, result)
     if output is not None:
         manifest["checkpoint"] = _found_from(output, directory, manifest["checkpoint"])
     if written or output is not None:

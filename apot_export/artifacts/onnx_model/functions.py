@@ -28,6 +28,19 @@ _ROUNDING_FREE_EPSILON = 2.0**-16
 """Added to a variance of 1 less it, it gives 1 without rounding, and no runtime finds it too small:
 some libraries raise an epsilon below 1e-5."""
 
+QUANTIZER_LIMIT = """
+    zero = Constant <value_float: float = 0.0> ()
+    threshold = Div (last, scale)
+    tolerance = Constant <value_float: float = 1.000001> ()
+    limit = Mul (threshold, tolerance)"""
+FLAT_LEVELS = """
+    scaled = Mul (clipped, scale)
+    image_index = Cast <to: int = 6> (scaled)
+    minus_one = Constant <value_ints: ints = [-1]> ()
+    index = Reshape (image_index, minus_one)
+    flat_levels = GatherElements <axis: int = 0> (levels, index)"""
+"""Lines of quantizers: what they clip at, and the levels of clipped values."""
+
 _PRODUCTS = """
 # Integer levels convolved with integer weights, or [N, in] times transposed [out, in]: int32.
 #
@@ -146,17 +159,8 @@ DecodeWeights
 QuantizeActivation
     <alpha: float, bits: int, denominator: int, digit_tables: ints, digit_table_sizes: ints>
     (x, scale, last, levels) => (quantized)
-{{
-    zero = Constant <value_float: float = 0.0> ()
-    threshold = Div (last, scale)
-    tolerance = Constant <value_float: float = 1.000001> ()
-    limit = Mul (threshold, tolerance)
-    clipped = Clip (x, zero, limit)
-    scaled = Mul (clipped, scale)
-    image_index = Cast <to: int = 6> (scaled)
-    minus_one = Constant <value_ints: ints = [-1]> ()
-    index = Reshape (image_index, minus_one)
-    flat_levels = GatherElements <axis: int = 0> (levels, index)
+{{{QUANTIZER_LIMIT}
+    clipped = Clip (x, zero, limit){FLAT_LEVELS}
     shape = Shape (x)
     quantized = Reshape (flat_levels, shape)
 }}

@@ -12,7 +12,7 @@ its `Gather` is not, unless the graph is transposed around it.
 
 from __future__ import annotations
 
-from apot_export.artifacts.onnx_model.functions import CONV, GEMM
+from apot_export.artifacts.onnx_model.functions import CONV, FLAT_LEVELS, GEMM, QUANTIZER_LIMIT
 
 # --- ONNX Runtime on CPUs -------------------------------------------------------------------------
 
@@ -95,17 +95,8 @@ QuantizeActivation:{CHANNELS_LAST}
      image_shape: ints>
     (x, scale, last, levels) => (quantized)
 {{
-    image = {_TO_CHANNELS_LAST} (x)
-    zero = Constant <value_float: float = 0.0> ()
-    threshold = Div (last, scale)
-    tolerance = Constant <value_float: float = 1.000001> ()
-    limit = Mul (threshold, tolerance)
-    clipped = Clip (image, zero, limit)
-    scaled = Mul (clipped, scale)
-    image_index = Cast <to: int = 6> (scaled)
-    minus_one = Constant <value_ints: ints = [-1]> ()
-    index = Reshape (image_index, minus_one)
-    flat_levels = GatherElements <axis: int = 0> (levels, index)
+    image = {_TO_CHANNELS_LAST} (x){QUANTIZER_LIMIT}
+    clipped = Clip (image, zero, limit){FLAT_LEVELS}
     image_shape = Constant <value_ints: ints = @image_shape> ()
     image_levels = Reshape (flat_levels, image_shape)
     quantized = {_TO_CHANNELS_FIRST} (image_levels)

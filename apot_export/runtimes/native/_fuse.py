@@ -69,6 +69,7 @@ def fuse(network: CodedNetwork) -> tuple[list[Fused], str]:
     Raises:
         KernelError: An operation or a layer has no kernel.
     """
+    _require_bytes(network)
     nodes, output = _without_trivial_flattening(network)
     return _Fuser(network, nodes, output).steps(), output
 
@@ -102,13 +103,8 @@ class _Fuser:
         self._concatenated = {node.name for node in nodes if isinstance(node.operation, op.Concat)}
 
     def steps(self) -> list[Fused]:
-        found: list[Fused] = []
-        for node in self._nodes:
-            if node.name in self._absorbed:
-                continue
-            _require_kernel(self._network, node)
-            found.append(self._fused(node))
-        return found
+        # Each step may absorb nodes after it, which are then passed over.
+        return [self._fused(node) for node in self._nodes if node.name not in self._absorbed]
 
     def _fused(self, node: Node) -> Fused:
         operation, source = node.operation, node.inputs[0]
@@ -202,19 +198,14 @@ def is_depthwise(network: CodedNetwork, operation: op.Convolution) -> bool:
     return operation.groups == outputs > 1 and inputs == 1
 
 
-def _require_kernel(network: CodedNetwork, node: Node) -> None:
-    operation = node.operation
-    if not isinstance(operation, (op.Convolution, op.Linear, op.QuantizeActivation)):
-        return
-    layer = network.layers[operation.layer]
-    if layer.activation is None:
-        return
-    table = layer.activation.table
-    if int(table.max()) > LARGEST_LEVEL:
-        raise KernelError(
-            "The kernels hold levels of activations in bytes.",
-            where=layer.name,
-            expected=f"levels up to {LARGEST_LEVEL}",
-            got=f"a level of {int(table.max())}",
-            fix="run the ONNX model",
-        )
+def _require_bytes(network: CodedNetwork) -> None:
+    for layer in network.layers.values():
+        largest = 0 if layer.activation is None else int(layer.activation.table.max())
+        if largest > LARGEST_LEVEL:
+            raise KernelError(
+                "The kernels hold levels of activations in bytes.",
+                where=layer.name,
+                expected=f"levels up to {LARGEST_LEVEL}",
+                got=f"a level of {largest}",
+                fix="run the ONNX model",
+            )
