@@ -77,11 +77,7 @@ def require_below(limit: int, reached: int, name: str, what: str) -> None:
 def of_sums(name: str, weights: Integers, groups: int, values: Range) -> tuple[Range, int]:
     """Return the range of sums of products by output, and the bound of all partial sums.
 
-    Args:
-        name: The layer, for messages.
-        weights: [out, in / groups, ...].
-        groups: Groups of the convolution.
-        values: Range of the input's channels; 0 among them where there is padding.
+    The weights are [out, in / groups, ...]; the values' range holds 0 where there is padding.
     """
     out = weights.shape[0]
     rows = weights.reshape(out, weights.shape[1], -1)
@@ -139,14 +135,9 @@ def requantizer(
 ) -> Requantize:
     """Return the integers that stand for x * ratio + bias, rounded half up.
 
-    The shift is the largest for which multipliers have at most `MULTIPLIER_BITS` bits and no
-    product leaves 62 bits.
-
-    Args:
-        name: The node, for messages.
-        ratios: Units of the result per unit of x, by channel, or one for all.
-        biases: In units of the result, likewise.
-        values: Range of x by channel.
+    Ratios (units of the result per unit of x) and biases (in units of the result) are by channel,
+    or one for all. The shift is the largest for which multipliers have at most `MULTIPLIER_BITS`
+    bits and no product leaves 62 bits.
     """
     largest = max(abs(ratio) for ratio in ratios)
     shift = 0
@@ -180,14 +171,8 @@ def precise_requantizer(
 ) -> tuple[Requantize, Fraction]:
     """Return the requantizer of a value that only thresholds see, and its units.
 
-    No such value is stored, so it has as many fraction bits as int32 can be proven to hold.
-
-    Args:
-        name: The node, for messages.
-        scales: Real scales by channel, or one for all.
-        biases: Real biases, likewise.
-        units: Integers per real unit of x.
-        values: Range of x by channel.
+    No such value is stored, so it has as many fraction bits as int32 can be proven to hold. Scales
+    and biases are real, by channel or one for all; `units` are integers per real unit of x.
     """
     largest = values.largest / units * max(map(abs, scales)) + max(map(abs, biases))
     spare = STREAM_LIMIT.bit_length() - 2 - (int(largest) + 1).bit_length()
@@ -220,10 +205,6 @@ def stream_thresholds(
 
     A real input x has level number #{d <= x} over the quantizer's decision points d; an integer v
     stands for v / units, so that d <= v / units where ceil(d * units) <= v.
-
-    Args:
-        quantizer: Codebook and clipping threshold.
-        units: Integers per unit of the real input.
     """
     table = quantizer.table
     changes = [i for i in range(1, len(table)) if table[i] != table[i - 1]]
@@ -281,14 +262,8 @@ def fixed_input(
 ) -> tuple[ToFixed | Requantize, Range]:
     """Return the operation that makes a fixed-point image, and the range of its result.
 
-    Args:
-        name: The value, for messages.
-        channels: Of the image.
-        bits: Fraction bits of the result.
-        pixels: Normalisation of uint8 pixels; None for float32 images.
-
-    Raises:
-        BoundError: The result could overflow.
+    Images are uint8 pixels with a normalisation, or float32. Raises `BoundError` where the result
+    could overflow.
     """
     if pixels is None:
         limit = INPUT_LIMIT << bits

@@ -58,11 +58,8 @@ def program_bytes(
 ) -> bytes:
     """Serialise an integer network: the same network and file give the same bytes.
 
-    Args:
-        network: What `lower` made of the coded network.
-        coded: The coded network, whose codes are the weights.
-        tensors: The tensors of the packed file that hold them.
-        positions: Where each tensor begins in the file's data.
+    Its weights are the codes of the coded network that `lower` was given, which lie in the packed
+    file's tensors at the positions in its data.
 
     Raises:
         IntegerError: A size or number does not fit the format.

@@ -21,14 +21,7 @@ def code_dtype(bits: int) -> type[np.uint8 | np.uint16]:
 
 
 def pack(codes: Codes, bits: int) -> NDArray[np.uint8]:
-    """Pack codes of `bits` bits each, in C order.
-
-    Args:
-        codes: Unsigned codes, any shape, each < 2 ** bits.
-        bits: Width of a code, 1 to 16.
-
-    Returns:
-        uint8 [ceil(codes.size * bits / 8)].
+    """Pack codes of 1 to 16 bits each, in C order: return uint8 [ceil(codes.size * bits / 8)].
 
     Raises:
         ValueError: A code does not fit.
@@ -56,15 +49,7 @@ def pack(codes: Codes, bits: int) -> NDArray[np.uint8]:
 
 
 def unpack(packed: NDArray[np.uint8], bits: int, count: int) -> Codes:
-    """Undo `pack`.
-
-    Args:
-        packed: uint8 [ceil(count * bits / 8)].
-        bits: Width of a code, 1 to 16.
-        count: Number of codes.
-
-    Returns:
-        uint8 [count], or uint16 [count] where bits > 8.
+    """Undo `pack`: return uint8 [count], or uint16 [count] where bits > 8.
 
     Raises:
         ValueError: The number of bytes does not fit, or the filling bits are not zero.

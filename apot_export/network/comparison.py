@@ -72,14 +72,13 @@ def compare_oracle(
     exported: Mapping[str, NDArray[Any]],
     found: list[Difference] | None = None,
 ) -> AccumulatorComparison:
-    """Recompute every value of a network from the runtime's own inputs to it.
+    """Recompute every value of the packed file's network from a runtime's own inputs to it.
 
     Args:
         packed: The network of the packed file.
         images: float32 [N, C, H, W].
         exported: Every value of the ONNX graph on these images (or more), by name.
-        found: Differences are appended to it; their `original` is the runtime's number, and their
-            `export` the packed file's.
+        found: Gets the differences; `original` is the runtime's number, `export` the packed file's.
     """
     known: dict[str, NDArray[Any]] = {packed.input: images}
     for node in packed.nodes:

@@ -141,16 +141,13 @@ def _float_product(rows: Array, weights: Array) -> NDArray[np.float32]:
 
 
 def convolve(operation: op.Convolution, image: Array, weights: Array, product: Product) -> Array:
-    """Convolve an image by products of its unfolded patches with the weights of each group.
+    """Convolve an image with the weights of each group: return [N, out, height, width].
 
     Args:
         operation: Geometry of the convolution.
         image: [N, channels, height, width].
         weights: [out, channels / groups, kernel height, kernel width], or their codes.
         product: Makes sums [rows, out] of patches [rows, taps] and weights [out, taps].
-
-    Returns:
-        [N, out, height, width].
     """
     kernel = (weights.shape[2], weights.shape[3])
     taps = windows(image, kernel, operation.stride, operation.padding, operation.dilation)
@@ -230,14 +227,9 @@ def execute(
     compute: Callable[[NodeType, list[NDArray[Any]]], NDArray[Any]],
     observe: Callable[[str, NDArray[Any]], None] | None,
 ) -> NDArray[Any]:
-    """Compute nodes in order, keeping values until their last reader is computed.
+    """Compute nodes in order from given values, each kept until its last reader is computed.
 
-    Args:
-        nodes: In an order in which every input exists before it is used.
-        given: Values by name that exist before the first node.
-        output: Name of the value to return.
-        compute: Computes a node from its inputs.
-        observe: Called with the name and array of every value.
+    `observe` is called with the name and array of every value; the value `output` is returned.
     """
     values = dict(given)
     last_use = {name: node.name for node in nodes for name in node.inputs}

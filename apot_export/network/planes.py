@@ -67,11 +67,7 @@ class Planes:
     def scaled_by(self, coordinates: NDArray[_Float]) -> NDArray[_Float]:
         """Return the weights that other scales of the bases give, added one after the other.
 
-        Args:
-            coordinates: Scale of every basis, [bases].
-
-        Returns:
-            The type of the coordinates, weight shape.
+        The scales are [bases]; the weights have their type and the weight shape.
         """
         scaled = self.signs * coordinates[:, None]
         scaled = np.concatenate([scaled, np.zeros((1, self.group_size), dtype=scaled.dtype)])

@@ -32,14 +32,9 @@ def digit_bytes(base: int, count: int) -> int:
 
 
 def encode_digits(codes: Codes, used: Sequence[int]) -> NDArray[np.uint8]:
-    """Store codes as digits, the first of a byte the least significant.
+    """Store codes as digits, uint8 [bytes], the first digit of a byte the least significant.
 
-    Args:
-        codes: Unsigned codes, any shape.
-        used: The codes that occur, ascending, 2 to 16: the meaning of the digits 0, 1, ...
-
-    Returns:
-        uint8 [ceil(codes.size / digits a byte)].
+    `used` are the codes that occur, ascending, 2 to 16: the meaning of the digits 0, 1, ...
 
     >>> encode_digits(np.array([0, 1, 3, 3, 0, 1], dtype=np.uint8), [0, 1, 3]).tolist()
     [75, 1]
@@ -52,16 +47,7 @@ def encode_digits(codes: Codes, used: Sequence[int]) -> NDArray[np.uint8]:
 
 
 def decode_digits(content: NDArray[np.uint8], used: Sequence[int], bits: int, count: int) -> Codes:
-    """Undo `encode_digits`.
-
-    Args:
-        content: uint8 [ceil(count / digits a byte)].
-        used: The codes that the digits mean, 2 to 16 of them.
-        bits: Width of a code, 1 to 16.
-        count: Number of codes, at least 1.
-
-    Returns:
-        uint8 [count], or uint16 [count] where bits > 8.
+    """Undo `encode_digits`: return uint8 [count], or uint16 [count] where bits > 8.
 
     Raises:
         ValueError: The number of bytes does not fit, a byte is too large for its digits, or a digit

@@ -68,15 +68,9 @@ class Coding:
 def encode(
     codes: Codes, bits: int, coding: Coding | None = None
 ) -> tuple[NDArray[np.uint8], Coding]:
-    """Encode codes: the same codes give the same bytes.
+    """Encode codes of 1 to 16 bits, at least one: the same codes give the same bytes.
 
-    Args:
-        codes: Unsigned codes, any shape, at least one, each < 2 ** bits.
-        bits: Width of a code, 1 to 16.
-        coding: Precision, at least as many as tell the codes apart, and lanes; None: chosen.
-
-    Returns:
-        The stream, uint8, and how it is coded.
+    Returns the stream, uint8, and its coding, which is chosen for size and speed where it is None.
 
     Raises:
         ValueError: A code does not fit, or the precision cannot tell the codes apart.
@@ -168,16 +162,7 @@ def _frequencies(counts: NDArray[np.int64], precision: int) -> NDArray[np.int64]
 
 
 def decode(content: NDArray[np.uint8], bits: int, count: int, coding: Coding) -> Codes:
-    """Undo `encode`.
-
-    Args:
-        content: The stream, uint8.
-        bits: Width of a code, 1 to 16.
-        count: Number of codes, at least 1.
-        coding: How it is coded.
-
-    Returns:
-        uint8 [count], or uint16 [count] where bits > 8.
+    """Undo `encode`: return uint8 [count], or uint16 [count] where bits > 8.
 
     Raises:
         ValueError: The stream is malformed, or holds another number of codes. Whatever it holds,
