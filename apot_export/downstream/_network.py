@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ._container import parse, read_container, require
-from ._layers import Floats, Layer, Tensors, read_codebook, read_layer
+from ._layers import Floats, Layer, Quantizer, Tensors, read_codebook, read_layer
 from ._members import INPUT, NETWORK, NODE, OPERATIONS, members
 
 _LARGEST_VALUE = 2**31 - 1
@@ -45,6 +45,11 @@ class _Node:
     layer: Layer | None = None
     operand: Tensor | None = None
     """The weights to multiply with, or the quantizer's table."""
+
+    @property
+    def quantizer(self) -> Quantizer | None:
+        """What makes levels of the layer's input; None where that stays float."""
+        return None if self.layer is None else self.layer.quantizer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -220,22 +225,19 @@ def _readable_kinds(node: _Node) -> set[str]:
     if node.operation == "ScaleBias":
         return {"float", "accumulators"}
     multiplies = node.operation in {"Convolution", "Linear"}
-    quantized = node.layer is not None and node.layer.quantizer is not None
-    return {_levels(node) if multiplies and quantized else "float"}
+    return {_levels(node) if multiplies and node.quantizer else "float"}
 
 
 def _result_kind(node: _Node) -> str:
     if node.operation == "QuantizeActivation":
         return _levels(node)
-    quantized = node.layer is not None and node.layer.quantizer is not None
-    return "accumulators" if quantized else "float"
+    return "accumulators" if node.quantizer else "float"
 
 
 # --- The operations (3.5, 4.2 to 4.4) -------------------------------------------------------------
 
 
 def _multiply(node: _Node, x: Tensor) -> Tensor:
-    assert node.layer is not None
     assert node.operand is not None
     weights = node.operand.to(x.device)
     if node.operation == "Linear":
@@ -245,14 +247,13 @@ def _multiply(node: _Node, x: Tensor) -> Tensor:
         names = ("stride", "padding", "dilation", "groups")
         options = {name: node.attributes[name] for name in names}
         sums = functional.conv2d(x.to(weights.dtype), weights, **options)
-    return sums if node.layer.quantizer else sums.float()
+    return sums if node.quantizer else sums.float()
 
 
 def _quantize(node: _Node, x: Tensor) -> Tensor:
-    assert node.layer is not None
-    assert node.layer.quantizer is not None
+    quantizer = node.quantizer
+    assert quantizer is not None
     assert node.operand is not None
-    quantizer = node.layer.quantizer
     product = x * quantizer.scale
     require(x.is_meta or not bool(product.isnan().any()), f"{node.name} reads a NaN")
     index = product.clamp_(0, quantizer.last).to(torch.int32)  # which cuts off fractions: floor

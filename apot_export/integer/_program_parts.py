@@ -16,7 +16,6 @@ from apot_export.integer.fixed_point import signed_digits
 from apot_export.integer.network import (
     Clamp,
     IntegerLayer,
-    Integers,
     Interval,
     Quantize,
     Requantize,
@@ -142,15 +141,17 @@ def sum_kind(layer: IntegerLayer, coded: Layer) -> int:
     """Return the kind of a layer's accumulators."""
     wide = layer.bound >= 1 << (_NARROW_BITS - 1)
     if isinstance(coded, PlaneLayer) and coded.planes.terms is not None:
-        shifts = _shifts(coded, layer)
-        if shifts.size and shifts.max() >= _WIDE_BITS:
+        used = coded.planes.terms[coded.planes.terms != 0]
+        exponents = (used & (_NEGATIVE - 1)).astype(np.int64) - _TERM_BIAS
+        largest = int(exponents.max(initial=-layer.fraction_bits)) + layer.fraction_bits
+        if largest >= _WIDE_BITS:
             raise IntegerError(
                 "A term of a coordinate is too large for an integer program.",
                 where=layer.name,
                 expected="less than 2^64 times the smallest one",
-                got=f"2^{int(shifts.max())} times",
+                got=f"2^{largest} times",
             )
-        wide = wide or bool(shifts.size and shifts.max() >= _NARROW_BITS)
+        wide = wide or largest >= _NARROW_BITS
     return WIDE if wide else NARROW
 
 
@@ -161,12 +162,6 @@ def weight_bytes(layer: IntegerLayer, coded: Layer, stored: WeightTensors) -> by
     if isinstance(coded, CodedLayer):
         return _code_bytes(coded, stored)
     raise IntegerError("A layer's weights are not integers.", where=layer.name)
-
-
-def _shifts(coded: PlaneLayer, layer: IntegerLayer) -> Integers:
-    terms = coded.planes.terms
-    used = np.zeros(0, dtype=np.uint8) if terms is None else terms[terms != 0]
-    return (used & (_NEGATIVE - 1)).astype(np.int64) - _TERM_BIAS + layer.fraction_bits
 
 
 def _code_bytes(coded: CodedLayer, stored: WeightTensors) -> bytes:
