@@ -131,6 +131,8 @@ def tune(
     Raises:
         ApotExportError: With what is wrong; nothing is left half-written.
     """
+    if not seconds > 0:
+        raise TuningError("Measuring takes time.", expected="seconds > 0", got=f"{seconds}")
     return tune_for(
         Deployment(runtime=runtime, device=device, threads=threads, batch=batch),
         Path(export),
@@ -152,8 +154,6 @@ def tune_for(
     clock: Clock = time.perf_counter,
 ) -> TuningResult:
     """Tune for a deployment, as `tune` does, by the time that a clock tells."""
-    if not seconds > 0:
-        raise TuningError("Measuring takes time.", expected="seconds > 0", got=f"{seconds}")
     began = clock()
     manifest = read_manifest(directory)
     check_files(directory, manifest)

@@ -99,7 +99,6 @@ class GraphBuilder:
         *,
         tool: str,
         metadata: Mapping[str, str],
-        image_type: int = TensorProto.FLOAT,
     ) -> onnx.ModelProto:
         """Return the model: one image tensor in, logits out, every value typed and shaped.
 
@@ -108,12 +107,10 @@ class GraphBuilder:
             shapes: Of one image and of every node's value, by their names in the network.
             tool: Name and version of the producer, separated by a blank.
             metadata: Model properties.
-            image_type: Element type of the images.
         """
-        kinds = {self.input: image_type, **self.types}
         values = {
             value: helper.make_tensor_value_info(
-                self._value(value), kinds.get(value, TensorProto.FLOAT), ["batch", *shape]
+                self._value(value), self.types.get(value, TensorProto.FLOAT), ["batch", *shape]
             )
             for value, shape in shapes.items()
         }

@@ -57,6 +57,8 @@ def build_integer_model(
     graph = _IntegerGraph(
         network=coded, input=network.input, output=network.output, integer=network
     )
+    if network.pixels is not None:
+        graph.types[network.input] = TensorProto.UINT8
     for node in network.nodes:
         graph.add(node)
     facts = {
@@ -69,7 +71,6 @@ def build_integer_model(
         {network.input: network.input_shape, **{node.name: node.shape for node in network.nodes}},
         tool=tool,
         metadata={**metadata, **facts},
-        image_type=TensorProto.FLOAT if network.pixels is None else TensorProto.UINT8,
     )
 
 
