@@ -39,7 +39,7 @@ from torch import nn
 from apot_export.artifacts.onnx_model import openvino_model, serialise
 from apot_export.artifacts.onnx_model.lowering import TARGETS
 from apot_export.conversion.convert import convert
-from apot_export.original.architectures.resnet import Design, ResNet
+from apot_export.original.architectures.resnet import ResNet
 from apot_export.original.choices import Choices
 from apot_export.original.published import load_original
 
@@ -63,8 +63,7 @@ Run = Callable[[np.ndarray[Any, Any]], Any]
 def random_checkpoint(name: str, path: Path) -> None:
     """Write a 4-bit checkpoint of random weights, thresholds and calibrated batch-norm."""
     torch.manual_seed(0)
-    design = Design(blocks=BLOCKS[name], bottleneck=True, width=64, image=SHAPE, classes=1000)
-    module = ResNet(design)
+    module = ResNet(blocks=BLOCKS[name], bottleneck=True, width=64, image=SHAPE, classes=1000)
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None  # average over all batches

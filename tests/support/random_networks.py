@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from apot_export.original.architectures.lenet import LeNet5
 from apot_export.original.architectures.mobilenet_v2 import MobileNetV2
-from apot_export.original.architectures.resnet import Design, ResNet
-from apot_export.original.architectures.vgg import SmallVgg
+from apot_export.original.architectures.resnet import ResNet
+from apot_export.original.architectures.small import LeNet5, SmallVgg
 
 
 def resnet(
     blocks: tuple[int, ...], image: tuple[int, int, int], width: int, *, bottleneck: bool = False
 ) -> Callable[[], nn.Module]:
     """Return the constructor of a ResNet with ten classes."""
-    design = Design(blocks=blocks, bottleneck=bottleneck, width=width, image=image, classes=10)
-    return lambda: ResNet(design)
+    return partial(
+        ResNet, blocks=blocks, bottleneck=bottleneck, width=width, image=image, classes=10
+    )
 
 
 CIFAR, MNIST, IMAGENET = (3, 32, 32), (1, 28, 28), (3, 224, 224)

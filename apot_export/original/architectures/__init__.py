@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import nn
 
 from apot_export.errors import RecognitionError
-from apot_export.original.architectures import lenet, mobilenet_v2, resnet, vgg
-from apot_export.original.architectures._closest import closest
+from apot_export.original.architectures import mobilenet_v2, resnet, small
 from apot_export.original.architectures._protocol import Architecture, Shapes
 from apot_export.original.loading import load_state, some_keys
 from apot_export.original.quantization import Quantization
@@ -18,9 +18,22 @@ from apot_export.original.quantized_layers import QuantConv2d, dress
 _RECOGNISERS: tuple[Callable[[Shapes], Architecture | None], ...] = (
     resnet.recognise,
     mobilenet_v2.recognise,
-    vgg.recognise,
-    lenet.recognise,
+    small.recognise_vgg,
+    small.recognise_lenet,
 )
+_small_resnet = partial(resnet.ResNet, width=16, image=(3, 32, 32), classes=10)
+_large_resnet = partial(resnet.ResNet, width=64, image=(3, 224, 224), classes=10)
+_KNOWN: dict[str, Callable[[], nn.Module]] = {
+    "ResNet-20 (CIFAR)": partial(_small_resnet, blocks=(3, 3, 3)),
+    "ResNet-18 (ImageNet)": partial(_large_resnet, blocks=(2, 2, 2, 2)),
+    "ResNet-50 (ImageNet)": partial(_large_resnet, blocks=(3, 4, 6, 3), bottleneck=True),
+    "MobileNetV2": partial(mobilenet_v2.MobileNetV2, 10),
+    "VGG-small": partial(small.SmallVgg, 10),
+    "LeNet5": small.LeNet5,
+}
+"""Networks that an unknown one may come close to, for error messages."""
+_SILENT_SUFFIXES = ("alpha", "num_batches_tracked")
+"""Keys that say nothing of an architecture."""
 
 
 def recognise(shapes: Shapes) -> Architecture:
@@ -33,7 +46,7 @@ def recognise(shapes: Shapes) -> Architecture:
         found = recogniser(shapes)
         if found is not None:
             return found
-    name, missing, others = closest(shapes)
+    name, missing, others = _closest(shapes)
     raise RecognitionError(
         f"The checkpoint's keys describe no known architecture; {name} comes closest.",
         expected="a ResNet (conv1, layer1, ..., fc), MobileNetV2, VGG or LeNet5 of the field",
@@ -41,6 +54,28 @@ def recognise(shapes: Shapes) -> Architecture:
         fix="check that the file holds the state dict of one of these networks, "
         "or name its constructor with --model PACKAGE.MODULE:FACTORY",
     )
+
+
+def _closest(shapes: Shapes) -> tuple[str, list[str], list[str]]:
+    """Return the known network that shares most keys, the keys of it that are missing, and others.
+
+    Shapes do not count: a network of another width is still close.
+    """
+    with torch.device("meta"):
+        known = {name: _telling(network().state_dict()) for name, network in _KNOWN.items()}
+    given = _telling(shapes)
+
+    def likeness(name: str) -> float:
+        keys = set(known[name])
+        return len(keys.intersection(given)) / len(keys.union(given))
+
+    name = max(known, key=likeness)
+    missing = [key for key in known[name] if key not in given]
+    return name, missing, [key for key in given if key not in known[name]]
+
+
+def _telling(keys: Iterable[str]) -> list[str]:
+    return [key for key in keys if not key.endswith(_SILENT_SUFFIXES)]
 
 
 def build(

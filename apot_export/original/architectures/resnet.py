@@ -7,7 +7,7 @@ published training codes, which follow torchvision's.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -30,108 +30,80 @@ def _convolution(in_channels: int, channels: int, kernel: int, *, stride: int = 
     return nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut that carries the unquantized ReLU output."""
+class Block(nn.Module):
+    """Convolutions with batch-norms, and a shortcut that carries the unquantized ReLU output.
 
-    expansion = 1
+    Two 3x3 convolutions or, as a bottleneck, 1x1, 3x3 and 1x1 ones around a narrow waist.
+    """
 
-    def __init__(self, in_channels: int, channels: int, *, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, *, stride: int, bottleneck: bool) -> None:
         super().__init__()
-        self.conv1 = _convolution(in_channels, channels, 3, stride=stride)
-        self.bn1 = nn.BatchNorm2d(channels)
+        layout = [(channels, 3, stride), (channels, 3, 1)]
+        if bottleneck:
+            layout = [(channels, 1, 1), (channels, 3, stride), (channels * _EXPANSION, 1, 1)]
+        self.convolutions, width = len(layout), in_channels
+        for number, (wider, kernel, step) in enumerate(layout, start=1):
+            self.add_module(f"conv{number}", _convolution(width, wider, kernel, stride=step))
+            self.add_module(f"bn{number}", nn.BatchNorm2d(wider))
+            width = wider
         self.relu = nn.ReLU()
-        self.conv2 = _convolution(channels, channels, 3)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = _shortcut(in_channels, channels, stride)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_channels != width:
+            shortcut = _convolution(in_channels, width, 1, stride=stride)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(width))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Map float32 [N, in, H, W] to [N, channels, H / stride, W / stride]."""
-        features = self.relu(self.bn1(self.conv1(image)))
-        features = self.bn2(self.conv2(features))
+        """Map float32 [N, in, H, W] to [N, out, H / stride, W / stride]."""
+        features = image
+        for number in range(1, self.convolutions + 1):
+            features = self.get_submodule(f"conv{number}")(features)
+            features = self.get_submodule(f"bn{number}")(features)
+            if number < self.convolutions:
+                features = self.relu(features)
         residual = image if self.downsample is None else self.downsample(image)
         result: torch.Tensor = self.relu(features + residual)
         return result
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 (which carries the stride) and 1x1 convolutions around a narrow waist."""
-
-    expansion = _EXPANSION
-
-    def __init__(self, in_channels: int, channels: int, *, stride: int) -> None:
-        super().__init__()
-        out_channels = channels * self.expansion
-        self.conv1 = _convolution(in_channels, channels, 1)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = _convolution(channels, channels, 3, stride=stride)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = _convolution(channels, out_channels, 1)
-        self.bn3 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU()
-        self.downsample = _shortcut(in_channels, out_channels, stride)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Map float32 [N, in, H, W] to [N, 4 * channels, H / stride, W / stride]."""
-        features = self.relu(self.bn1(self.conv1(image)))
-        features = self.relu(self.bn2(self.conv2(features)))
-        features = self.bn3(self.conv3(features))
-        residual = image if self.downsample is None else self.downsample(image)
-        result: torch.Tensor = self.relu(features + residual)
-        return result
-
-
-def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
-    if stride == 1 and in_channels == out_channels:
-        return None
-    return nn.Sequential(
-        _convolution(in_channels, out_channels, 1, stride=stride), nn.BatchNorm2d(out_channels)
-    )
-
-
-def _stage(
-    block: type[BasicBlock | Bottleneck], in_channels: int, channels: int, blocks: int, stride: int
-) -> nn.Sequential:
-    """Return `blocks` blocks of which the first changes width and resolution."""
-    rest = [block(channels * block.expansion, channels, stride=1) for _ in range(blocks - 1)]
-    return nn.Sequential(block(in_channels, channels, stride=stride), *rest)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Design:
-    """What tells one ResNet from another."""
-
-    blocks: tuple[int, ...]
-    """Blocks per stage: three stages or four."""
-    bottleneck: bool
-    width: int
-    """Channels of the first stage; each further one has twice as many."""
-    image: tuple[int, int, int]
-    classes: int
 
 
 class ResNet(nn.Module):
-    """A first convolution (with a max-pool, if there are four stages), stages, pool, linear."""
+    """A first convolution (with a max-pool, if there are four stages), stages, pool, linear.
 
-    def __init__(self, design: Design) -> None:
+    Args:
+        blocks: Blocks per stage: three stages or four.
+        width: Channels of the first stage; each further one has twice as many.
+        image: One image: (channels, height, width).
+        classes: Number of logits.
+        bottleneck: Whether blocks have three convolutions, not two.
+    """
+
+    def __init__(
+        self,
+        *,
+        blocks: tuple[int, ...],
+        width: int,
+        image: tuple[int, int, int],
+        classes: int,
+        bottleneck: bool = False,
+    ) -> None:
         super().__init__()
-        block = Bottleneck if design.bottleneck else BasicBlock
-        large = len(design.blocks) == _LARGE_STAGES
-        channels, size, _ = design.image
-        self.conv1 = _convolution(
-            channels, design.width, 7 if large else 3, stride=2 if large else 1
-        )
-        self.bn1 = nn.BatchNorm2d(design.width)
+        large = len(blocks) == _LARGE_STAGES
+        channels, size, _ = image
+        self.conv1 = _convolution(channels, width, 7 if large else 3, stride=2 if large else 1)
+        self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
-        in_channels, width = design.width, design.width
-        self.stages = len(design.blocks)
-        for number, blocks in enumerate(design.blocks, start=1):
-            stage = _stage(block, in_channels, width, blocks, 1 if number == 1 else 2)
-            self.add_module(f"layer{number}", stage)
-            in_channels, width = width * block.expansion, width * 2
+        in_channels = width
+        self.stages = len(blocks)
+        for number, count in enumerate(blocks, start=1):
+            stage = []
+            for stride in (1 if number == 1 else 2, *[1] * (count - 1)):
+                stage.append(Block(in_channels, width, stride=stride, bottleneck=bottleneck))
+                in_channels = width * (_EXPANSION if bottleneck else 1)
+            self.add_module(f"layer{number}", nn.Sequential(*stage))
+            width *= 2
         # Small images keep a quarter of their size, which is then averaged whole.
         self.avgpool: nn.Module = nn.AdaptiveAvgPool2d(1) if large else nn.AvgPool2d(size // 4)
-        self.fc = nn.Linear(in_channels, design.classes)
+        self.fc = nn.Linear(in_channels, classes)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Map float32 [N, channels, size, size] to logits [N, classes]."""
@@ -181,7 +153,7 @@ def recognise(shapes: Shapes) -> Architecture | None:
         name = f"ResNet-{depths[blocks]} ({'MNIST' if channels == 1 else 'ImageNet'})"
     else:
         return None
-    design = Design(blocks=blocks, bottleneck=bottleneck, width=width, image=image, classes=last[0])
-    return Architecture(
-        name=name, input_shape=image, first="conv1", last="fc", build=lambda: ResNet(design)
+    build = partial(
+        ResNet, blocks=blocks, width=width, image=image, classes=last[0], bottleneck=bottleneck
     )
+    return Architecture(name=name, input_shape=image, first="conv1", last="fc", build=build)

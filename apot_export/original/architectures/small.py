@@ -1,4 +1,4 @@
-"""The small VGG of the ALQ code: six 3x3 convolutions and three linear layers on CIFAR-10."""
+"""The small networks of the ALQ code: LeNet5 on MNIST and a VGG on CIFAR-10."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WIDTHS = (128, 256, 512)
 
 
 class SmallVgg(nn.Module):
-    """Per width two convolutions, the second one followed by its max-pool; all with batch-norm."""
+    """Six 3x3 convolutions, a max-pool after every second one, and three linear layers."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def _norm(layer: nn.Module) -> list[nn.Module]:
     return [layer, nn.ReLU()]
 
 
-def recognise(shapes: Shapes) -> Architecture | None:
+def recognise_vgg(shapes: Shapes) -> Architecture | None:
     """Recognise the small VGG, or return None."""
     last = shapes.get("classifier.6.weight", ())
     if shapes.get("features.0.weight") != (128, 3, 3, 3) or len(last) != 2:  # noqa: PLR2004 - matrix
@@ -52,4 +52,38 @@ def recognise(shapes: Shapes) -> Architecture | None:
         first="features.0",
         last="classifier.6",
         build=lambda: SmallVgg(last[0]),
+    )
+
+
+class LeNet5(nn.Module):
+    """Convolution, max-pool, ReLU, twice; then linear, ReLU, linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 20, 5),
+            nn.MaxPool2d(2, 2),
+            nn.ReLU(),
+            nn.Conv2d(20, 50, 5),
+            nn.MaxPool2d(2, 2),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Sequential(nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Map float32 [N, 1, 28, 28] to logits [N, 10]."""
+        logits: torch.Tensor = self.classifier(torch.flatten(self.features(image), 1))
+        return logits
+
+
+def recognise_lenet(shapes: Shapes) -> Architecture | None:
+    """Recognise LeNet5, or return None."""
+    if shapes.get("features.0.weight") != (20, 1, 5, 5):
+        return None
+    return Architecture(
+        name="LeNet5",
+        input_shape=(1, 28, 28),
+        first="features.0",
+        last="classifier.2",
+        build=LeNet5,
     )
