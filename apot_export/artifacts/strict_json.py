@@ -35,9 +35,7 @@ def loads(text: str) -> Any:
 
 def fields(where: str, content: Any, *names: str) -> list[Any]:
     """Return the members of an object that has exactly these names, in this order."""
-    if not isinstance(content, dict) or set(content) != set(names):
-        raise _unexpected(where, f"an object of {', '.join(names)}", content)
-    return [content[name] for name in names]
+    return members(where, content, names, {})
 
 
 def members(

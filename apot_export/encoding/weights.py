@@ -189,7 +189,7 @@ def _encode_thresholded(
     elif quantizer.zeros == "positive":
         negative[(codebook.levels == 0)[codes] | zero] = False
     codes |= np.multiply(negative, codebook.sign_mask, dtype=codes.dtype)
-    if codebook.level_zero is None and zero.any():
+    if 0 not in codebook.levels and zero.any():
         codebook, unit_values, codes = _with_zero(codebook, unit_values, codes, zero)
     values = unit_values * threshold
     return codes, codebook, np.concatenate([values, -values])

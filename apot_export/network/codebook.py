@@ -118,11 +118,6 @@ class Codebook:
         return levels
 
     @property
-    def level_zero(self) -> int | None:
-        """The smallest code of level 0, or None where no code has it."""
-        return self.code_of_level().get(0)
-
-    @property
     def code_dtype(self) -> type[np.uint8 | np.uint16]:
         """Smallest unsigned type that holds a code."""
         return code_dtype(self.bits)
