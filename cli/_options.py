@@ -28,7 +28,30 @@ ActivationBits = Annotated[
 Method = Annotated[
     str | None,
     typer.Option(
-        help="Level set: apot, pot or uniform; default: from its name, else apot.",
+        help="Level set of weights: apot, pot or uniform; default: from its name, else apot.",
+        show_default=False,
+    ),
+]
+ActivationMethod = Annotated[
+    str | None,
+    typer.Option(
+        help="Level set of activations, if another than the weights': apot, pot or uniform.",
+        show_default=False,
+    ),
+]
+FirstLast = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights of the first convolution and the last linear layer: 8bit or float; default: "
+        "as the training code of the family has them.",
+        show_default=False,
+    ),
+]
+Family = Annotated[
+    str | None,
+    typer.Option(
+        help="Training code, where the checkpoint's keys are those of several: apot-v1 or "
+        "first-release.",
         show_default=False,
     ),
 ]
@@ -68,8 +91,8 @@ UnsignedZeros = Annotated[
 LayerBits = Annotated[
     list[str] | None,
     typer.Option(
-        help="Bit-width of some layers: 'layer1.*=3', or '...=4/2' for weights/activations; may be "
-        "repeated, later ones win.",
+        help="Bit-width of some layers: 'layer1.*=3', or '...=4/2' for weights/activations; "
+        "'conv1=32' leaves a layer in float; may be repeated, later ones win.",
     ),
 ]
 LayerBitsFile = Annotated[

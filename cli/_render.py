@@ -24,15 +24,8 @@ if TYPE_CHECKING:
 _FULL_PRECISION = 32
 _EVERYWHERE = "portable"
 _LEVELS = {"apot": "additive powers of two", "pot": "powers of two", "uniform": "uniform"}
-_SOURCES = {
-    "option": "as given",
-    "file name": "from the file's name",
-    "folder name": "from the folder's name",
-    "network": "as its layers say",
-    "checkpoint": "the checkpoint has no thresholds",
-    "default": "the default",
-}
-"""Where a choice of the conversion comes from."""
+_SOURCES = {"option": "as given", "assumption": "assumed"}
+"""Sources of a part of the quantization that read otherwise than their names."""
 _OPERATIONS = ("additions", "shifts", "comparisons")
 _BAR_WIDTH = 16
 _WITHOUT_A_TERMINAL = 100
@@ -84,6 +77,16 @@ def print_conversion(result: ConversionResult) -> None:
     console = console_of_output()
     console.print(Text.assemble(("Converted ", "bold green"), f"to {result.path}/"), soft_wrap=True)
     console.print(facts_table(_conversion_facts(result)))
+    parts = new_table("quantization", "value", "source")
+    parts.columns[1].justify = parts.columns[2].justify = "left"
+    for part in result.assumptions:
+        value, source = str(part["value"]), part["source"]
+        parts.add_row(
+            part["what"],
+            _LEVELS.get(value, value),
+            Text(_SOURCES.get(source, source), "yellow" if source == "assumption" else ""),
+        )
+    console.print(parts)
     table = new_table("file", "size", "of the checkpoint")
     for name, count in result.files.items():
         table.add_row(name, _bytes(count), f"{count / result.checkpoint_bytes:.1%}")
@@ -99,21 +102,11 @@ def _conversion_facts(result: ConversionResult) -> Iterator[tuple[str, str]]:
         if result.weight_error:
             error = f"{result.weight_error:.2%}"
             yield "coordinates", f"sums of powers of two; relative weight error {error}"
-    elif result.bits == _FULL_PRECISION:
-        source = _SOURCES[result.bits_from]
-        yield "weights", f"float32, first and last layer 8-bit (32 bits: {source})"
-    else:
-        bits = f"{result.bits:g} bits ({_SOURCES[result.bits_from]})"
-        yield "levels", f"{bits}, {_LEVELS[result.method]} ({_SOURCES[result.method_from]})"
-        if result.activation_bits != result.bits:
-            yield "activations", f"{result.activation_bits} bits (as given)"
-        if result.layer_bits:
-            yield "layers", f"{result.layer_bits} have other bits (as given)"
-        if result.grid_from != "default":
-            z = "" if result.z is None else f", Z = {result.z}"
-            yield "grid", f"{result.grid} ({_SOURCES[result.grid_from]}){z}"
+    elif result.bits != _FULL_PRECISION:
         density = f"{result.code_bits / result.weights:.2f} bits a weight"
         yield "codes", f"{result.weights:,} weights in {stored}: {density}"
+    if result.layer_bits:
+        yield "layers", f"{result.layer_bits} have other bits (as given)"
     if result.target != _EVERYWHERE:
         yield "target", result.target
     if result.compressed:

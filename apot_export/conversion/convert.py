@@ -29,12 +29,15 @@ from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.conversion.result import ConversionResult, Sizes
 from apot_export.encoding.capture import capture
 from apot_export.encoding.encode import encode_network
+from apot_export.errors import IntegerError
 from apot_export.network import CodedNetwork
 from apot_export.original.checkpoint import require_checkpoint_file
 from apot_export.original.choices import Choices
 from apot_export.original.custom import ModelSpec
 from apot_export.original.opening import model_spec, open_original
 from apot_export.original.original import Original
+from apot_export.original.parts import stated_parts
+from apot_export.original.quantization import FLOAT
 
 if TYPE_CHECKING:
     import onnx
@@ -122,6 +125,8 @@ def _export(
     started: float,
 ) -> ConversionResult:
     """Encode an original, write its export and describe it."""
+    if integer is not None:
+        _require_coded_ends(original)
     source = capture(original.module, original.architecture.input_shape, original.multi_bit)
     coded = encode_network(source, alpha_terms=original.choices.alpha_terms)
     files, form = _artifacts(coded, original, integer, output)
@@ -147,6 +152,18 @@ def _export(
         compressed=output.compress,
         seconds=time.perf_counter() - started,
     )
+
+
+def _require_coded_ends(original: Original) -> None:
+    """Raise `IntegerError` for a quantized network whose first and last layers are floats."""
+    if original.family.has_thresholds and original.plan.first_last.value == FLOAT:
+        raise IntegerError(
+            "The first and the last layer are floats, which an all-integer network cannot have.",
+            where=f"{original.architecture.first}, {original.architecture.last}",
+            expected="layers with 8-bit weights",
+            got=f"float32 weights ({original.plan.first_last.source})",
+            fix="leave out --integer, or round both layers to 8 bits: --first-last 8bit",
+        )
 
 
 def _artifacts(
@@ -189,12 +206,8 @@ def _manifest(original: Original, output: _Output, path: Path | None) -> dict[st
     provenance = _provenance(original)
     return {
         **provenance,
-        "bits": original.quantization.weight_bits,
-        "bits_from": original.plan.bits.source,
-        "method": original.quantization.method,
-        "method_from": original.plan.method.source,
-        "grid": original.quantization.grid,
-        "grid_from": original.plan.grid.source,
+        **original.plan.to_json(),
+        "assumptions": stated_parts(original),
         "choices": original.choices.to_json(),
         "name": output.name,
         "target": output.target,

@@ -14,6 +14,7 @@ from apot_export.artifacts.packed import tensor_bytes
 from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, PlaneLayer
 from apot_export.network.codebook import storage_bytes
 from apot_export.original.original import Original
+from apot_export.original.parts import stated_parts
 from apot_export.original.quantized_layers import QuantConv2d
 
 
@@ -64,7 +65,7 @@ class ConversionResult:
     """Nominal bits of a weight; 32 for full precision, the average of multi-bit weights."""
     bits_from: str
     method: str
-    """Level set: "apot", "pot" or "uniform"."""
+    """Level set of weights: "apot", "pot" or "uniform"."""
     method_from: str
     grid: str
     """Grid of 2-bit weights: "zero" or "nonzero"."""
@@ -72,8 +73,14 @@ class ConversionResult:
     z: int | None
     """Exponent of the non-zero grid; None for a grid with zero."""
     activation_bits: int
+    activation_method: str
+    """Level set of activations, as `method` for weights."""
+    first_last: str
+    """Weights of the first convolution and the last linear layer: "8bit" or "float"."""
     layer_bits: int
-    """Number of layers with bit-widths of their own."""
+    """Number of layers whose bit-widths the user gave by name."""
+    assumptions: list[dict[str, Any]]
+    """Every part of the quantization: what, value, source ("assumption" where nothing states it)"""
     files: dict[str, int]
     """Bytes of every file by name."""
     weights: int
@@ -97,15 +104,14 @@ class ConversionResult:
         return ConversionResult(
             family=original.family.name,
             architecture=original.architecture.name,
-            bits_from=original.plan.bits.source,
-            method=quantization.method,
-            method_from=original.plan.method.source,
-            grid=quantization.grid,
-            grid_from=original.plan.grid.source,
             z=quantization.z if quantization.grid == "nonzero" else None,
             activation_bits=quantization.activation_bits,
-            layer_bits=sum(layer.quantization != quantization for layer in layers),
-            **vars(sizes),
+            activation_method=quantization.activation_method,
+            first_last=original.plan.first_last.value,
+            layer_bits=sum(layer.quantization != quantization for layer in layers)
+            + len(original.plan.floats),
+            assumptions=stated_parts(original),
+            **{**original.plan.to_json(), **vars(sizes)},
             **written,
         )
 

@@ -56,6 +56,8 @@ class Checkpoint:
     sha256: str
     state: dict[str, torch.Tensor]
     """State dict on the CPU, without the DataParallel prefix, in file order."""
+    bare: bool = False
+    """Whether the file holds the state dict itself, without epoch or accuracy around it."""
     multi_bit: tuple[MultiBitWeights, ...] = ()
     """Weights as scaled sign vectors, in the order of the network's layers, where there are any."""
     record: Record | None = None
@@ -106,10 +108,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if digest is None:  # Python 3.10
             digest = hashlib.sha256(file.read())
     record, note = record_of(content)
+    wrapped = isinstance(content, Mapping) and not {*_STATE_DICT_KEYS}.isdisjoint(content)
     return Checkpoint(
         path=path,
         sha256=digest.hexdigest(),
         state=state,
+        bare=not wrapped,
         multi_bit=_multi_bit(content),
         record=record,
         record_note=note,

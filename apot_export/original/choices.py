@@ -12,16 +12,23 @@ from apot_export.original.quantization import FULL_PRECISION_BITS, LayerBits
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """User options; None means: infer from the file name."""
+    """User options; None means: infer it from the network, names and the family."""
 
     bits: int | None = None
     """Nominal bits of weights, and of activations unless they are given."""
     activation_bits: int | None = None
     method: str | None = None
+    """Level set of weights."""
+    activation_method: str | None = None
+    """Level set of activations."""
     grid: str | None = None
     z: int | None = None
     legacy_divisor: bool = False
     normalize_weights: bool = True
+    first_last: str | None = None
+    """Weights of the first convolution and the last linear layer: "8bit" or "float"."""
+    family: str | None = None
+    """Where a checkpoint's keys are those of several families."""
     layer_bits: tuple[LayerBits, ...] = ()
     alpha_terms: int = 0
     """Powers of two that each coordinate of multi-bit weights becomes the sum of; 0: floats."""
@@ -35,7 +42,11 @@ class Choices:
     def non_default(self) -> dict[str, Any]:
         """Return the options that differ from those of a full-precision network."""
         plain = Choices(
-            bits=FULL_PRECISION_BITS, activation_bits=self.bits, method="apot", grid="zero"
+            bits=FULL_PRECISION_BITS,
+            activation_bits=self.bits,
+            method="apot",
+            activation_method=self.method,
+            grid="zero",
         )
         defaults = plain.to_json()
         return {key: value for key, value in self.to_json().items() if value != defaults[key]}

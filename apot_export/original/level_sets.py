@@ -54,9 +54,10 @@ def activation_level_set(quantization: Quantization) -> torch.Tensor | None:
     Raises:
         BitWidthError: The original's set degenerates at this bit-width.
     """
-    if quantization.method == "uniform":
+    method = quantization.activation_method
+    if method == "uniform":
         return None
-    return _divided_by_largest(_sums(quantization.activation_bits, quantization.method))
+    return _divided_by_largest(_sums(quantization.activation_bits, method))
 
 
 def nearest_level(values: torch.Tensor, level_set: torch.Tensor) -> torch.Tensor:

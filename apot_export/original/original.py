@@ -12,8 +12,8 @@ from apot_export.original.architectures import Architecture
 from apot_export.original.checkpoint import Checkpoint
 from apot_export.original.choices import Choices
 from apot_export.original.families import Family
+from apot_export.original.plan import LayerPlan
 from apot_export.original.quantization import Quantization
-from apot_export.original.resolving import LayerPlan
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,13 +12,15 @@ from apot_export.original import architectures, families
 from apot_export.original.checkpoint import Checkpoint, load_checkpoint, require_finite
 from apot_export.original.choices import Choices
 from apot_export.original.families import Family
+from apot_export.original.layer_facts import LayerFacts
 from apot_export.original.multi_bit import (
     multi_bit_layers,
     require_bases_of,
     shorten_coordinates,
 )
 from apot_export.original.original import Original
-from apot_export.original.resolving import LayerFacts, resolve
+from apot_export.original.quantization import EIGHT_BIT
+from apot_export.original.resolving import resolve
 
 
 def load_original(path: Path, choices: Choices) -> Original:
@@ -37,13 +39,16 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
 
     Raises the errors of `load_original`.
     """
-    family = families.recognise(checkpoint.keys)
+    family = families.recognise(checkpoint.keys, choices.family, bare=checkpoint.bare)
     state = canonical_state(checkpoint, family)
     architecture = architectures.recognise({key: tuple(t.shape) for key, t in state.items()})
     layers = [LayerFacts(name=name) for name in threshold_layers(state)]
-    plan = resolve(family, layers, choices, checkpoint.path)
+    plan = resolve(family, layers, choices, checkpoint.path, architecture=architecture)
     require_finite(checkpoint.state)
-    eight_bit = [architecture.first, architecture.last] if family.has_eight_bit_layers else []
+    ends = {architecture.first, architecture.last} - plan.floats
+    eight_bit = ends if plan.first_last.value == EIGHT_BIT else ()
+    unused = {f"{name}.{alpha}" for name in plan.floats for alpha in ("weight_alpha", "act_alpha")}
+    state = {key: value for key, value in state.items() if key not in unused}
     module = architectures.build(architecture, state, plan.layers, eight_bit, family.name)
     multi_bit = multi_bit_layers(checkpoint, state)
     for name, weights in multi_bit.items():
@@ -63,6 +68,7 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
             bits=default.weight_bits,
             activation_bits=default.activation_bits,
             method=default.method,
+            activation_method=default.activation_method,
             grid=default.grid,
             z=default.z if default.grid == "nonzero" else None,
         ),

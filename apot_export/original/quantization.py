@@ -13,6 +13,19 @@ TERNARY_BITS = 2
 
 METHODS = ("apot", "pot", "uniform")
 GRIDS = ("zero", "nonzero")
+EIGHT_BIT, FLOAT = "8bit", "float"
+FIRST_LAST = (EIGHT_BIT, FLOAT)
+"""Weights of the first convolution and the last linear layer: integers / 127, or float32."""
+
+OPTION, FILE_NAME, FOLDER_NAME = "option", "file name", "folder name"
+NETWORK = "network"
+"""The source of what the layers of a custom network state and compute."""
+CHECKPOINT = "checkpoint"
+"""The source of what the keys of a checkpoint tell."""
+FAMILY = "family"
+"""The source of what the training code of a family always does."""
+ASSUMPTION = "assumption"
+"""The source of what nothing states: what most training runs did."""
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -23,8 +36,7 @@ class Stated(Generic[T_co]):
 
     value: T_co
     source: str
-    """"option", "file name", "folder name", "network" (the layers' own attributes), "checkpoint"
-    (it has no clipping thresholds) or "default"."""
+    """One of the sources above."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +50,9 @@ class Quantization:
     activation_bits: int
     """Nominal bits of an activation; 32 for float."""
     method: str = "apot"
-    """Level set: "apot" (sums of powers of two), "pot" (single powers) or "uniform"."""
+    """Level set of weights: "apot" (sums of powers of two), "pot" (single powers) or "uniform"."""
+    activation_method: str = ""
+    """Level set of activations, likewise; if it is left out, that of weights."""
     grid: str = "zero"
     """Levels of 2-bit weights of the non-zero family: "zero" {0, 1} or "nonzero" {2 ** -z, 1}."""
     z: int = 2
@@ -50,12 +64,21 @@ class Quantization:
     unsigned_zeros: bool = False
     """Weights of level 0 become +0, whatever sign training left them."""
 
+    def __post_init__(self) -> None:
+        if not self.activation_method:
+            object.__setattr__(self, "activation_method", self.method)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerBits:
-    """Bit-widths of the layers whose names match a pattern."""
+    """Bit-widths of the layers whose names match a pattern; 32 bits leave a layer in float."""
 
     pattern: str
     """Shell-style pattern of dotted layer names."""
     weight_bits: int
     activation_bits: int
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the layers are not quantized at all."""
+        return self.weight_bits == self.activation_bits == FULL_PRECISION_BITS

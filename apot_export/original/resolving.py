@@ -1,4 +1,4 @@
-"""Resolve bit-widths, level set and grid of every layer, and record what stated each of them.
+"""Resolve bit-widths, level sets and grid of every layer, and record what stated each of them.
 
 The user's options come first, then the attributes of the layers' objects (custom networks only),
 then the names of the checkpoint's file and folder. Statements that contradict each other are
@@ -8,62 +8,38 @@ refused.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 
-import torch
-
 from apot_export.errors import BitWidthError, CodebookError
+from apot_export.original.applicability import layer_exceptions, require_applicable
+from apot_export.original.architectures import Architecture
 from apot_export.original.choices import Choices
 from apot_export.original.families import Family
-from apot_export.original.level_sets import activation_level_set, weight_level_set
-from apot_export.original.naming import bits_from_name, grid_from_name, method_from_name
+from apot_export.original.layer_facts import LayerFacts, fitting_quantizations
+from apot_export.original.naming import (
+    activation_bits_from_name,
+    bits_from_name,
+    grid_from_name,
+    method_from_name,
+)
+from apot_export.original.plan import LayerPlan
 from apot_export.original.quantization import (
+    ASSUMPTION,
+    CHECKPOINT,
+    FAMILY,
+    FIRST_LAST,
+    FLOAT,
     FULL_PRECISION_BITS,
     GRIDS,
-    TERNARY_BITS,
+    NETWORK,
+    OPTION,
     LayerBits,
     Quantization,
     Stated,
 )
-
-_OPTION, _NETWORK, _CHECKPOINT, _DEFAULT = "option", "network", "checkpoint", "default"
-_SAME = 1e-6
-"""Largest difference of two spellings of one level."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LayerFacts:
-    """What the object of a layer states about its quantization; None where it states nothing."""
-
-    name: str
-    bits: int | None = None
-    """Nominal bits of weights and activations."""
-    power: bool | None = None
-    """Whether levels are powers of two or sums of them, rather than uniform."""
-    weight_levels: torch.Tensor | None = None
-    """Magnitudes of the weights' level set, float32 [levels]."""
-    activation_levels: torch.Tensor | None = None
-    """Likewise, of activations."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerPlan:
-    """The quantization of every layer with clipping thresholds, and the sources of its parts."""
-
-    default: Quantization
-    """That of most layers to which the user gave no bits by name."""
-    layers: Mapping[str, Quantization]
-    bits: Stated[int]
-    """The default's bits of weights."""
-    method: Stated[str]
-    grid: Stated[str]
-    choices: Choices
-    """The user's, completed by what names state: they rebuild the plan without names."""
 
 
 def resolve(
@@ -71,6 +47,8 @@ def resolve(
     layers: Sequence[LayerFacts],
     choices: Choices,
     path: Path | None,
+    *,
+    architecture: Architecture | None = None,
     ours: Mapping[str, Quantization] | None = None,
 ) -> LayerPlan:
     """Decide how every layer quantizes.
@@ -80,6 +58,7 @@ def resolve(
         layers: Layers with clipping thresholds.
         choices: The user's options.
         path: The checkpoint, whose names state what nothing else does; None if there is none.
+        architecture: A published one; None for a custom network.
         ours: Quantization of layers that are `QuantConv2d` already.
 
     Raises:
@@ -87,22 +66,40 @@ def resolve(
             option does not apply to it.
         CodebookError: A level set or grid is contradicted, or not offered by the family.
     """
-    resolver = _Resolver(family, layers, ours or {}, choices, path)
-    found = {layer.name: resolver.quantization(layer) for layer in layers}
+    resolver = _Resolver(family, layers, ours or {}, choices, path, architecture)
+    found = {
+        layer.name: resolver.quantization(layer)
+        for layer in layers
+        if layer.name not in resolver.floats
+    }
+    for layer in layers:
+        if layer.name in resolver.floats:
+            resolver.weight_bits(layer.name, layer.bits)  # refuses what its object contradicts
     for name, own in resolver.ours.items():
         resolver.weight_bits(name, own.weight_bits)
         found[name] = own
     usual = [found[name] for name in found if name not in resolver.exceptions]
-    usual = usual or [*found.values()] or [resolver.quantization(LayerFacts(name=family.name))]
+    usual = usual or [*found.values()] or [resolver.of_no_layer()]
     ((default, _),) = Counter(usual).most_common(1)
-    bits, method, grid = resolver.bits, resolver.method, resolver.grid
+    bits, method, activation = resolver.bits, resolver.method, resolver.activation_method
     return LayerPlan(
         default=default,
         layers=found,
         bits=Stated(default.weight_bits, bits.source),
+        activation_bits=Stated(default.activation_bits, resolver.activation_bits.source),
         method=Stated(default.method, method.source),
-        grid=Stated(default.grid, grid.source),
-        choices=dataclasses.replace(choices, bits=bits.value, method=method.value, grid=grid.value),
+        activation_method=Stated(default.activation_method, activation.source),
+        grid=Stated(default.grid, resolver.grid.source),
+        first_last=resolver.first_last,
+        floats=resolver.floats,
+        choices=dataclasses.replace(
+            choices,
+            bits=bits.value,
+            activation_bits=resolver.activation_bits.value,
+            method=method.value,
+            activation_method=activation.value or method.value,
+            grid=resolver.grid.value,
+        ),
     )
 
 
@@ -115,31 +112,52 @@ class _Resolver:
     ours: Mapping[str, Quantization]
     choices: Choices
     path: Path | None
+    architecture: Architecture | None
     exceptions: Mapping[str, LayerBits] = field(init=False)
     """Bit-widths that the user gave to layers by name."""
+    floats: frozenset[str] = field(init=False)
+    """Layers that the user leaves in float."""
     bits: Stated[int | None] = field(init=False)
     """Bits of layers that state none; None where all layers state theirs."""
+    activation_bits: Stated[int | None] = field(init=False)
+    """Bits of activations; None for those of weights."""
     method: Stated[str | None] = field(init=False)
-    """Level set; None for the first that fits what a layer states."""
+    """Level set of weights; None for the first that fits what a layer states."""
+    activation_method: Stated[str | None] = field(init=False)
+    """Level set of activations; None for the one that the family has beside that of weights."""
     grid: Stated[str | None] = field(init=False)
-    """Grid of 2-bit weights, likewise."""
+    """Grid of 2-bit weights; None for the first that fits what a layer states."""
+    first_last: Stated[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.method = self._method()
-        self._require_applicable()
-        self.exceptions = self._exceptions()
+        self.activation_method = self._activation_method()
+        activation = self.activation_method
+        require_applicable(
+            self.family,
+            self.choices,
+            self._where(),
+            uniform=activation.value == "uniform" or activation == Stated(None, NETWORK),
+        )
+        self.first_last = self._first_last()
+        names = [*(layer.name for layer in self.layers), *self.ours]
+        ends = [self.architecture.first, self.architecture.last] if self.architecture else []
+        self.exceptions = layer_exceptions(self.choices, names, ends)
+        self.floats = frozenset(n for n, bits in self.exceptions.items() if bits.is_float)
         self.bits = self._bits()
+        self.activation_bits = self._activation_bits()
         self.grid = self._grid()
 
     def _method(self) -> Stated[str | None]:
-        method: Stated[str | None] = Stated(None, _DEFAULT)
+        one = len(self.family.methods) == 1
+        method: Stated[str | None] = Stated(None, FAMILY if one else ASSUMPTION)
         if self.choices.method is not None:
-            method = Stated(self.choices.method, _OPTION)
+            method = Stated(self.choices.method, OPTION)
         elif (self.layers or self.ours) and all(
             layer.power is not None or layer.activation_levels is not None for layer in self.layers
         ):
-            method = Stated(None, _NETWORK)
-        elif self.path is not None:
+            method = Stated(None, NETWORK)
+        elif self.path is not None and self.family.has_thresholds:
             method = method_from_name(self.path) or method
         if method.value not in (None, *self.family.methods):
             raise CodebookError(
@@ -151,48 +169,40 @@ class _Resolver:
             )
         return method
 
-    def _require_applicable(self) -> None:
-        """Raise `BitWidthError` for an option that has no effect on such a network."""
-        choices, levels = self.choices, self.family.has_thresholds
-        uniform = levels and (
-            self.method.value == "uniform" or self.method == Stated(None, _NETWORK)
-        )
-        of_weights = "weights with clipping thresholds"
-        multi_bit = self.family.has_sign_vectors
-        for option, given, applies, expected in (
-            ("--legacy-divisor", choices.legacy_divisor, uniform, "uniform levels"),
-            ("--no-weight-normalization", not choices.normalize_weights, levels, of_weights),
-            ("--layer-bits", choices.layer_bits, levels, "layers with clipping thresholds"),
-            ("--unsigned-zeros", choices.unsigned_zeros, levels, of_weights),
-            ("--alpha-terms", choices.alpha_terms, multi_bit, "multi-bit weights"),
-        ):
-            if given and not applies:
-                raise BitWidthError(
-                    "An option does not apply to the network.",
-                    where=self._where(),
-                    expected=expected,
-                    got=f"{option}; family {self.family.name}",
-                    fix=f"leave out {option}",
-                )
+    def _activation_method(self) -> Stated[str | None]:
+        stated, offered = self.choices.activation_method, self.family.activation_methods
+        if stated is None and self.method.value is None and self.method.source == NETWORK:
+            return Stated(None, NETWORK)
+        if stated is None:
+            usual = self.family.activation_method(self.method.value or self.family.methods[0])
+            return Stated(None if self.method.value is None else usual.value, usual.source)
+        if stated not in offered:
+            raise CodebookError(
+                f"The family {self.family.name} has no such level set of activations.",
+                where=self._where(),
+                expected=" or ".join(offered),
+                got=f"--activation-method {stated}",
+                fix="leave it out, or name the level set that the network was trained with",
+            )
+        return Stated(stated, OPTION)
 
-    def _exceptions(self) -> dict[str, LayerBits]:
-        names = [*(layer.name for layer in self.layers), *self.ours]
-        found: dict[str, LayerBits] = {}
-        for exception in self.choices.layer_bits:  # later ones win
-            matching = [name for name in names if fnmatchcase(name, exception.pattern)]
-            if not matching:
-                raise BitWidthError(
-                    "A pattern of layer bit-widths matches no quantized layer.",
-                    where=exception.pattern,
-                    expected="one of " + ", ".join(names[:4]) + ", ...",
-                    fix="correct the pattern; * stands for any characters",
-                )
-            found |= dict.fromkeys(matching, exception)
-        return found
+    def _first_last(self) -> Stated[str]:
+        stated = self.choices.first_last
+        if stated not in (None, *FIRST_LAST):
+            raise BitWidthError(
+                "There is no such form of first and last layers.",
+                expected=" or ".join(FIRST_LAST),
+                got=f"--first-last {stated}",
+            )
+        if stated is not None:
+            return Stated(stated, OPTION)
+        if self.architecture is None:  # a custom network, whose layers tell
+            return Stated(FLOAT, NETWORK)
+        return self.family.first_last(self.architecture.tree)
 
     def _bits(self) -> Stated[int | None]:
         if self.choices.bits is not None:
-            return Stated(self.choices.bits, _OPTION)
+            return Stated(self.choices.bits, OPTION)
         silent = [
             layer.name
             for layer in self.layers
@@ -200,10 +210,10 @@ class _Resolver:
         ]
         if (self.layers or self.ours) and not silent:
             self._require_name_agrees()
-            return Stated(None, _NETWORK)
+            return Stated(None, NETWORK if self._network_states_bits else OPTION)
         named = bits_from_name(self.path) if self.path else None
         if named is None and not self.family.has_thresholds:
-            return Stated(FULL_PRECISION_BITS, _CHECKPOINT)
+            return Stated(FULL_PRECISION_BITS, CHECKPOINT)
         if named is None:
             raise BitWidthError(
                 "The bit-width is not known: neither a layer's object nor a name states it.",
@@ -213,6 +223,19 @@ class _Resolver:
                 fix="say it: --bits N",
             )
         return named
+
+    @property
+    def _network_states_bits(self) -> bool:
+        return bool(self.ours) or any(layer.bits is not None for layer in self.layers)
+
+    def _activation_bits(self) -> Stated[int | None]:
+        if self.choices.activation_bits is not None:
+            return Stated(self.choices.activation_bits, OPTION)
+        if self.choices.bits is None and self._network_states_bits:
+            return Stated(None, NETWORK)
+        if self.choices.bits is None and self.bits.value is not None and self.path is not None:
+            return activation_bits_from_name(self.path) or Stated(None, ASSUMPTION)
+        return Stated(None, ASSUMPTION)
 
     def _require_name_agrees(self) -> None:
         """Raise `BitWidthError` where a name states a bit-width that no layer has."""
@@ -234,11 +257,11 @@ class _Resolver:
     def _grid(self) -> Stated[str | None]:
         widths = {self.weight_bits(layer.name, layer.bits).value for layer in self.layers}
         has_grids = any(self.family.has_grids(bits) for bits in widths)
-        grid: Stated[str | None] = Stated(None, _DEFAULT)
+        grid: Stated[str | None] = Stated(None, ASSUMPTION)
         if self.choices.grid is not None:
-            grid = Stated(self.choices.grid, _OPTION)
+            grid = Stated(self.choices.grid, OPTION)
         elif self.family.exponents and any(f.weight_levels is not None for f in self.layers):
-            return Stated(None, _NETWORK)
+            return Stated(None, NETWORK)
         elif has_grids and self.path is not None:
             grid = grid_from_name(self.path) or grid
         if grid.value not in (None, *GRIDS) or (grid.value == "nonzero" and not has_grids):
@@ -284,7 +307,14 @@ class _Resolver:
                 fix="leave out --bits, or build the network with the bit-width that it was trained "
                 "with (--model-kwarg)",
             )
-        return Stated(held, _NETWORK)
+        return Stated(held, NETWORK)
+
+    def of_no_layer(self) -> Quantization:
+        """Return the quantization of a network in which all layers are floats."""
+        if self.bits.value is not None:
+            return self.quantization(LayerFacts(name=self.family.name))
+        bits = FULL_PRECISION_BITS
+        return Quantization(family=self.family.name, weight_bits=bits, activation_bits=bits)
 
     def quantization(self, layer: LayerFacts) -> Quantization:
         """Return the first of the family's quantizations that fits all statements."""
@@ -292,8 +322,8 @@ class _Resolver:
         if layer.name in self.exceptions:
             exception = self.exceptions[layer.name]
             activation_bits = Stated(exception.activation_bits, weight_bits.source)
-        elif self.choices.activation_bits is not None:
-            activation_bits = Stated(self.choices.activation_bits, _OPTION)
+        elif self.activation_bits.value is not None:
+            activation_bits = Stated(self.activation_bits.value, self.activation_bits.source)
         base = Quantization(
             family=self.family.name,
             weight_bits=weight_bits.value,
@@ -302,7 +332,10 @@ class _Resolver:
             normalize_weights=self.choices.normalize_weights,
             unsigned_zeros=self.choices.unsigned_zeros,
         )
-        fitting = self._fitting(layer, base)
+        exponents = [base.z if self.choices.z is None else self.choices.z]
+        if layer.weight_levels is not None:
+            exponents = [*self.family.exponents]
+        fitting = fitting_quantizations(self.family, layer, base, exponents)
         wanted = [each for each in fitting if self._is_wanted(each)]
         if not wanted:
             raise self._contradiction(layer, base, fitting)
@@ -313,38 +346,19 @@ class _Resolver:
                 where=self._where(layer.name),
                 fix="say the one that the network was trained with: --z N",
             )
-        self._require_offered(weight_bits, chosen, "--bits N")
-        self._require_offered(activation_bits, chosen, "--activation-bits N")
+        offered = self.family.bit_widths(chosen.method)
+        self._require_offered(weight_bits, chosen.method, offered, "--bits N")
+        method = chosen.activation_method
+        offered = self.family.activation_bit_widths(method)
+        self._require_offered(activation_bits, method, offered, "--activation-bits N")
         return chosen
-
-    def _fitting(self, layer: LayerFacts, base: Quantization) -> list[Quantization]:
-        """Return the family's quantizations that a layer's object allows, in the family's order."""
-        grids = [("zero", base.z)]
-        has_grids = self.family.has_grids(base.weight_bits)
-        if has_grids and layer.weight_levels is not None:
-            grids += [("nonzero", z) for z in self.family.exponents]
-        elif has_grids:
-            grids += [("nonzero", base.z if self.choices.z is None else self.choices.z)]
-        # Other codes hold a level set of 2-bit weights, but round them.
-        compared = layer.weight_levels if has_grids or base.weight_bits > TERNARY_BITS else None
-        candidates = (
-            dataclasses.replace(base, method=method, grid=grid, z=z)
-            for method, (grid, z) in itertools.product(self.family.methods, grids)
-            if layer.power in (None, method != "uniform")
-        )
-        return [
-            candidate
-            for candidate in candidates
-            if candidate.method == "uniform"
-            or (
-                _is_set(compared, candidate, weight_level_set)
-                and _is_set(layer.activation_levels, candidate, activation_level_set)
-            )
-        ]
 
     def _is_wanted(self, candidate: Quantization) -> bool:
         """Tell whether a quantization fits what is stated about the network as a whole."""
         if self.method.value not in (None, candidate.method):
+            return False
+        usual = self.family.activation_method(candidate.method).value
+        if candidate.activation_method != (self.activation_method.value or usual):
             return False
         if not self.family.has_grids(candidate.weight_bits):
             return True
@@ -368,33 +382,16 @@ class _Resolver:
             fix="leave out --method, --grid and --z, or name the factory that it was trained with",
         )
 
-    def _require_offered(self, bits: Stated[int], chosen: Quantization, option: str) -> None:
-        offered = self.family.bit_widths(chosen.method)
+    def _require_offered(
+        self, bits: Stated[int], method: str, offered: Sequence[int], option: str
+    ) -> None:
         if bits.value not in offered:
             has = "it has thresholds" if self.family.has_thresholds else "no clipping thresholds"
             raise BitWidthError(
                 f"The {bits.source} says {bits.value} bits, which does not fit the checkpoint.",
                 where=self._where(),
                 expected=f"{', '.join(map(str, offered))} bits (family {self.family.name}, level "
-                f"set {chosen.method}: {has})",
+                f"set {method}: {has})",
                 got=f"{bits.value} bits from the {bits.source}",
                 fix=f"say the bit-width that the network was trained with: {option}",
             )
-
-
-def _is_set(
-    held: torch.Tensor | None,
-    candidate: Quantization,
-    make: Callable[[Quantization], torch.Tensor | None],
-) -> bool:
-    """Tell whether an object's level set, if it holds one, is that of a quantization."""
-    if held is None:
-        return True
-    try:
-        wanted = make(candidate)
-    except BitWidthError:
-        return False
-    if wanted is None:
-        return True
-    first, second = (torch.tensor(sorted(set(levels.tolist()))) for levels in (held, wanted))
-    return first.shape == second.shape and bool((first - second).abs().max() <= _SAME)

@@ -334,6 +334,7 @@ class Run:
             "alpha_terms": original.choices.alpha_terms,
             "unsigned_zeros": self.held_to.choices.unsigned_zeros,
             "architecture": original.architecture.name,
+            "assumptions": self.manifest.get("assumptions"),
             **self.flags,
             **_versions(),
             "torch_threads": torch.get_num_threads(),

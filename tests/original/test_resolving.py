@@ -9,9 +9,11 @@ import pytest
 from apot_export.errors import ApotExportError, BitWidthError, CodebookError
 from apot_export.original import families
 from apot_export.original.choices import Choices
+from apot_export.original.layer_facts import LayerFacts
 from apot_export.original.level_sets import activation_level_set, weight_level_set
+from apot_export.original.plan import LayerPlan
 from apot_export.original.quantization import LayerBits, Quantization, Stated
-from apot_export.original.resolving import LayerFacts, LayerPlan, resolve
+from apot_export.original.resolving import resolve
 
 V2, NONZERO = families.by_name("apot-v2"), families.by_name("nonzero")
 UNKNOWN = LayerBits(pattern="c*", weight_bits=2, activation_bits=2)
@@ -28,14 +30,14 @@ def test_names_state_what_nothing_else_does() -> None:
     expected = Quantization(family="apot-v2", weight_bits=4, activation_bits=4, method="uniform")
     assert plan.layers == {"a": expected, "b": expected}
     assert plan.bits == Stated(4, "folder name")
-    assert sources(plan) == ("folder name", "folder name", "default")
+    assert sources(plan) == ("folder name", "folder name", "assumption")
     assert (plan.choices.bits, plan.choices.method) == (4, "uniform")
 
 
 def test_options_come_before_names() -> None:
     plan = resolve(V2, SILENT, Choices(bits=3, activation_bits=5, method="apot"), NAMED)
     assert (plan.default.weight_bits, plan.default.activation_bits) == (3, 5)
-    assert sources(plan) == ("option", "option", "default")
+    assert sources(plan) == ("option", "option", "assumption")
 
 
 def test_objects_come_before_names_and_may_differ() -> None:
@@ -45,7 +47,7 @@ def test_objects_come_before_names_and_may_differ() -> None:
         (4, "apot"),
         (3, "uniform"),
     ]
-    assert sources(plan) == ("network", "network", "default")
+    assert sources(plan) == ("network", "network", "assumption")
 
 
 def test_a_level_set_that_an_object_holds_decides() -> None:

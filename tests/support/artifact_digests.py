@@ -62,10 +62,12 @@ def checkpoints() -> dict[str, Path]:
 
 def of_checkpoint(path: Path) -> Iterator[tuple[str, str]]:
     """Yield the name and digest of every artifact of a checkpoint."""
+    # Its keys are those of two families.
+    family = ("--family", "first-release") if "first-release" in path.parts else ()
     for variant, options in VARIANTS.items():
         with tempfile.TemporaryDirectory() as folder:
             export = Path(folder) / "export"
-            done = run("convert", path, "-o", export, *options, APOT_EXPORT_DATA=folder)
+            done = run("convert", path, "-o", export, *family, *options, APOT_EXPORT_DATA=folder)
             if done.exit_code:
                 yield variant, f"exit {done.exit_code}"
                 continue

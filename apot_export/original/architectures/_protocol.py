@@ -23,3 +23,5 @@ class Architecture:
     last: str
     """Name of the last linear layer, likewise."""
     build: Callable[[], nn.Module]
+    tree: str = ""
+    """Tree of the published training codes that has it: "CIFAR", "MNIST" or "ImageNet"."""

@@ -102,4 +102,5 @@ def recognise(shapes: Shapes) -> Architecture | None:
         first="features.0.0",
         last="classifier.1",
         build=lambda: MobileNetV2(last[0]),
+        tree="ImageNet",
     )

@@ -143,17 +143,24 @@ def recognise(shapes: Shapes) -> Architecture | None:
     if len(blocks) == _SMALL_STAGES:
         # All stages have the same number of blocks; a missing one shows up as missing keys.
         blocks = (max(blocks),) * _SMALL_STAGES
-        name = f"ResNet-{(9 if bottleneck else 6) * blocks[0] + 2} (CIFAR)"
+        depth, tree = (9 if bottleneck else 6) * blocks[0] + 2, "CIFAR"
         image = _DIGITS_IMAGE if channels == 1 else _CIFAR_IMAGE
     elif len(blocks) == _LARGE_STAGES:
         depths = _BOTTLENECK_DEPTHS if bottleneck else _BASIC_DEPTHS
         if blocks not in depths:
             return None
         image = _MNIST_IMAGE if channels == 1 else _IMAGENET_IMAGE
-        name = f"ResNet-{depths[blocks]} ({'MNIST' if channels == 1 else 'ImageNet'})"
+        depth, tree = depths[blocks], "MNIST" if channels == 1 else "ImageNet"
     else:
         return None
     build = partial(
         ResNet, blocks=blocks, width=width, image=image, classes=last[0], bottleneck=bottleneck
     )
-    return Architecture(name=name, input_shape=image, first="conv1", last="fc", build=build)
+    return Architecture(
+        name=f"ResNet-{depth} ({tree})",
+        input_shape=image,
+        first="conv1",
+        last="fc",
+        build=build,
+        tree=tree,
+    )

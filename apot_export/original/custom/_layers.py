@@ -13,6 +13,7 @@ from torch import nn
 from apot_export.errors import BitWidthError, RecognitionError
 from apot_export.original import families
 from apot_export.original.families import Family
+from apot_export.original.layer_facts import LayerFacts
 from apot_export.original.quantization import FULL_PRECISION_BITS, TERNARY_BITS, Quantization
 from apot_export.original.quantized_layers import (
     FirstConv2d,
@@ -22,7 +23,6 @@ from apot_export.original.quantized_layers import (
     QuantizedLayer,
     like,
 )
-from apot_export.original.resolving import LayerFacts
 from apot_export.original.tracing import is_plain
 
 _FIRST_KINDS = ("FConv2d", "LFC")
@@ -53,8 +53,13 @@ def weighted_layers(module: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Lin
             yield name, layer
 
 
-def threshold_layer(name: str, layer: nn.Module) -> ThresholdLayer | None:
+def threshold_layer(name: str, layer: nn.Module, stated: str | None) -> ThresholdLayer | None:
     """Recognise a convolution with clipping thresholds; None for any other layer.
+
+    Args:
+        name: The layer's.
+        layer: Of the user's network.
+        stated: Name of the family, if the user states it.
 
     Raises:
         RecognitionError: It has one of the two thresholds, or is not a convolution.
@@ -82,7 +87,7 @@ def threshold_layer(name: str, layer: nn.Module) -> ThresholdLayer | None:
         power = getattr(inner, "power", None)
     return ThresholdLayer(
         layer=layer,
-        family=families.recognise(f"{name}.{key}" for key in keys),
+        family=families.recognise([f"{name}.{key}" for key in keys], stated),
         weight_alpha=weight_alpha,
         act_alpha=act_alpha,
         facts=LayerFacts(
@@ -118,7 +123,7 @@ def float_replacement(name: str, layer: nn.Conv2d | nn.Linear) -> nn.Module | No
     if isinstance(layer, QuantizedLayer):
         return None
     if getattr(layer, "layer_type", None) in _FIRST_KINDS:
-        return _made(layer, FirstConv2d if isinstance(layer, nn.Conv2d) else LastLinear)
+        return eight_bit_replacement(layer)
     if said_bits(layer, name) == FULL_PRECISION_BITS:
         return _made(layer, nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear)
     if not is_plain(layer):
@@ -132,8 +137,16 @@ def float_replacement(name: str, layer: nn.Conv2d | nn.Linear) -> nn.Module | No
     return None
 
 
-def threshold_replacement(found: ThresholdLayer, quantization: Quantization) -> QuantConv2d:
-    """Return our own layer around the tensors of a convolution with thresholds."""
+def eight_bit_replacement(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+    """Return a layer with 8-bit weights and float inputs, around a layer's tensors."""
+    made = _made(layer, FirstConv2d if isinstance(layer, nn.Conv2d) else LastLinear)
+    return made.eval().requires_grad_(requires_grad=False)
+
+
+def threshold_replacement(found: ThresholdLayer, quantization: Quantization | None) -> nn.Module:
+    """Return our layer for a convolution with thresholds; without a quantization a plain one."""
+    if quantization is None:
+        return _made(found.layer, nn.Conv2d)
     thresholds = {"weight_alpha": found.weight_alpha, "act_alpha": found.act_alpha}
     made = _made(found.layer, QuantConv2d, thresholds, quantization=quantization)
     made.reset_level_sets()

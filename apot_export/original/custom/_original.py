@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from apot_export.errors import ModelError, RecognitionError
+from apot_export.errors import BitWidthError, ModelError, RecognitionError
 from apot_export.network.layers import MultiBitWeights
 from apot_export.original import families
 from apot_export.original.architectures import Architecture
@@ -21,6 +22,7 @@ from apot_export.original.custom._agreement import require_agreement
 from apot_export.original.custom._factory import build
 from apot_export.original.custom._layers import (
     ThresholdLayer,
+    eight_bit_replacement,
     float_replacement,
     threshold_layer,
     threshold_replacement,
@@ -31,8 +33,20 @@ from apot_export.original.families import Family
 from apot_export.original.loading import load_state
 from apot_export.original.multi_bit import multi_bit_layers, shorten_coordinates
 from apot_export.original.original import Original
-from apot_export.original.quantization import Quantization
-from apot_export.original.quantized_layers import QuantConv2d
+from apot_export.original.quantization import (
+    EIGHT_BIT,
+    FLOAT,
+    NETWORK,
+    OPTION,
+    Quantization,
+    Stated,
+)
+from apot_export.original.quantized_layers import (
+    FirstConv2d,
+    LastLinear,
+    QuantConv2d,
+    QuantizedLayer,
+)
 from apot_export.original.resolving import resolve
 
 
@@ -108,23 +122,24 @@ def _original(
     for name, layer in weighted_layers(module):
         if isinstance(layer, QuantConv2d):
             ours[name] = layer.quantization
-        elif (recognised := threshold_layer(name, layer)) is not None:
+        elif (recognised := threshold_layer(name, layer, choices.family)) is not None:
             found.append(recognised)
         elif (replacement := float_replacement(name, layer)) is not None:
             replacements[layer] = replacement
-    family = _family(found, ours, multi_bit)
+    family = _family(found, ours, multi_bit, choices.family)
     if family.has_thresholds:
         path = checkpoint.path if checkpoint else None
-        plan = resolve(family, [layer.facts for layer in found], choices, path, ours)
+        plan = resolve(family, [layer.facts for layer in found], choices, path, ours=ours)
         choices = plan.choices
     else:
-        plan = resolve(family, [], Choices(), None)
+        plan = resolve(family, [], Choices(first_last=choices.first_last), None)
     for recognised in found:
-        quantization = plan.layers[recognised.facts.name]
+        quantization = plan.layers.get(recognised.facts.name)
         replacements[recognised.layer] = threshold_replacement(recognised, quantization)
     used = require_agreement(module, replacements, input_shape)
     names = [name for name, layer in weighted_layers(module) if layer in used]
     rebuilt = _rebuilt(module, replacements, used)
+    plan = dataclasses.replace(plan, first_last=_first_last(rebuilt, names, choices))
     if choices.alpha_terms:
         shorten_coordinates(rebuilt, multi_bit, choices.alpha_terms)
     return Original(
@@ -145,15 +160,41 @@ def _original(
     )
 
 
+def _first_last(rebuilt: nn.Module, names: Sequence[str], choices: Choices) -> Stated[str]:
+    """Return the weights of the first and the last layer, rounding them where the user wants it.
+
+    Raises:
+        BitWidthError: The user wants floats of layers that have 8-bit weights.
+    """
+    ends = {n: layer for n, layer in weighted_layers(rebuilt) if n in (names[0], names[-1])}
+    rounded = [name for name, layer in ends.items() if isinstance(layer, (FirstConv2d, LastLinear))]
+    if choices.first_last == FLOAT and rounded:
+        raise BitWidthError(
+            "The network's layer has 8-bit weights.",
+            where=rounded[0],
+            expected="a first or last layer in float",
+            got="--first-last float",
+            fix="leave it out",
+        )
+    if choices.first_last == EIGHT_BIT:
+        for name, layer in ends.items():
+            if not isinstance(layer, QuantizedLayer):
+                rebuilt.set_submodule(name, eight_bit_replacement(layer))
+        return Stated(EIGHT_BIT, OPTION)
+    source = NETWORK if choices.first_last is None else OPTION
+    return Stated(EIGHT_BIT if rounded else FLOAT, source)
+
+
 def _family(
     found: Sequence[ThresholdLayer],
     ours: Mapping[str, Quantization],
     multi_bit: Mapping[str, MultiBitWeights],
+    stated: str | None,
 ) -> Family:
     """Return the family of a network's layers.
 
     Raises:
-        RecognitionError: They are of more than one.
+        RecognitionError: They are of more than one, or not of the stated one.
     """
     layer_of = {layer.family.name: layer.facts.name for layer in found}
     layer_of |= {own.family: name for name, own in ours.items()}
@@ -163,9 +204,16 @@ def _family(
             expected="layers of one training code",
             got=", ".join(f"{layer}: {family}" for family, layer in layer_of.items()),
         )
-    if layer_of:
-        return families.by_name(*layer_of)
-    return families.MULTI_BIT if multi_bit else families.FULL_PRECISION
+    unthresholded: Family = families.MULTI_BIT if multi_bit else families.FULL_PRECISION
+    family = families.by_name(*layer_of) if layer_of else unthresholded
+    if stated not in (None, family.name):
+        raise RecognitionError(
+            "The network's layers are of another family.",
+            expected=family.name,
+            got=f"--family {stated}",
+            fix="leave out --family",
+        )
+    return family
 
 
 def _rebuilt(

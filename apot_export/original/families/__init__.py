@@ -10,24 +10,62 @@ from apot_export.original.families._family import Family
 from apot_export.original.families.alq import Alq
 from apot_export.original.families.apot_v1 import ApotV1
 from apot_export.original.families.apot_v2 import ApotV2
+from apot_export.original.families.first_release import FirstRelease
 from apot_export.original.families.full_precision import FullPrecision
 from apot_export.original.families.nonzero import NonZero
 
 MULTI_BIT, FULL_PRECISION = Alq(), FullPrecision()
-FAMILIES: tuple[Family, ...] = (MULTI_BIT, NonZero(), ApotV1(), ApotV2(), FULL_PRECISION)
+FAMILIES: tuple[Family, ...] = (
+    *(MULTI_BIT, NonZero(), ApotV1(), FirstRelease(), ApotV2(), FULL_PRECISION),
+)
 """Tried in this order: `nonzero` has what `apot-v1` has and more; the last has no thresholds."""
 
 
-def recognise(keys: Iterable[str]) -> Family:
+def recognise(keys: Iterable[str], name: str | None = None, *, bare: bool = False) -> Family:
     """Return the family whose key names a state dict has.
+
+    Args:
+        keys: Of the state dict.
+        name: The family that the user states.
+        bare: Whether the file holds nothing but the state dict. Of two families with the same keys
+            the first writes epoch and accuracy around it; the other does not.
+
+    Raises:
+        RecognitionError: Thresholds of no known family, or not those of the stated one; or two
+            families fit.
+    """
+    fitting = candidates(keys)
+    if name is not None:
+        stated = by_name(name)
+        if stated not in fitting:
+            raise RecognitionError(
+                "The keys are not those of the family.",
+                expected=" or ".join(family.name for family in fitting),
+                got=f"--family {name}",
+                fix="leave out --family, or name the right one",
+            )
+        return stated
+    if bare and len(fitting) > 1:
+        raise RecognitionError(
+            "Two families have these keys, and nothing in the file tells which it is.",
+            expected="; or ".join(f"{family.name}: {family.summary}" for family in fitting),
+            got="a state dict without epoch or accuracy around it",
+            fix="say which code trained it: "
+            + " or ".join(f"--family {family.name}" for family in fitting),
+        )
+    return fitting[0]
+
+
+def candidates(keys: Iterable[str]) -> list[Family]:
+    """Return the families whose key names a state dict has, the most usual first.
 
     Raises:
         RecognitionError: Thresholds of no known family.
     """
     names = dict.fromkeys(keys)
-    for family in FAMILIES:
-        if family.recognises(names.keys()):
-            return family
+    for first in FAMILIES:
+        if first.recognises(names.keys()):
+            return [first, *(other for other in FAMILIES if other.same_keys_as == first.name)]
     raise RecognitionError(
         "The checkpoint has clipping thresholds, but of no known family.",
         expected="act_alpha beside weight_quant.wgt_alpha (apot-v1), or act_alpha beside "
@@ -66,4 +104,12 @@ def by_name(name: str) -> Family:
     )
 
 
-__all__ = ["FAMILIES", "FULL_PRECISION", "MULTI_BIT", "Family", "by_name", "recognise"]
+__all__ = [
+    "FAMILIES",
+    "FULL_PRECISION",
+    "MULTI_BIT",
+    "Family",
+    "by_name",
+    "candidates",
+    "recognise",
+]

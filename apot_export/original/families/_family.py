@@ -9,7 +9,15 @@ from typing import ClassVar
 
 from apot_export.errors import BitWidthError
 from apot_export.network.codebook import Codebook
-from apot_export.original.quantization import FULL_PRECISION_BITS, TERNARY_BITS, Quantization
+from apot_export.original.quantization import (
+    ASSUMPTION,
+    EIGHT_BIT,
+    FAMILY,
+    FULL_PRECISION_BITS,
+    TERNARY_BITS,
+    Quantization,
+    Stated,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +54,17 @@ class Family(ABC):
     offered: ClassVar[Mapping[str, tuple[int, ...]]]
     """Level sets that the training code offers, and nominal bit-widths of each; the first is the
     default."""
-    has_eight_bit_layers: ClassVar[bool] = True
-    """Whether first and last layers have 8-bit weights."""
+    offered_activations: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+    """Likewise of activations; empty where they have those of weights."""
+    same_keys_as: ClassVar[str] = ""
+    """Name of another family whose keys are the same."""
+    summary: ClassVar[str] = ""
+    """What tells the family from others with the same keys, for messages."""
+    trees: ClassVar[Mapping[str, str]] = {}
+    """Weights of first and last layers ("8bit" or "float") in each tree of the training code:
+    "CIFAR", "MNIST", "ImageNet"."""
+    other_first_last: ClassVar[str] = EIGHT_BIT
+    """Likewise, for architectures that no tree of the code has."""
     has_sign_vectors: ClassVar[bool] = False
     """Whether weights are sums of scaled sign vectors."""
     had_legacy_divisor: ClassVar[bool] = False
@@ -75,9 +92,30 @@ class Family(ABC):
         """Whether layers are quantized with clipping thresholds."""
         return (FULL_PRECISION_BITS,) not in self.offered.values()
 
+    @property
+    def activation_methods(self) -> tuple[str, ...]:
+        """Names of the level sets that the training code offers for activations."""
+        return tuple(self.offered_activations or self.offered)
+
     def bit_widths(self, method: str) -> tuple[int, ...]:
         """Return the nominal bit-widths that the family offers for a level set; none for others."""
         return self.offered.get(method, ())
+
+    def activation_bit_widths(self, method: str) -> tuple[int, ...]:
+        """Return the bit-widths that activations may have on a level set; none for others."""
+        return (self.offered_activations or self.offered).get(method, ())
+
+    def activation_method(self, method: str) -> Stated[str]:
+        """Return the level set of activations beside one of weights, where no user states it."""
+        if self.offered_activations:
+            return Stated(self.activation_methods[0], FAMILY)
+        return Stated(method, FAMILY if len(self.offered) == 1 else ASSUMPTION)
+
+    def first_last(self, tree: str) -> Stated[str]:
+        """Return the weights of first and last layers of an architecture, by its tree."""
+        if tree in self.trees:
+            return Stated(self.trees[tree], FAMILY)
+        return Stated(self.other_first_last, ASSUMPTION)
 
     def has_grids(self, weight_bits: int) -> bool:
         """Tell whether weights of these bits have a grid with zero or one without."""

@@ -59,17 +59,15 @@ class ThresholdFamily(Family):
 
     def activation_rule(self, quantization: Quantization) -> ActivationRule:
         """Return the projection of activations: all bits are magnitude."""
-        bits = quantization.activation_bits
-        if quantization.method == "uniform":
+        bits, method = quantization.activation_bits, quantization.activation_method
+        if method == "uniform":
             steps = (1 << bits) - 1
             legacy = (1 << (bits - 1)) - 1
             codebook = uniform(
                 bits, signed=False, denominator=legacy if quantization.legacy_divisor else steps
             )
             return ActivationRule(codebook=codebook, input_denominator=steps)
-        made: Codebook = (power_of_two if quantization.method == "pot" else apot)(
-            bits, signed=False
-        )
+        made: Codebook = (power_of_two if method == "pot" else apot)(bits, signed=False)
         return ActivationRule(codebook=made, input_denominator=made.denominator)
 
     def alpha_line(self, weight_alpha: float, activation_alpha: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import ClassVar
 
 from apot_export.original.families._family import Family
-from apot_export.original.quantization import FULL_PRECISION_BITS
+from apot_export.original.quantization import FLOAT, FULL_PRECISION_BITS
 
 
 class Alq(Family):
@@ -14,7 +14,8 @@ class Alq(Family):
 
     name = "alq"
     offered: ClassVar = {"apot": (FULL_PRECISION_BITS,)}
-    has_eight_bit_layers = False
+    trees: ClassVar = dict.fromkeys(("CIFAR", "MNIST", "ImageNet"), FLOAT)
+    other_first_last = FLOAT
     has_sign_vectors = True
     preprocessing = "alq-code"
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
+from typing import ClassVar
 
 from apot_export.original.families._family import ActivationRule
 from apot_export.original.families._thresholds import WEIGHT_ALPHA, ThresholdFamily
-from apot_export.original.quantization import Quantization
+from apot_export.original.quantization import EIGHT_BIT, FLOAT, Quantization
 
 
 class ApotV1(ThresholdFamily):
     """The CIFAR-10 code, and the ImageNet code before May 2020."""
 
     name = "apot-v1"
+    trees: ClassVar = {"CIFAR": EIGHT_BIT, "ImageNet": FLOAT}
+    summary = "activations on the weights' level set, 8-bit first and last layer on CIFAR"
     rounds_magnitudes = True
 
     def recognises(self, keys: Collection[str]) -> bool:
@@ -24,5 +27,5 @@ class ApotV1(ThresholdFamily):
         """Return the projection of activations: uniform ones are clipped from above only."""
         return dataclasses.replace(
             super().activation_rule(quantization),
-            passes_negative_inputs=quantization.method == "uniform",
+            passes_negative_inputs=quantization.activation_method == "uniform",
         )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
+from typing import ClassVar
 
 from apot_export.original.families._family import WeightRule
 from apot_export.original.families._thresholds import ThresholdFamily
-from apot_export.original.quantization import TERNARY_BITS, Quantization
+from apot_export.original.quantization import EIGHT_BIT, TERNARY_BITS, Quantization
 
 
 class ApotV2(ThresholdFamily):
-    """The ImageNet code."""
+    """The ImageNet code since May 2020, and the MNIST code."""
 
     name = "apot-v2"
+    trees: ClassVar = {"ImageNet": EIGHT_BIT, "MNIST": EIGHT_BIT}
     had_legacy_divisor = True
     adds_gradient_terms = True
 

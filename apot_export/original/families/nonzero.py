@@ -9,7 +9,7 @@ from apot_export.errors import BitWidthError
 from apot_export.network.codebook import Codebook, apot, apot_candidates
 from apot_export.original.families._family import WeightRule
 from apot_export.original.families._thresholds import ThresholdFamily
-from apot_export.original.quantization import Quantization
+from apot_export.original.quantization import EIGHT_BIT, Quantization
 
 _IGNORED = (".factorW", ".factorA")
 """Gradient factors of training, which evaluation does not read."""
@@ -20,6 +20,7 @@ class NonZero(ThresholdFamily):
 
     name = "nonzero"
     offered: ClassVar = {"apot": (2, 3, 4)}
+    trees: ClassVar = {"CIFAR": EIGHT_BIT}
     rounds_magnitudes = True
     divides_weight_levels = False
     exponents = range(1, 15)  # integers of more bits do not fit the packed format's codebooks

@@ -1,0 +1,72 @@
+"""The parts of a quantization, each with its value and what states it: for screens and files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from apot_export.original.original import Original
+from apot_export.original.quantization import (
+    ASSUMPTION,
+    FAMILY,
+    FLOAT,
+    NETWORK,
+    OPTION,
+    Stated,
+)
+
+
+def stated_parts(original: Original) -> list[dict[str, Any]]:
+    """Return every part of a network's quantization: "what", "value" and "source".
+
+    The source of what nothing states is "assumption". Of a custom network nothing is assumed: its
+    layers were compared with their formulas.
+    """
+    assumption = ASSUMPTION if original.state_sha256 is None else NETWORK
+    return [
+        {
+            "what": what,
+            "value": part.value,
+            "source": assumption if part.source == ASSUMPTION else part.source,
+        }
+        for what, part in _parts(original)
+    ]
+
+
+def _parts(original: Original) -> Iterator[tuple[str, Stated[Any]]]:
+    plan, family = original.plan, original.family
+    if family.has_sign_vectors:
+        yield "weights", Stated("sign vectors", plan.bits.source)
+        yield "activations", Stated(FLOAT, FAMILY)
+    else:
+        if family.has_thresholds:
+            yield from _of_thresholds(original)
+        else:
+            yield "weights", Stated(FLOAT, plan.bits.source)
+            yield "activations", Stated(FLOAT, plan.bits.source)
+        yield "first and last layer", plan.first_last
+    yield "strides", Stated("no dilation", ASSUMPTION)
+
+
+def _of_thresholds(original: Original) -> Iterator[tuple[str, Stated[Any]]]:
+    plan, family, default = original.plan, original.family, original.quantization
+    yield "weight bits", plan.bits
+    yield "activation bits", plan.activation_bits
+    yield "weight levels", plan.method
+    yield "activation levels", plan.activation_method
+    yield "activation sign", Stated("unsigned", FAMILY)
+    if family.has_grids(default.weight_bits):
+        yield "grid", plan.grid
+        if default.grid == "nonzero":
+            source = NETWORK if plan.grid.source == NETWORK else OPTION
+            yield "exponent Z", Stated(default.z, source)
+    if family.had_legacy_divisor and default.activation_method == "uniform":
+        divisor = "2^(bits-1) - 1" if default.legacy_divisor else "2^bits - 1"
+        yield "activation divisor", _of_option(divisor, stated=default.legacy_divisor)
+    normalised = default.normalize_weights
+    value = "yes" if normalised else "no"
+    yield "weight normalisation", _of_option(value, stated=not normalised)
+
+
+def _of_option(value: str, *, stated: bool) -> Stated[str]:
+    return Stated(value, OPTION if stated else ASSUMPTION)
