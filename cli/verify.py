@@ -135,7 +135,6 @@ def verify(
 
         if html is not None:
             require_writable(html)
-        export = _newest() if export is None else export
         choices = quantization_choices(
             layer_bits,
             layer_bits_file,
@@ -152,18 +151,16 @@ def verify(
             alpha_terms=alpha_terms,
             unsigned_zeros=unsigned_zeros,
         )
-        unstated = quantization_choices(None, None)
-        size = parse_batch_size(batch_size)
         with image_progress() as progress:
             from apot_export.verification import verify as verify_export
 
             report = verify_export(
-                export,
+                _newest() if export is None else export,
                 checkpoint=checkpoint,
                 model=model,
                 model_arguments=parse_arguments(model_kwarg or []),
                 input_shape=input_shape,
-                choices=choices if choices != unstated else None,
+                choices=choices if choices != quantization_choices(None, None) else None,
                 progress=progress,
                 dataset=dataset,
                 data=data,
@@ -174,7 +171,7 @@ def verify(
                 backends=backends,
                 limit=limit,
                 seed=seed,
-                batch_size=size,
+                batch_size=parse_batch_size(batch_size),
                 workers=workers,
                 ignore_record=ignore_record,
                 resume=resume,

@@ -73,7 +73,8 @@ def find_original(directory: Path, manifest: Mapping[str, Any], statement: State
         ApotExportError: It cannot be built.
     """
     try:
-        recorded = Choices.of_json(manifest["choices"])
+        # Older manifests record the family beside the choices alone.
+        recorded = Choices.of_json({"family": manifest["family"], **manifest["choices"]})
         spec = ModelSpec.of_json(manifest["model"]) if "model" in manifest else None
         shape = input_shape_of(manifest["input_shape"])
     except (KeyError, TypeError, ValueError, SyntaxError, ModelError) as error:

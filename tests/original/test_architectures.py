@@ -99,6 +99,44 @@ def test_the_non_zero_family(choices: Choices, tmp_path: Path) -> None:
     check(path, images.numpy(), choices)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 5])
+@pytest.mark.parametrize("name", ["ResNet-20 (CIFAR)", "ResNet-18 (ImageNet)"])
+def test_the_first_release(name: str, bits: int, tmp_path: Path) -> None:
+    path = tmp_path / "network.pth.tar"
+    images = write_checkpoint(path, name, "first-release", images=1)
+    choices = Choices(bits=bits, family="first-release")
+    original = load_original(path, choices)
+    assert (original.quantization.method, original.quantization.activation_method) == (
+        "apot",
+        "uniform",
+    )
+    check(path, images.numpy(), choices)
+
+
+def test_the_first_release_of_resnet_34(tmp_path: Path) -> None:
+    path = tmp_path / "network.pth.tar"
+    images = write_checkpoint(path, "ResNet-34 (ImageNet)", "first-release", images=1)
+    check(path, images.numpy(), Choices(bits=3, family="first-release"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "activations"),
+    [("apot", "uniform"), ("apot", "pot"), ("pot", "apot"), ("uniform", "apot")],
+)
+@pytest.mark.parametrize("family", ["apot-v1", "apot-v2"])
+def test_weights_and_activations_have_level_sets_apart(
+    family: str, weights: str, activations: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "network.pth.tar"
+    images = write_checkpoint(path, "ResNet-20 (CIFAR)", family, images=1)
+    choices = Choices(
+        bits=3, activation_bits=4, method=weights, activation_method=activations, first_last="float"
+    )
+    quantization = load_original(path, choices).quantization
+    assert (quantization.method, quantization.activation_method) == (weights, activations)
+    check(path, images.numpy(), choices)
+
+
 def test_the_legacy_divisor(tmp_path: Path) -> None:
     path = tmp_path / "network.pth.tar"
     images = write_checkpoint(path, "ResNet-14 (MNIST)", "apot-v2")

@@ -33,6 +33,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "ResNet-164 (CIFAR)": (resnet((18, 18, 18), CIFAR, 16, bottleneck=True), CIFAR),
     "ResNet-14 (MNIST)": (resnet((2, 1, 1, 2), MNIST, 16), MNIST),
     "ResNet-50 (MNIST)": (resnet((3, 4, 6, 3), MNIST, 16, bottleneck=True), MNIST),
+    "ResNet-18 (ImageNet)": (resnet((2, 2, 2, 2), IMAGENET, 64), IMAGENET),
     "ResNet-34 (ImageNet)": (resnet((3, 4, 6, 3), IMAGENET, 64), IMAGENET),
     "ResNet-50 (ImageNet)": (resnet((3, 4, 6, 3), IMAGENET, 64, bottleneck=True), IMAGENET),
     "ResNet-101 (ImageNet)": (resnet((3, 4, 23, 3), IMAGENET, 64, bottleneck=True), IMAGENET),
@@ -49,7 +50,8 @@ def write_checkpoint(
 ) -> torch.Tensor:
     """Write a checkpoint of a family and return images for it, float32 [images, C, H, W].
 
-    `family` is "apot-v1", "apot-v2", "nonzero" or "full-precision".
+    `family` is "apot-v1", "apot-v2", "first-release" (a bare state dict), "nonzero" or
+    "full-precision".
     """
     torch.manual_seed(seed)
     build, shape = NETWORKS[name]
@@ -78,5 +80,6 @@ def write_checkpoint(
             if family == "nonzero":
                 state[f"{key}.factorW"] = torch.tensor(0.0)
                 state[f"{key}.factorA"] = torch.tensor(0.0)
-    torch.save({"epoch": 1, "state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
+    state = {f"module.{key}": value for key, value in state.items()}
+    torch.save(state if family == "first-release" else {"epoch": 1, "state_dict": state}, path)
     return batch[:images]

@@ -151,6 +151,10 @@ def passing() -> Report:
             "alpha_terms": 0,
             "unsigned_zeros": False,
             "architecture": "ResNet-20 (CIFAR)",
+            "assumptions": [
+                {"what": "weight bits", "value": 4, "source": "folder name"},
+                {"what": "activation bits", "value": 4, "source": "assumption"},
+            ],
             "tf32": False,
             "provider_options": {},
         },
@@ -256,6 +260,7 @@ def failing() -> Report:
             "tf32": True,
             "provider_options": {"device_id": "0", "use_tf32": "0"},
             SCRIPT: HANDLER,
+            "assumptions": [{"what": SCRIPT, "value": HANDLER, "source": REVERSED}, 7],
         },
         failures=(
             f"1 of 54 layers have other weights than the original: {SCRIPT}",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from apot_export.original.choices import Choices
-from apot_export.original.families import Family
+from apot_export.original.families import Family, by_name
 from apot_export.original.level_sets import activation_level_set, weight_level_set
 from apot_export.original.quantization import FULL_PRECISION_BITS, Quantization
 
@@ -29,6 +29,8 @@ class Hypothesis:
     """Exponent of the non-zero grid; None for a grid with zero."""
     legacy_divisor: bool = False
     normalize_weights: bool = True
+    family: str | None = None
+    """Name of the training code, which decides about activations and first and last layers."""
 
     def choices(self) -> Choices:
         """Return the options of `convert` that state it."""
@@ -48,6 +50,8 @@ class Hypothesis:
             parts.append("legacy divisor")
         if not self.normalize_weights:
             parts.append("weights not normalised")
+        if self.family is not None and by_name(self.family).same_keys_as:
+            parts.append(self.family)
         return ", ".join(parts)
 
 
@@ -59,7 +63,8 @@ def hypotheses(family: Family) -> list[list[Hypothesis]]:
     ['2-bit apot', '2-bit pot']
     """
     if not family.has_thresholds:
-        return [[Hypothesis(bits=FULL_PRECISION_BITS, method=family.methods[0])]]
+        method = family.methods[0]
+        return [[Hypothesis(bits=FULL_PRECISION_BITS, method=method, family=family.name)]]
     merged: dict[object, list[Hypothesis]] = {}
     for normalize, method in itertools.product((True, False), family.methods):
         for bits in family.bit_widths(method):
@@ -70,7 +75,7 @@ def hypotheses(family: Family) -> list[list[Hypothesis]]:
 
 
 def _variants(family: Family, bits: int, method: str) -> Iterator[Hypothesis]:
-    plain = Hypothesis(bits=bits, method=method)
+    plain = Hypothesis(bits=bits, method=method, family=family.name)
     yield plain
     if family.had_legacy_divisor and method == "uniform":
         yield replace(plain, legacy_divisor=True)
@@ -86,6 +91,7 @@ def _function(family: Family, hypothesis: Hypothesis) -> object:
         weight_bits=hypothesis.bits,
         activation_bits=hypothesis.bits,
         method=hypothesis.method,
+        activation_method=family.activation_method(hypothesis.method).value,
         grid=hypothesis.grid,
         z=hypothesis.z or 2,
         legacy_divisor=hypothesis.legacy_divisor,

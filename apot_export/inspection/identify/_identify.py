@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 from apot_export.datasets import Dataset, kind_of
-from apot_export.errors import BitWidthError
+from apot_export.errors import BitWidthError, CodebookError
 from apot_export.inspection.identify._hypotheses import Hypothesis, hypotheses
 from apot_export.inspection.identify._result import Candidate, Identification, Measurement, Named
 from apot_export.inspection.identify._trials import Progress, Trial, run_stages, told_apart
@@ -52,7 +52,8 @@ def identify(
     loaded = load_checkpoint(Path(checkpoint))
     family = families.recognise(loaded.keys)
     named = _named(loaded.path)
-    groups = hypotheses(family)
+    fitting = families.candidates(loaded.keys) if loaded.bare else [family]
+    groups = [group for each in fitting for group in hypotheses(each)]
     original = rebuild(loaded, groups[0][0].choices())
     measurement = None
     if dataset is not None or data is not None:
@@ -74,7 +75,7 @@ def identify(
         family=family.name,
         architecture=original.architecture.name,
         named=named,
-        unknown=_unknown(family),
+        unknown=_unknown(fitting),
         statistics=weigh(original.module, original.architecture.input_shape, family),
         measurement=measurement,
     )
@@ -85,7 +86,11 @@ def _named(path: Path) -> Named:
         width = bits_from_name(path)
     except BitWidthError:  # one name states two; neither is what "the names say"
         width = None
-    method, grid = method_from_name(path), grid_from_name(path)
+    try:
+        method = method_from_name(path)
+    except CodebookError:
+        method = None
+    grid = grid_from_name(path)
     return Named(
         bits=None if width is None else width.value,
         bits_from=None if width is None else width.source,
@@ -95,10 +100,13 @@ def _named(path: Path) -> Named:
     )
 
 
-def _unknown(family: Family) -> tuple[str, ...]:
+def _unknown(fitting: Sequence[Family]) -> tuple[str, ...]:
+    family = fitting[0]
     if not family.has_thresholds:
         return ()
-    unknown = ["bits of weights and activations", f"level set ({', '.join(family.methods)})"]
+    codes = " or ".join(each.name for each in fitting)
+    unknown = [f"training code ({codes})"] if len(fitting) > 1 else []
+    unknown += ["bits of weights and activations", f"level set ({', '.join(family.methods)})"]
     if family.exponents:
         unknown.append("grid of 2-bit weights (with zero, or without and its exponent Z)")
     if family.had_legacy_divisor:

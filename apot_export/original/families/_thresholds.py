@@ -6,6 +6,8 @@ The two modules share no code, because verification compares one with the other.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Collection
 from typing import ClassVar
 
 from apot_export.network.codebook import (
@@ -75,4 +77,21 @@ class ThresholdFamily(Family):
         return (
             f"clipping threshold weight alpha: {round(weight_alpha, 3):2f}, "
             f"activation alpha: {round(activation_alpha, 3):2f}"
+        )
+
+
+class FirstKeys(ThresholdFamily):
+    """The codes of 2019: thresholds `weight_quant.wgt_alpha` and `act_alpha` per convolution."""
+
+    rounds_magnitudes = True
+
+    def recognises(self, keys: Collection[str]) -> bool:
+        """Tell whether any key is a threshold under `weight_quant`."""
+        return any(key.endswith(WEIGHT_ALPHA) for key in keys)
+
+    def activation_rule(self, quantization: Quantization) -> ActivationRule:
+        """Return the projection of activations: uniform ones are clipped from above only."""
+        return dataclasses.replace(
+            super().activation_rule(quantization),
+            passes_negative_inputs=quantization.activation_method == "uniform",
         )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from apot_export.original.families.apot_v1 import ApotV1
+from apot_export.original.families._thresholds import FirstKeys
 from apot_export.original.quantization import FLOAT
 
 
-class FirstRelease(ApotV1):
+class FirstRelease(FirstKeys):
     """APoT weights of 2, 3 and 5 bits, uniform activations, float first and last layers.
 
     Weights are projected as `apot-v1` does; at 2 bits both round magnitudes.

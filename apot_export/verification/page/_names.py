@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from apot_export.original.families import MULTI_BIT
-from apot_export.original.quantization import ASSUMPTION
 from apot_export.verification.report import ComparedSide, Report, Yardstick
 
 _EXECUTORS = {
@@ -80,16 +79,13 @@ def quantization(report: Report) -> str:
     return f"{bits}, {_METHODS.get(method, method)}" if method else str(bits)
 
 
-def assumed(report: Report) -> str:
-    """Return the parts of the quantization that nothing states, as conversion recorded them."""
-    parts = report.settings.get("assumptions")
-    entries = [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
-    found = [
-        f"{part.get('what')}: {part.get('value')}"
-        for part in entries
-        if part.get("source") == ASSUMPTION
+def parts(report: Report) -> list[tuple[str, str]]:
+    """Return the parts of the quantization and their values with sources, as recorded."""
+    held = report.settings.get("assumptions")
+    entries = [part for part in held if isinstance(part, dict)] if isinstance(held, list) else []
+    return [
+        (str(part.get("what")), f"{part.get('value')} ({part.get('source')})") for part in entries
     ]
-    return "; ".join(found) or ("nothing" if entries else "not recorded")
 
 
 def exactness(report: Report) -> str:
@@ -121,6 +117,4 @@ def setting(value: Any) -> str:
     if isinstance(value, dict):
         pairs = ", ".join(f"{key} = {setting(held)}" for key, held in value.items())
         return pairs or "none"
-    if isinstance(value, list):
-        return "; ".join(map(setting, value)) or "none"
     return "none" if value is None else str(value)
