@@ -22,7 +22,7 @@ import torch
 
 from apot_export.errors import CheckpointError, UnsafeCheckpointError, WeightError
 from apot_export.network.layers import MultiBitWeights
-from apot_export.original.pickled_bases import PICKLED_BASES, multi_bit_weights
+from apot_export.original.multi_bit import PICKLED_BASES, multi_bit_weights
 from apot_export.original.record import PICKLED_NUMBERS, Record, record_of
 
 _STATE_DICT_KEYS = ("state_dict", "model", "net_state_dict")

@@ -6,7 +6,7 @@ attributes, and each must compute what its replacement of `quantized_layers` com
 
 from __future__ import annotations
 
+from apot_export.original.custom._factory import ModelSpec, input_shape_of
 from apot_export.original.custom._original import load_custom, original_of_module
-from apot_export.original.custom._spec import ModelSpec, input_shape_of
 
 __all__ = ["ModelSpec", "input_shape_of", "load_custom", "original_of_module"]

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from apot_export.errors import ModelError, RecognitionError
+from apot_export.errors import ApotExportError, ModelError, RecognitionError
 from apot_export.network.bounds import UNIT_ROUNDOFF, sum_roundings
-from apot_export.original.custom._factory import run
-from apot_export.original.custom._layers import weighted_layers
-from apot_export.original.custom._spec import ImageShape
+from apot_export.original.custom._factory import ImageShape
+from apot_export.original.custom._layers import WeightedLayer, weighted_layers
 from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer
 
 _SEED = 20190928
@@ -28,7 +27,7 @@ _ROUNDINGS = 16
 
 
 def require_agreement(
-    module: nn.Module, replacements: Mapping[nn.Module, nn.Module], input_shape: ImageShape
+    module: nn.Module, replacements: Mapping[nn.Module, WeightedLayer], input_shape: ImageShape
 ) -> set[nn.Module]:
     """Run a network on random images and compare each layer with what would replace it.
 
@@ -63,7 +62,7 @@ def require_agreement(
     images = torch.randn((_IMAGES, *input_shape), generator=generator).to(first.device)
     try:
         with torch.no_grad(), _evaluating(module):
-            run(module, images)
+            _run(module, images)
     finally:
         for handle in handles:
             handle.remove()
@@ -78,6 +77,21 @@ def require_agreement(
     return used
 
 
+def _run(module: nn.Module, images: torch.Tensor) -> None:
+    try:
+        module(images)
+    except ApotExportError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            "The network does not run on an image of this shape.",
+            where=type(module).__name__,
+            expected=f"an image {list(images.shape[1:])} as its only input",
+            got=f"{type(error).__name__}: {error}".splitlines()[0],
+            fix="say the shape that it was trained with: --input-shape C,H,W",
+        ) from error
+
+
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
     modes = {part: part.training for part in module.modules()}
@@ -90,7 +104,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _difference(
-    name: str, layer: nn.Module, replacement: nn.Module, inputs: tuple[Any, ...], output: Any
+    name: str, layer: nn.Module, replacement: WeightedLayer, inputs: tuple[Any, ...], output: Any
 ) -> RecognitionError | None:
     if len(inputs) != 1 or not all(isinstance(v, torch.Tensor) for v in (*inputs, output)):
         return RecognitionError(
@@ -129,10 +143,8 @@ def _difference(
 # --- float noise ----------------------------------------------------------------------------------
 
 
-def _noise(layer: nn.Module, image: torch.Tensor) -> torch.Tensor:
+def _noise(layer: WeightedLayer, image: torch.Tensor) -> torch.Tensor:
     """Return how far float noise may move a layer's outputs, levels that it tips over included."""
-    if not isinstance(layer, (nn.Conv2d, nn.Linear)):
-        raise TypeError(f"no weights in {type(layer).__name__}")
     values, weights = image, layer.weight
     moved_values, moved_weights = torch.zeros_like(values), torch.zeros_like(weights)
     if isinstance(layer, QuantConv2d):
@@ -163,9 +175,7 @@ def _scaled(layer: QuantConv2d, factor: float) -> QuantConv2d:
     return scaled
 
 
-def _products(
-    layer: nn.Conv2d | nn.Linear, values: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
+def _products(layer: WeightedLayer, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     if isinstance(layer, nn.Linear):
         return functional.linear(values, weights)
     return layer._conv_forward(values, weights, None)  # noqa: SLF001 - pads as the layer does

@@ -1,23 +1,104 @@
-"""Import, build and run the user's network."""
+"""A custom network's factory: how to name it, import it, and build the network."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from apot_export.errors import ApotExportError, ModelError
-from apot_export.original.custom._spec import ModelSpec
+from apot_export.errors import ModelError
 
+ImageShape = tuple[int, int, int]
+"""(channels, height, width)"""
+_AXES = 3
 _OWN_CODE = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A factory that returns a network, as `package.module:factory`, and its keyword arguments."""
+
+    factory: str
+    input_shape: ImageShape
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Python literals: what a manifest can hold."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.arguments.items():
+            if not _is_literal(value):
+                raise ModelError(
+                    "An argument of the network's factory is not a Python literal.",
+                    where=name,
+                    expected="a number, string, None, or a list, tuple or dict of these",
+                    got=repr(value),
+                    fix="build the network yourself and give it to apot_export.convert",
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that manifests store."""
+        return {
+            "factory": self.factory,
+            "arguments": {name: repr(value) for name, value in self.arguments.items()},
+            "input_shape": list(self.input_shape),
+        }
+
+    @staticmethod
+    def of_json(content: Mapping[str, Any]) -> ModelSpec:
+        """Read what `to_json` returned.
+
+        Raises:
+            KeyError, TypeError, ValueError, SyntaxError, ModelError: It is something else.
+        """
+        return ModelSpec(
+            factory=str(content["factory"]),
+            arguments={k: ast.literal_eval(v) for k, v in content["arguments"].items()},
+            input_shape=input_shape_of(content["input_shape"]),
+        )
+
+
+def input_shape_of(said: str | Sequence[int] | None) -> ImageShape:
+    """Return an input shape given as "C,H,W" or as three numbers.
+
+    Raises:
+        ModelError: It is missing, or no shape of an image.
+
+    >>> input_shape_of("3,32,32")
+    (3, 32, 32)
+    """
+    if said is None:
+        raise ModelError(
+            "The size of the network's images is not known: its weights do not say it.",
+            expected="channels, height and width",
+            fix="say it: --input-shape 3,32,32 (in Python: input_shape=(3, 32, 32))",
+        )
+    parts = said.split(",") if isinstance(said, str) else list(said)
+    try:
+        shape = tuple(int(part) for part in parts)
+    except (TypeError, ValueError):
+        shape = ()
+    if len(shape) != _AXES or min(shape) < 1:
+        raise ModelError(
+            "The input shape is not that of an image.",
+            expected="channels, height and width, e.g. --input-shape 3,32,32",
+            got=str(said),
+        )
+    return (shape[0], shape[1], shape[2])
+
+
+def _is_literal(value: Any) -> bool:
+    try:
+        return bool(ast.literal_eval(repr(value)) == value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
 
 
 def build(spec: ModelSpec, folders: Sequence[Path]) -> nn.Module:
@@ -59,8 +140,8 @@ def _importable(folders: Sequence[Path]) -> Iterator[None]:
 
 
 def _import(spec: ModelSpec, folders: Sequence[Path]) -> Any:
-    module_name, colon, path = spec.factory.partition(":")
-    if not (colon and module_name and path) or module_name.startswith("."):
+    module_name, _, path = spec.factory.partition(":")
+    if not (module_name and path) or module_name.startswith("."):
         raise ModelError(
             "The network's factory cannot be read.",
             expected="PACKAGE.MODULE:FACTORY, e.g. --model models.resnet:resnet20",
@@ -68,8 +149,9 @@ def _import(spec: ModelSpec, folders: Sequence[Path]) -> Any:
         )
     try:
         found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is None or not f"{module_name}.".startswith(f"{missing}."):
             raise _raised("The network's module cannot be imported.", module_name, error) from error
         raise ModelError(
             "There is no such module.",
@@ -79,8 +161,6 @@ def _import(spec: ModelSpec, folders: Sequence[Path]) -> Any:
             got=str(error),
             fix="run from the folder that holds it, or set PYTHONPATH",
         ) from error
-    except (Exception, SystemExit) as error:
-        raise _raised("The network's module cannot be imported.", module_name, error) from error
     for name in path.split("."):
         if not hasattr(found, name):
             raise ModelError(
@@ -131,23 +211,3 @@ def _raised(what: str, where: str, error: BaseException) -> ModelError:
         fix="make the module importable and the factory work by themselves: no training, no "
         "command-line arguments",
     )
-
-
-def run(module: nn.Module, images: torch.Tensor) -> Any:
-    """Run the user's network on float32 [N, channels, height, width].
-
-    Raises:
-        ModelError: It does not run on these images.
-    """
-    try:
-        return module(images)
-    except ApotExportError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            "The network does not run on an image of this shape.",
-            where=type(module).__name__,
-            expected=f"an image {list(images.shape[1:])} as its only input",
-            got=f"{type(error).__name__}: {error}".splitlines()[0],
-            fix="say the shape that it was trained with: --input-shape C,H,W",
-        ) from error

@@ -34,6 +34,8 @@ _RECOGNISED = (
     "layer_type FConv2d or LFC"
 )
 
+WeightedLayer = nn.Conv2d | nn.Linear
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ThresholdLayer:
@@ -46,7 +48,7 @@ class ThresholdLayer:
     facts: LayerFacts
 
 
-def weighted_layers(module: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
+def weighted_layers(module: nn.Module) -> Iterator[tuple[str, WeightedLayer]]:
     """Yield every convolution and linear layer by its first dotted name."""
     for name, layer in module.named_modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
@@ -79,8 +81,8 @@ def threshold_layer(name: str, layer: nn.Module, stated: str | None) -> Threshol
             expected=f"a convolution with both thresholds ({_RECOGNISED})",
             got=f"{type(layer).__name__}: {', '.join(layer.state_dict())}",
         )
-    keys = [*layer.state_dict(), "act_alpha"]
-    keys.append("weight_alpha" if in_quantizer is None else "weight_quant.wgt_alpha")
+    weight_key = "weight_alpha" if in_quantizer is None else "weight_quant.wgt_alpha"
+    keys = [*layer.state_dict(), "act_alpha", weight_key]
     bits = said_bits(layer, name)
     power = getattr(layer, "power", None)
     if power is None and bits != TERNARY_BITS:  # whose weights are rounded in any case
@@ -114,7 +116,7 @@ def said_bits(layer: nn.Module, name: str) -> int | None:
     return bits
 
 
-def float_replacement(name: str, layer: nn.Conv2d | nn.Linear) -> nn.Module | None:
+def float_replacement(name: str, layer: WeightedLayer) -> WeightedLayer | None:
     """Return our own layer for one without thresholds; None where it can stay as it is.
 
     Raises:
@@ -125,7 +127,7 @@ def float_replacement(name: str, layer: nn.Conv2d | nn.Linear) -> nn.Module | No
     if getattr(layer, "layer_type", None) in _FIRST_KINDS:
         return eight_bit_replacement(layer)
     if said_bits(layer, name) == FULL_PRECISION_BITS:
-        return _made(layer, nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear)
+        return _made(layer, nn.Conv2d) if isinstance(layer, nn.Conv2d) else _made(layer, nn.Linear)
     if not is_plain(layer):
         raise RecognitionError(
             "A layer of the network computes something that nothing is known of.",
@@ -137,13 +139,14 @@ def float_replacement(name: str, layer: nn.Conv2d | nn.Linear) -> nn.Module | No
     return None
 
 
-def eight_bit_replacement(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+def eight_bit_replacement(layer: WeightedLayer) -> FirstConv2d | LastLinear:
     """Return a layer with 8-bit weights and float inputs, around a layer's tensors."""
-    made = _made(layer, FirstConv2d if isinstance(layer, nn.Conv2d) else LastLinear)
+    is_convolution = isinstance(layer, nn.Conv2d)
+    made = _made(layer, FirstConv2d) if is_convolution else _made(layer, LastLinear)
     return made.eval().requires_grad_(requires_grad=False)
 
 
-def threshold_replacement(found: ThresholdLayer, quantization: Quantization | None) -> nn.Module:
+def threshold_replacement(found: ThresholdLayer, quantization: Quantization | None) -> nn.Conv2d:
     """Return our layer for a convolution with thresholds; without a quantization a plain one."""
     if quantization is None:
         return _made(found.layer, nn.Conv2d)
@@ -154,7 +157,7 @@ def threshold_replacement(found: ThresholdLayer, quantization: Quantization | No
 
 
 def _made(
-    layer: nn.Conv2d | nn.Linear,
+    layer: WeightedLayer,
     kind: Callable[..., LayerT],
     thresholds: Mapping[str, torch.Tensor] | None = None,
     **options: Any,

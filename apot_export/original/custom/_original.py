@@ -19,16 +19,16 @@ from apot_export.original.architectures import Architecture
 from apot_export.original.checkpoint import Checkpoint, load_checkpoint, require_finite
 from apot_export.original.choices import Choices
 from apot_export.original.custom._agreement import require_agreement
-from apot_export.original.custom._factory import build
+from apot_export.original.custom._factory import ImageShape, ModelSpec, build
 from apot_export.original.custom._layers import (
     ThresholdLayer,
+    WeightedLayer,
     eight_bit_replacement,
     float_replacement,
     threshold_layer,
     threshold_replacement,
     weighted_layers,
 )
-from apot_export.original.custom._spec import ImageShape, ModelSpec
 from apot_export.original.families import Family
 from apot_export.original.loading import load_state
 from apot_export.original.multi_bit import multi_bit_layers, shorten_coordinates
@@ -117,7 +117,7 @@ def _original(
 ) -> Original:
     digest = state_sha256(module)
     found: list[ThresholdLayer] = []
-    replacements: dict[nn.Module, nn.Module] = {}
+    replacements: dict[nn.Module, WeightedLayer] = {}
     ours: dict[str, Quantization] = {}
     for name, layer in weighted_layers(module):
         if isinstance(layer, QuantConv2d):
@@ -217,7 +217,7 @@ def _family(
 
 
 def _rebuilt(
-    module: nn.Module, replacements: Mapping[nn.Module, nn.Module], used: set[nn.Module]
+    module: nn.Module, replacements: Mapping[nn.Module, WeightedLayer], used: set[nn.Module]
 ) -> nn.Module:
     """Return a copy of the network with our layers in it, on the CPU, in evaluation mode.
 
@@ -225,9 +225,7 @@ def _rebuilt(
     """
     # What is in the memo is not copied, but put where the original was, however often it is used.
     memo: dict[int, Any] = {id(layer): made for layer, made in replacements.items()}
-    for _, layer in weighted_layers(module):
-        if layer not in used:
-            memo[id(layer)] = nn.Identity()
+    memo |= {id(layer): nn.Identity() for _, layer in weighted_layers(module) if layer not in used}
     try:
         rebuilt = copy.deepcopy(module, memo)
     except (RuntimeError, TypeError, ValueError) as error:
