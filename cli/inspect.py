@@ -59,7 +59,7 @@ def alphas(
 
         found = thresholds(_chosen(path), bits=bits)
         if as_json:
-            _print_json([layer.to_json() for layer in found.layers])
+            _print_json(found.to_json())
         elif plain:
             for line in found.plain_lines():
                 typer.echo(line)

@@ -32,10 +32,6 @@ class LayerThresholds:
     """Nominal bits, the sign included; None where a checkpoint's name does not say."""
     activation_bits: int | None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the stable JSON form."""
-        return dataclasses.asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
@@ -44,6 +40,10 @@ class Thresholds:
     source: Path
     family: str
     layers: tuple[LayerThresholds, ...]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the stable JSON form."""
+        return [dataclasses.asdict(layer) for layer in self.layers]
 
     def plain_lines(self) -> list[str]:
         """Return one line a layer, exactly as the family's own training code prints it."""

@@ -33,10 +33,6 @@ class LayerWidth:
     stored_bits: int
     """Bits of codes, or of sign vectors and their coordinates, before filling to whole bytes."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the stable JSON form."""
-        return dataclasses.asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Widths:
@@ -63,7 +59,7 @@ class Widths:
 
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form."""
-        return {"average": self.average, "layers": [layer.to_json() for layer in self.layers]}
+        return {"average": self.average, "layers": [*map(dataclasses.asdict, self.layers)]}
 
 
 def layer_bits(path: Path) -> Widths:

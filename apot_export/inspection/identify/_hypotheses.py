@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from apot_export.original.choices import Choices
 from apot_export.original.families import Family, by_name
@@ -35,10 +34,6 @@ class Hypothesis:
     def choices(self) -> Choices:
         """Return the options of `convert` that state it."""
         return Choices(**dataclasses.asdict(self))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the stable JSON form."""
-        return dataclasses.asdict(self)
 
     def __str__(self) -> str:
         if self.bits == FULL_PRECISION_BITS:
