@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,7 +16,7 @@ from ._render import console_of_output, new_table
 
 if TYPE_CHECKING:
     from apot_export.verification import Divergence, LevelComparison, Report, Side
-    from apot_export.verification.report import RecordComparison
+    from apot_export.verification.report import RecordComparison, ReferenceComparison, SkippedImage
 
 _SHOWN_NAMES = 5
 _OK, _WARNING, _FAIL = Text("ok", "green"), Text("!", "yellow"), Text("FAIL", "bold red")
@@ -40,14 +40,16 @@ def print_report(report: Report) -> None:
         style="bold",
         soft_wrap=True,
     )
-    if settings["original"]["stated"]:
+    if settings["original"] and settings["original"]["stated"]:
         console.print(Text(_stated(settings["original"])), soft_wrap=True)
     console.print(_sides(report))
-    for flips, name in ((side.flips, _SIDE_NAMES[side.name]) for side in report.sides):
-        console.print(
-            f"{flips.original_only} images are right by the original alone, {flips.export_only} by "
-            f"{name} alone (McNemar: p = {flips.probability:.2g})."
-        )
+    for side in report.sides:
+        if side.flips is not None:
+            console.print(
+                f"{side.flips.original_only} images are right by the original alone, "
+                f"{side.flips.export_only} by {_SIDE_NAMES[side.name]} alone (McNemar: "
+                f"p = {side.flips.probability:.2g})."
+            )
     console.print()
     checks = Table.grid(padding=(0, 2))
     for mark, name, text in _checks(report):
@@ -60,14 +62,18 @@ def print_report(report: Report) -> None:
         console.print(Text(f"  {failure}"), soft_wrap=True)
     if report.divergence is not None:
         _print_divergence(console, report.divergence)
-    if report.skipped:
-        console.print(f"{len(report.skipped)} images could not be read and were skipped:")
-        for image in report.skipped[:_SHOWN_NAMES]:
-            console.print(Text(f"  {image.name}: {image.reason}"), soft_wrap=True)
-        if len(report.skipped) > _SHOWN_NAMES:
-            console.print("  ... (all of them in --json)")
+    _print_skipped(console, report.skipped)
     for note in report.notes:
         console.print(Text(f"Note: {note}", "yellow"), soft_wrap=True)
+
+
+def _print_skipped(console: Console, skipped: Sequence[SkippedImage]) -> None:
+    if skipped:
+        console.print(f"{len(skipped)} images could not be read and were skipped:")
+    for image in skipped[:_SHOWN_NAMES]:
+        console.print(Text(f"  {image.name}: {image.reason}"), soft_wrap=True)
+    if len(skipped) > _SHOWN_NAMES:
+        console.print("  ... (all of them in --json)")
 
 
 def _stated(original: Mapping[str, Any]) -> str:
@@ -96,16 +102,15 @@ def _sides(report: Report) -> Table:
     table.columns[0].no_wrap = False
 
     def add(name: str, side: Side, agreement: str) -> None:
-        table.add_row(
-            name,
-            f"{side.top1:.2%}",
-            "{:.1%} - {:.1%}".format(*side.top1_interval),
-            f"{side.top5:.2%}",
-            f"{side.images_per_second:,.0f}",
-            *([agreement] if several else []),
-        )
+        accuracy = ["-", "-", "-"]
+        if side.top1 is not None and side.top5 is not None and side.top1_interval is not None:
+            low, high = side.top1_interval
+            accuracy = [f"{side.top1:.2%}", f"{low:.1%} - {high:.1%}", f"{side.top5:.2%}"]
+        speed = f"{side.images_per_second:,.0f}"
+        table.add_row(name, *accuracy, speed, *([agreement] if several else []))
 
-    add(f"PyTorch {settings['torch']}, {_original(settings)}", report.original, "")
+    pytorch = f"PyTorch {settings['torch']}, {_original(settings)}"
+    add(pytorch if settings["original"] else "your outputs", report.original, "")
     for position, side in enumerate(report.sides):
         name = _SIDE_NAMES[side.name]
         if side.name.startswith("ort"):
@@ -156,6 +161,18 @@ def _furthest(levels: LevelComparison) -> str:
     return f" (furthest from its decision point: {furthest:,.0%} of the bound)"
 
 
+def _reference(found: ReferenceComparison) -> str:
+    original = ""
+    if found.original_agreement is not None and found.original_equal is not None:
+        original = (
+            f"; the rebuilt original {found.original_agreement:.2%} and {found.original_equal:.2%}"
+        )
+    return (
+        f"{found.agreement:.2%} of the classes and {found.equal:.2%} of the outputs, up to "
+        f"rounding, are yours on {found.images:,} images{original}"
+    )
+
+
 def _record(record: RecordComparison) -> str:
     low, high = record.interval
     return (
@@ -164,64 +181,67 @@ def _record(record: RecordComparison) -> str:
     )
 
 
-def _checks(report: Report) -> list[tuple[Text, str, str]]:
+def _checks(report: Report) -> Iterator[tuple[Text, str, str]]:
+    """Yield a mark, a name and what was found of everything that was checked."""
+    for good, name, text in (*_proofs(report), *_comparisons(report)):
+        yield _OK if good else _FAIL, name, text
+    if report.record is not None:
+        mark = {"ok": _OK, "FAIL": _FAIL}.get(report.record.verdict, _WARNING)
+        yield mark, "record", _record(report.record)
+
+
+def _proofs(report: Report) -> Iterator[tuple[bool, str, str]]:
     weights, levels, accumulators = report.weights, report.levels, report.accumulators
-    noise = any("the original with itself" in failure for failure in report.failures)
-    strays = any("did not run on" in failure for failure in report.failures)
-    rows = [
-        (
+    if weights.layers:
+        yield (
             weights.exact == weights.layers and not weights.offenders,
             "weights",
             f"{weights.exact} of {weights.layers} layers equal {_exactness(report)} "
             f"({weights.weights:,} weights, packed file and ONNX)",
         )
-    ]
     if accumulators.compared:
-        rows.append(
-            (
-                accumulators.mismatches == 0 and accumulators.values_outside == 0,
-                "oracle",
-                f"{accumulators.mismatches:,} of {accumulators.compared:,} integers and "
-                f"{accumulators.values_outside:,} of {accumulators.values_compared:,} floats "
-                "differ",
-            )
+        yield (
+            accumulators.mismatches == 0 and accumulators.values_outside == 0,
+            "oracle",
+            f"{accumulators.mismatches:,} of {accumulators.compared:,} integers and "
+            f"{accumulators.values_outside:,} of {accumulators.values_compared:,} floats differ",
         )
     if levels.compared:
-        rows.append(
-            (
-                levels.unexplained == 0,
-                "levels",
-                f"{levels.differing:,} of {levels.compared:,} differ, {levels.unexplained:,} "
-                f"beyond float rounding{_furthest(levels)}",
-            )
+        yield (
+            levels.unexplained == 0,
+            "levels",
+            f"{levels.differing:,} of {levels.compared:,} differ, {levels.unexplained:,} "
+            f"beyond float rounding{_furthest(levels)}",
         )
-    rows += [
-        (
+    if levels.values_compared or levels.values_outside:
+        yield (
             levels.values_outside == 0,
             "values",
             f"{levels.values_outside:,} of {levels.values_compared:,} beyond float rounding "
             f"(largest difference {levels.largest_ratio:,.0%} of its bound)",
-        ),
-        (
-            not noise,
+        )
+
+
+def _comparisons(report: Report) -> Iterator[tuple[bool, str, str]]:
+    def holds(part: str) -> bool:
+        return not any(part in failure for failure in report.failures)
+
+    if report.yardsticks:
+        yield (
+            holds("the original with itself"),
             "agreement",
             f"{report.agreement:.2%} in top-1; PyTorch with itself: {_yardsticks(report)}",
-        ),
-        (not strays, "provider", report.provider),
-    ]
+        )
+    if report.reference is not None:
+        yield holds("your outputs"), "reference", _reference(report.reference)
+    yield holds("did not run on"), "provider", report.provider
     if report.backends is not None:
         found = report.backends
-        rows.append(
-            (
-                not any(found.differing.values()),
-                "integer",
-                f"{', '.join(found.names)}: logits of {sum(found.differing.values()):,} of "
-                f"{found.images:,} images and {found.random_images} random inputs differ; top-1 "
-                f"{found.top1:.2%} at {found.fraction_bits} fraction bits",
-            )
+        accuracy = "" if found.top1 is None else f"; top-1 {found.top1:.2%}"
+        yield (
+            not any(found.differing.values()),
+            "integer",
+            f"{', '.join(found.names)}: logits of {sum(found.differing.values()):,} of "
+            f"{found.images:,} images and {found.random_images} random inputs differ{accuracy} "
+            f"at {found.fraction_bits} fraction bits",
         )
-    checks = [((_OK if passed else _FAIL), name, text) for passed, name, text in rows]
-    if report.record is not None:
-        mark = {"ok": _OK, "FAIL": _FAIL}.get(report.record.verdict, _WARNING)
-        checks.append((mark, "record", _record(report.record)))
-    return checks

@@ -29,21 +29,38 @@ def verify(
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="cifar10, cifar100, mnist, imagenet, digits, or folder (any class folders); "
-            "default: the one that fits the network."
+            help="cifar10, cifar100, mnist, imagenet, digits, or folder (class folders, or images "
+            "without labels); default: the one that fits the network."
         ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Folder of the images; default: $APOT_EXPORT_DATA, else ./data."),
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Images as arrays, in place of a dataset: an .npz file with images (float32 as "
+            "the network reads them, or uint8 pixels), and labels where there are any.",
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Outputs of your own code: an .npz file with images and logits, to which the "
+            "export is held, too; it needs neither dataset nor checkpoint.",
+        ),
+    ] = None,
     mean: Annotated[
         str | None,
-        typer.Option(help="For folder: mean per channel of pixels in [0, 1], e.g. 0.5,0.5,0.5."),
+        typer.Option(
+            help="For folder and arrays of pixels: mean per channel of pixels in [0, 1], e.g. "
+            "0.5,0.5,0.5."
+        ),
     ] = None,
     std: Annotated[
         str | None,
-        typer.Option(help="For folder: standard deviation per channel."),
+        typer.Option(help="Likewise: standard deviation per channel."),
     ] = None,
     checkpoint: Annotated[
         Path | None,
@@ -164,6 +181,8 @@ def verify(
                 progress=progress,
                 dataset=dataset,
                 data=data,
+                images=images,
+                reference=reference,
                 mean=parse_numbers(mean, "--mean"),
                 std=parse_numbers(std, "--std"),
                 device=device,

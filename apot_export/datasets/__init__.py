@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from apot_export.datasets._arrays import ArrayFile, open_arrays
 from apot_export.datasets._cifar import CIFAR10, CIFAR100
 from apot_export.datasets._class_folders import NAME as FOLDER
 from apot_export.datasets._class_folders import folder_kind
-from apot_export.datasets._dataset import Dataset, DatasetKind
+from apot_export.datasets._dataset import UNLABELLED, Dataset, DatasetKind
 from apot_export.datasets._digits import DIGITS
 from apot_export.datasets._imagenet import IMAGENET
 from apot_export.datasets._locating import ROOT_VARIABLE
 from apot_export.datasets._mnist import MNIST
-from apot_export.datasets._normalisation import APOT_CODE
+from apot_export.datasets._normalisation import APOT_CODE, Normalisation
 from apot_export.datasets._prefetch import Batch
 from apot_export.errors import DatasetError
 
@@ -69,7 +70,7 @@ def kind_of(name: str | None, input_shape: Sequence[int], classes: int) -> Datas
             "The dataset cannot be told from the network.",
             expected=", ".join(kind.name for kind in fitting or KINDS),
             got=network,
-            fix=f"name it with --dataset; {FOLDER} reads other images, in class folders",
+            fix=f"name it with --dataset; {FOLDER} reads other images, --images arrays",
         )
     raise DatasetError(
         f"The {name} dataset does not fit the network.",
@@ -120,15 +121,42 @@ def open_dataset(
     return dataset
 
 
+def normalisation_of(
+    name: str | None,
+    *,
+    input_shape: Sequence[int],
+    classes: int,
+    preprocessing: str = APOT_CODE,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Normalisation | None:
+    """Return the normalisation of pixels that come as arrays; None where a dataset has none.
+
+    It is that of the named dataset, or of the only one that fits the network; mean and deviation
+    are used where they are given. The arguments are those of `open_dataset`.
+
+    Raises:
+        DatasetError: No dataset has this name, or none or several fit the network.
+    """
+    if name == FOLDER or mean is not None or std is not None:
+        return folder_kind(input_shape, classes, mean, std).normalisation()
+    kind = kind_of(None, input_shape, classes) if name is None else kind_by_name(name)
+    return kind.normalisation(preprocessing)
+
+
 __all__ = [
     "KINDS",
     "NAMES",
     "ROOT_VARIABLE",
+    "UNLABELLED",
+    "ArrayFile",
     "Batch",
     "Dataset",
     "DatasetKind",
     "folder_kind",
     "kind_by_name",
     "kind_of",
+    "normalisation_of",
+    "open_arrays",
     "open_dataset",
 ]

@@ -1,4 +1,4 @@
-"""Images in class folders of any names, resized and normalised for a network."""
+"""Images in class folders, or in one folder without labels, fitted to a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision import transforms
 
-from apot_export.datasets._dataset import Dataset, DatasetKind, dataset_of_files
+from apot_export.datasets._dataset import UNLABELLED, Dataset, DatasetKind, dataset_of_files
 from apot_export.datasets._imagenet import NORMALISATION as IMAGENET_NORMALISATION
 from apot_export.datasets._locating import (
     candidate_roots,
@@ -35,7 +35,7 @@ def folder_kind(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> DatasetKind:
-    """Return a dataset of images in one folder per class, for a given network.
+    """Return a dataset of images in one folder per class, or in one folder without labels.
 
     Folders in sorted order are the classes 0, 1, ...; folders that are all named by numbers below
     `classes` are the classes of these numbers, and some may be missing then. (torchvision's
@@ -109,35 +109,41 @@ def _open(
     roots = candidate_roots(data, ())
     for root in roots:
         folders = {folder.name: images_in(folder) for folder in subfolders(root)}
+        flat = images_in(root)
         if any(folders.values()):
-            return _class_folders(root, folders, shape, classes, normalisation)
-    raise missing(f"{NAME} dataset's", roots, f"one folder per class, {classes} of them")
+            labels = _labels(root, list(folders), classes)
+            names = {label: name for name, label in labels.items()}
+            return dataset_of_files(
+                NAME,
+                root,
+                [(path, labels[folder]) for folder, images in folders.items() for path in images],
+                _reader(shape),
+                normalisation=normalisation,
+                classes=tuple(names.get(label, str(label)) for label in range(classes)),
+            )
+        if flat:
+            return dataset_of_files(
+                NAME,
+                root,
+                [(path, UNLABELLED) for path in flat],
+                _reader(shape),
+                normalisation=normalisation,
+                classes=None,
+            )
+    expected = f"one folder per class, {classes} of them, or images without labels in the folder"
+    raise missing(f"{NAME} dataset's", roots, expected)
 
 
-def _class_folders(
-    root: Path,
-    folders: dict[str, list[Path]],
-    shape: tuple[int, int, int],
-    classes: int,
-    normalisation: Normalisation,
-) -> Dataset:
+def _reader(shape: tuple[int, int, int]) -> Callable[[Path], NDArray[np.uint8]]:
+    """Return what reads an image file as pixels of a network's shape, uint8 [H, W, C]."""
     channels, height, width = shape
-    labels = _labels(root, list(folders), classes)
-    names = {label: name for name, label in labels.items()}
     fit = _fitting(height, width)
 
     def read(path: Path) -> NDArray[np.uint8]:
         image = fit(read_image(path, "L" if channels == 1 else "RGB"))
         return np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
 
-    return dataset_of_files(
-        NAME,
-        root,
-        [(path, labels[folder]) for folder, images in folders.items() for path in images],
-        read,
-        normalisation=normalisation,
-        classes=tuple(names.get(label, str(label)) for label in range(classes)),
-    )
+    return read
 
 
 def _labels(root: Path, names: Sequence[str], classes: int) -> dict[str, int]:

@@ -14,6 +14,7 @@ from apot_export.datasets._normalisation import ALQ_CODE, APOT_CODE, Normalisati
 from apot_export.datasets._prefetch import Batch, Load
 from apot_export.errors import DatasetError
 
+UNLABELLED = -1
 _UNCHANGED = Normalisation(mean=(0.0,), std=(1.0,))
 
 
@@ -25,7 +26,7 @@ class Dataset:
     root: str
     """Folder that the images were found in."""
     labels: NDArray[np.int64]
-    """[images]"""
+    """[images]: class of each image, from 0; `UNLABELLED` for all of them where none is known."""
     load: Load
     """Returns image i as float32 [channels, height, width]; raises DatasetError if it is damaged.
     May be called from several threads at once."""
@@ -44,26 +45,41 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the classes of the images are known."""
+        return bool((self.labels != UNLABELLED).all())
+
+    def without_labels(self) -> Dataset:
+        """Return the same images with no label."""
+        return replace(self, labels=np.full(len(self), UNLABELLED, np.int64))
+
     def first(self, limit: int | None) -> Dataset:
         """Return the dataset, or `limit` images spread evenly over it."""
         if limit is None or limit >= len(self):
             return self
         spread = np.linspace(0, len(self) - 1, _at_least_one(limit)).round()
-        return self._chosen(spread.astype(np.int64))
+        return self.chosen(spread.astype(np.int64))
 
     def sample(self, limit: int | None, seed: int = 0) -> Dataset:
-        """Return the dataset, or a random sample of `limit` images with every class in its share.
+        """Return the dataset, or a random sample of it: see `sampled`."""
+        positions = self.sampled(limit, seed)
+        return self if len(positions) == len(self) else self.chosen(positions)
 
-        The images keep the order of the dataset; the same seed gives the same ones.
+    def sampled(self, limit: int | None, seed: int = 0) -> NDArray[np.int64]:
+        """Return the positions of all images, or of a random `limit`, every class in its share.
+
+        The positions ascend; the same seed gives the same ones.
 
         Raises:
             DatasetError: The limit is below 1.
         """
         if limit is None or limit >= len(self):
-            return self
-        return self._chosen(_stratified(self.labels, _at_least_one(limit), seed))
+            return np.arange(len(self))
+        return _stratified(self.labels, _at_least_one(limit), seed)
 
-    def _chosen(self, chosen: NDArray[np.int64]) -> Dataset:
+    def chosen(self, chosen: NDArray[np.int64]) -> Dataset:
+        """Return the images at some positions."""
         return replace(
             self,
             labels=self.labels[chosen],
@@ -100,7 +116,7 @@ def dataset_of_files(
     read: Callable[[Path], NDArray[np.uint8]],
     *,
     normalisation: Normalisation,
-    classes: Sequence[str],
+    classes: Sequence[str] | None,
 ) -> Dataset:
     """Return the dataset of image files below a folder, given as (path, label).
 

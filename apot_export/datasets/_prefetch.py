@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -34,6 +34,12 @@ class Batch:
     """[n]"""
     skipped: tuple[tuple[int, str], ...]
     """(position, reason) of each image that could not be read."""
+
+    def first(self) -> Batch:
+        """Return the batch of the first image alone."""
+        return replace(
+            self, indices=self.indices[:1], images=self.images[:1], labels=self.labels[:1]
+        )
 
 
 def prefetched(

@@ -9,7 +9,7 @@ TWO_SIDED_95 = 1.959964
 
 
 def wilson_interval(
-    hits: int, count: int, standard_errors: float = TWO_SIDED_95
+    hits: float, count: int, standard_errors: float = TWO_SIDED_95
 ) -> tuple[float, float]:
     """Return the interval in which a rate lies of which `hits` of `count` trials were seen.
 

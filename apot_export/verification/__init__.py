@@ -5,7 +5,7 @@ Nothing here shares code with encoding: artifacts are decoded and compared with 
 
 from __future__ import annotations
 
-from apot_export.verification._run import RunOptions
+from apot_export.verification._options import RunOptions
 from apot_export.verification._verify import verify
 from apot_export.verification.report import Divergence, LevelComparison, Report, Side
 

@@ -37,6 +37,11 @@ class Statement:
     choices: Choices | None = None
     """How the checkpoint was trained; None for the choices that the manifest records."""
 
+    @property
+    def names_nothing(self) -> bool:
+        """Whether the user stated nothing at all."""
+        return not any(vars(self).values())
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeldTo:
@@ -59,6 +64,24 @@ class HeldTo:
             "model": None if self.spec is None else self.spec.to_json(),
             "choices": self.original.choices.non_default(),
         }
+
+
+def settings_of(held_to: HeldTo | None, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a network was trained: what its original says, else what the manifest does."""
+    if held_to is None:
+        names = ("bits", "method", "family", "architecture")
+        choices = {name: manifest["choices"][name] for name in ("alpha_terms", "unsigned_zeros")}
+        return {"original": None, **{name: manifest[name] for name in names}, **choices}
+    original = held_to.original
+    return {
+        "original": held_to.to_json(),
+        "bits": original.quantization.weight_bits,
+        "method": original.quantization.method,
+        "family": original.family.name,
+        "architecture": original.architecture.name,
+        "alpha_terms": original.choices.alpha_terms,
+        "unsigned_zeros": held_to.choices.unsigned_zeros,
+    }
 
 
 def find_original(directory: Path, manifest: Mapping[str, Any], statement: Statement) -> HeldTo:
@@ -110,6 +133,15 @@ def find_original(directory: Path, manifest: Mapping[str, Any], statement: State
     if not stated or (statement.checkpoint is None and statement.network is None):
         _require_recorded(original, manifest, source)
     return HeldTo(original=original, stated=stated, choices=choices, spec=spec)
+
+
+def is_available(directory: Path, manifest: Mapping[str, Any]) -> bool:
+    """Tell whether the recorded original can be built unasked: its file is there, and no user code.
+
+    Where outputs of the user's own code judge an export, no original is needed.
+    """
+    path = _recorded_path(directory, manifest)
+    return path is not None and path.is_file() and "model" not in manifest
 
 
 def require_same_structure(original: Original, packed: CodedNetwork) -> None:
@@ -175,20 +207,26 @@ def _source(directory: Path, manifest: Mapping[str, Any], statement: Statement) 
     given = statement.network if statement.network is not None else statement.checkpoint
     if given is not None:
         return given
-    recorded = manifest["checkpoint"]["path"]
-    if recorded is None:
+    path = _recorded_path(directory, manifest)
+    if path is None:
         raise ExportError(
             "The export was made from a network in memory, which no file holds.",
             where=str(directory),
             fix="verify it in Python: apot_export.verify(export, original=network)",
         )
-    # A symbolic link on the way would make ".." mean another folder than when it was written.
-    path = Path(os.path.normpath(directory.absolute() / recorded))
     if not path.is_file():
         raise ExportError(
             "The checkpoint that the export was made from is no longer there.",
             where=str(path),
-            got=f"nothing at {recorded}, seen from the export",
-            fix="say where it is: --checkpoint FILE",
+            got=f"nothing at {manifest['checkpoint']['path']}, seen from the export",
+            fix="say where it is: --checkpoint FILE; or hold the export to outputs of your own "
+            "code: --reference FILE",
         )
     return path
+
+
+def _recorded_path(directory: Path, manifest: Mapping[str, Any]) -> Path | None:
+    """Return the checkpoint that a manifest records; None for a network that was in memory."""
+    recorded = manifest["checkpoint"]["path"]
+    # A symbolic link on the way would make ".." mean another folder than when it was written.
+    return None if recorded is None else Path(os.path.normpath(directory.absolute() / recorded))

@@ -6,11 +6,10 @@ import hashlib
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +21,35 @@ from numpy.typing import NDArray
 from apot_export._version import VERSION
 from apot_export.artifacts.directory import ONNX_MODEL, attach_to_manifest
 from apot_export.artifacts.onnx_model.probe import parse_model, tf32_exact
-from apot_export.datasets import KINDS, Dataset
+from apot_export.datasets import KINDS, ArrayFile, Batch, Dataset
 from apot_export.errors import DatasetError, ExportError
 from apot_export.network import CodedNetwork
+from apot_export.original.checkpoint import Checkpoint
 from apot_export.runtimes import onnx_runtime
-from apot_export.runtimes.torch_runtime import torch_executor, twin_executors
-from apot_export.verification._original import HeldTo
+from apot_export.runtimes.torch_runtime import Executor, torch_executor, twin_executors
+from apot_export.verification._options import RunOptions
+from apot_export.verification._original import HeldTo, settings_of
 from apot_export.verification._verdict import (
     agreement_failures,
     backend_failures,
     compare_record,
     record_failures,
     record_warnings,
+    reference_failures,
+    reference_notes,
 )
 from apot_export.verification.proof.proofs import Proofs, prove_export
 from apot_export.verification.report import (
     BackendComparison,
     FlippedImage,
     RecordComparison,
+    ReferenceComparison,
     Report,
-    Side,
     SkippedImage,
 )
 from apot_export.verification.running.accuracy import Measured, merge
 from apot_export.verification.running.backends import compare_backends, parse_backends
+from apot_export.verification.running.outputs import compare_outputs
 from apot_export.verification.running.processes import Processes
 from apot_export.verification.running.shards import (
     Progress,
@@ -66,43 +70,6 @@ _TWIN_PIXELS = 1000 * 3 * 32 * 32
 _MOST_WORKERS = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Which images a verification uses, what it compares, and how it runs."""
-
-    dataset: str | None = None
-    """"cifar10", "cifar100", "mnist", "imagenet", "digits" or "folder"; None for the one that fits
-    the network."""
-    data: str | PathLike[str] | None = None
-    """Folder of the images; None for $APOT_EXPORT_DATA or ./data."""
-    mean: Sequence[float] | None = None
-    """Per channel, of pixels in [0, 1], for "folder"."""
-    std: Sequence[float] | None = None
-    """Likewise."""
-    device: str = "auto"
-    """"auto", "cuda" or "cpu", for the original and for the side "ort"."""
-    limit: int | None = None
-    """Use this many images, drawn from every class in proportion."""
-    seed: int = 0
-    """Of that drawing."""
-    batch_size: int | None = None
-    """Images per batch; None for a size that fits the image."""
-    workers: int | None = None
-    """Threads that decode images ahead; None for as many as there are cores, at most 4."""
-    sides: str | None = None
-    """Of ort, ort-cpu, ort-cuda, openvino, native, oracle and packed, separated by commas: what is
-    compared with the original; the first one is the export of the verdict. None: ort."""
-    backends: str | None = None
-    """Of numpy, ort-cpu, ort-cuda and c, separated by commas: run the integer network on these and
-    compare every bit of its logits. None: leave it alone."""
-    resume: bool = False
-    """Go on from the finished shards of an interrupted run of the same kind."""
-    ignore_record: bool = False
-    """Do not fail where the accuracy is clearly below the one that the checkpoint records."""
-    attach: bool = True
-    """Write the verdict into the export's manifest."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
     """One verification, everything opened."""
@@ -110,13 +77,22 @@ class Run:
     directory: Path
     manifest: Mapping[str, Any]
     packed: CodedNetwork
-    held_to: HeldTo
+    held_to: HeldTo | None
+    """None where the user's own outputs are all that the export is held to."""
     images: Dataset
+    positions: NDArray[np.int64]
+    """Of `images` in the file or folder that they were chosen from."""
+    reference: ArrayFile | None
     device: str
     processes: Processes
     options: RunOptions
     flags: Mapping[str, Any]
     progress: Progress
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The original's file, where there is one."""
+        return self.held_to.original.checkpoint if self.held_to else None
 
     def _that_fit(self, pixels: int, least: int, most: int) -> int:
         """Return how many images have so many input values, within limits."""
@@ -152,9 +128,11 @@ class Run:
         )
         measured, notes = self._measure(opened)
         integers = self._integers(backends)
-        sides = measured.compared()
+        outputs = self._compare_outputs(opened)
+        labelled = self.images.labelled
+        sides = measured.compared(labelled=labelled)
         yardsticks = measured.compared_yardsticks()
-        record = self._compare_record(sides[0].side, measured.images)
+        record = self._compare_record(sides[0].side.top1_hits, measured.images)
         report = Report(
             path=self.directory,
             dataset=self.images.name,
@@ -166,7 +144,7 @@ class Run:
             ),
             data_sha256=measured.data_sha256,
             date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            original=measured.original.side(measured.images),
+            original=measured.original.side(measured.images, labelled=labelled),
             sides=sides,
             yardsticks=yardsticks,
             flipped=self._flipped(measured),
@@ -179,14 +157,16 @@ class Run:
             failures=(
                 *proofs.failures,
                 *opened.strays(),
-                *agreement_failures(measured.images, sides, yardsticks[0]),
+                *agreement_failures(measured.images, sides, next(iter(yardsticks), None)),
+                *reference_failures(outputs),
                 *record_failures(record),
                 *backend_failures(integers),
             ),
             divergence=proofs.divergence,
             backends=integers,
             record=record,
-            notes=(*notes, *record_warnings(record), *self._record_notes()),
+            reference=outputs,
+            notes=(*notes, *record_warnings(record), *reference_notes(outputs), *self._notes()),
         )
         return self._attached(report)
 
@@ -214,7 +194,7 @@ class Run:
             self.progress("levels", 0, 1)
             first = next((name for name in names if name.startswith("ort-")), "ort-cpu")
             device = ort_device(first, self.device)
-            module = self.held_to.original.module
+            module = self.held_to.original.module if self.held_to else None
             found = prove_export(module, graph, self.packed, sample, device)
             self.progress("levels", 1, 1)
         (proofs,) = (one for one in self.processes.gather(found) if one is not None)
@@ -222,11 +202,11 @@ class Run:
 
     def _measure(self, opened: OpenedSides) -> tuple[Measured, tuple[str, ...]]:
         """Run all images on all sides; return the counts, and notes for the report."""
-        module = self.held_to.original.module.to(self.device)
+        original, twins = self._original()
         sides = Sides(
-            original=torch_executor(module, self.device),
+            original=original,
             exports=opened.executors,
-            twins=twin_executors(module, self.device),
+            twins=twins,
             twin_images=self._that_fit(_TWIN_PIXELS, 100, 1000),
             processes=self.processes.count,
         )
@@ -260,11 +240,25 @@ class Run:
         lost = "the run could not have been resumed: its shards were not kept"
         return total, () if unfinished.kept else (lost,)
 
+    def _original(self) -> tuple[Callable[[Batch], NDArray[np.float32]], dict[str, Executor]]:
+        """Return what the sides are compared with, and the same computed in other ways."""
+        if self.held_to is not None:
+            module = self.held_to.original.module.to(self.device)
+            run = torch_executor(module, self.device)
+            return lambda batch: run(batch.images), twin_executors(module, self.device)
+        logits = np.asarray(self.reference.logits if self.reference else None, dtype=np.float32)
+        return lambda batch: logits[self.positions[batch.indices]], {}
+
     def _facts(self, opened: OpenedSides) -> dict[str, Any]:
         """Return what tells this run from others: everything that its counts depend on."""
         return {
             "files": self.manifest["files"],
-            "original": self.held_to.to_json(),
+            "original": self.held_to.to_json() if self.held_to else None,
+            "arrays": [
+                hashlib.sha256(Path(file).read_bytes()).hexdigest()
+                for file in (self.options.images, self.options.reference)
+                if file is not None
+            ],
             "images": [self.images.name, self.images.root, list(self.images.names)],
             "labels": hashlib.sha256(self.images.labels.tobytes()).hexdigest(),
             "mean_and_std": [self.options.mean, self.options.std],
@@ -274,17 +268,35 @@ class Run:
             "versions": _versions(),
         }
 
-    def _compare_record(self, side: Side, images: int) -> RecordComparison | None:
+    def _compare_record(self, hits: int | None, images: int) -> RecordComparison | None:
         """Compare an accuracy on the network's own dataset with what the checkpoint records."""
-        checkpoint = self.held_to.original.checkpoint
-        record = checkpoint.record if checkpoint else None
-        if record is None or self.images.name not in {kind.name for kind in KINDS}:
+        record = self.checkpoint.record if self.checkpoint else None
+        if record is None or hits is None or self.images.name not in {kind.name for kind in KINDS}:
             return None
-        return compare_record(record, side, images, ignored=self.options.ignore_record)
+        return compare_record(record, hits, images, ignored=self.options.ignore_record)
 
-    def _record_notes(self) -> list[str]:
-        checkpoint = self.held_to.original.checkpoint
-        return [checkpoint.record_note] if checkpoint and checkpoint.record_note else []
+    def _notes(self) -> Iterator[str]:
+        """Yield what this run cannot show."""
+        if self.checkpoint and self.checkpoint.record_note:
+            yield self.checkpoint.record_note
+        if self.held_to is None:
+            yield (
+                "no original was built (its checkpoint is not there, or is of a custom network "
+                "without --model): weights and levels were not compared with it"
+            )
+
+    def _compare_outputs(self, opened: OpenedSides) -> ReferenceComparison | None:
+        """Let the first process compare the export with the user's outputs, if there are any."""
+        if self.reference is None:
+            return None
+        found = None
+        if self.processes.first:
+            export = next(iter(opened.executors.values()))
+            original = None
+            if self.held_to is not None:
+                original = torch_executor(self.held_to.original.module, self.device)
+            found = compare_outputs(self.reference, export, original, self.batch_size)
+        return self.processes.gather(found)[0]
 
     def _integers(self, backends: Sequence[str] | None) -> BackendComparison | None:
         """Let the first process compare the integer network's backends, if that is wanted."""
@@ -312,7 +324,7 @@ class Run:
         return tuple(
             FlippedImage(
                 name=self.images.names[index],
-                label=named(int(self.images.labels[index])),
+                label=named(int(self.images.labels[index])) if self.images.labelled else None,
                 original=named(original),
                 export=named(export),
                 pixels=self.images.picture(self.images.load(index)),
@@ -321,19 +333,12 @@ class Run:
         )
 
     def _settings(self, opened: OpenedSides) -> dict[str, Any]:
-        original = self.held_to.original
         settings: dict[str, Any] = {
             "device": self.device.partition(":")[0],
             "batch_size": self.batch_size,
             "limit": self.options.limit,
             "seed": self.options.seed,
-            "original": self.held_to.to_json(),
-            "bits": original.quantization.weight_bits,
-            "method": original.quantization.method,
-            "family": original.family.name,
-            "alpha_terms": original.choices.alpha_terms,
-            "unsigned_zeros": self.held_to.choices.unsigned_zeros,
-            "architecture": original.architecture.name,
+            **settings_of(self.held_to, self.manifest),
             "assumptions": self.manifest.get("assumptions"),
             **self.flags,
             **_versions(),

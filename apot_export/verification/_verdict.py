@@ -13,7 +13,7 @@ from apot_export.verification.report import (
     ComparedSide,
     LevelComparison,
     RecordComparison,
-    Side,
+    ReferenceComparison,
     WeightCertificate,
     Yardstick,
 )
@@ -22,6 +22,10 @@ _TWO_SIDED_999 = 3.290527
 """Standard errors of a two-sided 99.9 % interval."""
 _CLEARLY_WORSE = 0.03
 """How far an accuracy must lie below a record, which its interval must not contain, to fail."""
+_EQUAL_CLASSES = 0.99
+"""Share of images of which PyTorch names the same class when it computes otherwise: measured."""
+_FEWEST = 10
+"""Images from which another network is told apart by its outputs."""
 
 
 def proof_failures(
@@ -48,9 +52,11 @@ def proof_failures(
 
 
 def agreement_failures(
-    images: int, sides: Sequence[ComparedSide], yardstick: Yardstick
+    images: int, sides: Sequence[ComparedSide], yardstick: Yardstick | None
 ) -> list[str]:
     """Judge how often each side names the original's class, beside how often the original does."""
+    if yardstick is None:
+        return []
     noise = _sampling_noise(images, yardstick)
     return [
         f"{'the export' if position == 0 else side.name} agrees with the original on "
@@ -60,20 +66,68 @@ def agreement_failures(
     ]
 
 
-def compare_record(record: Record, side: Side, images: int, *, ignored: bool) -> RecordComparison:
+def reference_failures(found: ReferenceComparison | None) -> list[str]:
+    """Judge an export by the outputs that the user's own code computed.
+
+    Rounding moves levels in some images, so neither all classes nor all images are equal, but
+    another network is equal in none: half of the images must be, and 99 % of the classes, both
+    within chance.
+    """
+    if found is None:
+        return []
+    failures = []
+    chance = math.sqrt(_EQUAL_CLASSES * (1 - _EQUAL_CLASSES) / found.images)
+    wanted = _EQUAL_CLASSES - 4 * chance - 1 / found.images
+    if found.agreement < wanted:
+        failures.append(
+            f"the export names the class of your outputs for {found.agreement:.2%} of the images; "
+            f"at least {wanted:.2%} are expected of {found.images} images"
+        )
+    wanted = 0.5 - 1.5 / math.sqrt(found.images)
+    if found.equal < wanted:
+        failures.append(
+            f"{found.equal:.2%} of your outputs are equal up to rounding, at least {wanted:.2%} "
+            f"are expected of {found.images} images: the typical image differs by "
+            f"{found.typical_difference:.2g} standard deviations of the outputs, rounding changes "
+            f"{found.noise:.2g}"
+        )
+    if failures:
+        failures[-1] += f". {_blame(found)}"
+    return failures
+
+
+def _blame(found: ReferenceComparison) -> str:
+    if found.original_equal is not None and found.original_equal > found.equal + 0.25:
+        return "The rebuilt original is equal to your outputs: the export is wrong"
+    return (
+        "Your code and the export compute different networks: other bits, level set or first and "
+        "last layers, another checkpoint, images that are preprocessed differently, or outputs of "
+        "training mode, half precision or TF32"
+    )
+
+
+def reference_notes(found: ReferenceComparison | None) -> list[str]:
+    """Return what a comparison with the user's outputs could not show."""
+    if found is None or found.images >= _FEWEST:
+        return []
+    return [f"{found.images} images are too few to tell networks apart: give {_FEWEST} or more"]
+
+
+def compare_record(record: Record, hits: int, images: int, *, ignored: bool) -> RecordComparison:
     """Judge an accuracy that was measured on images of the network's own dataset by the record.
 
     The record is of the whole test set, or of another set or epoch: training codes differ. So an
     accuracy that chance does not explain is a warning, and only one that is clearly worse fails.
     """
-    low, high = wilson_interval(side.top1_hits, images, _TWO_SIDED_999)
+    measured = hits / images
+    low, high = wilson_interval(hits, images, _TWO_SIDED_999)
     verdict = "ok" if low <= record.value <= high else "warning"
-    if verdict == "warning" and record.value - side.top1 > _CLEARLY_WORSE:
+    if verdict == "warning" and record.value - measured > _CLEARLY_WORSE:
         verdict = "ignored" if ignored else "FAIL"
     return RecordComparison(
         key=record.key,
         recorded=record.value,
-        measured=side.top1,
+        measured=measured,
         interval=(low, high),
         verdict=verdict,
     )

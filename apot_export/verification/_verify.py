@@ -13,12 +13,26 @@ from torch import nn
 
 from apot_export.artifacts.directory import PACKED_MODEL, check_files, read_manifest
 from apot_export.artifacts.packed import load_packed
-from apot_export.datasets import open_dataset
+from apot_export.datasets import (
+    ArrayFile,
+    Dataset,
+    normalisation_of,
+    open_arrays,
+    open_dataset,
+)
 from apot_export.errors import DeviceError
+from apot_export.network import CodedNetwork
+from apot_export.original import families
 from apot_export.original.choices import Choices
 from apot_export.runtimes.torch_runtime import explicit_settings
-from apot_export.verification._original import Statement, find_original, require_same_structure
-from apot_export.verification._run import Run, RunOptions
+from apot_export.verification._options import RunOptions
+from apot_export.verification._original import (
+    Statement,
+    find_original,
+    is_available,
+    require_same_structure,
+)
+from apot_export.verification._run import Run
 from apot_export.verification.report import Report
 from apot_export.verification.running.processes import Processes, joined_processes
 from apot_export.verification.running.shards import Progress
@@ -39,7 +53,7 @@ def verify(
     progress: Progress | None = None,
     **said: Any,
 ) -> Report:
-    """Verify an export against its PyTorch original, or against one that is stated.
+    """Verify an export against its PyTorch original, or one that is stated, or your own outputs.
 
     Without `choices` (or fields of it) the original is the one that the export's manifest records,
     by digest. With them it is the one that they describe, as `convert` would read it, whatever the
@@ -91,30 +105,69 @@ def _opened(
     manifest = read_manifest(directory)
     check_files(directory, manifest)
     packed = load_packed(directory / PACKED_MODEL).network
-    held_to = find_original(directory, manifest, statement)
-    if held_to.stated:
-        require_same_structure(held_to.original, packed)
-    images = open_dataset(
-        options.dataset,
-        input_shape=packed.input_shape,
-        classes=packed.shapes[packed.output][0],
-        data=None if options.data is None else Path(options.data),
-        preprocessing=held_to.original.family.preprocessing,
-        mean=options.mean,
-        std=options.std,
-    )
+    alone = options.reference is not None and not (options.dataset or options.data)
+    held_to = None
+    if not (alone and statement.names_nothing and not is_available(directory, manifest)):
+        held_to = find_original(directory, manifest, statement)
+        if held_to.stated:
+            require_same_structure(held_to.original, packed)
+    family = held_to.original.family if held_to else families.by_name(manifest["family"])
+    images, reference = _images(options, packed, family.preprocessing, alone=alone)
+    positions = images.sampled(options.limit, options.seed)
     return Run(
         directory=directory,
         manifest=manifest,
         packed=packed,
         held_to=held_to,
-        images=images.sample(options.limit, options.seed),
+        images=images.chosen(positions),
+        positions=positions,
+        reference=reference,
         device=device,
         processes=processes,
         options=options,
         flags=flags,
         progress=progress,
     )
+
+
+def _images(
+    options: RunOptions, packed: CodedNetwork, preprocessing: str, *, alone: bool
+) -> tuple[Dataset, ArrayFile | None]:
+    """Open the images of a run, and the user's outputs where they are given.
+
+    Raises:
+        DatasetError: They are missing or do not fit the network.
+    """
+    output_shape = packed.shapes[packed.output]
+    how: dict[str, Any] = {
+        "input_shape": packed.input_shape,
+        "classes": output_shape[0],
+        "preprocessing": preprocessing,
+        "mean": options.mean,
+        "std": options.std,
+    }
+
+    def arrays(path: str | PathLike[str], *, with_logits: bool) -> ArrayFile:
+        return open_arrays(
+            Path(path),
+            input_shape=packed.input_shape,
+            output_shape=output_shape,
+            normalisation=lambda: normalisation_of(options.dataset, **how),
+            with_logits=with_logits,
+        )
+
+    reference = None
+    if options.reference is not None:
+        reference = arrays(options.reference, with_logits=True)
+    if options.images is not None:
+        images = arrays(options.images, with_logits=False).dataset
+    elif reference is not None and alone:
+        images = reference.dataset
+    else:
+        data = None if options.data is None else Path(options.data)
+        images = open_dataset(options.dataset, data=data, **how)
+    # A label names the class of an image, not those of a map's positions.
+    return images if len(output_shape) == 1 else images.without_labels(), reference
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:

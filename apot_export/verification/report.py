@@ -36,13 +36,14 @@ class WeightCertificate:
 class Side:
     """Accuracy and speed of one executor; rates are fractions in [0, 1]."""
 
-    top1: float
-    top1_hits: int
+    top1: float | None
+    """None, as the next four, where the images have no labels."""
+    top1_hits: int | None
     """Images of which the first choice is right."""
-    top1_interval: tuple[float, float]
+    top1_interval: tuple[float, float] | None
     """Wilson's 95 % interval of `top1`: what so many images allow to say."""
-    top5: float
-    top5_hits: int
+    top5: float | None
+    top5_hits: int | None
     images_per_second: float
 
 
@@ -64,8 +65,10 @@ class ComparedSide:
     """ort-cpu, ort-cuda, openvino, native, oracle or packed."""
     side: Side
     agreement: float
-    """Fraction of images for which it names the original's class."""
-    flips: Flips
+    """Fraction of images (of positions, for outputs that are maps) for which it names the
+    original's class."""
+    flips: Flips | None
+    """None where the images have no labels."""
     largest_logit_difference: float
     mean_logit_difference: float
     logit_differences: tuple[int, ...]
@@ -79,8 +82,9 @@ class Yardstick:
     name: str
     """What was changed: "convolution algorithm", "batch size" or "TF32"."""
     images: int
-    agreeing: int
-    """Images for which it names the same class."""
+    agreeing: float
+    """Images for which it names the same class; for maps, the sum of each image's share of
+    positions."""
 
     @property
     def agreement(self) -> float:
@@ -106,12 +110,39 @@ class RecordComparison:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReferenceComparison:
+    """An export beside the outputs that the user's own code computed from the same images.
+
+    Differences are the largest of an image, in units of the standard deviation of all outputs.
+    """
+
+    file: str
+    sha256: str
+    images: int
+    agreement: float
+    """Fraction of images (positions of maps) for which both name the same class."""
+    equal: float
+    """Fraction of images that differ by no more than `noise`."""
+    noise: float
+    """What rounding alone does: the difference that one in ten images exceeds when the export runs
+    on images times 1 +- 1e-6; at least 1e-4."""
+    typical_difference: float
+    """Median over the images."""
+    largest_difference: float
+    original_agreement: float | None
+    """As `agreement` and `equal`, of the original that was rebuilt; None without one."""
+    original_equal: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class FlippedImage:
     """An image of which the two sides name different classes."""
 
     name: str
-    label: str
+    label: str | None
+    """None where it is not known."""
     original: str
+    """The class that the original names; for maps, at the first position that differs."""
     export: str
     pixels: NDArray[np.uint8]
     """[height, width, channels], 1 or 3 channels, as a person would see it."""
@@ -190,8 +221,8 @@ class BackendComparison:
     """Images with other logits than the first backend's, by backend."""
     first_difference: Mapping[str, str]
     """The first value that differs, by backend that differs."""
-    top1: float
-    """Of the integer network, in [0, 1]."""
+    top1: float | None
+    """Of the integer network, in [0, 1]; None where the images have no labels."""
     fraction_bits: int
 
 
@@ -211,6 +242,7 @@ class Report:
     date: str
     """When the run ended: ISO 8601, UTC."""
     original: Side
+    """Without an original, what the user's own outputs (`reference`) are worth."""
     sides: tuple[ComparedSide, ...]
     """What was compared with the original; the first one is the export of the verdict."""
     yardsticks: tuple[Yardstick, ...]
@@ -233,6 +265,8 @@ class Report:
     """The integer network on several backends, where that was asked for."""
     record: RecordComparison | None = None
     """The accuracy that the checkpoint records; None without one, or on other images."""
+    reference: ReferenceComparison | None = None
+    """The outputs that the user's own code computed, where they are given."""
     notes: tuple[str, ...] = ()
     """What could not be done and changes no verdict."""
 
@@ -247,8 +281,8 @@ class Report:
         return self.sides[0].side
 
     @property
-    def flips(self) -> Flips:
-        """Images that the original or the export alone gets right."""
+    def flips(self) -> Flips | None:
+        """Images that the original or the export alone gets right; None without labels."""
         return self.sides[0].flips
 
     @property
@@ -257,9 +291,12 @@ class Report:
         return self.sides[0].agreement
 
     @property
-    def self_agreement(self) -> float:
-        """The same between the original and itself with another convolution algorithm."""
-        return self.yardsticks[0].agreement
+    def self_agreement(self) -> float | None:
+        """The same between the original and itself with another convolution algorithm.
+
+        None without an original.
+        """
+        return self.yardsticks[0].agreement if self.yardsticks else None
 
     def verdict_to_json(self) -> dict[str, Any]:
         """Return what an export's manifest keeps of its last verification."""
@@ -276,6 +313,7 @@ class Report:
             "agreement": self.agreement,
             "self_agreement": self.self_agreement,
             "record": None if self.record is None else asdict(self.record),
+            "reference": None if self.reference is None else asdict(self.reference),
             "levels_differing": self.levels.differing,
             "levels_unexplained": self.levels.unexplained,
             "settings": dict(self.settings),
@@ -297,7 +335,7 @@ class Report:
             "flips": sides[0]["flips"],
             "agreement": self.agreement,
             "self_agreement": self.self_agreement,
-            "self_agreement_images": self.yardsticks[0].images,
+            "self_agreement_images": self.yardsticks[0].images if self.yardsticks else None,
             "logit_difference": {
                 "largest": sides[0]["largest_logit_difference"],
                 "mean": sides[0]["mean_logit_difference"],

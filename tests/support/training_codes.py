@@ -132,7 +132,13 @@ class SmallUNet(nn.Module):
     """Down, up again, and concatenated with what was on the way."""
 
     def __init__(
-        self, kind: str = "v2", bit: int = 4, width: int = 6, classes: int = 10, **options: Any
+        self,
+        kind: str = "v2",
+        bit: int = 4,
+        width: int = 6,
+        classes: int = 10,
+        dense: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__()
         conv, options = KINDS[kind], {"padding": 1, "bit": bit, **options}
@@ -145,7 +151,9 @@ class SmallUNet(nn.Module):
         self.up = nn.Upsample(scale_factor=2, mode="nearest")
         self.fuse = conv(5 * width, width, 3, **options)
         self.unused = nn.Conv2d(width, 3, 1)
-        self.head = nn.Sequential(nn.Dropout(0.5), LastFC(width * 16, classes))
+        self.dense = dense
+        last = nn.Conv2d(width, classes, 1) if dense else LastFC(width * 16, classes)
+        self.head = nn.Sequential(nn.Dropout(0.5), last)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         skip = self.relu(self.bn1(self.inc(image)))
@@ -153,6 +161,9 @@ class SmallUNet(nn.Module):
         bottom = functional.relu(self.bottom(down), inplace=True)
         wide = functional.interpolate(bottom, size=skip.size()[2:])
         features = self.fuse(torch.cat([self.up(down), wide, skip], dim=1)).clamp(min=0, max=4)
+        if self.dense:
+            scores: torch.Tensor = self.head(features)
+            return scores
         features = functional.max_pool2d(features, 2)
         logits: torch.Tensor = self.head(features.view(features.size(0), -1))
         return logits

@@ -72,7 +72,7 @@ def pretend(answers: dict[str, list[int]], skipped: tuple[int, ...] = ()) -> tup
 
     dataset = Dataset(name="d", root="", labels=np.array(answers["label"]), load=load)
     sides = Sides(
-        original=executor("original"),
+        original=lambda batch: executor("original")(batch.images),
         exports={"ort-cpu": executor("export")},
         twins={"convolution algorithm": executor("twin")},
         twin_images=4,
@@ -102,7 +102,7 @@ def run(dataset: Dataset, sides: Sides, batch: int, workers: int = 0) -> Measure
 @pytest.mark.parametrize("batch", [1, 2, 4])
 def test_what_is_counted(batch: int, workers: int) -> None:
     measured = run(*pretend(ANSWERS), batch, workers)
-    (side,) = measured.compared()
+    (side,) = measured.compared(labelled=True)
     assert (measured.images, measured.original.top1, side.side.top1_hits) == (7, 4, 4)
     assert side.flips == Flips(original_only=2, export_only=2, probability=1)
     assert side.agreement == 3 / 7

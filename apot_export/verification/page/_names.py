@@ -32,7 +32,9 @@ def word(name: str) -> str | None:
 
 
 def original(report: Report) -> str:
-    """Return the original's name."""
+    """Return the name of what the sides are compared with."""
+    if report.settings.get("original", {}) is None:
+        return "Your outputs"
     terms = report.settings.get("alpha_terms")
     if terms:
         return f"PyTorch original, coordinates rounded to {terms} powers of two"
@@ -41,8 +43,8 @@ def original(report: Report) -> str:
 
 def stated(report: Report) -> str | None:
     """Return which original the user stated; None where it is the one of the manifest."""
-    found = report.settings.get("original", {})
-    if not found.get("stated"):
+    found = report.settings.get("original")
+    if not found or not found.get("stated"):
         return None
     model = found["model"] and found["model"]["factory"]
     what = ", ".join(filter(None, (found["checkpoint"], model))) or "a network in memory"

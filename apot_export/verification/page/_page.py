@@ -38,11 +38,15 @@ def render_page(report: Report) -> str:
 
 
 def _top1(report: Report) -> IntervalChart:
-    original, first = report.original, _names.original(report)
-    rates = [Rate(first, original.top1, original.top1_interval, reference=True)]
-    for other in report.sides:
-        name, word = _names.executor(other.name), _names.word(other.name)
-        rates.append(Rate(name, other.side.top1, other.side.top1_interval, word))
+    sides = [
+        (_names.original(report), None, report.original),
+        *((_names.executor(x.name), _names.word(x.name), x.side) for x in report.sides),
+    ]
+    rates = [
+        Rate(name, side.top1, side.top1_interval, word, reference=position == 0)
+        for position, (name, word, side) in enumerate(sides)
+        if side.top1 is not None and side.top1_interval is not None
+    ]
     return IntervalChart("top-1", rates)
 
 

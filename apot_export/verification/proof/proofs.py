@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,7 @@ class Proofs:
 
 
 def prove_export(
-    module: nn.Module,
+    module: nn.Module | None,
     graph: onnx.ModelProto,
     packed: CodedNetwork,
     sample: NDArray[np.float32],
@@ -63,7 +64,7 @@ def prove_export(
     """Compare every weight, and every value that a few images give.
 
     Args:
-        module: The original, on the CPU.
+        module: The original, on the CPU; None to compare the two artifacts with each other alone.
         graph: The ONNX model.
         packed: The network of the packed file.
         sample: float32 [N, C, H, W].
@@ -75,6 +76,8 @@ def prove_export(
     session = open_session(with_outputs(graph), device, tf32=tf32_exact(graph))
     exported = integers_as_such(graph, session.run_all(sample))
     found: list[Difference] = []
+    if module is None:
+        return _compare_artifacts(packed, sample, exported)
     weights = certify_weights(
         module, packed, _model_weights(graph), stated_attributes(graph), found
     )
@@ -90,6 +93,31 @@ def prove_export(
         accumulators=accumulators,
         failures=tuple(proof_failures(weights, levels, accumulators)),
         divergence=_first_divergence(module, packed, found) if found else None,
+    )
+
+
+def _compare_artifacts(
+    packed: CodedNetwork, sample: NDArray[np.float32], exported: Mapping[str, NDArray[Any]]
+) -> Proofs:
+    """Compare the ONNX model with the packed file, where there is no original."""
+    weights = WeightCertificate(layers=0, exact=0, weights=0, offenders=())
+    levels = LevelComparison(
+        images=0,
+        compared=0,
+        differing=0,
+        unexplained=0,
+        values_compared=0,
+        values_outside=0,
+        largest_ratio=0.0,
+        offenders=(),
+    )
+    accumulators = compare_oracle(packed, sample[:_ORACLE_IMAGES], exported)
+    return Proofs(
+        weights=weights,
+        levels=levels,
+        accumulators=accumulators,
+        failures=tuple(proof_failures(weights, levels, accumulators)),
+        divergence=None,
     )
 
 

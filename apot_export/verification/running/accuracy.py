@@ -16,12 +16,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apot_export.datasets import UNLABELLED
 from apot_export.datasets.significance import mcnemar, wilson_interval
 from apot_export.verification.report import DIFFERENCE_EDGES, ComparedSide, Flips, Side, Yardstick
 
 MOST_FLIPPED = 24
 """Images with other predictions that a report keeps."""
 _TOP = 5
+
+
+def classes_of(outputs: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the class that each output names: [images, channels, ...] to int64 [images, ...].
+
+    The largest channel is the class; a single channel is a yes where it is above 0.
+
+    >>> classes_of(np.array([[1.0, 3.0], [5.0, 2.0]])), classes_of(np.ones((1, 1)))
+    (array([1, 0]), array([1]))
+    """
+    if outputs.shape[1] == 1:
+        return (outputs[:, 0] > 0).astype(np.int64)
+    return np.asarray(outputs.argmax(axis=1))
+
+
+def agreeing_images(same: NDArray[np.bool_]) -> float:
+    """Return how many images agree; of maps, [images, ...], each by its share of positions."""
+    positions = same[0].size
+    total = int(same.sum())
+    return total if positions == 1 else total / positions
 
 
 @dataclass(kw_only=True)
@@ -36,22 +57,24 @@ class Tally:
     def add(
         self, logits: NDArray[np.float32], labels: NDArray[np.int64], seconds: float
     ) -> NDArray[np.bool_]:
-        """Count a batch; return which images are right."""
+        """Count a batch; return which images are right, none where they have no labels."""
+        self.seconds += seconds
+        if (labels == UNLABELLED).any():
+            return np.zeros(len(labels), dtype=bool)
         ranked = np.argsort(-logits, axis=1, kind="stable")[:, :_TOP]
         hits = ranked == labels[:, None]
         self.top1 += int(hits[:, 0].sum())
         self.top5 += int(hits.any(axis=1).sum())
-        self.seconds += seconds
         return np.asarray(hits[:, 0])
 
-    def side(self, images: int) -> Side:
+    def side(self, images: int, *, labelled: bool) -> Side:
         """Return the rates among so many images."""
         return Side(
-            top1=self.top1 / images,
-            top1_hits=self.top1,
-            top1_interval=wilson_interval(self.top1, images),
-            top5=self.top5 / images,
-            top5_hits=self.top5,
+            top1=self.top1 / images if labelled else None,
+            top1_hits=self.top1 if labelled else None,
+            top1_interval=wilson_interval(self.top1, images) if labelled else None,
+            top5=self.top5 / images if labelled else None,
+            top5_hits=self.top5 if labelled else None,
             images_per_second=images / self.seconds if self.seconds else 0.0,
         )
 
@@ -64,7 +87,8 @@ class Comparison:
     original_only: int = 0
     """Images that the original alone gets right."""
     export_only: int = 0
-    agreeing: int = 0
+    agreeing: float = 0
+    """See `agreeing_images`."""
     largest: float = 0.0
     """Largest difference of a logit."""
     difference_sum: float = 0.0
@@ -79,10 +103,10 @@ class Comparison:
         right: NDArray[np.bool_],
         seconds: float,
     ) -> NDArray[np.bool_]:
-        """Count a batch; return the images for which both name the same class.
+        """Count a batch; return where both name the same class, [images, ...].
 
         Args:
-            expected: The original's logits, [images, classes].
+            expected: The original's logits, [images, classes, ...].
             got: The executor's.
             labels: [images]
             right: Images that the original gets right.
@@ -91,8 +115,8 @@ class Comparison:
         also_right = self.tally.add(got, labels, seconds)
         self.original_only += int((right & ~also_right).sum())
         self.export_only += int((also_right & ~right).sum())
-        same = expected.argmax(axis=1) == got.argmax(axis=1)
-        self.agreeing += int(same.sum())
+        same = classes_of(expected) == classes_of(got)
+        self.agreeing += agreeing_images(same)
         # NaN and infinity count as the furthest distance.
         furthest = float(np.finfo(np.float32).max)
         difference = np.nan_to_num(
@@ -106,17 +130,18 @@ class Comparison:
         self.differences = [a + b for a, b in zip(self.differences, counts, strict=True)]
         return np.asarray(same)
 
-    def compared(self, name: str, images: int) -> ComparedSide:
+    def compared(self, name: str, images: int, *, labelled: bool) -> ComparedSide:
         """Return the rates among so many images."""
+        flips = Flips(
+            original_only=self.original_only,
+            export_only=self.export_only,
+            probability=mcnemar(self.original_only, self.export_only),
+        )
         return ComparedSide(
             name=name,
-            side=self.tally.side(images),
+            side=self.tally.side(images, labelled=labelled),
             agreement=self.agreeing / images,
-            flips=Flips(
-                original_only=self.original_only,
-                export_only=self.export_only,
-                probability=mcnemar(self.original_only, self.export_only),
-            ),
+            flips=flips if labelled else None,
             largest_logit_difference=self.largest,
             mean_logit_difference=self.difference_sum / self.logits,
             logit_differences=tuple(self.differences),
@@ -132,16 +157,18 @@ class Measured:
     """Of a shard's preprocessed images and labels; of the shards' digests."""
     original: Tally = field(default_factory=Tally)
     sides: dict[str, Comparison]
-    yardsticks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    yardsticks: dict[str, tuple[int, float]] = field(default_factory=dict)
     """(images, agreeing) of the original against itself."""
     flipped: list[tuple[int, int, int]] = field(default_factory=list)
     """(index, the original's class, the export's) of the first images with other predictions."""
     skipped: list[tuple[int, str]] = field(default_factory=list)
     """(index, reason) of images that could not be read."""
 
-    def compared(self) -> tuple[ComparedSide, ...]:
+    def compared(self, *, labelled: bool) -> tuple[ComparedSide, ...]:
         """Return every side's rates."""
-        return tuple(side.compared(name, self.images) for name, side in self.sides.items())
+        return tuple(
+            side.compared(name, self.images, labelled=labelled) for name, side in self.sides.items()
+        )
 
     def compared_yardsticks(self) -> tuple[Yardstick, ...]:
         """Return how often the original names the same class as itself, computed otherwise."""
@@ -170,7 +197,7 @@ class Measured:
                 for name, side in found["sides"].items()
             },
             yardsticks={
-                name: (int(images), int(agreeing))
+                name: (int(images), agreeing)
                 for name, (images, agreeing) in found["yardsticks"].items()
             },
             flipped=[(int(i), int(a), int(b)) for i, a, b in found["flipped"]],

@@ -108,12 +108,13 @@ def compare_backends(
         logits = {name: run(inputs) for name, run in runs.items()}
         expected = logits[names[0]]
         for name in names[1:]:
-            wrong = (logits[name] != expected).any(axis=1)
+            wrong = (logits[name] != expected).reshape(len(expected), -1).any(axis=1)
             differing[name] += int(wrong.sum())
             if wrong.any():
                 first.setdefault(name, inputs[np.argmax(wrong)][None])
         if labels is not None:
-            hits += int((expected.argmax(axis=1) == labels).sum())
+            if images.labelled:
+                hits += int((expected.argmax(axis=1) == labels).sum())
             done += len(labels)
             progress("backends", done, len(images))
     places = {
@@ -126,7 +127,7 @@ def compare_backends(
         random_images=_RANDOM_IMAGES,
         differing=differing,
         first_difference=places,
-        top1=hits / done,
+        top1=hits / done if images.labelled else None,
         fraction_bits=network.fraction_bits,
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,15 @@ from numpy.typing import NDArray
 from apot_export.artifacts.directory import UNFINISHED
 from apot_export.datasets import Batch, Dataset
 from apot_export.errors import ExportError
+from apot_export.network.comparison import first_place
 from apot_export.runtimes.torch_runtime import Executor
-from apot_export.verification.running.accuracy import MOST_FLIPPED, Comparison, Measured
+from apot_export.verification.running.accuracy import (
+    MOST_FLIPPED,
+    Comparison,
+    Measured,
+    agreeing_images,
+    classes_of,
+)
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total)."""
@@ -32,7 +39,7 @@ _NAMED_DIGITS = 12
 class Sides:
     """Everything that a batch is run on."""
 
-    original: Executor
+    original: Callable[[Batch], NDArray[Any]]
     exports: Mapping[str, Executor]
     """By name; the first one is the export of the verdict."""
     twins: Mapping[str, Executor]
@@ -84,7 +91,8 @@ def run_shards(
             if len(batch.labels):
                 if not warm:
                     # The first call of an executor allocates and compiles: not part of its speed.
-                    for executor in (sides.original, *sides.exports.values()):
+                    sides.original(batch.first())
+                    for executor in sides.exports.values():
                         executor(batch.images[:1])
                     warm = True
                 digest.update(np.ascontiguousarray(batch.images).data)
@@ -100,28 +108,38 @@ def run_shards(
 
 def _run_batch(sides: Sides, batch: Batch, measured: Measured, *, twins: bool) -> None:
     labels = batch.labels
-    expected, seconds = _timed(sides.original, batch.images)
+    expected, seconds = _timed(sides.original, batch)
     right = measured.original.add(expected, labels, seconds / sides.processes)
-    choices = expected.argmax(axis=1)
+    classes = classes_of(expected)
     for position, (name, executor) in enumerate(sides.exports.items()):
         got, seconds = _timed(executor, batch.images)
         same = measured.sides[name].add(expected, got, labels, right, seconds / sides.processes)
         if position == 0:
-            others = np.flatnonzero(~same)[: MOST_FLIPPED - len(measured.flipped)]
-            measured.flipped += [
-                (int(batch.indices[i]), int(choices[i]), int(got[i].argmax())) for i in others
-            ]
+            measured.flipped += _flipped(batch, classes, classes_of(got), same)
+            del measured.flipped[MOST_FLIPPED:]
     if twins:
         for name, twin in sides.twins.items():
             images, agreeing = measured.yardsticks.get(name, (0, 0))
-            same_choice = int((choices == twin(batch.images).argmax(axis=1)).sum())
-            measured.yardsticks[name] = (images + len(labels), agreeing + same_choice)
+            found = agreeing_images(classes == classes_of(twin(batch.images)))
+            measured.yardsticks[name] = (images + len(labels), agreeing + found)
     measured.images += len(labels)
 
 
-def _timed(executor: Executor, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+def _flipped(
+    batch: Batch, original: NDArray[np.int64], export: NDArray[np.int64], same: NDArray[np.bool_]
+) -> Iterator[tuple[int, int, int]]:
+    """Yield the images whose classes differ, with both classes at the first place that does."""
+    for number in np.flatnonzero(~same.reshape(len(same), -1).all(axis=1)).tolist():
+        place = (number, *first_place(~same[number]))
+        yield int(batch.indices[number]), int(original[place]), int(export[place])
+
+
+_Input = TypeVar("_Input")
+
+
+def _timed(run: Callable[[_Input], NDArray[Any]], given: _Input) -> tuple[NDArray[Any], float]:
     started = time.perf_counter()
-    logits = executor(images)
+    logits = run(given)
     return logits, time.perf_counter() - started
 
 
