@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -148,7 +148,6 @@ def verify(
     with reported(debug=debug, interrupted=_INTERRUPTED):
         from ._page import require_writable
         from ._parsing import parse_arguments, parse_batch_size, parse_numbers, quantization_choices
-        from ._progress import image_progress
 
         if html is not None:
             require_writable(html)
@@ -168,38 +167,43 @@ def verify(
             alpha_terms=alpha_terms,
             unsigned_zeros=unsigned_zeros,
         )
-        with image_progress() as progress:
-            from apot_export.verification import verify as verify_export
-
-            report = verify_export(
-                _newest() if export is None else export,
-                checkpoint=checkpoint,
-                model=model,
-                model_arguments=parse_arguments(model_kwarg or []),
-                input_shape=input_shape,
-                choices=choices if choices != quantization_choices(None, None) else None,
-                progress=progress,
-                dataset=dataset,
-                data=data,
-                images=images,
-                reference=reference,
-                mean=parse_numbers(mean, "--mean"),
-                std=parse_numbers(std, "--std"),
-                device=device,
-                sides=sides,
-                backends=backends,
-                limit=limit,
-                seed=seed,
-                batch_size=parse_batch_size(batch_size),
-                workers=workers,
-                ignore_record=ignore_record,
-                resume=resume,
-                attach=attach,
-            )
+        report = _verified(
+            _newest() if export is None else export,
+            checkpoint=checkpoint,
+            model=model,
+            model_arguments=parse_arguments(model_kwarg or []),
+            input_shape=input_shape,
+            choices=choices if choices != quantization_choices(None, None) else None,
+            dataset=dataset,
+            data=data,
+            images=images,
+            reference=reference,
+            mean=parse_numbers(mean, "--mean"),
+            std=parse_numbers(std, "--std"),
+            device=device,
+            sides=sides,
+            backends=backends,
+            limit=limit,
+            seed=seed,
+            batch_size=parse_batch_size(batch_size),
+            workers=workers,
+            ignore_record=ignore_record,
+            resume=resume,
+            attach=attach,
+        )
         if _REPORTS:
             _show(report, html, as_json=as_json)
         if report.failures:
             raise typer.Exit(_FAIL)
+
+
+def _verified(export: Path, **options: Any) -> Report:
+    from ._progress import image_progress
+
+    with image_progress() as progress:
+        from apot_export.verification import verify as verify_export
+
+        return verify_export(export, progress=progress, **options)
 
 
 def _newest() -> Path:

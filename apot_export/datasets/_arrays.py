@@ -84,7 +84,9 @@ def open_arrays(
 
 def _read(path: Path, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as content:
+        # Where numpy opens the file itself, it leaves one open that it cannot read.
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
             if not isinstance(content, np.lib.npyio.NpzFile):
                 raise _wrong(path, None, "an .npz file", "a single array")
             names = [name for name in (*wanted, "labels") if name in content.files]

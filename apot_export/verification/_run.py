@@ -116,16 +116,7 @@ class Run:
         sample = self._sample()
         graph = parse_model(model)
         proofs = self._prove(graph, names, sample)
-        opened = open_sides(
-            names,
-            directory=self.directory,
-            model=model,
-            packed=self.packed,
-            device=self.device,
-            threads=torch.get_num_threads(),
-            tf32=tf32_exact(graph),
-            image=sample[:1],
-        )
+        opened = self._opened(names, model, tf32=tf32_exact(graph), image=sample[:1])
         measured, notes = self._measure(opened)
         integers = self._integers(backends)
         outputs = self._compare_outputs(opened)
@@ -138,10 +129,7 @@ class Run:
             dataset=self.images.name,
             dataset_root=self.images.root,
             images=measured.images,
-            skipped=tuple(
-                SkippedImage(name=self.images.names[index], reason=reason)
-                for index, reason in measured.skipped
-            ),
+            skipped=self._skipped(measured),
             data_sha256=measured.data_sha256,
             date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             original=measured.original.side(measured.images, labelled=labelled),
@@ -169,6 +157,26 @@ class Run:
             notes=(*notes, *record_warnings(record), *reference_notes(outputs), *self._notes()),
         )
         return self._attached(report)
+
+    def _opened(
+        self, names: Sequence[str], model: bytes, *, tf32: bool, image: NDArray[np.float32]
+    ) -> OpenedSides:
+        return open_sides(
+            names,
+            directory=self.directory,
+            model=model,
+            packed=self.packed,
+            device=self.device,
+            threads=torch.get_num_threads(),
+            tf32=tf32,
+            image=image,
+        )
+
+    def _skipped(self, measured: Measured) -> tuple[SkippedImage, ...]:
+        return tuple(
+            SkippedImage(name=self.images.names[index], reason=reason)
+            for index, reason in measured.skipped
+        )
 
     def _sample(self) -> NDArray[np.float32]:
         """Return a few images that can be read, for the comparison of every value."""

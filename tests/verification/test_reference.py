@@ -163,6 +163,9 @@ def test_files_that_hold_no_arrays_are_refused(
     path.write_bytes(content)
     result = run("verify", workshop.export, "--reference", path)
     assert (result.exit_code, "The arrays cannot be used" in result.output) == (2, True)
+    np.save(tmp_path / "single.npy", np.zeros(3))
+    result = run("verify", workshop.export, "--reference", tmp_path / "single.npy")
+    assert (result.exit_code, "a single array" in result.output) == (2, True)
     result = run("verify", workshop.export, "--reference", tmp_path / "missing.npz")
     assert (result.exit_code, "No such file" in result.output) == (2, True)
 
