@@ -14,15 +14,17 @@ import onnxruntime
 import pytest
 
 from apot_export.artifacts.onnx_model import serialise
-from apot_export.artifacts.onnx_model.functions import NORMALIZED, THREE_PARTS, WINOGRAD
-from apot_export.artifacts.onnx_model.lowering import TARGETS, fits_bytes, tf32_is_exact
-from apot_export.artifacts.onnx_model.runtime_functions import (
+from apot_export.artifacts.onnx_model.functions import (
     CHANNELS_LAST,
     EIGHT_BITS,
+    NORMALIZED,
     PATCHES,
     POINTWISE,
     PRODUCT,
+    THREE_PARTS,
+    WINOGRAD,
 )
+from apot_export.artifacts.onnx_model.lowering import TARGETS, fits_bytes, tf32_is_exact
 from apot_export.conversion.convert import convert
 from apot_export.errors import TargetError
 from apot_export.network import (

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from apot_export.artifacts.onnx_model._builder import (
-    DOMAIN,
-    OPSET,
-    codebook_attributes,
-    serialise,
-)
+from apot_export.artifacts.onnx_model._builder import codebook_attributes, serialise
+from apot_export.artifacts.onnx_model.functions import DOMAIN, OPSET
 from apot_export.artifacts.onnx_model.graph import build_model
 from apot_export.artifacts.onnx_model.integer_graph import build_integer_model
 from apot_export.artifacts.onnx_model.openvino_model import openvino_model

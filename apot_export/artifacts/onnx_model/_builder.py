@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,41 +11,19 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper, parser
+from onnx import TensorProto, helper, numpy_helper
 
-from apot_export.artifacts.onnx_model.functions import FUNCTIONS
-from apot_export.artifacts.onnx_model.integer_functions import INTEGER_FUNCTIONS
-from apot_export.artifacts.onnx_model.runtime_functions import CPU_FUNCTIONS, OPENVINO_FUNCTIONS
+from apot_export.artifacts.onnx_model.functions import DOMAIN, OPSET, function
 from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, PlaneLayer
 from apot_export.network import operations as op
 from apot_export.network.codebook import Codebook
 from apot_export.network.planes import term_values
 
-DOMAIN = "apot"
 DOMAIN_VERSION = 1
-OPSET = 21
 IR_VERSION = 10
 """The IR version of opset 21: runtimes of 2024 and later load it."""
 INPUT = "images"
 OUTPUT = "logits"
-_HEADER = f'<opset_import: ["" : {OPSET}], domain: "{DOMAIN}">'
-_FUNCTIONS = {
-    (operator, overload): f"{operator}{rest}"
-    for operator, overload, rest in re.findall(
-        r"^(\w+):?(\w*)(.*?^\})",
-        FUNCTIONS + CPU_FUNCTIONS + OPENVINO_FUNCTIONS + INTEGER_FUNCTIONS,
-        re.MULTILINE | re.DOTALL,
-    )
-}
-"""Text of every function, by operator and overload ("" for the usual one)."""
-
-
-def function(operator: str, overload: str = "") -> onnx.FunctionProto:
-    """Return an `apot` operator's function; `overload` names a body other than the usual one."""
-    text = f"{_HEADER}\n{_FUNCTIONS[operator, overload]}"
-    parsed: onnx.FunctionProto = parser.parse_function(text)
-    parsed.overload = overload
-    return parsed
 
 
 def serialise(model: onnx.ModelProto) -> bytes:

@@ -14,7 +14,6 @@ from onnx import TensorProto, helper
 
 from apot_export.artifacts.onnx_model._builder import GraphBuilder, attributes_of, narrowest
 from apot_export.artifacts.onnx_model.functions import SPLIT
-from apot_export.artifacts.onnx_model.integer_functions import QUANTIZE
 from apot_export.errors import IntegerError
 from apot_export.integer import IntegerNetwork
 from apot_export.integer import network as integer_op
@@ -232,7 +231,9 @@ class _IntegerGraph(GraphBuilder):
             f"bases_{channels}_{bits}": bases.reshape(axes),
             f"{node.name}.levels_of_counts": levels.astype(level_type),
         }
-        self._add_apot(QUANTIZE, node, *self._initializers(constants), overload=f"bits{bits}")
+        self._add_apot(
+            "ThresholdQuantize", node, *self._initializers(constants), overload=f"bits{bits}"
+        )
         return helper.np_dtype_to_tensor_dtype(np.dtype(level_type))
 
     def _add_total(self, node: IntegerNode, operation: integer_op.WindowSum) -> int:

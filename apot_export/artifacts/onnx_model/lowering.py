@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from apot_export.artifacts.onnx_model import runtime_functions as runtime
-from apot_export.artifacts.onnx_model.functions import NORMALIZED, THREE_PARTS, WINOGRAD
+from apot_export.artifacts.onnx_model import functions
 from apot_export.errors import TargetError
 from apot_export.network import CodedLayer, CodedNetwork, Node, Shape
 from apot_export.network import operations as op
@@ -91,7 +90,7 @@ def shared_images(network: CodedNetwork, bodies: Mapping[str, Body]) -> dict[str
     These are images that both a quantizer and an addition read, and that no channels-last body
     made: the ones at which the first residual branch leaves.
     """
-    images = {name for name, body in bodies.items() if body.overload == runtime.CHANNELS_LAST}
+    images = {name for name, body in bodies.items() if body.overload == functions.CHANNELS_LAST}
     last: set[str] = set()
     shared: dict[str, list[int]] = {}
     for node in network.nodes:
@@ -184,7 +183,7 @@ def _portable_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Nod
         channels = network.shapes[node.name][0]
         each = operation.scale.size == operation.bias.size == channels
         fits = integers and image and each
-        return Body(overload=NORMALIZED) if fits else None
+        return Body(overload=functions.NORMALIZED) if fits else None
     if isinstance(operation, op.Convolution) and _sums_levels(network, node):
         exact = winograd_is_exact(proofs[operation.layer])
         return _winograd(network, node, operation) if exact else None
@@ -214,7 +213,7 @@ def _winograd(network: CodedNetwork, node: Node, operation: op.Convolution) -> B
     made = rows + rows % 2
     below = made + 2 - height - above
     return Body(
-        overload=WINOGRAD,
+        overload=functions.WINOGRAD,
         attributes={
             "channels": inputs,
             "transform_shape": [inputs, 1, 1, 1],
@@ -239,12 +238,12 @@ def _cpu_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) ->
         shape = network.shapes[node.name]
         if len(shape) != _IMAGE_RANK or not all(_integer_product(network, u) for u in users):
             return None
-        return Body(overload=runtime.CHANNELS_LAST, attributes=_image_shape(shape))
+        return Body(overload=functions.CHANNELS_LAST, attributes=_image_shape(shape))
     if isinstance(operation, op.ScaleBias):
         producer = _producer(network, node)
         if producer is not None and _integer_product(network, producer):
             image = len(network.shapes[node.name]) == _IMAGE_RANK
-            overload = runtime.CHANNELS_LAST if image else runtime.PRODUCT
+            overload = functions.CHANNELS_LAST if image else functions.PRODUCT
             return Body(overload=overload, needs_one=True)
     return None
 
@@ -255,7 +254,7 @@ def _integer_product(network: CodedNetwork, node: Node) -> Body | None:
     if layer is None or not fits_bytes(layer):
         return None
     if not isinstance(operation, op.Convolution):
-        return Body(overload=runtime.PRODUCT)
+        return Body(overload=functions.PRODUCT)
     return _patches(network, node, operation) if operation.groups == 1 else None
 
 
@@ -264,7 +263,7 @@ def _patches(network: CodedNetwork, node: Node, operation: op.Convolution) -> Bo
     terms = channels * math.prod(kernel)
     attributes: dict[str, Any] = {"weight_shape": [terms, outputs]}
     if (tuple(kernel), operation.stride, operation.padding) == ((1, 1), (1, 1), (0, 0)):
-        return Body(overload=runtime.POINTWISE, attributes=attributes)
+        return Body(overload=functions.POINTWISE, attributes=attributes)
     _, *extent = network.shapes[node.inputs[0]]
     _, *places = network.shapes[node.name]
     padding = list(operation.padding)
@@ -279,7 +278,7 @@ def _patches(network: CodedNetwork, node: Node, operation: op.Convolution) -> Bo
         "tap_columns": [i * operation.dilation[1] for i in range(kernel[1])],
         "patch_shape": [0, *places, terms],
     }
-    return Body(overload=runtime.PATCHES, attributes=attributes)
+    return Body(overload=functions.PATCHES, attributes=attributes)
 
 
 # --- other runtimes -------------------------------------------------------------------------------
@@ -289,7 +288,7 @@ def _cuda_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -
     del proofs  # Float32 sums as in the portable bodies.
     layer = _coded_layer(network, node)
     float_input = layer is not None and layer.activation is None
-    return Body(overload=THREE_PARTS) if float_input else None
+    return Body(overload=functions.THREE_PARTS) if float_input else None
 
 
 def _openvino_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -> Body | None:
@@ -298,13 +297,13 @@ def _openvino_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Nod
         layer = network.layers[operation.layer]
         if not isinstance(layer, CodedLayer) or layer.activation is None:
             return None
-        ending = runtime.BYTES if layer.activation.last_index <= _LARGEST_LEVEL else ""
+        ending = functions.BYTES if layer.activation.last_index <= _LARGEST_LEVEL else ""
         shape = network.shapes[node.name]
         if len(shape) != _IMAGE_RANK:
-            return Body(overload=runtime.GATHER_FLAT + ending)
-        return Body(overload=runtime.GATHER + ending, attributes=_image_shape(shape))
+            return Body(overload=functions.GATHER_FLAT + ending)
+        return Body(overload=functions.GATHER + ending, attributes=_image_shape(shape))
     product = _coded_layer(network, node)
     if product is None or not fits_bytes(product):
         return None
     exact = proofs[product.name].bound < FLOAT32_EXACT  # The kernels give float32.
-    return Body(overload=runtime.EIGHT_BITS) if exact else None
+    return Body(overload=functions.EIGHT_BITS) if exact else None

@@ -12,7 +12,7 @@ import onnx
 import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
-from apot_export.artifacts.onnx_model.runtime_functions import EIGHT_BITS
+from apot_export.artifacts.onnx_model.functions import EIGHT_BITS
 from apot_export.network.bitpack import unpack
 
 _FLOAT_SUMS = f"{EIGHT_BITS}_float"
