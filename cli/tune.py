@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from ._errors import reported
 from ._options import Debug, Json
 
+if TYPE_CHECKING:
+    from apot_export.tuning import TuningResult
+
 _INTERRUPTED = "Interrupted; the export is as it was."
+_RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+_NAMES = {"before": "the model before", "native": "native kernels (no ONNX model)"}
 
 
 def tune(
@@ -49,7 +54,6 @@ def tune(
         from apot_export.artifacts.directory import find_newest
 
         from ._progress import image_progress
-        from ._render_tune import print_tuning
 
         if export is None:
             export = find_newest(Path())
@@ -71,4 +75,47 @@ def tune(
         if as_json:
             typer.echo(json.dumps(result.to_json(), indent=2))
         else:
-            print_tuning(result)
+            _print(result)
+
+
+def _print(result: TuningResult) -> None:
+    """Show the race, and what was written."""
+    from rich.text import Text
+
+    from ._render import console_of_output, facts_table, new_table
+
+    console = console_of_output()
+    threads = f"{result.threads} thread{'s' * (result.threads != 1)}"
+    console.print(
+        f"{result.path}: {_RUNTIMES[result.runtime]} {result.runtime_version} on {result.device}, "
+        f"{threads if result.threads else 'as many threads as it takes'}, "
+        f"{result.batch} image{'s' * (result.batch != 1)} a batch",
+        style="bold",
+        soft_wrap=True,
+    )
+    machine = ", ".join(filter(None, (result.cpu, result.gpu)))
+    time = f"{result.seconds:.0f} s, {result.rounds} rounds"
+    console.print(facts_table([("machine", machine), ("time", time)]))
+    table = new_table("raced in turns", "ratio", "ms a batch")
+    for name, ratio in result.ratios.items():
+        label = _NAMES.get(name, f"target {name}")
+        table.add_row(label, f"{ratio:.3f}", f"{result.milliseconds[name]:.2f}")
+    console.print(table)
+    if not result.written:
+        console.print(
+            Text.assemble(
+                ("Kept the model that was there: ", "bold"),
+                f"none was faster by more than the noise ({result.noise:.1%}).",
+            )
+        )
+        return
+    console.print(
+        Text.assemble(
+            (f"Wrote target {result.target}: ", "bold green"),
+            f"{result.ratio:.2f} times as fast as before (noise {result.noise:.1%}); "
+            f"{result.integers:,} integers equal the oracle's.",
+        )
+    )
+    if result.verification_dropped:
+        console.print("The verdict in the manifest was of the old model and is gone.")
+    console.print("Run apot-export verify again.")
