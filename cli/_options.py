@@ -14,6 +14,13 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when some
 
 # --- how a checkpoint was trained -----------------------------------------------------------------
 
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Which weights of the checkpoint, where it holds several sets, as state_dict_ema.",
+        show_default=False,
+    ),
+]
 Bits = Annotated[
     int | None,
     typer.Option(

@@ -20,6 +20,7 @@ def convert(
             "--output", "-o", help="Export directory; default: named after the checkpoint, here."
         ),
     ] = None,
+    weights: _options.Weights = None,
     bits: _options.Bits = None,
     activation_bits: _options.ActivationBits = None,
     method: _options.Method = None,
@@ -98,6 +99,7 @@ def convert(
         choices = quantization_choices(
             layer_bits,
             layer_bits_file,
+            weights=weights,
             bits=bits,
             activation_bits=activation_bits,
             method=method,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ._errors import reported
-from ._options import Debug, Json
+from ._options import Debug, Json, Weights
 
 app = typer.Typer(no_args_is_help=True, help="Show what an export or a checkpoint holds.")
 
@@ -43,6 +43,7 @@ def alphas(
             "default: the newest export in or below this folder."
         ),
     ] = None,
+    weights: Weights = None,
     bits: Annotated[
         int | None,
         typer.Option(help="Bit-width of a checkpoint whose name does not say it."),
@@ -57,7 +58,7 @@ def alphas(
     with reported(debug=debug):
         from apot_export.inspection.thresholds import thresholds
 
-        found = thresholds(_chosen(path), bits=bits)
+        found = thresholds(_chosen(path), bits=bits, weights=weights)
         if as_json:
             _print_json(found.to_json())
         elif plain:
@@ -139,6 +140,7 @@ def identify(
         Path | None,
         typer.Option(help="Folder of the images; default: $APOT_EXPORT_DATA, else ./data."),
     ] = None,
+    weights: Weights = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -162,7 +164,12 @@ def identify(
             from apot_export.inspection.identify import identify as identify_checkpoint
 
             found = identify_checkpoint(
-                checkpoint, dataset=dataset, data=data, limit=limit, progress=progress
+                checkpoint,
+                dataset=dataset,
+                data=data,
+                limit=limit,
+                weights=weights,
+                progress=progress,
             )
         if as_json:
             _print_json(found.to_json())

@@ -69,6 +69,7 @@ def verify(
             "needs --bits or the like beside it, which state how it was trained."
         ),
     ] = None,
+    weights: _options.Weights = None,
     bits: _options.Bits = None,
     activation_bits: _options.ActivationBits = None,
     method: _options.Method = None,
@@ -154,6 +155,7 @@ def verify(
         choices = quantization_choices(
             layer_bits,
             layer_bits_file,
+            weights=weights,
             bits=bits,
             activation_bits=activation_bits,
             method=method,

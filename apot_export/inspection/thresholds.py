@@ -53,18 +53,19 @@ class Thresholds:
         ]
 
 
-def thresholds(path: Path, *, bits: int | None = None) -> Thresholds:
+def thresholds(path: Path, *, bits: int | None = None, weights: str | None = None) -> Thresholds:
     """Read the thresholds of an export directory, a packed file or a checkpoint.
 
     Args:
         path: What to read.
         bits: A checkpoint's nominal bit-width, where its name does not say it.
+        weights: Which of several sets of weights in a checkpoint to read.
 
     Raises:
         ApotExportError: The path holds none of these.
     """
     packed = packed_file(path)
-    return _of_checkpoint(path, bits) if packed is None else _of_export(packed)
+    return _of_checkpoint(path, bits, weights) if packed is None else _of_export(packed)
 
 
 def packed_file(path: Path) -> Path | None:
@@ -109,11 +110,11 @@ def _of_export(path: Path) -> Thresholds:
     return Thresholds(source=path, family=family, layers=tuple(layers))
 
 
-def _of_checkpoint(path: Path, bits: int | None) -> Thresholds:
+def _of_checkpoint(path: Path, bits: int | None, weights: str | None) -> Thresholds:
     from apot_export.original.checkpoint import load_checkpoint, require_finite
     from apot_export.original.published import canonical_state
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, weights)
     family = families.recognise(checkpoint.keys)
     state = canonical_state(checkpoint, family)
     names = [key.removesuffix(_WEIGHT_ALPHA) for key in state if key.endswith(_WEIGHT_ALPHA)]

@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,11 +23,18 @@ from apot_export.errors import CheckpointError, UnsafeCheckpointError, WeightErr
 from apot_export.network.layers import MultiBitWeights
 from apot_export.original.multi_bit import PICKLED_BASES, multi_bit_weights
 from apot_export.original.record import PICKLED_NUMBERS, Record, record_of
+from apot_export.original.weight_sets import (
+    STATE_DICT_KEYS,
+    chosen_weights,
+    listed,
+    weight_sets,
+)
 
-_STATE_DICT_KEYS = ("state_dict", "model", "net_state_dict")
 _MULTI_BIT_KEY = "parameters_w_bin"
 _DATA_PARALLEL_PREFIX = "module."
 _COUNTER_SUFFIX = "num_batches_tracked"
+_AVERAGES_COUNTER = "n_averaged"
+"""What torch.optim.swa_utils.AveragedModel keeps beside the weights."""
 _READ_BYTES = 1 << 20
 _SHOWN_BYTES = 8
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF"
@@ -91,8 +97,12 @@ def require_checkpoint_file(path: Path) -> None:
         )
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
     """Load a checkpoint's state dict on the CPU, safely.
+
+    Args:
+        path: The file.
+        weights: Which of several sets of weights to take, as "state_dict_ema".
 
     Raises:
         UnsafeCheckpointError: The pickle wants globals other than tensors' own; nothing was run.
@@ -102,18 +112,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pickles and tensors that are refused below
         content = _load_safely(path)
-    state = _state_dict(content, path)
+    state = _state_dict(content, path, weights)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
         if digest is None:  # Python 3.10
             digest = hashlib.sha256(file.read())
     record, note = record_of(content)
-    wrapped = isinstance(content, Mapping) and not {*_STATE_DICT_KEYS}.isdisjoint(content)
+    wrapped = isinstance(content, Mapping) and not {*STATE_DICT_KEYS}.isdisjoint(content)
     return Checkpoint(
         path=path,
         sha256=digest.hexdigest(),
         state=state,
-        bare=not wrapped,
+        bare=not wrapped and weights is None,
         multi_bit=_multi_bit(content),
         record=record,
         record_note=note,
@@ -280,7 +290,7 @@ def _globals_of_pickles(stream: bytes) -> list[str]:
     return names
 
 
-def _state_dict(content: object, path: Path) -> dict[str, torch.Tensor]:
+def _state_dict(content: object, path: Path, weights: str | None) -> dict[str, torch.Tensor]:
     if not isinstance(content, Mapping):
         raise CheckpointError(
             "The checkpoint holds no state dict.",
@@ -288,11 +298,7 @@ def _state_dict(content: object, path: Path) -> dict[str, torch.Tensor]:
             expected="a dict",
             got=type(content).__name__,
         )
-    found: Mapping[Any, Any] = content
-    for key in _STATE_DICT_KEYS:
-        if isinstance(content.get(key), Mapping):
-            found = content[key]
-            break
+    found = chosen_weights(content, weights, path)
     tensors = {key: value for key, value in found.items() if isinstance(value, torch.Tensor)}
     if not tensors or len(tensors) != len(found) or not all(isinstance(key, str) for key in found):
         others = [
@@ -300,13 +306,16 @@ def _state_dict(content: object, path: Path) -> dict[str, torch.Tensor]:
             for key, value in found.items()
             if not (isinstance(key, str) and isinstance(value, torch.Tensor))
         ]
+        sets = weight_sets(content)
         keys = ", ".join(others[:_SHOWN_KEYS]) or "nothing"
         raise CheckpointError(
             "The checkpoint holds no state dict.",
             where=str(path),
-            expected="tensors by name, at the top or under " + ", ".join(_STATE_DICT_KEYS),
+            expected="tensors by name, at the top or under " + ", ".join(STATE_DICT_KEYS),
             got=keys,
+            fix=f"name the weights: --weights, one of {listed(sets)}" if sets else None,
         )
+    tensors.pop(_AVERAGES_COUNTER, None)
     if all(key.startswith(_DATA_PARALLEL_PREFIX) for key in tensors):
         tensors = {key[len(_DATA_PARALLEL_PREFIX) :]: value for key, value in tensors.items()}
     for key, tensor in tensors.items():

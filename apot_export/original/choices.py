@@ -14,6 +14,8 @@ from apot_export.original.quantization import FULL_PRECISION_BITS, LayerBits
 class Choices:
     """User options; None means: infer it from the network, names and the family."""
 
+    weights: str | None = None
+    """Which of several sets of weights the checkpoint's are, as "state_dict_ema"."""
     bits: int | None = None
     """Nominal bits of weights, and of activations unless they are given."""
     activation_bits: int | None = None
@@ -36,8 +38,11 @@ class Choices:
     """Make every weight of level 0 a +0, which no result of the network depends on."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the form that manifests store."""
-        return dataclasses.asdict(self)
+        """Return the form that manifests store: without `weights` where there was no choice."""
+        content = dataclasses.asdict(self)
+        if self.weights is None:
+            del content["weights"]
+        return content
 
     def non_default(self) -> dict[str, Any]:
         """Return the options that differ from those of a full-precision network."""
@@ -49,7 +54,7 @@ class Choices:
             grid="zero",
         )
         defaults = plain.to_json()
-        return {key: value for key, value in self.to_json().items() if value != defaults[key]}
+        return {key: value for key, value in self.to_json().items() if value != defaults.get(key)}
 
     @staticmethod
     def of_json(content: Mapping[str, Any]) -> Choices:

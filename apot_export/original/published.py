@@ -31,7 +31,7 @@ def load_original(path: Path, choices: Choices) -> Original:
         BitWidthError: The bit-width is not given, or contradicts the file.
         CodebookError: The level set or grid is none that the family has.
     """
-    return rebuild(load_checkpoint(path), choices)
+    return rebuild(load_checkpoint(path, choices.weights), choices)
 
 
 def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:

@@ -31,6 +31,7 @@ def identify(
     dataset: str | None = None,
     data: str | PathLike[str] | None = None,
     limit: int | None = None,
+    weights: str | None = None,
     progress: Progress | None = None,
 ) -> Identification:
     """Rank the quantizations that a checkpoint may have by what its batch-norms remember of them.
@@ -44,12 +45,13 @@ def identify(
         data: Folder of the images; None for $APOT_EXPORT_DATA or ./data.
         limit: Use at most this many images, spread evenly over the dataset; None for 2000 small or
             200 large ones.
+        weights: Which of several sets of weights in the file to read, as "state_dict_ema".
         progress: Called with (what, done, total).
 
     Raises:
         ApotExportError: The checkpoint cannot be read or recognised, or the dataset does not fit.
     """
-    loaded = load_checkpoint(Path(checkpoint))
+    loaded = load_checkpoint(Path(checkpoint), weights)
     family = families.recognise(loaded.keys)
     named = _named(loaded.path)
     fitting = families.candidates(loaded.keys) if loaded.bare else [family]

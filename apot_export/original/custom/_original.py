@@ -59,7 +59,7 @@ def load_custom(path: Path, choices: Choices, spec: ModelSpec) -> Original:
         BitWidthError: A bit-width is not given, or contradicts the network's.
         CodebookError: A level set or grid contradicts the network's.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, choices.weights)
     require_finite(checkpoint.state)
     module = build(spec, (Path.cwd(), path.absolute().parent))
     load_state(
