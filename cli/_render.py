@@ -105,6 +105,8 @@ def _conversion_facts(result: ConversionResult) -> Iterator[tuple[str, str]]:
     elif result.bits != _FULL_PRECISION:
         density = f"{result.code_bits / result.weights:.2f} bits a weight"
         yield "codes", f"{result.weights:,} weights in {stored}: {density}"
+    if result.statistics is not None:
+        yield "batch-norm", _statistics_line(result.statistics)
     if result.layer_bits:
         yield "layers", f"{result.layer_bits} have other bits (as given)"
     if result.target != _EVERYWHERE:
@@ -114,6 +116,16 @@ def _conversion_facts(result: ConversionResult) -> Iterator[tuple[str, str]]:
     if result.integer is not None:
         yield "integer", _integer_line(result.integer)
     yield "time", f"{result.seconds:.2f} s"
+
+
+def _statistics_line(found: dict[str, Any]) -> str:
+    """Say which weights the statistics of batch-norm support."""
+    if not found["decisive"]:
+        return "undecided about bits and level set of the weights"
+    best = f"{found['weights']['bits']}-bit {found['weights']['method']}"
+    if found["agrees"] is False:
+        return f"[yellow]contradicts what was stated: its means are those of {best} weights[/]"
+    return f"its means are those of {best} weights"
 
 
 def _integer_line(form: dict[str, Any]) -> str:

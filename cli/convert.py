@@ -80,6 +80,14 @@ def convert(
             "CPUs), cuda (ONNX Runtime on NVIDIA GPUs) or openvino; every one runs in any."
         ),
     ] = "portable",
+    trust_options: Annotated[
+        bool,
+        typer.Option(
+            "--trust-options",
+            help="Convert also where the checkpoint's batch-norms contradict the bits or level set "
+            "that options or names state.",
+        ),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier export in the output directory.")
     ] = False,
@@ -123,6 +131,7 @@ def convert(
             integer=integer_choices(fraction_bits, input_bits, input_type, data, wanted=integer),
             compress=compress,
             target=target,
+            trust_options=trust_options,
             force=force,
         )
         if as_json:

@@ -26,6 +26,7 @@ from apot_export.artifacts.onnx_model import build_integer_model, build_model, s
 from apot_export.artifacts.onnx_model.lowering import PORTABLE, require_target
 from apot_export.artifacts.packed.writing import packed_file_bytes, require_compressible
 from apot_export.conversion.integer_choices import IntegerChoices
+from apot_export.conversion.premise import require_supported
 from apot_export.conversion.result import ConversionResult, Sizes
 from apot_export.encoding.capture import capture
 from apot_export.encoding.encode import encode_network
@@ -58,6 +59,7 @@ def convert(
     integer: IntegerChoices | None = None,
     compress: bool = False,
     target: str = PORTABLE,
+    trust_options: bool = False,
     force: bool = False,
     **stated: Any,
 ) -> ConversionResult:
@@ -74,6 +76,7 @@ def convert(
         integer: How to write the all-integer network, too; None: do not.
         compress: Entropy-code the codes in the packed file; not together with `integer`.
         target: Runtime that the ONNX model is lowered for: "portable", "cpu", "cuda", "openvino".
+        trust_options: Convert also what the checkpoint's batch-norms contradict.
         force: Replace an earlier export in `directory`.
         **stated: Fields of `Choices`, in place of one: `bits=4`, `method="uniform"`, ...
 
@@ -97,7 +100,8 @@ def convert(
     chosen = choices or Choices(**stated)
     spec = model_spec(checkpoint, model, model_arguments, input_shape)
     original = open_original(checkpoint, chosen, spec, input_shape)
-    return _export(original, spec, integer, output, path, started)
+    statistics = require_supported(original, trust=trust_options)
+    return _export(original, spec, integer, output, path, statistics, started)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +126,7 @@ def _export(
     integer: IntegerChoices | None,
     output: _Output,
     path: Path | None,
+    statistics: dict[str, Any] | None,
     started: float,
 ) -> ConversionResult:
     """Encode an original, write its export and describe it."""
@@ -133,6 +138,7 @@ def _export(
     record = original.checkpoint.record if original.checkpoint else None
     optional = {
         "record": record.to_json() if record else None,
+        "statistics": statistics,
         "model": spec.to_json() if spec else None,
         "integer": form.to_json() if form else None,
         "compressed": output.compress or None,
@@ -148,6 +154,7 @@ def _export(
         path=output.folder,
         files=written,
         target=output.target,
+        statistics=statistics,
         integer=optional["integer"],
         compressed=output.compress,
         seconds=time.perf_counter() - started,

@@ -91,6 +91,8 @@ class ConversionResult:
     seconds: float
     target: str
     """Runtime that the ONNX model is lowered for."""
+    statistics: dict[str, Any] | None
+    """Which weights batch-norms support, whether that is decisive, and whether it agrees."""
     integer: dict[str, Any] | None
     """What the manifest records about the integer network; None without one."""
     compressed: bool = False

@@ -7,10 +7,10 @@ outputs, whose channels have a known mean and deviation.
 
 from __future__ import annotations
 
-import copy
 import math
 import operator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from apot_export.original.tracing import trace
 
 Floats = NDArray[np.float64]
 
-_MOST_CHANNELS = 64
+_FEWEST_CHANNELS, _MOST_CHANNELS, _MOST_WEIGHTS = 16, 64, 150_000
 """Output channels of a layer that are compared: hundreds make the evidence no clearer."""
 _SMALLEST_DEVIATION = 1e-6
 _SMALLEST_VARIANCE = 1e-3
@@ -84,33 +84,47 @@ def find_sites(module: nn.Module, input_shape: tuple[int, ...]) -> list[Site]:
         input_shape: One image: (channels, height, width).
     """
     traced = trace(module)
-    shapes = _convolution_shapes(traced, input_shape)
+    sizes = _image_sizes(traced, input_shape)
     values: dict[fx.Node, Normal | None] = {}
     sites = []
     for node in traced.graph.nodes:
         values[node] = _normal(traced, node, values)
-        site = _site(traced, node, values, shapes)
+        site = _site(traced, node, values, sizes)
         if site is not None:
             sites.append(site)
     return sites
 
 
-def _convolution_shapes(
+def _image_sizes(
     traced: fx.GraphModule, input_shape: tuple[int, ...]
-) -> dict[str, tuple[torch.Size, torch.Size]]:
-    """Return the image sizes that each convolution reads and writes, without computing values."""
-    found: dict[str, tuple[torch.Size, torch.Size]] = {}
-    on_meta = copy.deepcopy(traced).to("meta")
-    for name, layer in on_meta.named_modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.register_forward_hook(
-                lambda _layer, inputs, output, name=name: found.update(
-                    {name: (inputs[0].shape[2:], output.shape[2:])}
-                )
+) -> dict[fx.Node, tuple[int, ...]]:
+    """Return height and width of every value, as far as convolutions and pools decide them."""
+    sizes: dict[fx.Node, tuple[int, ...]] = {}
+    for node in traced.graph.nodes:
+        known = [sizes[source] for source in node.all_input_nodes if source in sizes]
+        sizes[node] = known[0] if known else tuple(input_shape[1:])
+        module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+            sizes[node] = tuple(
+                _output_size(module, axis, size) for axis, size in enumerate(sizes[node])
             )
-    with torch.inference_mode():
-        on_meta(torch.zeros(1, *input_shape, device="meta"))
-    return found
+    return sizes
+
+
+def _output_size(layer: Any, axis: int, size: int) -> int:
+    """Return the size of a convolution's or pool's output along an axis of the image."""
+    kernel, stride, padding, dilation = (
+        value[axis] if isinstance(value, tuple) else value
+        for value in (
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            getattr(layer, "dilation", 1),
+        )
+    )
+    rest = size + 2 * int(padding) - dilation * (kernel - 1) - 1
+    up = -(-rest // stride) if getattr(layer, "ceil_mode", False) else rest // stride
+    return int(up) + 1
 
 
 def _normal(
@@ -156,7 +170,7 @@ def _site(
     traced: fx.GraphModule,
     node: fx.Node,
     values: dict[fx.Node, Normal | None],
-    shapes: dict[str, tuple[torch.Size, torch.Size]],
+    sizes: dict[fx.Node, tuple[int, ...]],
 ) -> Site | None:
     """Return the site of a batch-norm's node; None where nothing can be predicted."""
     if node.op != "call_module":
@@ -174,7 +188,8 @@ def _site(
     variances = norm.running_var.double().numpy()
     if layer.bias is not None:
         means = means - layer.bias.detach().double().numpy()
-    count = min(len(means), _MOST_CHANNELS)
+    most = _MOST_WEIGHTS // layer.weight[0].numel()
+    count = min(len(means), max(_FEWEST_CHANNELS, min(most, _MOST_CHANNELS)))
     channels = np.linspace(0, len(means) - 1, count).round().astype(np.int64)
     floor = _SMALLEST_VARIANCE * float(np.median(variances)) + _SMALLEST_DEVIATION**2
     return Site(
@@ -184,11 +199,11 @@ def _site(
         channels=channels,
         means=means[channels],
         variances=np.maximum(variances[channels], floor),
-        inside=_inside(layer, *shapes[str(convolution.target)]),
+        inside=_inside(layer, sizes[convolution.all_input_nodes[0]], sizes[convolution]),
     )
 
 
-def _inside(layer: QuantConv2d, read: torch.Size, written: torch.Size) -> Floats:
+def _inside(layer: QuantConv2d, read: tuple[int, ...], written: tuple[int, ...]) -> Floats:
     """Return the share of positions at which each tap of a kernel lies inside the image."""
     shares = []
     for axis in range(2):

@@ -18,9 +18,11 @@ from apot_export.original.multi_bit import (
     require_bases_of,
     shorten_coordinates,
 )
+from apot_export.original.naming import bits_from_name, method_from_name
 from apot_export.original.original import Original
-from apot_export.original.quantization import EIGHT_BIT
+from apot_export.original.quantization import EIGHT_BIT, STATISTICS, Stated
 from apot_export.original.resolving import resolve
+from apot_export.original.witness import Weights, weigh
 
 
 def load_original(path: Path, choices: Choices) -> Original:
@@ -40,10 +42,18 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
     Raises the errors of `load_original`.
     """
     family = families.recognise(checkpoint.keys, choices.family, bare=checkpoint.bare)
+    supported = _supported(checkpoint, choices, family)
+    choices = choices if supported is None else supported.completing(choices)
     state = canonical_state(checkpoint, family)
     architecture = architectures.recognise({key: tuple(t.shape) for key, t in state.items()})
     layers = [LayerFacts(name=name) for name in threshold_layers(state)]
     plan = resolve(family, layers, choices, checkpoint.path, architecture=architecture)
+    if supported is not None:
+        plan = dataclasses.replace(
+            plan,
+            bits=Stated(plan.bits.value, STATISTICS),
+            method=Stated(plan.method.value, STATISTICS),
+        )
     require_finite(checkpoint.state)
     ends = {architecture.first, architecture.last} - plan.floats
     eight_bit = ends if plan.first_last.value == EIGHT_BIT else ()
@@ -73,6 +83,24 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
             z=default.z if default.grid == "nonzero" else None,
         ),
     )
+
+
+def _supported(checkpoint: Checkpoint, choices: Choices, family: Family) -> Weights | None:
+    """Return the weights that batch-norms decide for where nothing states the bits, else None."""
+    path = checkpoint.path
+    if choices.bits or not family.has_thresholds or bits_from_name(path) is not None:
+        return None
+    method = family.methods[0]
+    trial = dataclasses.replace(
+        choices, bits=family.bit_widths(method)[0], method=method, grid=None, z=None, layer_bits=()
+    )
+    original = rebuild(checkpoint, trial)
+    found = weigh(original.module, original.architecture.input_shape, family)
+    named = method_from_name(path)
+    stated = choices.method or (named.value if named else None)
+    if found.best is None or not found.decisive or stated not in (None, found.best.method):
+        return None
+    return found.best
 
 
 def threshold_layers(state: dict[str, torch.Tensor]) -> list[str]:

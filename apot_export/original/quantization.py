@@ -24,6 +24,8 @@ CHECKPOINT = "checkpoint"
 """The source of what the keys of a checkpoint tell."""
 FAMILY = "family"
 """The source of what the training code of a family always does."""
+STATISTICS = "batch-norm statistics"
+"""The source of what the means that batch-norms remember decide: see `witness`."""
 ASSUMPTION = "assumption"
 """The source of what nothing states: what most training runs did."""
 

@@ -220,7 +220,7 @@ class _Resolver:
                 where=self._where(silent[0]),
                 expected="a name such as res20_4bit/model_best.pth.tar or res18_4bit.pth.tar; or, "
                 "in a custom network, an attribute `bit`",
-                fix="say it: --bits N",
+                fix="say it: --bits N; apot-export inspect identify ranks what it may be",
             )
         return named
 

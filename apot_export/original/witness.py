@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -30,6 +31,7 @@ import torch
 from torch import nn
 
 from apot_export.original.batch_norm import Floats, Site, find_sites, normal_cdf
+from apot_export.original.choices import Choices
 from apot_export.original.families import Family
 from apot_export.original.level_sets import activation_level_set, weight_level_set
 from apot_export.original.quantization import FULL_PRECISION_BITS, Quantization
@@ -42,7 +44,7 @@ _TAP_ERRORS = (0.005, 0.03, 0.2)
 _NOISES = (0.003, 0.015, 0.06, 0.3)
 _SCALES = np.array(list(itertools.product(_INPUT_ERRORS, _TAP_ERRORS, _NOISES)))
 """[scales, 3]: deviations of the three unknown errors that are tried."""
-_MOST_SITES = 8
+_MOST_SITES = 6
 """Of inputs behind one batch-norm and of sums each, spread evenly over the network."""
 _LIKELY, _LIKELY_EXPONENTS = 3, 4
 _ACTIVATION_BITS = range(2, 6)
@@ -57,6 +59,30 @@ class Weights:
     grid: str = "zero"
     z: int | None = None
     normalize_weights: bool = True
+
+    @staticmethod
+    def of(quantization: Quantization) -> Weights:
+        """Return what a quantization states about weights."""
+        return Weights(
+            method=quantization.method,
+            bits=quantization.weight_bits,
+            grid=quantization.grid,
+            z=quantization.z if quantization.grid == "nonzero" else None,
+            normalize_weights=quantization.normalize_weights,
+        )
+
+    def completing(self, choices: Choices) -> Choices:
+        """Return a user's choices, completed by these weights."""
+        stated = dataclasses.asdict(self)
+        grid = stated.pop("grid") if self.z is not None else choices.grid
+        return dataclasses.replace(choices, **{**stated, "grid": grid, "z": self.z or choices.z})
+
+    def options(self) -> str:
+        """Return the options of `convert` that state them."""
+        options = f"--bits {self.bits} --method {self.method}"
+        if self.z is not None:
+            options += f" --grid nonzero --z {self.z}"
+        return options if self.normalize_weights else f"{options} --no-weight-normalization"
 
     def __str__(self) -> str:
         parts = [f"{self.bits}-bit {self.method}"]
@@ -110,6 +136,12 @@ class Statistics:
         """The best hypothesis about the weights; None where nothing can be compared."""
         return self.weights[0].hypothesis if self.weights else None
 
+    def of(self, family: Family, weights: Weights) -> float | None:
+        """Return the evidence of a hypothesis, or of one of equal levels; None if not tried."""
+        return next(
+            (s.evidence for s in self.weights if same_weights(family, s.hypothesis, weights)), None
+        )
+
     @property
     def decisive(self) -> bool:
         """Whether no other hypothesis about the weights comes near the best."""
@@ -120,7 +152,12 @@ class Statistics:
         )
 
 
-def weigh(module: nn.Module, input_shape: tuple[int, ...], family: Family) -> Statistics:
+def weigh(
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    family: Family,
+    stated: Weights | None = None,
+) -> Statistics:
     """Weigh the hypotheses of a family against what a network's batch-norms remember.
 
     Weights that were not normalised are tried for the best three hypotheses of normalised ones,
@@ -130,9 +167,10 @@ def weigh(module: nn.Module, input_shape: tuple[int, ...], family: Family) -> St
         module: The network, built with any of the family's quantizations.
         input_shape: One image: (channels, height, width).
         family: Whose hypotheses are tried; one without thresholds has none.
+        stated: A hypothesis to try in any case.
     """
     normalized = weight_hypotheses(family)
-    sites = find_sites(module, input_shape) if normalized else []
+    sites = _of_one_quantization(find_sites(module, input_shape)) if normalized else []
     if not sites:
         return Statistics(sites=0, weights=(), activations=())
     groups = [
@@ -143,6 +181,7 @@ def weigh(module: nn.Module, input_shape: tuple[int, ...], family: Family) -> St
     totals = _evidence(groups, family, normalized, activations)
     likely = [normalized[i] for i in np.argsort(-totals.max(axis=1))[:_LIKELY]]
     raw = [dataclasses.replace(each, normalize_weights=False) for each in likely]
+    raw += [stated] if stated and stated not in (*normalized, *raw) else []
     raw_totals = _evidence(groups, family, raw, activations)
     if raw_totals.max() > totals.max() - DECISIVE:
         raw = [dataclasses.replace(each, normalize_weights=False) for each in normalized]
@@ -154,6 +193,12 @@ def weigh(module: nn.Module, input_shape: tuple[int, ...], family: Family) -> St
         weights=_ranked(weights, totals.max(axis=1)),
         activations=_ranked(activations, totals[best]),
     )
+
+
+def _of_one_quantization(sites: list[Site]) -> list[Site]:
+    """Return the sites whose layers quantize as most do: bits can differ from layer to layer."""
+    counts = Counter(site.layer.quantization for site in sites)
+    return [s for s in sites if s.layer.quantization == counts.most_common(1)[0][0]]
 
 
 def _evidence(
@@ -283,13 +328,13 @@ def _scaled(site: Site, *, normalize: bool) -> Floats:
 
 def _log_density(residuals: Floats, covariances: Floats) -> Floats:
     """Return log densities [residuals, covariances] of normal distributions of mean 0."""
-    factors = torch.linalg.cholesky(torch.from_numpy(covariances))
-    columns = torch.from_numpy(residuals.T.copy()).expand(len(factors), -1, -1)
-    solved = torch.linalg.solve_triangular(factors, columns, upper=False)
-    squares = solved.square().sum(dim=1).T  # [residuals, covariances]
-    logarithms = 2 * torch.diagonal(factors, dim1=1, dim2=2).log().sum(dim=1)
+    # numpy: threads of PyTorch wait for each other longer than such small matrices take.
+    factors = np.linalg.cholesky(covariances)
+    solved = np.linalg.solve(covariances, residuals.T)  # [covariances, channels, residuals]
+    squares = np.einsum("rc,scr->rs", residuals, solved)
+    logarithms = 2 * np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
     constant = residuals.shape[1] * math.log(2 * math.pi)
-    return np.asarray((-(squares + logarithms + constant) / 2).numpy())
+    return np.asarray(-(squares + logarithms + constant) / 2)
 
 
 def _expected_input(site: Site, hypothesis: Activations) -> Floats:
