@@ -189,6 +189,8 @@ def _site(
     if layer.bias is not None:
         means = means - layer.bias.detach().double().numpy()
     most = _MOST_WEIGHTS // layer.weight[0].numel()
+    if not (np.isfinite(means).all() and np.isfinite(variances).all() and variances.min() >= 0):
+        return None
     count = min(len(means), max(_FEWEST_CHANNELS, min(most, _MOST_CHANNELS)))
     channels = np.linspace(0, len(means) - 1, count).round().astype(np.int64)
     floor = _SMALLEST_VARIANCE * float(np.median(variances)) + _SMALLEST_DEVIATION**2

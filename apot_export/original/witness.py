@@ -130,6 +130,8 @@ class Statistics:
     """Best first; hypotheses of equal levels once."""
     activations: tuple[Support[Activations], ...]
     """Likewise, given the best weights; their level sets are rarely told apart."""
+    unrelated: float
+    """Evidence that the means have nothing to do with the weights, less the best hypothesis's."""
 
     @property
     def best(self) -> Weights | None:
@@ -144,12 +146,9 @@ class Statistics:
 
     @property
     def decisive(self) -> bool:
-        """Whether no other hypothesis about the weights comes near the best."""
-        return (
-            self.sites >= _FEWEST_SITES
-            and len(self.weights) > 1
-            and self.weights[1].evidence <= -DECISIVE
-        )
+        """Whether neither other weights nor unrelated means come near the best hypothesis."""
+        others = [self.unrelated, *(support.evidence for support in self.weights[1:2])]
+        return self.sites >= _FEWEST_SITES and max(others) <= -DECISIVE
 
 
 def weigh(
@@ -172,7 +171,7 @@ def weigh(
     normalized = weight_hypotheses(family)
     sites = _of_one_quantization(find_sites(module, input_shape)) if normalized else []
     if not sites:
-        return Statistics(sites=0, weights=(), activations=())
+        return Statistics(sites=0, weights=(), activations=(), unrelated=0.0)
     groups = [
         _spread([site for site in sites if site.source.is_sum == is_sum])
         for is_sum in (False, True)
@@ -192,11 +191,24 @@ def weigh(
         sites=sum(map(len, groups)),
         weights=_ranked(weights, totals.max(axis=1)),
         activations=_ranked(activations, totals[best]),
+        unrelated=sum(map(_unrelated, filter(None, groups))) - float(totals.max()),
     )
 
 
+def _unrelated(group: Sequence[Site]) -> float:
+    """Return the evidence that means are noise, of the scale that favours this most."""
+    means = np.concatenate([site.means / np.sqrt(site.variances) for site in group])
+    scales = np.geomspace(1e-6, 10, 50)[:, None]
+    densities = -((means / scales) ** 2) / 2 - np.log(scales) - math.log(2 * math.pi) / 2
+    return float(densities.sum(axis=1).max())
+
+
 def _of_one_quantization(sites: list[Site]) -> list[Site]:
-    """Return the sites whose layers quantize as most do: bits can differ from layer to layer."""
+    """Return the sites whose layers quantize as most do: bits can differ from layer to layer.
+
+    Layers without spread or of threshold 0, which encoding refuses, are left out.
+    """
+    sites = [site for site in sites if np.isfinite(_scaled(site, normalize=True)).all()]
     counts = Counter(site.layer.quantization for site in sites)
     return [s for s in sites if s.layer.quantization == counts.most_common(1)[0][0]]
 
@@ -293,24 +305,24 @@ def _densities(
     group_of = site.channels * layer.groups // layer.out_channels
     inputs = np.arange(layer.in_channels).reshape(layer.groups, -1)[group_of]
     same_group = group_of[:, None] == group_of
+    # In units of each output's deviation, so that no layer's numbers are very large or small.
+    unit = float(layer.weight_alpha.detach()) / np.sqrt(site.variances)
+    means = site.means / np.sqrt(site.variances)
     scaled = {normalize: _scaled(site, normalize=normalize) for normalize in (True, False)}
     result = []
     for hypothesis in weights:
         levels = _magnitudes(family, hypothesis)
         values = scaled[hypothesis.normalize_weights]
         nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, np.abs(values))
-        taps = np.sign(values) * levels[nearest] * float(layer.weight_alpha.detach()) * site.inside
+        taps = np.sign(values) * levels[nearest] * (unit[:, None, None] * site.inside)
         summed = taps.sum(axis=2)  # [channels, inputs]
         spread = summed * deviation[inputs]
         by_tap = (taps * deviation[inputs][:, :, None]).reshape(len(taps), -1)
+        noise = np.eye(len(taps))
         parts = np.stack(
-            [
-                (spread @ spread.T) * same_group,
-                (by_tap @ by_tap.T) * same_group,
-                np.diag(site.variances),
-            ]
+            [(spread @ spread.T) * same_group, (by_tap @ by_tap.T) * same_group, noise]
         )
-        residuals = site.means - np.einsum("ck,ack->ac", summed, expected[:, inputs])
+        residuals = means - np.einsum("ck,ack->ac", summed, expected[:, inputs])
         result.append(_log_density(residuals, np.tensordot(_SCALES**2, parts, axes=1)))
     return np.stack(result)
 

@@ -251,7 +251,6 @@ def test_a_broken_published_checkpoint(folder: Path, reference: Path) -> None:
 
 
 CONTRADICTIONS = {
-    "no bits anywhere": ("model.pth.tar", [], "--bits N"),
     "two widths": ("res8_2bit_4bit.pth.tar", [], "2 bit, 4 bit"),
     "two widths in the folder": ("res8_2bit_4bit/model_best.pth.tar", [], "2 bit, 4 bit"),
     "a width that is not offered": ("res8_7bit.pth.tar", [], "file name says 7 bits"),

@@ -44,6 +44,9 @@ VERBS = [
     ["inspect", "identify"],
 ]
 
+TRUST = "--trust-options"
+"""Convert at bits that the checkpoint was not trained with."""
+
 
 # --- the lines that users type --------------------------------------------------------------------
 
@@ -132,8 +135,8 @@ def test_json_of_convert() -> None:
 
 @here
 def test_compressed_exports_are_smaller_and_verify() -> None:
-    plain = document("convert", CHECKPOINT, "-o", "plain", "--bits", 3)
-    small = document("convert", CHECKPOINT, "-o", "small", "--bits", 3, "--compress")
+    plain = document("convert", CHECKPOINT, "-o", "plain", "--bits", 3, TRUST)
+    small = document("convert", CHECKPOINT, "-o", "small", "--bits", 3, "--compress", TRUST)
     assert (plain["compressed"], small["compressed"]) == (False, True)
     assert small["files"][PACKED_MODEL] < plain["files"][PACKED_MODEL]
     assert small["code_bits"] < plain["code_bits"]
@@ -155,8 +158,9 @@ def test_compressed_exports_are_smaller_and_verify() -> None:
 
 @here
 def test_ternary_weights_without_signs_of_zeros_take_1_6_bits() -> None:
-    document("convert", CHECKPOINT, "-o", "signed", "--bits", 2)
-    found = document("convert", CHECKPOINT, "-o", "ternary", "--bits", 2, "--unsigned-zeros")
+    document("convert", CHECKPOINT, "-o", "signed", "--bits", 2, TRUST)
+    options = ("--bits", 2, "--unsigned-zeros", TRUST)
+    found = document("convert", CHECKPOINT, "-o", "ternary", *options)
     assert json.loads(Path("ternary", MANIFEST).read_bytes())["choices"]["unsigned_zeros"] is True
     for name, unsigned in (("signed", False), ("ternary", True)):
         report = document("verify", name, "--limit", 20, "--sides", "packed")
