@@ -98,7 +98,7 @@ class Shelf:
     def export(self, name: str) -> Path:
         published = PUBLISHED[name]
         path = self.reference / "checkpoints" / published.checkpoint
-        return convert(path, self.folder / name, choices=published.choices).path
+        return convert(path, self.folder / name, choices=published.choices, trust_options=True).path
 
     def images(self, name: str) -> Floats:
         return PUBLISHED[name].images(self.reference)
