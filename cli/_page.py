@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from apot_export.verification import Report
 
 
-def require_writable(path: Path) -> None:
-    """Raise `ExportError` unless a page can be written to a path."""
+def require_writable(path: Path | None) -> None:
+    """Raise `ExportError` unless a page can be written to a path, or none is wanted."""
+    if path is None:
+        return
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ExportError(

@@ -150,8 +150,7 @@ def verify(
         from ._page import require_writable
         from ._parsing import parse_arguments, parse_batch_size, parse_numbers, quantization_choices
 
-        if html is not None:
-            require_writable(html)
+        require_writable(html)
         choices = quantization_choices(
             layer_bits,
             layer_bits_file,

@@ -10,6 +10,7 @@ from apot_export.original.quantization import (
     ASSUMPTION,
     FAMILY,
     FLOAT,
+    FULL_PRECISION_BITS,
     NETWORK,
     OPTION,
     Stated,
@@ -39,12 +40,16 @@ def _parts(original: Original) -> Iterator[tuple[str, Stated[Any]]]:
         yield "weights", Stated("sign vectors", plan.bits.source)
         yield "activations", Stated(FLOAT, FAMILY)
     else:
-        if family.has_thresholds:
+        if original.quantization.weight_bits != FULL_PRECISION_BITS:
             yield from _of_thresholds(original)
         else:
             yield "weights", Stated(FLOAT, plan.bits.source)
             yield "activations", Stated(FLOAT, plan.bits.source)
         yield "first and last layer", plan.first_last
+        if plan.floats:
+            names = sorted(plan.floats)
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            yield "left in float", Stated(names[0] + more, OPTION)
     yield "strides", Stated("no dilation", ASSUMPTION)
 
 

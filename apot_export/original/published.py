@@ -66,14 +66,9 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
     if choices.alpha_terms:
         shorten_coordinates(module, multi_bit, choices.alpha_terms)
     default = plan.default
-    return Original(
-        checkpoint=checkpoint,
-        family=family,
-        architecture=architecture,
-        plan=plan,
-        module=module,
-        multi_bit=multi_bit,
-        choices=dataclasses.replace(
+    completed = plan.choices
+    if plan.layers or not family.has_thresholds:  # else the user leaves all layers in float
+        completed = dataclasses.replace(
             choices,
             bits=default.weight_bits,
             activation_bits=default.activation_bits,
@@ -81,7 +76,15 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
             activation_method=default.activation_method,
             grid=default.grid,
             z=default.z if default.grid == "nonzero" else None,
-        ),
+        )
+    return Original(
+        checkpoint=checkpoint,
+        family=family,
+        architecture=architecture,
+        plan=plan,
+        module=module,
+        multi_bit=multi_bit,
+        choices=completed,
     )
 
 

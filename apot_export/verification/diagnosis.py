@@ -133,7 +133,7 @@ def _causes_of_activations(
     names = [
         f"{bits} bits, {method}"
         for bits, method in itertools.product(_BITS, METHODS)
-        for other in _candidate(module, activation_bits=bits, method=method)
+        for other in _candidate(module, activation_bits=bits, activation_method=method)
         if _quantizes_like(other, quantizer)
     ]
     if names:

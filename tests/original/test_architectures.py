@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from torch import nn
 
 from apot_export.artifacts.onnx_model import build_model, serialise
 from apot_export.artifacts.onnx_model.probe import with_outputs
@@ -19,8 +21,8 @@ from apot_export.network import CodedLayer
 from apot_export.original import architectures
 from apot_export.original.choices import Choices
 from apot_export.original.published import load_original
-from apot_export.original.quantization import LayerBits
-from apot_export.original.quantized_layers import QuantConv2d
+from apot_export.original.quantization import LayerBits, Stated
+from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification.proof.certificate import original_weights
 from apot_export.verification.proof.levels import compare_levels
@@ -135,6 +137,62 @@ def test_weights_and_activations_have_level_sets_apart(
     quantization = load_original(path, choices).quantization
     assert (quantization.method, quantization.activation_method) == (weights, activations)
     check(path, images.numpy(), choices)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "expected", "source"),
+    [
+        ("ResNet-20 (CIFAR)", "apot-v1", "8bit", "family"),
+        ("ResNet-18 (ImageNet)", "apot-v1", "float", "family"),
+        ("ResNet-18 (ImageNet)", "apot-v2", "8bit", "family"),
+        ("ResNet-14 (MNIST)", "apot-v2", "8bit", "family"),
+        ("ResNet-14 (MNIST)", "apot-v1", "8bit", "assumption"),
+        ("ResNet-20 (CIFAR)", "nonzero", "8bit", "family"),
+        ("ResNet-20 (CIFAR)", "first-release", "float", "family"),
+        ("ResNet-20 (CIFAR)", "full-precision", "8bit", "assumption"),
+        ("ResNet-14 (MNIST)", "full-precision", "8bit", "assumption"),
+        ("ResNet-18 (ImageNet)", "full-precision", "float", "assumption"),
+        ("MobileNetV2", "full-precision", "float", "assumption"),
+        ("VGG-small", "full-precision", "float", "assumption"),
+        ("LeNet5", "full-precision", "float", "assumption"),
+    ],
+)
+def test_first_and_last_layers_are_those_of_the_training_code(
+    name: str, family: str, expected: str, source: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "network.pth.tar"
+    write_checkpoint(path, name, family, images=1)
+    choices = Choices(bits=32 if family == "full-precision" else 3, family=family)
+    original = load_original(path, choices)
+    assert original.plan.first_last == Stated(expected, source)
+    for end in (original.architecture.first, original.architecture.last):
+        layer = original.module.get_submodule(end)
+        assert isinstance(layer, QuantizedLayer) == (expected == "8bit")
+    other = "float" if expected == "8bit" else "8bit"
+    original = load_original(path, replace(choices, first_last=other))
+    assert original.plan.first_last == Stated(other, "option")
+
+
+def test_layers_are_left_in_float_by_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "network_4bit.pth.tar"
+    images = write_checkpoint(path, "ResNet-20 (CIFAR)", "apot-v1", images=1)
+    patterns = tuple(
+        LayerBits(pattern=pattern, weight_bits=32, activation_bits=32)
+        for pattern in ("conv1", "layer2.*")
+    )
+    choices = Choices(layer_bits=patterns)
+    original = load_original(path, choices)
+    assert type(original.module.get_submodule("conv1")) is nn.Conv2d
+    assert type(original.module.get_submodule("layer2.0.conv1")) is nn.Conv2d
+    assert isinstance(original.module.get_submodule("fc"), QuantizedLayer)
+    check(path, images.numpy(), choices)
+    everything = Choices(
+        layer_bits=(LayerBits(pattern="*", weight_bits=32, activation_bits=32),)
+    )
+    original = load_original(path, everything)
+    assert not any(isinstance(layer, QuantizedLayer) for layer in original.module.modules())
+    again = load_original(path, original.choices)
+    assert again.plan.floats == original.plan.floats
 
 
 def test_the_legacy_divisor(tmp_path: Path) -> None:

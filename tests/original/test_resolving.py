@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from apot_export.errors import ApotExportError, BitWidthError, CodebookError
+from apot_export.errors import ApotExportError, BitWidthError, CodebookError, RecognitionError
 from apot_export.original import families
 from apot_export.original.choices import Choices
 from apot_export.original.layer_facts import LayerFacts
@@ -38,6 +38,45 @@ def test_options_come_before_names() -> None:
     plan = resolve(V2, SILENT, Choices(bits=3, activation_bits=5, method="apot"), NAMED)
     assert (plan.default.weight_bits, plan.default.activation_bits) == (3, 5)
     assert sources(plan) == ("option", "option", "assumption")
+
+
+def test_level_sets_of_weights_and_activations_are_stated_apart() -> None:
+    plan = resolve(V2, SILENT, Choices(activation_method="apot", activation_bits=3), NAMED)
+    assert plan.method == Stated("uniform", "folder name")
+    assert plan.activation_method == Stated("apot", "option")
+    assert plan.activation_bits == Stated(3, "option")
+    assert plan.layers["a"].activation_method == "apot"
+
+
+def test_a_name_states_bits_of_activations() -> None:
+    plan = resolve(V2, SILENT, Choices(), Path("res18_w4a3.pth.tar"))
+    assert (plan.bits, plan.activation_bits) == (Stated(4, "file name"), Stated(3, "file name"))
+    plan = resolve(V2, SILENT, Choices(bits=2), Path("res18_w4a3.pth.tar"))
+    assert (plan.bits, plan.activation_bits) == (Stated(2, "option"), Stated(2, "assumption"))
+
+
+def test_the_first_release_has_uniform_activations_and_nothing_else() -> None:
+    family = families.by_name("first-release")
+    plan = resolve(family, SILENT, Choices(bits=3), None)
+    assert plan.method == Stated("apot", "family")
+    assert plan.activation_method == Stated("uniform", "family")
+    with pytest.raises(CodebookError, match="no such level set of activations"):
+        resolve(family, SILENT, Choices(bits=3, activation_method="apot"), None)
+    with pytest.raises(CodebookError, match="no such level set"):
+        resolve(family, SILENT, Choices(bits=3, method="uniform"), None)
+    with pytest.raises(BitWidthError, match="option says 4 bits"):
+        resolve(family, SILENT, Choices(bits=4), None)
+
+
+def test_families_with_the_same_keys() -> None:
+    keys = ["conv1.weight", "layer1.0.conv1.weight_quant.wgt_alpha", "layer1.0.conv1.act_alpha"]
+    assert families.recognise(keys).name == "apot-v1"
+    assert families.recognise(keys, "first-release", bare=True).name == "first-release"
+    assert families.recognise([*keys, "layer1.0.conv1.factorW"], bare=True).name == "nonzero"
+    with pytest.raises(RecognitionError, match="Two families have these keys"):
+        families.recognise(keys, bare=True)
+    with pytest.raises(RecognitionError, match="not those of the family"):
+        families.recognise(keys, "apot-v2")
 
 
 def test_objects_come_before_names_and_may_differ() -> None:

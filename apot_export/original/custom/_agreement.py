@@ -126,7 +126,7 @@ def _difference(
         said = replacement.quantization
         formula = (
             f"family {said.family}: {said.weight_bits}-bit weights and {said.activation_bits}-bit "
-            f"activations, level set {said.method}"
+            f"activations, level sets {said.method} and {said.activation_method}"
         )
     elif not isinstance(replacement, QuantizedLayer):
         formula = "a plain layer, for its bit-width is 32"
@@ -135,8 +135,8 @@ def _difference(
         where=f"{name} ({type(layer).__name__})",
         expected=formula,
         got=f"outputs that differ by up to {float(distance.max()):.3g}, far beyond float rounding",
-        fix="say how it was trained (--bits, --method, --grid, --legacy-divisor, "
-        "--no-weight-normalization); a code with a formula of its own cannot be converted",
+        fix="say how it was trained (--bits, --method, --activation-method, --grid, "
+        "--legacy-divisor, --no-weight-normalization); a code with a formula of its own cannot be converted",
     )
 
 
