@@ -186,9 +186,7 @@ def test_layers_are_left_in_float_by_their_names(tmp_path: Path) -> None:
     assert type(original.module.get_submodule("layer2.0.conv1")) is nn.Conv2d
     assert isinstance(original.module.get_submodule("fc"), QuantizedLayer)
     check(path, images.numpy(), choices)
-    everything = Choices(
-        layer_bits=(LayerBits(pattern="*", weight_bits=32, activation_bits=32),)
-    )
+    everything = Choices(layer_bits=(LayerBits(pattern="*", weight_bits=32, activation_bits=32),))
     original = load_original(path, everything)
     assert not any(isinstance(layer, QuantizedLayer) for layer in original.module.modules())
     again = load_original(path, original.choices)

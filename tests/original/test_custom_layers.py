@@ -12,11 +12,12 @@ from torch.nn import functional
 
 import apot_export
 from apot_export.artifacts.packed import load_packed
-from apot_export.errors import RecognitionError
+from apot_export.errors import BitWidthError, RecognitionError
 from apot_export.original.choices import Choices
 from apot_export.original.custom import original_of_module
-from apot_export.original.quantization import Quantization
-from apot_export.original.quantized_layers import QuantConv2d
+from apot_export.original.parts import stated_parts
+from apot_export.original.quantization import Quantization, Stated
+from apot_export.original.quantized_layers import FirstConv2d, LastLinear, QuantConv2d
 
 SHAPE = (1, 8, 8)
 
@@ -124,3 +125,32 @@ def test_a_layer_under_two_names_is_one_layer(tmp_path: Path) -> None:
     assert list(load_packed(export).layers) == ["stem", "first", "head"]
     report = apot_export.verify(export, original=network, dataset="digits", limit=32)
     assert not report.failures
+
+
+def test_first_and_last_layers_of_a_custom_network_are_rounded_on_request() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    found = original_of_module(network, SHAPE, Choices())
+    assert found.plan.first_last == Stated("float", "network")
+    rounded = original_of_module(network, SHAPE, Choices(first_last="8bit"))
+    assert rounded.plan.first_last == Stated("8bit", "option")
+    assert isinstance(rounded.module.get_submodule("0"), FirstConv2d)
+    assert isinstance(rounded.module.get_submodule("3"), LastLinear)
+    again = original_of_module(rounded.module, SHAPE, Choices())
+    assert again.plan.first_last == Stated("8bit", "network")
+    with pytest.raises(BitWidthError, match="has 8-bit weights"):
+        original_of_module(rounded.module, SHAPE, Choices(first_last="float"))
+
+
+def test_activations_of_a_custom_network_on_another_level_set() -> None:
+    torch.manual_seed(0)
+    kind = Quantization(
+        family="apot-v2", weight_bits=4, activation_bits=4, activation_method="uniform"
+    )
+    network = nn.Sequential(nn.ReLU(), QuantConv2d(1, 4, 3, quantization=kind))
+    original = original_of_module(network, SHAPE, Choices())
+    assert original.quantization == kind
+    parts = {part["what"]: (part["value"], part["source"]) for part in stated_parts(original)}
+    assert parts["weight levels"] == ("apot", "network")
+    assert parts["activation levels"] == ("uniform", "network")
+    assert "assumption" not in {source for _, source in parts.values()}

@@ -58,10 +58,33 @@ def test_the_right_statement_passes_and_the_report_says_what_it_was(workshop: Wo
     assert recorded == {**report.settings["original"], "stated": False}
 
 
+def test_a_manifest_without_the_later_members_verifies(workshop: Workshop, tmp_path: Path) -> None:
+    export = tmp_path / "export"
+    shutil.copytree(workshop.export, export)
+    manifest = read_manifest(export)
+    manifest.pop("assumptions")
+    for name in ("activation_method", "first_last", "family"):
+        manifest["choices"].pop(name)
+    path = export / "manifest.json"
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    report = workshop.verify(export, checkpoint=workshop.checkpoint)
+    assert (report.verdict, report.settings["assumptions"]) == ("PASS", None)
+
+
 WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "bits": ({"bits": 3}, "wrong bits", "are exactly those of 4 bits, apot"),
     "choices": ({"choices": Choices(bits=3)}, "wrong bits", "are exactly those of 4 bits, apot"),
     "level set": ({"method": "pot"}, "wrong bits", "are exactly those of 4 bits, apot"),
+    "level set of activations": (
+        {"activation_method": "uniform"},
+        "wrong bits",
+        "steps are those of 4 bits, apot",
+    ),
+    "first and last layer": (
+        {"first_last": "float"},
+        "wrong bits",
+        "8 bits, while the original's are floats",
+    ),
     "bits of activations": ({"activation_bits": 3}, "wrong bits", "steps are those of 4 bits"),
     "bits of layers": (
         {"layer_bits": (LayerBits(pattern="layer2.*", weight_bits=3, activation_bits=4),)},

@@ -136,7 +136,7 @@ def _difference(
         expected=formula,
         got=f"outputs that differ by up to {float(distance.max()):.3g}, far beyond float rounding",
         fix="say how it was trained (--bits, --method, --activation-method, --grid, "
-        "--legacy-divisor, --no-weight-normalization); a code with a formula of its own cannot be converted",
+        "--legacy-divisor, --no-weight-normalization); other formulas cannot be converted",
     )
 
 
