@@ -98,14 +98,7 @@ class Dataset:
             yield np.stack([self.load(i) for i in indices]), self.labels[start : indices.stop]
 
     def prefetched(self, ranges: Sequence[range], workers: int) -> Generator[Batch, None, None]:
-        """Yield the images of each range, read ahead by threads; unreadable ones are skipped.
-
-        At most two batches are read ahead. The threads end with the iterator.
-
-        Args:
-            ranges: Positions of the images of each batch.
-            workers: Threads; 0 reads in the caller's thread.
-        """
+        """Yield the images of each range, read ahead by threads: see `_prefetch.prefetched`."""
         return _prefetch.prefetched(self.load, self.labels, ranges, workers)
 
 

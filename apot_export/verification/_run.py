@@ -196,16 +196,15 @@ class Run:
     def _prove(
         self, graph: onnx.ModelProto, names: Sequence[str], sample: NDArray[np.float32]
     ) -> Proofs:
-        """Let the first process prove, and tell the others what it found."""
-        found: Proofs | None = None
-        if self.processes.first:
-            self.progress("levels", 0, 1)
-            first = next((name for name in names if name.startswith("ort-")), "ort-cpu")
-            device = ort_device(first, self.device)
-            module = self.held_to.original.module if self.held_to else None
-            found = prove_export(module, graph, self.packed, sample, device)
-            self.progress("levels", 1, 1)
-        (proofs,) = (one for one in self.processes.gather(found) if one is not None)
+        """Compare weights and values; the first process does so for all."""
+        first = next((name for name in names if name.startswith("ort-")), "ort-cpu")
+        device = ort_device(first, self.device)
+        module = self.held_to.original.module if self.held_to else None
+        self.progress("levels", 0, 1)
+        proofs = self.processes.from_first(
+            lambda: prove_export(module, graph, self.packed, sample, device)
+        )
+        self.progress("levels", 1, 1)
         return proofs
 
     def _measure(self, opened: OpenedSides) -> tuple[Measured, tuple[str, ...]]:
@@ -294,25 +293,23 @@ class Run:
             )
 
     def _compare_outputs(self, opened: OpenedSides) -> ReferenceComparison | None:
-        """Let the first process compare the export with the user's outputs, if there are any."""
-        if self.reference is None:
+        """Compare the export with the user's outputs, if there are any."""
+        reference, original = self.reference, None
+        if reference is None:
             return None
-        found = None
-        if self.processes.first:
-            export = next(iter(opened.executors.values()))
-            original = None
-            if self.held_to is not None:
-                original = torch_executor(self.held_to.original.module, self.device)
-            found = compare_outputs(self.reference, export, original, self.batch_size)
-        return self.processes.gather(found)[0]
+        if self.held_to is not None:
+            original = torch_executor(self.held_to.original.module, self.device)
+        export = next(iter(opened.executors.values()))
+        return self.processes.from_first(
+            lambda: compare_outputs(reference, export, original, self.batch_size)
+        )
 
     def _integers(self, backends: Sequence[str] | None) -> BackendComparison | None:
-        """Let the first process compare the integer network's backends, if that is wanted."""
+        """Compare the integer network's backends, if that is wanted."""
         if backends is None:
             return None
-        found = None
-        if self.processes.first:
-            found = compare_backends(
+        return self.processes.from_first(
+            lambda: compare_backends(
                 self.directory,
                 self.manifest,
                 self.packed,
@@ -321,7 +318,7 @@ class Run:
                 self.batch_size,
                 self.progress,
             )
-        return self.processes.gather(found)[0]
+        )
 
     def _flipped(self, measured: Measured) -> tuple[FlippedImage, ...]:
         names = self.images.classes

@@ -23,12 +23,12 @@ DISTANCE_EDGES = (0.125, 0.25, 0.5, 1.0)
 class WeightCertificate:
     """Comparison of every weight that an export decodes with the original's quantized weight."""
 
-    layers: int
+    layers: int = 0
     """Weighted layers of the original that have quantized or float weights."""
-    exact: int
+    exact: int = 0
     """Layers of which every weight is equal bit for bit."""
-    weights: int
-    offenders: tuple[str, ...]
+    weights: int = 0
+    offenders: tuple[str, ...] = ()
     """Layers that differ: name, number of weights, the first with both values."""
 
 
@@ -192,18 +192,18 @@ class Divergence:
 class LevelComparison:
     """Activation levels of both sides, every layer fed with the same input."""
 
-    images: int
-    compared: int
-    differing: int
-    unexplained: int
+    images: int = 0
+    compared: int = 0
+    differing: int = 0
+    unexplained: int = 0
     """Differing levels of which no decision point lies within float rounding."""
-    values_compared: int
+    values_compared: int = 0
     """Float values (residual stream, logits) that both sides computed from the same input."""
-    values_outside: int
+    values_outside: int = 0
     """Of these, values further apart than float rounding allows."""
-    largest_ratio: float
+    largest_ratio: float = 0.0
     """Largest difference of a float value in units of its rounding bound."""
-    offenders: tuple[str, ...]
+    offenders: tuple[str, ...] = ()
     """Layers with unexplained differences: name, number, the first with both values."""
     layers: tuple[LayerLevels, ...] = ()
     """The levels of every quantized layer, in order of computation."""

@@ -100,17 +100,7 @@ def _compare_artifacts(
     packed: CodedNetwork, sample: NDArray[np.float32], exported: Mapping[str, NDArray[Any]]
 ) -> Proofs:
     """Compare the ONNX model with the packed file, where there is no original."""
-    weights = WeightCertificate(layers=0, exact=0, weights=0, offenders=())
-    levels = LevelComparison(
-        images=0,
-        compared=0,
-        differing=0,
-        unexplained=0,
-        values_compared=0,
-        values_outside=0,
-        largest_ratio=0.0,
-        offenders=(),
-    )
+    weights, levels = WeightCertificate(), LevelComparison()
     accumulators = compare_oracle(packed, sample[:_ORACLE_IMAGES], exported)
     return Proofs(
         weights=weights,

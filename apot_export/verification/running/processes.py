@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -41,6 +41,10 @@ class Processes:
         everything: list[_Found | None] = [None] * self.count
         distributed.all_gather_object(everything, found)
         return cast("list[_Found]", everything)
+
+    def from_first(self, compute: Callable[[], _Found]) -> _Found:
+        """Return, in every process, what the first one alone computes."""
+        return cast("_Found", self.gather(compute() if self.first else None)[0])
 
 
 @contextmanager
