@@ -65,7 +65,9 @@ def test_the_digits_record_is_met(project: Path, tmp_path: Path) -> None:
 
 def test_a_record_that_is_missed_fails_unless_it_is_ignored(project: Path, tmp_path: Path) -> None:
     """Without weight normalisation the network does not work; proofs alone cannot know."""
-    export = apot_export.convert(project / DIGITS, tmp_path / "x", normalize_weights=False).path
+    export = apot_export.convert(
+        project / DIGITS, tmp_path / "x", normalize_weights=False, trust_options=True
+    ).path
     report = verified(export)
     assert report.verdict == "FAIL"
     (failure,) = report.failures
@@ -101,7 +103,9 @@ def test_values_that_are_no_accuracies_are_ignored_and_named(project: Path, tmp_
 
 
 def test_wrong_bits_fail_by_the_record(reference: Path, tmp_path: Path) -> None:
-    export = apot_export.convert(reference / CIFAR, tmp_path / "res20", bits=3).path
+    export = apot_export.convert(
+        reference / CIFAR, tmp_path / "res20", bits=3, trust_options=True
+    ).path
     images = ("--dataset", "cifar10", "--data", reference / "datasets/cifar10-test-head")
     result = run("verify", export, *images, "--device", "cpu", "--json")
     report = json.loads(result.stdout)

@@ -91,7 +91,9 @@ def test_outputs_need_no_checkpoint(workshop: Workshop, dumped: Path, tmp_path: 
 
 def wrong(workshop: Workshop, dumped: Path, tmp_path: Path, images: int | None) -> Report:
     """Hold an export of 3 bits to the outputs of the network of 4 bits."""
-    export = apot_export.convert(workshop.checkpoint, tmp_path / "export", bits=3).path
+    export = apot_export.convert(
+        workshop.checkpoint, tmp_path / "export", bits=3, trust_options=True
+    ).path
     content = {name: array[:images] for name, array in arrays(dumped).items()}
     np.savez(tmp_path / "few.npz", **content)
     return apot_export.verify(export, reference=tmp_path / "few.npz", device="cpu")
