@@ -139,4 +139,4 @@ def _print_verdict(console: Console, measurement: Measurement) -> None:
     if len(tied) > 1 and measurement.images < measurement.available:
         more = min(measurement.available, measurement.images * _MORE_IMAGES)
         console.print(f"More images may decide: --limit {more}.")
-    console.print("Nothing was changed: convert takes bits and level set from names or options.")
+    console.print("convert goes by options, else names, else batch-norms; it never reads images.")
