@@ -21,7 +21,7 @@ from apot_export.verification.report import (
 _TWO_SIDED_999 = 3.290527
 """Standard errors of a two-sided 99.9 % interval."""
 _CLEARLY_WORSE = 0.03
-"""How far the interval of an accuracy must lie below a record to fail."""
+"""How far an accuracy must lie below a record, which its interval must not contain, to fail."""
 _EQUAL_CLASSES = 0.99
 """Share of images of which PyTorch names the same class when it computes otherwise: measured."""
 _FEWEST = 10
@@ -122,7 +122,7 @@ def compare_record(record: Record, hits: int, images: int, *, ignored: bool) -> 
     measured = hits / images
     low, high = wilson_interval(hits, images, _TWO_SIDED_999)
     verdict = "ok" if low <= record.value <= high else "warning"
-    if record.value - high > _CLEARLY_WORSE:
+    if verdict == "warning" and record.value - measured > _CLEARLY_WORSE:
         verdict = "ignored" if ignored else "FAIL"
     return RecordComparison(
         key=record.key,
