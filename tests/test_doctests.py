@@ -6,13 +6,10 @@ import doctest
 from importlib import import_module
 from pathlib import Path
 
-import apot_export_cli
 import pytest
 
-import apot_export
-
 FOLDERS = {
-    package.__name__: Path(package.__path__[0]) for package in (apot_export, apot_export_cli)
+    name: Path(import_module(name).__path__[0]) for name in ("apot_export", "apot_export_cli")
 }
 MODULES = sorted(
     ".".join((name, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
