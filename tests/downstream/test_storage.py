@@ -330,8 +330,11 @@ def test_published_networks_of_every_storage(
     published = PUBLISHED[name]
     path = reference / "checkpoints" / published.checkpoint
     choices = replace(published.choices or Choices(), unsigned_zeros=unsigned)
-    plain = convert(path, tmp_path / "plain", choices=choices).path / PACKED_MODEL
-    small = convert(path, tmp_path / "small", choices=choices, compress=True).path / PACKED_MODEL
+    plain, small = (
+        convert(path, tmp_path / name, choices=choices, compress=compress, trust_options=True).path
+        / PACKED_MODEL
+        for name, compress in (("plain", False), ("small", True))
+    )
     # The 2-bit network's signed zeros make its codes about equally frequent.
     gains = unsigned or name != "cifar10_res20_2bit"
     assert ("entropy" in storages(small.read_bytes())) == gains
