@@ -106,7 +106,8 @@ def networks(folder: Path, seeds: int) -> Iterator[tuple[str, Path, str, int]]:
 
 def judge(row: Row, path: Path, method: str, bits: int) -> None:
     """Add a network's outcome to a row."""
-    original = load_original(path, Choices(bits=4, method="apot"))
+    family = "first-release" if "first-release" in path.parts else None
+    original = load_original(path, Choices(bits=3, method="apot", family=family))
     found = weigh(original.module, original.architecture.input_shape, original.family)
     evidence = {s.hypothesis: s.evidence for s in found.weights}
 
