@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
+import os
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +127,8 @@ def open_session(
     provider, provider_options = provider_for(device, tf32=tf32)
     onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
     if provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
+        with _printing_to_standard_error():
+            onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = threads
@@ -151,6 +156,22 @@ def open_session(
             fix="check that CUDA and cuDNN of the versions that onnxruntime-gpu needs are found",
         )
     return Session(session=session, provider=provider, options=provider_options)
+
+
+@contextlib.contextmanager
+def _printing_to_standard_error() -> Iterator[None]:
+    """Send what Python and native libraries print on standard output to standard error."""
+    sys.stdout.flush()
+    output = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if os.name == "posix":
+            ctypes.CDLL(None).fflush(None)  # what C has buffered belongs there, too
+        os.dup2(output, 1)
+        os.close(output)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +152,35 @@ def test_a_cuda_session_is_opened_with_its_options(fake: type[FakeSession]) -> N
     assert session.provider == CUDA
     assert session.options == CUDA_OPTIONS
     assert fake.opened == (b"model", 2, [(CUDA, dict(session.options)), (CPU, {})])
+
+
+PRINTS = """
+import ctypes, os, sys
+import onnxruntime
+from apot_export.runtimes import onnx_runtime
+
+def preload_dlls():
+    print("from Python")
+    os.write(1, b"from a descriptor\\n")
+    ctypes.CDLL(None).puts(b"from C")
+
+onnxruntime.get_available_providers = lambda: [onnx_runtime.CUDA]
+onnxruntime.preload_dlls = preload_dlls
+try:
+    onnx_runtime.open_session(b"no model", "cuda")
+except onnx_runtime.ExportError:
+    print("the result")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="libc is found by name on POSIX only")
+def test_what_loading_cuda_prints_is_no_output() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PRINTS], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout == "the result\n"
+    for line in ("from Python", "from a descriptor", "from C"):
+        assert line in done.stderr
 
 
 def test_tf32_is_for_models_that_say_so(fake: type[FakeSession]) -> None:
