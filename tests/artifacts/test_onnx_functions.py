@@ -1,4 +1,4 @@
-"""Bodies of `apot` operators: complete text, standard operators, one body for each overload."""
+"""Bodies of `apot` operators: complete text, standard operators, each of its own name."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from apot_export.artifacts.onnx_model.functions import function
 
 FOLDER = resources.files("apot_export.artifacts.onnx_model") / "functions"
 NAMES = [
-    (operator, overload)
+    name
     for file in sorted(FOLDER.iterdir(), key=lambda file: file.name)
-    for operator, overload in re.findall(
-        r"^(\w+):?(\w*)", file.read_text(encoding="utf-8"), re.MULTILINE
-    )
+    for name in re.findall(r"^\w+", file.read_text(encoding="utf-8"), re.MULTILINE)
 ]
 
 
@@ -27,10 +25,10 @@ def test_no_body_stands_twice() -> None:
     assert len(NAMES) == len(set(NAMES)) > 30
 
 
-@pytest.mark.parametrize(("operator", "overload"), NAMES)
-def test_every_body_is_of_standard_operators(operator: str, overload: str) -> None:
-    body = function(operator, overload)
-    assert (body.domain, body.name, body.overload) == (DOMAIN, operator, overload)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_body_is_of_standard_operators(name: str) -> None:
+    body = function(name)
+    assert (body.domain, body.name, body.overload) == (DOMAIN, name, "")
     assert {node.domain for node in body.node} == {""}
     made = {name for node in body.node for name in node.output}
     assert set(body.output) <= made
@@ -59,7 +57,7 @@ def test_threshold_search_counts_thresholds_of_each_channel(bits: int) -> None:
         for name, value in inputs.items()
     ]
     result = onnx.helper.make_tensor_value_info("quantized", onnx.TensorProto.INT64, x.shape)
-    body = function("ThresholdQuantize", f"bits{bits}")
+    body = function(f"ThresholdQuantize_bits{bits}")
     graph = onnx.helper.make_graph(list(body.node), "search", types, [result])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
     (quantized,) = ReferenceEvaluator(model).run(None, inputs)

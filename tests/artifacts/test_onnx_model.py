@@ -13,13 +13,16 @@ import onnxruntime
 import pytest
 
 from apot_export.artifacts.onnx_model import DOMAIN, OPSET, serialise
+from apot_export.artifacts.onnx_model.functions import operator_of
+from apot_export.artifacts.onnx_model.lowering import TARGETS
 from apot_export.artifacts.packed import load_packed
 from apot_export.conversion.convert import convert
-from apot_export.network import CodedLayer, oracle
+from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, Linear, oracle
 from apot_export.network.bounds import FLOAT32_EXACT, prove
 from apot_export.network.codebook import Codebook
-from tests.support.networks import every_operation, random_images
+from tests.support.networks import every_operation, network_of, random_images, small_network
 from tests.support.onnx_values import assert_integers_are_the_oracles, model_of, run_all, sessions
+from tests.support.random_coded_networks import plane_network
 from tests.support.workshop import DIGITS
 
 
@@ -39,7 +42,10 @@ def model(request: pytest.FixtureRequest, digits: Path) -> onnx.ModelProto:
     return model_of(every_operation())
 
 
-def test_checker_and_shape_inference_accept_the_model(model: onnx.ModelProto) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("network", [every_operation(), plane_network(), small_network()])
+def test_checker_and_shape_inference_accept_the_model(network: CodedNetwork, target: str) -> None:
+    model = model_of(network, target)
     onnx.checker.check_model(model, full_check=True)
     inferred = onnx.shape_inference.infer_shapes(
         model, strict_mode=True, check_type=True, data_prop=True
@@ -48,9 +54,31 @@ def test_checker_and_shape_inference_accept_the_model(model: onnx.ModelProto) ->
 
 
 def test_versions_are_old_enough_for_common_runtimes(model: onnx.ModelProto) -> None:
-    assert model.ir_version == 10
-    assert {(item.domain, item.version) for item in model.opset_import} == {("", 21), (DOMAIN, 1)}
-    assert OPSET <= 21
+    assert model.ir_version == 8
+    assert {(item.domain, item.version) for item in model.opset_import} == {("", 18), (DOMAIN, 1)}
+    assert OPSET == 18
+    names = [function.name for function in model.functions]
+    assert len(set(names)) == len(names)  # runtimes before 2026 know no overloads
+    assert not any(function.overload for function in model.functions)
+    assert not any(node.overload for node in model.graph.node)
+
+
+def test_constants_are_tensors(model: onnx.ModelProto) -> None:
+    """Some runtimes know `value_ints` and its like not at all."""
+    nodes = [node for function in model.functions for node in function.node]
+    constants = [node for node in nodes if node.op_type == "Constant"]
+    assert constants
+    assert {item.name for node in constants for item in node.attribute} == {"value"}
+
+
+def test_a_network_without_codes_imports_no_domain() -> None:
+    plain = network_of(
+        [FloatLayer(name="x", stored=np.ones((2, 3), dtype=np.float32))],
+        [("logits", Linear(layer="x"), "image")],
+        (3,),
+    )
+    model = model_of(plain)
+    assert [(item.domain, item.version) for item in model.opset_import] == [("", OPSET)]
 
 
 def test_meaning_is_in_apot_nodes_and_bodies_are_standard(model: onnx.ModelProto) -> None:
@@ -73,7 +101,7 @@ def test_meaning_is_in_apot_nodes_and_bodies_are_standard(model: onnx.ModelProto
 
 def test_attributes_state_the_codebooks(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
-        if node.op_type not in {"DecodeWeights", "QuantizeActivation"}:
+        if operator_of(node) not in {"DecodeWeights", "QuantizeActivation"}:
             continue
         values = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
         flat, tables = list(values["digit_tables"]), []

@@ -13,7 +13,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from apot_export.artifacts.onnx_model import serialise
+from apot_export.artifacts.onnx_model import OPSET, serialise
+from apot_export.artifacts.onnx_model._builder import IR_VERSION
 from apot_export.artifacts.onnx_model.functions import (
     CHANNELS_LAST,
     EIGHT_BITS,
@@ -49,7 +50,7 @@ from tests.support.networks import (
     quantizer,
     single_linear,
 )
-from tests.support.onnx_values import assert_every_value_is_the_oracles, model_of, overloads
+from tests.support.onnx_values import assert_every_value_is_the_oracles, bodies, model_of
 from tests.support.workshop import DIGITS
 
 FAST = TARGETS[1:]
@@ -92,27 +93,27 @@ def test_bytes_carry_what_they_hold(weights: Codebook, inputs: Codebook, *, fits
     layer = net.layers["x"]
     assert isinstance(layer, CodedLayer)
     assert fits_bytes(layer) == fits
-    assert overloads(model_of(net, "cpu"))["sums"] == (PATCHES if fits else "")
-    assert overloads(model_of(net, "openvino"))["sums"] == (EIGHT_BITS if fits else "")
+    assert bodies(model_of(net, "cpu"))["sums"] == (PATCHES if fits else "")
+    assert bodies(model_of(net, "openvino"))["sums"] == (EIGHT_BITS if fits else "")
 
 
 def test_the_cpu_body_follows_the_shape() -> None:
     books = apot(4, signed=True), apot(4, signed=False)
-    found = overloads(model_of(convolution(*books, (4, 3, 1, 1)), "cpu"))
+    found = bodies(model_of(convolution(*books, (4, 3, 1, 1)), "cpu"))
     assert found["sums"] == POINTWISE
     assert found["levels"] == found["logits"] == CHANNELS_LAST
-    strided = overloads(model_of(convolution(*books, (4, 3, 1, 1), stride=(2, 2)), "cpu"))
+    strided = bodies(model_of(convolution(*books, (4, 3, 1, 1), stride=(2, 2)), "cpu"))
     assert strided["sums"] == PATCHES
-    grouped = overloads(model_of(convolution(*books, (4, 1, 1, 1), groups=2), "cpu"))
+    grouped = bodies(model_of(convolution(*books, (4, 1, 1, 1), groups=2), "cpu"))
     assert set(grouped.values()) == {""}
     matrix = single_linear(books[0], np.zeros((3, 4), dtype=np.int64), books[1])
-    assert overloads(model_of(matrix, "cpu"))["sums"] == PRODUCT
+    assert bodies(model_of(matrix, "cpu"))["sums"] == PRODUCT
 
 
 def test_the_portable_body_follows_shape_and_proof() -> None:
     books = apot(4, signed=True), apot(4, signed=False)
     wide = (128, 128, 3, 3)
-    found = overloads(model_of(convolution(*books, wide, padding=(1, 1)), "portable"))
+    found = bodies(model_of(convolution(*books, wide, padding=(1, 1)), "portable"))
     assert found == {
         "x.levels_of_weights": "",
         "levels": "",
@@ -127,13 +128,13 @@ def test_the_portable_body_follows_shape_and_proof() -> None:
         (wide, {"dilation": (2, 1)}),
         ((128, 128, 3, 3), {"groups": 2}),
     ):
-        found = overloads(model_of(convolution(*books, shape, **geometry), "portable"))
+        found = bodies(model_of(convolution(*books, shape, **geometry), "portable"))
         assert found["sums"] == "", (shape, geometry)
     large = convolution(apot(6, signed=True), apot(6, signed=False), wide)
     layer = large.layers["x"]
     assert isinstance(layer, CodedLayer)
     assert accumulator_bound(layer) * 10 >= FLOAT32_EXACT
-    assert overloads(model_of(large, "portable"))["sums"] != WINOGRAD
+    assert bodies(model_of(large, "portable"))["sums"] != WINOGRAD
 
 
 def test_the_range_of_winograds_sums_is_proven() -> None:
@@ -175,8 +176,8 @@ def test_large_accumulators_stay_exact() -> None:
     images[0, 0] = 0.01  # an odd sum
     for target in TARGETS:
         assert_every_value_is_the_oracles(net, target, images)
-    assert overloads(model_of(net, "openvino"))["sums"] == "split"
-    assert overloads(model_of(net, "cpu"))["sums"] == POINTWISE
+    assert bodies(model_of(net, "openvino"))["sums"] == "split"
+    assert bodies(model_of(net, "cpu"))["sums"] == POINTWISE
 
 
 # --- ONNX Runtime sees what the bodies are written for -------------------------------------------
@@ -247,8 +248,8 @@ def test_tf32_rounds_no_factor_of_the_cuda_bodies() -> None:
     first = coded("x", (4, 3, 3, 3), uniform(8, signed=True, denominator=127), None)
     net = network_of([first], [("sums", Convolution(layer="x"), "image")], (3, 9, 9))
     model = model_of(net, "cuda")
-    assert overloads(model)["logits"] == THREE_PARTS
-    body = next(f for f in model.functions if f.name == "IntegerConv")
+    assert bodies(model)["logits"] == THREE_PARTS
+    body = next(f for f in model.functions if f.name == f"IntegerConv_{THREE_PARTS}")
     split = onnx.helper.make_model(
         onnx.helper.make_graph(
             [
@@ -263,8 +264,8 @@ def test_tf32_rounds_no_factor_of_the_cuda_bodies() -> None:
                 for part in ("high", "middle", "low")
             ],
         ),
-        opset_imports=[onnx.helper.make_opsetid("", 21)],
-        ir_version=10,
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
     )
     rng = np.random.default_rng(0)
     values = (rng.normal(size=10_000) * 10.0 ** rng.integers(-6, 6, 10_000)).astype(np.float32)
@@ -304,7 +305,7 @@ def test_portable_is_the_default() -> None:
     net = every_operation()
     assert serialise(model_of(net, "portable")) == serialise(model_of(net))
     model = model_of(net)
-    assert set(overloads(model).values()) <= {"", *PORTABLE_BODIES}
+    assert set(bodies(model).values()) <= {"", *PORTABLE_BODIES}
     assert "target" not in {p.key for p in model.metadata_props}
 
 
@@ -331,7 +332,7 @@ def test_the_command_line_writes_each(target: str, project: Path, tmp_path: Path
     assert manifest["target"] == target
     data = (tmp_path / "e" / "model.onnx").read_bytes()
     assert manifest["files"]["model.onnx"]["sha256"] == hashlib.sha256(data).hexdigest()
-    used = {o for o in overloads(onnx.load_from_string(data)).values() if o}
+    used = {o for o in bodies(onnx.load_from_string(data)).values() if o}
     assert used
     assert (used <= PORTABLE_BODIES) == (target == "portable")
 

@@ -38,8 +38,8 @@ from tests.support.networks import (
 from tests.support.onnx_values import (
     WEIGHT_BOOKS,
     assert_every_value_is_the_oracles,
+    bodies,
     model_of,
-    overloads,
 )
 from tests.support.random_networks import write_checkpoint
 
@@ -129,7 +129,7 @@ def test_winograd_convolutions_of_every_geometry(
         (2, height, width),
     )
     with mock.patch.object(lowering, "_WINOGRAD_CHANNELS", 1):
-        assert overloads(model_of(net, "portable"))["sums"] == WINOGRAD
+        assert bodies(model_of(net, "portable"))["sums"] == WINOGRAD
         assert_every_value_is_the_oracles(net, "portable", random_images(net, 2))
 
 

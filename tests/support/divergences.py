@@ -176,11 +176,7 @@ def body(operator: str, old: str, new: str) -> Edit:
     """Edit the text of an operator's usual body."""
 
     def edit(model: onnx.ModelProto) -> None:
-        (position,) = (
-            place
-            for place, item in enumerate(model.functions)
-            if item.name == operator and not item.overload
-        )
+        (position,) = (place for place, item in enumerate(model.functions) if item.name == operator)
         text = onnx.printer.to_text(model.functions[position])
         assert text.count(old) == 1
         model.functions[position].CopyFrom(parser.parse_function(text.replace(old, new)))

@@ -11,6 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from apot_export.artifacts.onnx_model import build_model, serialise
+from apot_export.artifacts.onnx_model.functions import body_of
 from apot_export.artifacts.onnx_model.probe import integers_as_such, with_outputs
 from apot_export.network import (
     CodedLayer,
@@ -113,5 +114,5 @@ def assert_every_value_is_the_oracles(net: CodedNetwork, target: str, images: Fl
     return compared
 
 
-def overloads(model: onnx.ModelProto) -> dict[str, str]:
-    return {node.name: node.overload for node in model.graph.node if node.domain == "apot"}
+def bodies(model: onnx.ModelProto) -> dict[str, str]:
+    return {node.name: body_of(node) for node in model.graph.node if node.domain == "apot"}

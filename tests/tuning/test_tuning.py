@@ -25,6 +25,7 @@ from apot_export.artifacts.directory import (
     read_manifest,
 )
 from apot_export.artifacts.onnx_model import build_model, lowering, serialise
+from apot_export.artifacts.onnx_model.functions import body_of, operator_of
 from apot_export.artifacts.packed import load_packed
 from apot_export.errors import DeviceError, ExportError, KernelError, PackedFileError, TuningError
 from apot_export.network import CodedLayer, CodedNetwork, oracle
@@ -35,7 +36,7 @@ from apot_export.tuning import TuningResult
 from apot_export.tuning._tune import tune, tune_for
 from apot_export.verification import verify
 from tests.support.commands import CHECKPOINT, EXPORT, FILES, document, here, run, typed
-from tests.support.onnx_values import overloads
+from tests.support.onnx_values import bodies
 from tests.support.tuning_machine import Machine
 
 SLOW, FAST = 2.0, 1.0
@@ -43,7 +44,7 @@ SLOW, FAST = 2.0, 1.0
 
 def is_cpu(model: onnx.ModelProto) -> dict[str, bool]:
     """Return by layer whether its sums have a body for CPUs."""
-    sums = {n.input[1]: bool(n.overload) for n in model.graph.node if n.op_type.startswith("Shift")}
+    sums = {n.input[1]: bool(body_of(n)) for n in model.graph.node if n.op_type.startswith("Shift")}
     return {name.removesuffix(".levels_of_weights"): value for name, value in sums.items()}
 
 
@@ -141,11 +142,11 @@ def test_the_fastest_target_is_written(folder: Path) -> None:
     expected = build_model(
         load_packed(EXPORT).network, name="x", tool="t 1", metadata={}, target="cpu"
     )
-    assert overloads(after) == overloads(expected)
+    assert bodies(after) == bodies(expected)
     # Nothing but bodies and the words that name them.
     added = {"One", "KeepChannelsLast"}
-    kinds = [node.op_type for node in after.graph.node if node.op_type not in added]
-    assert kinds == [node.op_type for node in before.graph.node]
+    kinds = [operator_of(node) for node in after.graph.node if node.op_type not in added]
+    assert kinds == [operator_of(node) for node in before.graph.node]
     assert after.graph.name == before.graph.name
     facts, old = ({p.key: p.value for p in m.metadata_props} for m in (after, before))
     assert facts["apot_export"] == old["apot_export"]
@@ -319,7 +320,7 @@ def test_a_model_of_several_lowerings_still_verifies(
         pytest.importorskip("openvino")
     monkeypatch.setattr("apot_export.artifacts.onnx_model.graph.bodies_of", mixed)
     model = build_model(load_packed(EXPORT).network, name="x", tool="t 1", metadata={})
-    assert len(set(overloads(model).values())) > 3
+    assert len(set(bodies(model).values())) > 3
     _replace(ONNX_MODEL, serialise(model))
     manifest = json.loads((EXPORT / MANIFEST).read_text())
     manifest |= {"target": "tuned", "tuning": {"lowerings": {"layer2.0.conv1": "cpu"}}}

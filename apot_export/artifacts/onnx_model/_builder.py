@@ -13,15 +13,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from apot_export.artifacts.onnx_model.functions import DOMAIN, OPSET, function
+from apot_export.artifacts.onnx_model.functions import DOMAIN, OPSET, function, function_name
 from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, PlaneLayer
 from apot_export.network import operations as op
 from apot_export.network.codebook import Codebook
 from apot_export.network.planes import term_values
 
 DOMAIN_VERSION = 1
-IR_VERSION = 10
-"""The IR version of opset 21: runtimes of 2024 and later load it."""
+IR_VERSION = 8
+"""The first one with functions."""
 INPUT = "images"
 OUTPUT = "logits"
 
@@ -66,8 +66,8 @@ class GraphBuilder:
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
     """Element type of every value that is not float32, by its name in the network."""
-    operators: set[tuple[str, str]] = field(default_factory=set)
-    """Operators in use and their overloads."""
+    functions: set[str] = field(default_factory=set)
+    """Names of those in use."""
 
     def model(
         self,
@@ -103,10 +103,10 @@ class GraphBuilder:
         producer, _, version = tool.partition(" ")
         model: onnx.ModelProto = helper.make_model(
             graph,
-            functions=[function(*operator) for operator in sorted(self.operators)],
+            functions=[function(name) for name in sorted(self.functions)],
             opset_imports=[
                 helper.make_opsetid("", OPSET),
-                helper.make_opsetid(DOMAIN, DOMAIN_VERSION),
+                *[helper.make_opsetid(DOMAIN, DOMAIN_VERSION)] * bool(self.functions),
             ],
             ir_version=IR_VERSION,
             producer_name=producer,
@@ -159,6 +159,7 @@ class GraphBuilder:
         constants = {
             f"{layer.name}.counts": planes.counts,
             f"places_{largest}": np.arange(largest, dtype=np.int64),
+            f"group_size_{planes.group_size}": np.array([planes.group_size], dtype=np.int64),
             f"{layer.name}.grouped_shape": np.array(grouped, dtype=np.int64),
             f"{layer.name}.shape": np.array(layer.shape, dtype=np.int64),
         }
@@ -202,6 +203,10 @@ class GraphBuilder:
         )
         return weights
 
+    def _low_size(self, bits: int) -> str:
+        """Add what the bodies `SPLIT` divide levels by."""
+        return self._initializer(f"low_size_{bits}", np.array(1 << bits, dtype=np.float32))
+
     # --- nodes ------------------------------------------------------------------------------------
 
     def _initializer(self, name: str, array: NDArray[Any]) -> str:
@@ -215,14 +220,13 @@ class GraphBuilder:
         return [self._initializer(name, array) for name, array in arrays.items()]
 
     def _apot(
-        self, operator: str, inputs: list[str], output: str, overload: str = "", **attributes: Any
+        self, operator: str, inputs: list[str], output: str, body: str = "", **attributes: Any
     ) -> None:
-        self.operators.add((operator, overload))
-        node = helper.make_node(
-            operator, inputs, [output], name=output, domain=DOMAIN, **attributes
+        name = function_name(operator, body)
+        self.functions.add(name)
+        self.nodes.append(
+            helper.make_node(name, inputs, [output], name=output, domain=DOMAIN, **attributes)
         )
-        node.overload = overload
-        self.nodes.append(node)
 
     def _standard(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))

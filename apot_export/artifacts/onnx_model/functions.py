@@ -2,7 +2,8 @@
 
 A node carries codes, digit tables, threshold and step as inputs and attributes, so that a hardware
 compiler can match it. The body is what any ONNX runtime executes. The folder `functions` holds the
-bodies in ONNX's text format, as OPERATOR:OVERLOAD where they are not an operator's usual one.
+bodies in ONNX's text format, as OPERATOR_BODY where they are not an operator's usual one: runtimes
+before 2026 refuse several bodies of one name.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import onnx
 from onnx import parser
 
 DOMAIN = "apot"
-OPSET = 21
+OPSET = 18
+"""What `Split` into equal parts and `BitwiseAnd` need."""
 
-# --- overloads: any runtime -----------------------------------------------------------------------
+# --- bodies: any runtime -----------------------------------------------------------------------
 
 SPLIT = "split"
 """`ShiftConv` and `ShiftGemm` for accumulators beyond the integers of float32."""
@@ -26,7 +28,7 @@ WINOGRAD = "winograd"
 NORMALIZED = "normalized"
 """`ScaleBias` of images in one pass."""
 
-# --- overloads: ONNX Runtime on CPUs --------------------------------------------------------------
+# --- bodies: ONNX Runtime on CPUs --------------------------------------------------------------
 
 PATCHES = "patches"
 """`ShiftConv`: image patches as rows, times a matrix of weights."""
@@ -37,7 +39,7 @@ PRODUCT = "product"
 CHANNELS_LAST = "channels_last"
 """`QuantizeActivation` and `ScaleBias` around such convolutions."""
 
-# --- overloads: other runtimes --------------------------------------------------------------------
+# --- bodies: other runtimes --------------------------------------------------------------------
 
 THREE_PARTS = "three_parts"
 """`IntegerConv` and `IntegerGemm` that TF32 on CUDA does not round."""
@@ -53,40 +55,51 @@ BYTES = "_bytes"
 # --------------------------------------------------------------------------------------------------
 
 _FILES = ("portable", "cpu", "cuda", "openvino", "integer")
-_FUNCTION = re.compile(r"^(\w+):?(\w*)(.*?^\})", re.MULTILINE | re.DOTALL)
+_FUNCTION = re.compile(r"^(\w+).*?^\}", re.MULTILINE | re.DOTALL)
 _MOST_SEARCH_STEPS = 31
 _HEADER = f'<opset_import: ["" : {OPSET}], domain: "{DOMAIN}">'
 
 
-def function(operator: str, overload: str = "") -> onnx.FunctionProto:
-    """Return an `apot` operator's function; `overload` names a body other than the usual one."""
-    parsed: onnx.FunctionProto = parser.parse_function(_HEADER + _texts()[operator, overload])
-    parsed.overload = overload
+def operator_of(node: onnx.NodeProto) -> str:
+    """Return the operator that a node is, whatever its body."""
+    return node.op_type.partition("_")[0] if node.domain == DOMAIN else node.op_type
+
+
+def body_of(node: onnx.NodeProto) -> str:
+    """Return the name of an `apot` node's body, "" for the operator's usual one."""
+    return node.op_type.partition("_")[2]
+
+
+def function_name(operator: str, body: str = "") -> str:
+    """Return the name of the function that computes an operator with a body."""
+    return f"{operator}_{body}" if body else operator
+
+
+def function(name: str) -> onnx.FunctionProto:
+    """Return a function by its name."""
+    parsed: onnx.FunctionProto = parser.parse_function(_HEADER + _texts()[name])
     return parsed
 
 
 @cache
-def _texts() -> dict[tuple[str, str], str]:
-    """Return the text of every function, by operator and overload ("" for the usual one)."""
+def _texts() -> dict[str, str]:
+    """Return the text of every function by name."""
     folder = resources.files(__package__) / "functions"
     texts = [(folder / f"{name}.onnxtxt").read_text(encoding="utf-8") for name in _FILES]
     texts += [_threshold_search(steps) for steps in range(_MOST_SEARCH_STEPS + 1)]
-    return {
-        (operator, overload): operator + rest
-        for operator, overload, rest in _FUNCTION.findall("\n".join(texts))
-    }
+    return {found[1]: found[0] for found in _FUNCTION.finditer("\n".join(texts))}
 
 
 def _threshold_search(bits: int) -> str:
-    """Return `ThresholdQuantize:bitsB`: levels[count of thresholds <= direction * x].
+    """Return `ThresholdQuantize_bitsB`: levels[count of thresholds <= direction * x].
 
     `thresholds` is flat, channel by channel, 2 ** B - 1 of them each; `bases` int64 says where each
     channel's begin. They are searched in B steps, each of which halves what is left.
     """
     steps = [
         f"""
-    size_{step} = Constant <value_int: int = {1 << step}> ()
-    middle_{step} = Constant <value_int: int = {(1 << step) - 1}> ()
+    size_{step} = Constant <value: tensor = int64 {{{1 << step}}}> ()
+    middle_{step} = Constant <value: tensor = int64 {{{(1 << step) - 1}}}> ()
     probe_{step} = Add (first_{step + 1}, middle_{step})
     threshold_{step} = Gather <axis: int = 0> (thresholds, probe_{step})
     above_{step} = GreaterOrEqual (directed, threshold_{step})
@@ -96,7 +109,7 @@ def _threshold_search(bits: int) -> str:
         for step in reversed(range(bits))
     ]
     return f"""
-ThresholdQuantize:bits{bits} (x, direction, thresholds, bases, levels) => (quantized)
+ThresholdQuantize_bits{bits} (x, direction, thresholds, bases, levels) => (quantized)
 {{
     directed = Mul (x, direction)
     shape = Shape (x)

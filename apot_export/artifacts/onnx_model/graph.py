@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from apot_export.artifacts.onnx_model._builder import (
@@ -97,12 +98,13 @@ class _Graph(GraphBuilder):
             if node.name in shared:
                 self._keep_channels_last(shared[node.name])
 
-    def _keep_channels_last(self, image_shape: list[int]) -> None:
+    def _keep_channels_last(self, image_shape: NDArray[np.int64]) -> None:
         """Let the last node's value pass through a layout that all its readers share."""
         (value,) = self.nodes[-1].output
         first = f"{value}.channels_first"
         self.nodes[-1].output[0] = first
-        self._apot("KeepChannelsLast", [first], value, image_shape=image_shape)
+        shape = self._initializer(f"{value}.image_shape", image_shape)
+        self._apot("KeepChannelsLast", [first, shape], value)
         self.nodes[-1].name = f"{value}.channels_last"
 
     def _add(self, node: Node) -> None:
@@ -148,10 +150,11 @@ class _Graph(GraphBuilder):
         else:
             self.types[node.name] = TensorProto.INT32
             split = self.proofs[layer.name].split
-            overload = SPLIT if split and node.name not in self.bodies else ""
-            if overload:
-                attributes |= {"low_values": float(1 << split), "low_scale": 1 << split}
-            self._add_apot(f"Shift{kind}", node, [*inputs, weights], output, overload, **attributes)
+            body, inputs = "", [*inputs, weights]
+            if split and node.name not in self.bodies:
+                body = SPLIT
+                inputs.append(self._low_size(split))
+            self._add_apot(f"Shift{kind}", node, inputs, output, body, **attributes)
 
     def _add_quantizer(
         self, node: Node, operation: op.QuantizeActivation, inputs: list[str], output: str
@@ -185,13 +188,14 @@ class _Graph(GraphBuilder):
         node: Node,
         inputs: list[str],
         output: str,
-        overload: str = "",
+        body: str = "",
         **attributes: Any,
     ) -> None:
         """Add a node with the body that the target has for it."""
-        body = self.bodies.get(node.name)
-        if body is not None:
-            overload = body.overload
-            attributes |= body.attributes
-            inputs = [*inputs, _ONE] if body.needs_one else inputs
-        self._apot(operator, inputs, output, overload, **attributes)
+        chosen = self.bodies.get(node.name)
+        if chosen is not None:
+            body = chosen.name
+            attributes |= chosen.attributes
+            constants = {f"{node.name}.{name}": array for name, array in chosen.constants.items()}
+            inputs = [*inputs, *self._initializers(constants), *[_ONE] * chosen.needs_one]
+        self._apot(operator, inputs, output, body, **attributes)

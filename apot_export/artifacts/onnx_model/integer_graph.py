@@ -97,12 +97,12 @@ class _IntegerGraph(GraphBuilder):
         operator: str,
         node: IntegerNode,
         *constants: str,
-        overload: str = "",
+        body: str = "",
         **attributes: Any,
     ) -> None:
         """Add an operator that reads the node's inputs and constants."""
         inputs = [*self._inputs(node), *constants]
-        self._apot(operator, inputs, self._value(node.name), overload, **attributes)
+        self._apot(operator, inputs, self._value(node.name), body, **attributes)
 
     def _inputs(self, node: IntegerNode) -> list[str]:
         return [self._value(name) for name in node.inputs]
@@ -148,13 +148,13 @@ class _IntegerGraph(GraphBuilder):
         self, operator: str, node: IntegerNode, name: str, attributes: dict[str, Any]
     ) -> int:
         """Add sums of products of levels, which float32 holds whole or in two parts."""
-        layer, bound, overload = self.network.layers[name], self.integer.layers[name].bound, ""
+        layer, bound = self.network.layers[name], self.integer.layers[name].bound
         assert isinstance(layer, CodedLayer)  # which alone reads levels
+        constants, body = [self._decoded(layer)], ""
         if bound >= FLOAT32_EXACT:
-            split = split_bits(layer, bound)
-            overload = SPLIT
-            attributes |= {"low_values": float(1 << split), "low_scale": 1 << split}
-        self._add_apot(operator, node, self._decoded(layer), overload=overload, **attributes)
+            constants.append(self._low_size(split_bits(layer, bound)))
+            body = SPLIT
+        self._add_apot(operator, node, *constants, body=body, **attributes)
         return TensorProto.INT32
 
     def _integer_weights(self, name: str) -> str:
@@ -232,7 +232,7 @@ class _IntegerGraph(GraphBuilder):
             f"{node.name}.levels_of_counts": levels.astype(level_type),
         }
         self._add_apot(
-            "ThresholdQuantize", node, *self._initializers(constants), overload=f"bits{bits}"
+            "ThresholdQuantize", node, *self._initializers(constants), body=f"bits{bits}"
         )
         return helper.np_dtype_to_tensor_dtype(np.dtype(level_type))
 

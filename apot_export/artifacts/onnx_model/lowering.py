@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apot_export.artifacts.onnx_model import functions
 from apot_export.errors import TargetError
@@ -58,8 +59,10 @@ def require_target(target: str) -> str:
 class Body:
     """The body of a node, and what the body needs beside the node's own inputs and attributes."""
 
-    overload: str
+    name: str
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Further inputs, in their order."""
     needs_one: bool = False
     """Whether the node has one more input, a 1.0 that runtimes do not fold."""
     float_levels: bool = False
@@ -84,15 +87,17 @@ def bodies_of(network: CodedNetwork, proofs: Mapping[str, Proof], target: str) -
     return {name: body for name, body in bodies.items() if body is not None}
 
 
-def shared_images(network: CodedNetwork, bodies: Mapping[str, Body]) -> dict[str, list[int]]:
+def shared_images(
+    network: CodedNetwork, bodies: Mapping[str, Body]
+) -> dict[str, NDArray[np.int64]]:
     """Return the values that are best laid out channels last once, and their shapes so.
 
     These are images that both a quantizer and an addition read, and that no channels-last body
     made: the ones at which the first residual branch leaves.
     """
-    images = {name for name, body in bodies.items() if body.overload == functions.CHANNELS_LAST}
+    images = {name for name, body in bodies.items() if body.name == functions.CHANNELS_LAST}
     last: set[str] = set()
-    shared: dict[str, list[int]] = {}
+    shared: dict[str, NDArray[np.int64]] = {}
     for node in network.nodes:
         users = network.users(node.name)
         keeps = isinstance(node.operation, (op.Add, op.Relu, op.Clip)) and last & set(node.inputs)
@@ -164,9 +169,13 @@ def _producer(network: CodedNetwork, node: Node) -> Node | None:
     return next((other for other in network.nodes if other.name == node.inputs[0]), None)
 
 
-def _image_shape(shape: Shape) -> dict[str, list[int]]:
+def _image_shape(shape: Shape) -> dict[str, NDArray[np.int64]]:
     channels, height, width = shape
-    return {"image_shape": [-1, height, width, channels]}
+    return {"image_shape": _int64(-1, height, width, channels)}
+
+
+def _int64(*values: int) -> NDArray[np.int64]:
+    return np.array(values, dtype=np.int64)
 
 
 # --- any runtime ----------------------------------------------------------------------------------
@@ -176,14 +185,14 @@ def _portable_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Nod
     operation = node.operation
     image = len(network.shapes[node.name]) == _IMAGE_RANK
     if isinstance(operation, op.QuantizeActivation):
-        return Body(overload="", float_levels=True)
+        return Body(name="", float_levels=True)
     if isinstance(operation, op.ScaleBias):
         # What a float convolution gives is scaled apart: runtimes fold that into its weights.
         integers = _sums_levels(network, _producer(network, node))
         channels = network.shapes[node.name][0]
         each = operation.scale.size == operation.bias.size == channels
         fits = integers and image and each
-        return Body(overload=functions.NORMALIZED) if fits else None
+        return Body(name=functions.NORMALIZED) if fits else None
     if isinstance(operation, op.Convolution) and _sums_levels(network, node):
         exact = winograd_is_exact(proofs[operation.layer])
         return _winograd(network, node, operation) if exact else None
@@ -213,14 +222,16 @@ def _winograd(network: CodedNetwork, node: Node, operation: op.Convolution) -> B
     made = rows + rows % 2
     below = made + 2 - height - above
     return Body(
-        overload=functions.WINOGRAD,
+        name=functions.WINOGRAD,
         attributes={
             "channels": inputs,
-            "transform_shape": [inputs, 1, 1, 1],
             "edges": [above, 0, below, 0],
             "sides": [0, beside, 0, beside],
-            "joined_shape": [0, outputs, made, columns],
-            "ends": [_INT64_MAX if rows == made else rows],
+        },
+        constants={
+            "transform_shape": _int64(inputs, 1, 1, 1),
+            "joined_shape": _int64(0, outputs, made, columns),
+            "ends": _int64(_INT64_MAX if rows == made else rows),
         },
     )
 
@@ -238,13 +249,13 @@ def _cpu_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) ->
         shape = network.shapes[node.name]
         if len(shape) != _IMAGE_RANK or not all(_integer_product(network, u) for u in users):
             return None
-        return Body(overload=functions.CHANNELS_LAST, attributes=_image_shape(shape))
+        return Body(name=functions.CHANNELS_LAST, constants=_image_shape(shape))
     if isinstance(operation, op.ScaleBias):
         producer = _producer(network, node)
         if producer is not None and _integer_product(network, producer):
             image = len(network.shapes[node.name]) == _IMAGE_RANK
-            overload = functions.CHANNELS_LAST if image else functions.PRODUCT
-            return Body(overload=overload, needs_one=True)
+            body = functions.CHANNELS_LAST if image else functions.PRODUCT
+            return Body(name=body, needs_one=True)
     return None
 
 
@@ -254,31 +265,38 @@ def _integer_product(network: CodedNetwork, node: Node) -> Body | None:
     if layer is None or not fits_bytes(layer):
         return None
     if not isinstance(operation, op.Convolution):
-        return Body(overload=functions.PRODUCT)
+        return Body(name=functions.PRODUCT)
     return _patches(network, node, operation) if operation.groups == 1 else None
 
 
 def _patches(network: CodedNetwork, node: Node, operation: op.Convolution) -> Body:
     outputs, channels, *kernel = network.layers[operation.layer].shape
     terms = channels * math.prod(kernel)
-    attributes: dict[str, Any] = {"weight_shape": [terms, outputs]}
+    weight_shape = _int64(terms, outputs)
     if (tuple(kernel), operation.stride, operation.padding) == ((1, 1), (1, 1), (0, 0)):
-        return Body(overload=functions.POINTWISE, attributes=attributes)
+        return Body(name=functions.POINTWISE, constants={"weight_shape": weight_shape})
     _, *extent = network.shapes[node.inputs[0]]
     _, *places = network.shapes[node.name]
     padding = list(operation.padding)
     height, width = (size + 2 * pad for size, pad in zip(extent, padding, strict=True))
-
-    attributes |= {
-        "margins": [0, *padding, 0, 0, *padding, 0],
-        "flat_shape": [0, height * width, channels],
-        "rows": [i * operation.stride[0] * width for i in range(places[0])],
-        "columns": [i * operation.stride[1] for i in range(places[1])],
-        "tap_rows": [i * operation.dilation[0] * width for i in range(kernel[0])],
-        "tap_columns": [i * operation.dilation[1] for i in range(kernel[1])],
-        "patch_shape": [0, *places, terms],
+    steps = {
+        "rows": operation.stride[0] * width,
+        "columns": operation.stride[1],
+        "tap_rows": operation.dilation[0] * width,
+        "tap_columns": operation.dilation[1],
     }
-    return Body(overload=functions.PATCHES, attributes=attributes)
+    positions = np.ogrid[tuple(slice(size) for size in (*places, *kernel))]
+    constants = {
+        "margins": _int64(0, *padding, 0, 0, *padding, 0),
+        "flat_shape": _int64(0, height * width, channels),
+        **{
+            name: (index * step).astype(np.int32)
+            for (name, step), index in zip(steps.items(), positions, strict=True)
+        },
+        "patch_shape": _int64(0, *places, terms),
+        "weight_shape": weight_shape,
+    }
+    return Body(name=functions.PATCHES, constants=constants)
 
 
 # --- other runtimes -------------------------------------------------------------------------------
@@ -288,7 +306,7 @@ def _cuda_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -
     del proofs  # Float32 sums as in the portable bodies.
     layer = _coded_layer(network, node)
     float_input = layer is not None and layer.activation is None
-    return Body(overload=functions.THREE_PARTS) if float_input else None
+    return Body(name=functions.THREE_PARTS) if float_input else None
 
 
 def _openvino_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -> Body | None:
@@ -300,10 +318,10 @@ def _openvino_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Nod
         ending = functions.BYTES if layer.activation.last_index <= _LARGEST_LEVEL else ""
         shape = network.shapes[node.name]
         if len(shape) != _IMAGE_RANK:
-            return Body(overload=functions.GATHER_FLAT + ending)
-        return Body(overload=functions.GATHER + ending, attributes=_image_shape(shape))
+            return Body(name=functions.GATHER_FLAT + ending)
+        return Body(name=functions.GATHER + ending, constants=_image_shape(shape))
     product = _coded_layer(network, node)
     if product is None or not fits_bytes(product):
         return None
     exact = proofs[product.name].bound < FLOAT32_EXACT  # The kernels give float32.
-    return Body(overload=functions.EIGHT_BITS) if exact else None
+    return Body(name=functions.EIGHT_BITS) if exact else None

@@ -12,11 +12,11 @@ import onnx
 import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
-from apot_export.artifacts.onnx_model.functions import EIGHT_BITS
+from apot_export.artifacts.onnx_model.functions import EIGHT_BITS, body_of, operator_of
 from apot_export.network.bitpack import unpack
 
-_FLOAT_SUMS = f"{EIGHT_BITS}_float"
-"""Overload of the functions `EIGHT_BITS` whose sums stay float32."""
+_FLOAT_SUMS = "_float"
+"""Ending of the functions `EIGHT_BITS` whose sums stay float32."""
 
 
 def openvino_model(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -62,16 +62,16 @@ def _leave_sums_float(model: onnx.ModelProto) -> None:
     """
     graph = model.graph
     kept = {value.name for value in graph.output}
-    kept |= {name for node in graph.node if node.op_type != "ScaleBias" for name in node.input}
+    kept |= {name for node in graph.node if operator_of(node) != "ScaleBias" for name in node.input}
     changed = set()
     for node in graph.node:
-        if node.overload == EIGHT_BITS and node.output[0] not in kept:
-            node.overload = _FLOAT_SUMS
+        if body_of(node) == EIGHT_BITS and node.output[0] not in kept:
+            node.op_type += _FLOAT_SUMS
             changed.add(node.output[0])
-    for function in [function for function in model.functions if function.overload == EIGHT_BITS]:
+    for function in [f for f in model.functions if f.name.endswith(EIGHT_BITS)]:
         floats = model.functions.add()
         floats.CopyFrom(function)
-        floats.overload = _FLOAT_SUMS
+        floats.name += _FLOAT_SUMS
         conversion = floats.node.pop()
         floats.node[-1].output[:] = conversion.output
     for value in graph.value_info:

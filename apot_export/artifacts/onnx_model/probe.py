@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from apot_export.artifacts.onnx_model.functions import operator_of
 from apot_export.errors import ExportError
 from apot_export.network.bounds import FLOAT32_EXACT
 
@@ -61,7 +62,9 @@ def integers_as_such(
     Levels may be float32 that holds integers; they become int32. Where one of them is not whole,
     all stay floats: integers of another kind than the oracle's differ from them all.
     """
-    names = {name for node in model.graph.node if node.op_type in _INTEGERS for name in node.output}
+    names = {
+        name for node in model.graph.node if operator_of(node) in _INTEGERS for name in node.output
+    }
     return {
         name: value.astype(np.int32) if name in names and _whole(value) else value
         for name, value in values.items()
@@ -91,7 +94,7 @@ def stated_attributes(model: onnx.ModelProto) -> dict[str, dict[str, Any]]:
     return {
         node.output[0]: {item.name: helper.get_attribute_value(item) for item in node.attribute}
         for node in model.graph.node
-        if node.op_type in _WITH_CODEBOOK
+        if operator_of(node) in _WITH_CODEBOOK
     }
 
 
