@@ -286,7 +286,7 @@ def _patches(network: CodedNetwork, node: Node, operation: op.Convolution) -> Bo
         "tap_columns": operation.dilation[1],
     }
     positions = np.ogrid[tuple(slice(size) for size in (*places, *kernel))]
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "margins": _int64(0, *padding, 0, 0, *padding, 0),
         "flat_shape": _int64(0, height * width, channels),
         **{
