@@ -38,7 +38,7 @@ ARROWS: dict[str, set[str]] = {
 FOREIGN = {
     "torch": {
         *("original", "encoding", "runtimes", "conversion", "verification"),
-        *("inspection.identify", "downstream"),
+        "inspection.identify",
     },
     "onnx": {"artifacts.onnx_model", "conversion", "verification", "tuning"},
     "onnxruntime": {"runtimes"},
@@ -46,13 +46,13 @@ FOREIGN = {
     "torchvision": {"datasets"},
     "PIL": {"datasets", "verification.page"},
     "jinja2": {"verification.page"},
-    "safetensors": {"downstream"},
+    "safetensors": set[str](),
     "typer": set[str](),
     "rich": set[str](),
 }
 """Foreign libraries, and the packages of `apot_export` that may import them."""
 
-NUMPY_ONLY = ("network", "integer")
+NUMPY_ONLY = ("network", "integer", "downstream")
 WRITERS = ("encoding", "conversion", "artifacts.packed.writing")
 """What makes exports; of `artifacts.onnx_model`, `verification` may use the doors below."""
 READERS_OF_MODELS = {"probe", "openvino_model"}

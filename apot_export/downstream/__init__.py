@@ -1,9 +1,9 @@
 """A reader and executor of packed files that stands alone: copy this folder into any project.
 
-It is written from FORMAT.md, whose section numbers stand in brackets, and imports nothing of the
-rest of apot_export: only numpy, safetensors and PyTorch. So it shows what code behind an export has
-to do, and it is a witness of its own: where it computes what was trained, the packed file and its
-documentation say enough. The integer program (8) is left to machines without floats.
+It is written from FORMAT.md, whose section numbers stand in brackets, and imports numpy and nothing
+else. So it shows what code behind an export has to do, and it is a witness of its own: where it
+computes what was trained, the packed file and its documentation say enough. The integer program (8)
+is left to machines without floats.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._container import require
-from ._members import STORAGES, members
+from ._members import STORAGES, members, require
 
 Bytes = NDArray[np.uint8]
 Codes = NDArray[np.uint16]

@@ -3,85 +3,64 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load
+
+from ._members import TENSOR, members, parse, require
 
 _PREFIX = b'{"__metadata__":{"header_crc32":"'
 _LONGEST_HEADER = 2**26
 _ALIGNED_BYTES, _BOUNDARY = 4096, 64
-
-
-def require(fine: Any, problem: str) -> None:
-    """Raise a ValueError that names the problem, unless all is fine."""
-    if not fine:
-        raise ValueError(problem)
-
-
-def parse(text: str, where: str) -> dict[str, Any]:
-    """Parse a JSON object without repeated names, NaN and infinities (1.2)."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        require(len(dict(pairs)) == len(pairs), "a name occurs twice")
-        return dict(pairs)
-
-    def refuse(constant: str) -> None:
-        raise ValueError(constant)
-
-    try:
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is no JSON that the format allows: {error}") from error
-    require(type(value) is dict, f"{where} is no JSON object")
-    return dict(value)
+_DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4")}
+_VERSIONS = ("1", "2")
 
 
 def read_container(content: bytes) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
     """Return metadata and tensors of a file, having checked every byte of it."""
-    header = _read_header(content)
+    header, data = _read_header(content)
     metadata = header.pop("__metadata__")
     require(all(type(text) is str for text in metadata.values()), "metadata must be strings")
-    version = (metadata.get("format"), metadata.get("format_version"))
-    require(version == ("apot-packed", "1"), f"this reader knows apot-packed 1, not {version}")
+    version = metadata.get("format_version")
+    fine = metadata.get("format") == "apot-packed" and version in _VERSIONS
+    found = f"{metadata.get('format')!r} {version!r}"
+    require(fine, f"this reader knows apot-packed {' and '.join(_VERSIONS)}, not {found}")
     missing = {"network", "provenance", "checksums"} - metadata.keys()
     require(not missing, f"the metadata lack {missing}")
     parse(metadata["provenance"], "provenance")
-    try:
-        tensors = load(content)  # this checks sizes, and that no byte is left over
-    except (SafetensorError, TypeError, KeyError) as error:
-        raise ValueError(f"safetensors refuses the file: {error}") from error
-    contents = {}
-    checksums, end = metadata["checksums"], 0
     for name, entry in header.items():
-        tensor, where = tensors[name], f"tensor {name}"
-        require(entry.keys() == {"dtype", "shape", "data_offsets"}, f"{where} has other members")
-        require(entry["dtype"] in {"U8", "F32"}, f"{where} has the dtype {entry['dtype']}")
-        begin, end = end, end + tensor.nbytes
-        require(entry["data_offsets"] == [begin, end], f"{where} is listed out of order")
-        fine = tensor.size > 0 and max(tensor.shape, default=1) < 2**31
-        require(fine, f"{where} has the shape {tensor.shape}")
+        members(entry, f"tensor {name}", TENSOR)
+    tensors: dict[str, NDArray[Any]] = {}
+    checksums, position = metadata["checksums"], 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, where = _DTYPES[entry["dtype"]], f"tensor {name}"
+        begin, end = entry["data_offsets"]
+        size = end - begin
+        fine = begin == position and size == math.prod(entry["shape"]) * dtype.itemsize
+        require(fine and end <= len(data), f"{where} does not fit the data: the file is truncated")
+        position = end
         if name.startswith("_padding."):
-            fine = tensor.dtype == np.uint8 and tensor.size < _BOUNDARY and not tensor.any()
+            fine = dtype.itemsize == 1 and size < _BOUNDARY and not any(data[begin:end])
             require(fine, f"{where} is no padding of up to 63 zeros")
             continue
-        boundary = _BOUNDARY if tensor.nbytes >= _ALIGNED_BYTES else tensor.itemsize
+        boundary = _BOUNDARY if size >= _ALIGNED_BYTES else dtype.itemsize
         require(begin % boundary == 0, f"{where} is off its boundary")
         stated, checksums = checksums[:8], checksums[8:]
-        fine = stated == f"{zlib.crc32(tensor.tobytes()):08x}"
+        fine = stated == f"{zlib.crc32(data[begin:end]):08x}"
         require(fine, f"{where} is damaged: its checksum is wrong")
-        require(np.isfinite(tensor).all(), f"{where} holds a NaN or an infinity")
-        contents[name] = tensor
+        tensors[name] = np.frombuffer(data[begin:end], dtype).reshape(entry["shape"])
+        require(np.isfinite(tensors[name]).all(), f"{where} holds a NaN or an infinity")
+    require(position == len(data), "there are bytes behind the last tensor")
     require(not checksums, "there are more checksums than tensors")
-    fine = "integer" not in header or [*header][-1] == "integer"
+    fine = "integer" not in tensors or [*tensors][-1] == "integer"
     require(fine, "the tensor integer is not the last one")
-    return metadata, contents
+    return metadata, tensors
 
 
-def _read_header(content: bytes) -> dict[str, Any]:
+def _read_header(content: bytes) -> tuple[dict[str, Any], memoryview]:
     require(content[8:41] == _PREFIX, "this is no packed file")
     length = int.from_bytes(content[:8], "little")
     fine = length <= min(_LONGEST_HEADER, len(content) - 8) and (8 + length) % _BOUNDARY == 0
@@ -91,4 +70,6 @@ def _read_header(content: bytes) -> dict[str, Any]:
     require(header[33:42] == checksum, "the header is damaged: its checksum is wrong")
     fine = header.isascii() and header.rstrip(b" ").endswith(b"}")
     require(fine, "the header is no JSON in ASCII with blanks behind it")
-    return parse(header.decode("ascii"), "the header")
+    parsed = parse(header.decode("ascii"), "the header")
+    json.dumps(parsed, ensure_ascii=False).encode()  # refuses surrogates without a partner
+    return parsed, memoryview(content)[8 + length :]

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._codes import read_codes, unpack
-from ._container import require
-from ._members import ACTIVATION, CODEBOOK, LAYERS, members
+from ._members import ACTIVATION, CODEBOOK, LAYERS, members, require
 
 Floats = NDArray[np.float32]
 _WIDEST_CODE = 16
@@ -21,15 +20,17 @@ _EXACT_BITS = 53
 
 
 class Tensors:
-    """The tensors of a file, each to be taken once, and its small numbers in their order (2.4)."""
+    """The tensors of a file, each to be taken once, and the runs of its small numbers (2.4)."""
 
-    def __init__(self, tensors: dict[str, NDArray[Any]]) -> None:
+    def __init__(self, tensors: dict[str, NDArray[Any]], version: str = "2") -> None:
         self._tensors = dict(tensors)
         if "integer" in tensors:
             self.take("integer", np.uint8, 1)
         self._numbers = np.zeros(0, np.float32)
         if "parameters" in tensors:
             self._numbers = self.take("parameters", np.float32, 1)
+        self._runs: list[list[int]] = []
+        self._version = version
 
     def take(self, name: str, dtype: type, *axes: int) -> NDArray[Any]:
         """Take the tensor of a name, dtype and number of axes."""
@@ -39,15 +40,29 @@ class Tensors:
         require(fine, f"tensor {name} is {tensor.dtype} {tensor.shape}")
         return tensor
 
-    def numbers(self, count: int) -> Floats:
-        """Take the next numbers of `parameters`."""
-        require(count <= len(self._numbers), "there are fewer parameters than the network needs")
-        taken, self._numbers = self._numbers[:count], self._numbers[count:]
-        return taken
+    def numbers(self, where: str, stated: list[int] | None, count: int | None = None) -> Floats:
+        """Take a run `[begin, end]` of `parameters`, of `count` numbers if that is known.
+
+        Version 1 states no run: it begins where the one before ends, and has `[count]` numbers.
+        """
+        run = stated or []
+        if self._version == "1":
+            require(len(run) == int(count is None), f"{where}: a run in a file of version 1")
+            begin = self._runs[-1][1] if self._runs else 0
+            run = [begin, begin + (run[0] if count is None else count)]
+        require(len(run) == 2, f"{where}: no run of parameters")  # noqa: PLR2004
+        begin, end = run
+        fine = begin <= end <= len(self._numbers) and count in {None, end - begin}
+        require(fine, f"{where}: no {count or 'such'} parameters from {begin} to {end}")
+        self._runs.append([begin, end])
+        return self._numbers[begin:end]
 
     def finish(self) -> None:
-        """Require that nothing is left over."""
-        require(not len(self._numbers), "there are more parameters than the network needs")
+        """Require that nothing is left over, and that no parameter counts twice."""
+        begins = [begin for begin, _ in sorted(self._runs)]
+        ends = [end for _, end in sorted(self._runs)]
+        fine = [*begins, len(self._numbers)] == [0, *ends]
+        require(fine, "the runs of parameters overlap, or leave some of them out")
         require(not self._tensors, f"tensors of no layer: {', '.join(self._tensors)}")
 
 
@@ -95,10 +110,16 @@ def _is_power_of_two(value: int) -> bool:
     return value & (value - 1) == 0
 
 
+def float32(number: float) -> np.float32:
+    """Round to F32, where a number may become infinite."""
+    with np.errstate(all="ignore"):
+        return np.float32(number)
+
+
 class Quantizer(NamedTuple):
     """An activation quantizer (3.5): level = table[floor(min(max(x * scale, 0), last))]."""
 
-    scale: float
+    scale: np.float32
     last: int
     table: NDArray[np.int64]
 
@@ -110,8 +131,8 @@ def _read_quantizer(value: Any, where: str, books: list[Codebook]) -> Quantizer:
     levels = np.unique(book.levels())
     require(levels[0] >= 0, f"{where}: an activation codebook with negative levels")
     last = 2 * (record["input_denominator"] or book.denominator)
-    with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
-        alpha = np.float32(record["alpha"])
+    alpha = float32(record["alpha"])
+    with np.errstate(all="ignore"):
         scale = np.float32(last) / alpha
     fine = 0 < alpha < np.inf and scale < np.inf
     require(fine, f"{where}: the threshold {record['alpha']} is not positive and finite enough")
@@ -119,7 +140,7 @@ def _read_quantizer(value: Any, where: str, books: list[Codebook]) -> Quantizer:
     # their sum.
     parting = 2 * (levels[1:] + levels[:-1])
     table = levels[np.searchsorted(parting, 2 * np.arange(last + 1) + 1)]
-    return Quantizer(float(scale), last, table)
+    return Quantizer(scale, last, table)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,7 +181,7 @@ def read_layer(value: Any, name: str, books: list[Codebook], tensors: Tensors) -
         factors=book.levels().astype(np.int32)[codes],
         codes=codes,
         codebook=book,
-        values=tensors.numbers(2**book.bits),
+        values=tensors.numbers(where, layer["values"], 2**book.bits),
         quantizer=None
         if layer["activation"] is None
         else _read_quantizer(layer["activation"], where, books),
@@ -178,7 +199,7 @@ def _read_planes(layer: dict[str, Any], name: str, tensors: Tensors) -> Floats:
     counts = unpack(planes[:split], layer["count_bits"], groups, name).astype(np.int64)
     bases = int(counts.sum())
     signs = unpack(planes[split:], 1, bases * size, name).reshape(bases, size)
-    coordinates = _read_coordinates(bases, layer["terms"], name, tensors)
+    coordinates = _read_coordinates(bases, layer, name, tensors)
     first = np.cumsum(counts) - counts
     weights = np.zeros((groups, size), np.float32)
     for place in range(int(counts.max())):
@@ -192,9 +213,11 @@ def _read_planes(layer: dict[str, Any], name: str, tensors: Tensors) -> Floats:
     return np.ascontiguousarray(weights.reshape(shape))
 
 
-def _read_coordinates(bases: int, count: int, name: str, tensors: Tensors) -> Floats:
+def _read_coordinates(bases: int, layer: dict[str, Any], name: str, tensors: Tensors) -> Floats:
+    count, run = layer["terms"], layer["coordinates"]
     if count == 0:
-        return tensors.numbers(bases)
+        return tensors.numbers(name, run, bases)
+    require(run is None, f"layer {name} has both terms and coordinates")
     if bases == 0:
         return np.zeros(0, np.float32)
     terms = tensors.take(f"{name}.terms", np.uint8, 2)

@@ -1,14 +1,37 @@
-"""The JSON objects of `network` (2): which members each has, and of what kind they are."""
+"""JSON (1.2) and the objects of a file (2): which members each has, of what kinds."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ._container import require
-
 _Check = Callable[[Any], bool]
+
+
+def require(fine: Any, problem: str) -> None:
+    """Raise a ValueError that names the problem, unless all is fine."""
+    if not fine:
+        raise ValueError(problem)
+
+
+def parse(text: str, where: str) -> dict[str, Any]:
+    """Parse a JSON object without repeated names, NaN and infinities (1.2)."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        require(len(dict(pairs)) == len(pairs), "a name occurs twice")
+        return dict(pairs)
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    try:
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is no JSON that the format allows: {error}") from error
+    require(type(value) is dict, f"{where} is no JSON object")
+    return dict(value)
 
 
 def _is(kind: type) -> _Check:
@@ -34,6 +57,8 @@ _KINDS: Mapping[str, _Check] = {
     "bits": _integer(1, 8),
     "denominator": _integer(1, 2**23),
     "digits": _array(_integer(0), *range(2, 17)),
+    "dtype": ["U8", "F32"].__contains__,
+    "extents": _array(_integer(1)),
     "flag": _is(bool),
     "image": _array(_integer(1), 3),
     "integer": _integer(0),
@@ -41,26 +66,28 @@ _KINDS: Mapping[str, _Check] = {
     "null": _is(type(None)),
     "number": _number,
     "object": _is(dict),
+    "offsets": _array(_integer(0, 2**63), 2),
     "pair": _array(_integer(1), 2),
-    "per-channel": _array(_integer(1), 1),
     "positive": _integer(1),
+    "run": _array(_integer(0), 1, 2),
     "shape": _array(_integer(1), 2, 4),
     "tables": _array(_array(_integer(1 - 2**31))),
     "text": _is(str),
     "texts": _array(_is(str)),
 }
 
-NETWORK = "input:object output:text codebooks:array layers:object nodes:array"
+TENSOR = "dtype:dtype shape:extents data_offsets:offsets"
 """Members as `name:kind`; a `?` marks those that may be left out, a `|` separates kinds."""
+NETWORK = "input:object output:text codebooks:array layers:object nodes:array"
 INPUT = "name:text shape:image"
 CODEBOOK = "tables:tables denominator:denominator signed:flag"
 ACTIVATION = "codebook:integer alpha:number input_denominator?:denominator"
 LAYERS = {
     "float": "kind:text",
     "coded": "kind:text shape:shape codebook:integer step:number alpha?:number|null "
-    "activation?:object|null storage?:object|null",
+    "activation?:object|null storage?:object|null values?:run|null",
     "planes": "kind:text shape:shape group_size:positive count_bits:bits position_major?:flag "
-    "terms?:integer",
+    "terms?:integer coordinates?:run|null",
 }
 STORAGES = {"digits": "digits:digits", "entropy": "entropy:pair"}
 NODE = "name:text operation:text inputs?:texts "
@@ -68,7 +95,7 @@ OPERATIONS = {
     "Convolution": "layer:text stride?:pair padding?:margin dilation?:pair groups?:positive",
     "Linear": "layer:text",
     "QuantizeActivation": "layer:text",
-    "ScaleBias": "scale?:number|per-channel bias?:number|per-channel",
+    "ScaleBias": "scale?:number|run bias?:number|run",
     "Add": "",
     "Relu": "",
     "Clip": "minimum:number maximum:number",

@@ -55,7 +55,7 @@ from tests.support.format_vectors import (
 def test_every_vector_of_the_specification_is_executed() -> None:
     counts = {kind: sum(kind == found for found, _ in BLOCKS) for kind, _ in BLOCKS}
     assert counts == {
-        "crc32": 1, "pack": 8, "codebook": 5, "quantizer": 2, "file": 1, "layer": 1, "run": 1,
+        "crc32": 1, "pack": 8, "codebook": 5, "quantizer": 3, "file": 1, "layer": 1, "run": 1,
         "planes": 1, "digits": 1, "entropy": 1,
     }  # fmt: skip
     assert f"format version {FORMAT_VERSION}" in SPECIFICATION
@@ -89,9 +89,12 @@ def test_codebook(vector: Vector) -> None:
     assert [mini_level(description, code) for code in range(1 << book.bits)] == levels
 
 
-@pytest.mark.parametrize("vector", vectors("quantizer"), ids=lambda vector: vector["tables"][0])
+@pytest.mark.parametrize("vector", vectors("quantizer"), ids=lambda vector: vector["alpha"][0])
 def test_quantizer(vector: Vector) -> None:
-    quantizer = ActivationQuantizer(codebook=codebook(vector), alpha=floats(vector["alpha"])[0])
+    (steps,) = integers(vector.get("input_denominator", vector["denominator"]))
+    quantizer = ActivationQuantizer(
+        codebook=codebook(vector), alpha=floats(vector["alpha"])[0], input_denominator=steps
+    )
     assert quantizer.index_scale == floats(vector["scale"])[0]
     assert quantizer.table.tolist() == integers(vector["table"])
     levels = quantize_activation(floats(vector["inputs"]), quantizer)
@@ -306,10 +309,10 @@ def mini_read(content: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
     assert int(digits, 16) == zlib.crc32(header.replace(digits, b"00000000", 1))
     entries = json.loads(header)
     metadata = entries.pop("__metadata__")
-    assert (metadata["format"], metadata["format_version"]) == ("apot-packed", "1")
+    assert (metadata["format"], metadata["format_version"]) == ("apot-packed", "2")
     checksums = metadata["checksums"]
     tensors, position = {}, 0
-    for name, entry in entries.items():
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
         begin, end = entry["data_offsets"]
         assert begin == position
         assert end - begin == math.prod(entry["shape"]) * {"U8": 1, "F32": 4}[entry["dtype"]]
@@ -333,7 +336,8 @@ def test_a_reader_written_from_the_text_alone_decodes_the_file() -> None:
     book = network["codebooks"][layer["codebook"]]
     bits = sum(int(math.log2(len(table))) for table in book["tables"]) + book["signed"]
     codes = mini_codes(tensors["conv.codes"], bits, math.prod(layer["shape"]))
-    values = struct.unpack_from(f"<{2**bits}f", tensors["parameters"])
+    begin, end = layer["values"]
+    values = struct.unpack_from(f"<{end - begin}f", tensors["parameters"], 4 * begin)
     (expected,) = vectors("layer")
     assert codes == integers(expected["codes"])
     assert [mini_level(book, code) for code in codes] == integers(expected["levels"])

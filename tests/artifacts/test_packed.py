@@ -117,7 +117,7 @@ def test_the_safetensors_library_reads_it(tmp_path: Path) -> None:
             np.testing.assert_array_equal(tensors[f"{name}.codes"], layer.packed)
     with safe_open(path, framework="np") as file:
         metadata = file.metadata()
-    assert (metadata["format"], metadata["format_version"]) == ("apot-packed", "1")
+    assert (metadata["format"], metadata["format_version"]) == ("apot-packed", "2")
     assert json.loads(metadata["provenance"]) == PROVENANCE
 
 
@@ -166,7 +166,7 @@ def test_a_flipped_bit_of_the_header_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("member", "value"), [("format_version", "2"), ("format_version", "01"), ("format", "other")]
+    ("member", "value"), [("format_version", "3"), ("format_version", "01"), ("format", "other")]
 )
 def test_another_format_or_version_is_named(tmp_path: Path, member: str, value: str) -> None:
     header, data = unseal(packed())
@@ -216,8 +216,8 @@ def test_json_that_python_would_let_pass(tmp_path: Path) -> None:
         text[:-1] + ',"x":' + "[" * 100_000,
         text[:-1] + ',"__metadata__":{}}',
         text[:-1] + ',"x":NaN}',
-        text.replace('"format_version":"1"', '"format_version":"1","gr\u00fc\u00df":""'),
-        text.replace('"format_version":"1"', '"format_version":"1","number":1'),
+        text.replace('"format_version":"2"', '"format_version":"2","gr\u00fc\u00df":""'),
+        text.replace('"format_version":"2"', '"format_version":"2","number":1'),
     ]
     for header_text in broken:
         refusal(tmp_path, seal(header_text, data))

@@ -73,7 +73,14 @@ def test_what_only_the_tensors_or_the_geometry_show(tmp_path: Path) -> None:
     assert "parameters: uint8" in refusal(tmp_path, seal(header, data))
     header["parameters"].update(dtype="F32", shape=[2, 2])
     assert "parameters: float32 [2, 2]" in refusal(tmp_path, seal(header, data))
-    for stated, reason in (([1], "1 unused numbers"), ([3], "more parameters than there are")):
+    for stated, reason in (
+        ([2, 3], "a run ends at 3, the next is at 4"),
+        ([2, 5], "numbers 2 to 5 of 4 parameters"),
+        ([0, 2], "a run ends at 2, the next is at 0"),
+        ([4, 2], "numbers 4 to 2 of 4 parameters"),
+        ([2], "unpack"),
+        (0, "a run ends at 2, the next is at 4"),
+    ):
         header, data = unseal(one_node(wide, ones))
         content = json.loads(header["__metadata__"]["network"])
         content["nodes"][0]["bias"] = stated
@@ -146,4 +153,4 @@ def test_a_mutated_container_is_refused_or_the_same(
         load(tmp_path_factory.mktemp("fuzz"), content)
     except PackedFileError:
         return
-    assert mutated == entries
+    assert mutated == entries, mutated

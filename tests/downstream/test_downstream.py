@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import warnings
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -72,8 +70,8 @@ def opened(folder: Path, network: CodedNetwork) -> downstream.DownstreamNetwork:
 # --- it stands alone ------------------------------------------------------------------------------
 
 
-def test_it_imports_nothing_but_numpy_safetensors_and_torch() -> None:
-    allowed = {*sys.stdlib_module_names, "numpy", "safetensors", "torch"}
+def test_it_imports_nothing_but_numpy() -> None:
+    allowed = {*sys.stdlib_module_names, "numpy"}
     for path in FOLDER.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
@@ -83,22 +81,55 @@ def test_it_imports_nothing_but_numpy_safetensors_and_torch() -> None:
             assert not isinstance(node, ast.ImportFrom) or node.level < 2
 
 
-def test_a_copy_of_the_folder_runs_without_the_package(tmp_path: Path) -> None:
-    shutil.copytree(FOLDER, tmp_path / "copied_reader")
-    (tmp_path / "file").write_bytes(packed())
-    program = (
-        "import sys; sys.modules['apot_export'] = None\n"
-        "import numpy, copied_reader\n"
-        "network = copied_reader.load('file')\n"
-        "images = numpy.ones((1, *network.input_shape), numpy.float32)\n"
-        "print(network.run(images).tobytes().hex())\n"
-    )
+WITH_NUMPY_ALONE = """
+import sys
+for name in ("torch", "safetensors", "onnx", "onnxruntime"):
+    sys.modules[name] = None  # importing it raises ImportError
+import numpy
+"""
+
+
+def printed(folder: Path, program: str) -> str:
+    """Run a program that cannot import what an export was made with, and return what it prints."""
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", WITH_NUMPY_ALONE + program],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(FOLDER.parent.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_copy_of_the_folder_needs_numpy_alone(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "copied_reader")
+    (tmp_path / "file").write_bytes(packed())
+    found = printed(
+        tmp_path,
+        "sys.modules['apot_export'] = None\n"
+        "import copied_reader\n"
+        "network = copied_reader.load('file')\n"
+        "images = numpy.ones((1, *network.input_shape), numpy.float32)\n"
+        "print(network.run(images).tobytes().hex())\n",
+    )
     images = np.ones((1, 3, 9, 8), np.float32)
-    assert done.stdout.strip() == read(tmp_path, packed()).run(images).tobytes().hex()
+    assert found == read(tmp_path, packed()).run(images).tobytes().hex()
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_load_packed_needs_numpy_alone(tmp_path: Path, compress: bool) -> None:
+    (tmp_path / "file").write_bytes(packed_file_bytes(small_network(), {}, compress=compress))
+    found = printed(
+        tmp_path,
+        "import apot_export\n"
+        "network = apot_export.load_packed('file')\n"
+        "images = numpy.ones((1, 3, 9, 8), numpy.float32)\n"
+        "print(network.run(images).tobytes().hex())\n",
+    )
+    images = np.ones((1, 3, 9, 8), np.float32)
+    assert found == oracle.run(small_network(), images).tobytes().hex()
 
 
 def test_the_example_prints_classes_and_shifts(exported: Path, tmp_path: Path) -> None:
@@ -155,6 +186,7 @@ def test_the_sign_vectors_of_the_specification() -> None:
     )
     names = ("shape", "group_size", "position_major", "count_bits", "terms")
     record = {name: json.loads(vector[name][0]) for name in names}
+    record["coordinates"] = [0, len(vector["coordinates"])]
     assert _read_planes(record, "x", tensors).tobytes() == floats(vector["values"]).tobytes()
     tensors.finish()
 
@@ -162,7 +194,9 @@ def test_the_sign_vectors_of_the_specification() -> None:
 @given(st.lists(st.lists(st.integers(0, 255), min_size=4, max_size=4), min_size=1, max_size=5))
 def test_coordinates_are_rounded_once(rows: list[list[int]]) -> None:
     terms = np.array(rows, np.uint8)
-    found = _read_coordinates(len(rows), 4, "x", Tensors({"x.terms": terms}))
+    found = _read_coordinates(
+        len(rows), {"terms": 4, "coordinates": None}, "x", Tensors({"x.terms": terms})
+    )
     for row, number in zip(rows, found, strict=True):
         signed = [(term & 127) - 64 if term else None for term in row]
         exact = sum(
@@ -224,19 +258,6 @@ def test_groups_of_sign_vectors_across_outputs(tmp_path: Path) -> None:
     for name, layer in network.layers.items():
         assert found.weights(name).tobytes() == layer.weights().tobytes()
     np.testing.assert_allclose(found.run(images), oracle.run(network, images), rtol=1e-4)
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_integers_are_exact_whatever_pytorch_convolves_with(tmp_path: Path, enabled: bool) -> None:
-    builder = Builder(image=(16, 12, 12))
-    levels = quantizer(apot(4, signed=False), 1.5)
-    value = builder.convolution("image", 16, (3, 3), apot(3, signed=True), levels, padding=(1, 1))
-    images = np.random.default_rng(0).normal(size=(20, 16, 12, 12)).astype(np.float32)
-    with warnings.catch_warnings():
-        # Switching oneDNN off also sets its TF32 flag, which builds without Intel GPUs warn about.
-        warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
-        with torch.backends.mkldnn.flags(enabled=enabled):
-            assert_same_values(tmp_path, builder.finished(value), images)
 
 
 def test_quantizers_with_another_divisor_on_the_input_side(tmp_path: Path) -> None:
@@ -322,16 +343,16 @@ def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"\S"):
             read(tmp_path, bytes(damaged))
     for size in (0, 7, 8, 41, 64, len(content) - 1):
-        with pytest.raises(ValueError, match=r"no packed file|truncated|safetensors"):
+        with pytest.raises(ValueError, match=r"no packed file|truncated"):
             read(tmp_path, content[:size])
-    with pytest.raises(ValueError, match="safetensors"):
+    with pytest.raises(ValueError, match="behind the last tensor"):
         read(tmp_path, content + b"\0")
 
 
 def test_another_version_is_named(tmp_path: Path) -> None:
     header, data = unseal(packed())
-    header["__metadata__"]["format_version"] = "2"
-    with pytest.raises(ValueError, match="'2'"):
+    header["__metadata__"]["format_version"] = "3"
+    with pytest.raises(ValueError, match="'3'"):
         read(tmp_path, seal(header, data))
 
 
@@ -346,11 +367,16 @@ def test_both_readers_refuse_what_a_safetensors_library_would_not_open(tmp_path:
 @pytest.mark.parametrize(
     ("scales", "fine"),
     [
-        ([{"scale": [2], "bias": [2]}], True),
-        ([{"scale": [1], "bias": [1]}, {"scale": [1], "bias": [1]}], False),
-        ([{"scale": [4]}], False),
-        ([{"scale": [2], "bias": [2]}, {"scale": 1e-39}], True),
-        ([{"scale": [2], "bias": [2]}, {"scale": 1e39}], False),
+        ([{"scale": [0, 2], "bias": [2, 4]}], True),
+        ([{"scale": [2, 4], "bias": [0, 2]}], True),
+        ([{"scale": [0, 1], "bias": [1, 2]}, {"scale": [2, 3], "bias": [3, 4]}], False),
+        ([{"scale": [0, 4]}], False),
+        ([{"scale": [0, 2]}], False),
+        ([{"scale": [0, 2], "bias": [0, 2]}], False),
+        ([{"scale": [0, 2], "bias": [1, 3]}, {"scale": [2, 4]}], False),
+        ([{"scale": [2], "bias": [2]}], False),
+        ([{"scale": [0, 2], "bias": [2, 4]}, {"scale": 1e-39}], True),
+        ([{"scale": [0, 2], "bias": [2, 4]}, {"scale": 1e39}], False),
     ],
 )
 def test_both_readers_want_one_finite_number_or_one_a_channel(

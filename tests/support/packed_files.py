@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Json = dict[str, Any]
+
+
+def _shuffled(seed: int, names: list[str]) -> list[str]:
+    return random.Random(seed).sample(names, len(names))  # noqa: S311 - a test
+
+
 PROVENANCE = {"tool": "test", "checkpoint": "große_daten.pth", "bits": 4}
 
 
@@ -76,6 +84,54 @@ def refusal(folder: Path, content: bytes) -> str:
     assert caught.value.where is not None
     assert caught.value.where.startswith(str(folder))
     return str(caught.value)
+
+
+# --- other ways to write the same network ---------------------------------------------------------
+
+Order = Callable[[list[str]], list[str]]
+ORDERS: dict[str, Order] = {
+    "sorted": sorted,
+    "reversed": lambda names: names[::-1],
+    # JavaScript's: names that are numbers come first.
+    "numbers first": lambda names: sorted(names, key=lambda name: not name.isdigit()),
+    **{f"shuffled {seed}": partial(_shuffled, seed) for seed in range(3)},
+}
+"""Orders of the members of JSON objects."""
+
+
+def reordered(content: bytes, order: Order) -> bytes:
+    """Order the members of all JSON objects of a file anew; what must be first stays first."""
+    header, data = unseal(content)
+    metadata = header.pop("__metadata__")
+    checksum = {"header_crc32": metadata.pop("header_crc32")}
+    for name in ("network", "provenance"):
+        metadata[name] = json.dumps(_reordered(json.loads(metadata[name]), order))
+    metadata = {**checksum, **_reordered(metadata, order)}
+    return seal({"__metadata__": metadata, **_reordered(header, order)}, data)
+
+
+def _reordered(value: Any, order: Order) -> Any:
+    if isinstance(value, list):
+        return [_reordered(item, order) for item in value]
+    if isinstance(value, dict):
+        return {name: _reordered(value[name], order) for name in order(list(value))}
+    return value
+
+
+def as_version_1(content: bytes) -> bytes:
+    """Write a file as version 1 had it, which states no runs of `parameters`."""
+    header, data = unseal(content)
+    described = json.loads(header["__metadata__"]["network"])
+    for layer in described["layers"].values():
+        layer.pop("values", None)
+        layer.pop("coordinates", None)
+    for node in described["nodes"]:
+        for part in ("scale", "bias"):
+            if node["operation"] == "ScaleBias" and isinstance(node.get(part), list):
+                begin, end = node[part]
+                node[part] = [end - begin]
+    header["__metadata__"].update(format_version="1", network=json.dumps(described))
+    return seal(header, data)
 
 
 # --- codes stored as digits or entropy-coded ------------------------------------------------------

@@ -17,7 +17,9 @@ from apot_export.artifacts import strict_json
 from apot_export.errors import PackedFileError
 
 FORMAT = "apot-packed"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""What is written; version 1 is read, too."""
+_READ_VERSIONS = ("1", "2")
 ALIGNMENT = 64
 _ALIGNED_BYTES = 4096
 """Smallest tensor that begins at a multiple of the alignment."""
@@ -106,7 +108,7 @@ def tensor_bytes(content: bytes) -> dict[str, int]:
 
 
 class StoredTensors(Mapping[str, NDArray[Any]]):
-    """Read-only views of the tensors of a mapped file, in file order.
+    """Read-only views of the tensors of a mapped file, in the order of their data.
 
     Taking a tensor reads all of it once, to compare it with its checksum, and checks that its
     floats are finite. Until then nothing of it is read.
@@ -262,11 +264,11 @@ def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
         identity = (metadata["format"], metadata["format_version"])
     except (ValueError, KeyError) as error:
         raise _damaged(path, "a header as FORMAT.md describes", str(error)) from error
-    if identity != (FORMAT, str(FORMAT_VERSION)):
+    if identity[0] != FORMAT or identity[1] not in _READ_VERSIONS:
         raise PackedFileError(
             "The packed file has a format or version that this program does not read.",
             where=str(path),
-            expected=f"{FORMAT} version {FORMAT_VERSION}",
+            expected=f"{FORMAT} version {' or '.join(_READ_VERSIONS)}",
             got=f"{identity[0]} version {identity[1]}",
             fix="read it with the apot-export version that wrote it, or convert again",
         )
@@ -281,31 +283,36 @@ def _views(
     padding: dict[str, memoryview] = {}
     position = 0
     try:
-        for name, entry in entries.items():
-            kind, extents, offsets = strict_json.fields(
-                name, entry, "dtype", "shape", "data_offsets"
-            )
-            dtype = _DTYPES[strict_json.text(name, kind)]
-            shape = strict_json.integers(name, extents, least=1)
-            begin, end = strict_json.integers(name, offsets, most=len(data))
-            size = math.prod(shape) * dtype.itemsize
-            if begin != position or end - begin != size:
-                raise _damaged(path, f"{name} at byte {position}", f"{begin} to {end}, {shape}")
-            position = end
-            if not name.startswith(_PADDING_PREFIX):
-                multiple = _alignment(dtype, size)
-                if begin % multiple:
-                    raise _damaged(path, f"{name} at a multiple of {multiple}", str(begin))
-                tensors[name] = np.frombuffer(data[begin:end], dtype=dtype).reshape(shape)
-            elif size >= ALIGNMENT or dtype != _DTYPES["U8"]:
-                raise _damaged(path, f"less than {ALIGNMENT} bytes in {name}", f"{size} {kind}")
-            else:
-                padding[name] = data[begin:end]
+        described = [_tensor(name, entry, len(data)) for name, entry in entries.items()]
     except (KeyError, ValueError) as error:
         raise _damaged(path, "tensor entries as in safetensors", str(error)) from error
+    for begin, end, name, dtype, shape in sorted(described, key=lambda tensor: tensor[:2]):
+        size = math.prod(shape) * dtype.itemsize
+        if begin != position or end - begin != size:
+            raise _damaged(path, f"{name} at byte {position}", f"{begin} to {end}, {shape}")
+        position = end
+        if not name.startswith(_PADDING_PREFIX):
+            multiple = _alignment(dtype, size)
+            if begin % multiple:
+                raise _damaged(path, f"{name} at a multiple of {multiple}", str(begin))
+            tensors[name] = np.frombuffer(data[begin:end], dtype=dtype).reshape(shape)
+        elif size >= ALIGNMENT or dtype != _DTYPES["U8"]:
+            raise _damaged(path, f"less than {ALIGNMENT} bytes in {name}", f"{size} of {dtype}")
+        else:
+            padding[name] = data[begin:end]
     if position != len(data):
         raise _damaged(path, f"{position} bytes of tensors", f"{len(data)} bytes")
     return tensors, padding
+
+
+def _tensor(
+    name: str, entry: Any, size: int
+) -> tuple[int, int, str, np.dtype[Any], tuple[int, ...]]:
+    """Return begin, end, name, dtype and shape of a tensor of the header."""
+    kind, extents, offsets = strict_json.fields(name, entry, "dtype", "shape", "data_offsets")
+    begin, end = strict_json.integers(name, offsets, most=size)
+    dtype = _DTYPES[strict_json.text(name, kind)]
+    return begin, end, name, dtype, strict_json.integers(name, extents, least=1)
 
 
 def _damaged(path: Path, expected: str, got: str) -> PackedFileError:

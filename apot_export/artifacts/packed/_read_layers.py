@@ -50,26 +50,50 @@ def read_codebook(description: Any) -> Codebook:
 
 
 class Parameters:
-    """Takes numbers from the tensor `parameters`, one run after the other."""
+    """The small numbers of the tensor `parameters`, of which layers and nodes take runs."""
 
-    def __init__(self, tensors: StoredTensors) -> None:
-        self._rest: NDArray[Any] = np.empty(0, dtype="<f4")
+    def __init__(self, tensors: StoredTensors, version: str) -> None:
+        """Take runs as a version of the format states them."""
+        self._numbers: NDArray[Any] = np.empty(0, dtype="<f4")
+        self._runs: list[tuple[int, int]] = []
+        self._version = version
         if PARAMETERS in tensors:
-            self._rest = tensors.of_type(PARAMETERS, "<f4")
-            if self._rest.ndim != 1:
-                raise unexpected(PARAMETERS, self._rest)
+            self._numbers = tensors.of_type(PARAMETERS, "<f4")
+            if self._numbers.ndim != 1:
+                raise unexpected(PARAMETERS, self._numbers)
 
-    def take(self, where: str, count: int) -> NDArray[Any]:
-        """Return the next `count` numbers."""
-        if count > self._rest.size:
-            raise ValueError(f"{where}: needs {count} more parameters than there are")
-        taken, self._rest = self._rest[:count], self._rest[count:]
-        return taken
+    def take(self, where: str, stated: Any, count: int | None = None) -> NDArray[Any]:
+        """Return the stated run `[begin, end]`, of `count` numbers where that is known.
+
+        Version 1 states `[count]`, or nothing where the count is known: each run begins where the
+        one before ends.
+        """
+        if self._version != "1":
+            begin, end = strict_json.integers(where, stated)
+        else:
+            if count is None:
+                (length,) = strict_json.integers(where, stated)
+            elif stated is None:
+                length = count
+            else:
+                raise ValueError(f"{where}: a file of version 1 states no run of {PARAMETERS}")
+            begin = self._runs[-1][1] if self._runs else 0
+            end = begin + length
+        if not begin <= end <= self._numbers.size or count not in {None, end - begin}:
+            needs = "" if count is None else f", which has {count}"
+            raise ValueError(
+                f"{where}: numbers {begin} to {end} of {self._numbers.size} {PARAMETERS}{needs}"
+            )
+        self._runs.append((begin, end))
+        return self._numbers[begin:end]
 
     def require_end(self) -> None:
-        """Raise `ValueError` unless all numbers were taken."""
-        if self._rest.size:
-            raise ValueError(f"{PARAMETERS}: {self._rest.size} unused numbers")
+        """Raise `ValueError` unless every number was taken exactly once."""
+        position = 0
+        for begin, end in [*sorted(self._runs), (self._numbers.size,) * 2]:
+            if begin != position:
+                raise ValueError(f"{PARAMETERS}: a run ends at {position}, the next is at {begin}")
+            position = end
 
 
 def read_layer(
@@ -88,11 +112,11 @@ def read_layer(
         return FloatLayer(name=name, stored=lambda: tensors[tensor], stated_shape=shape)
     if kind == "planes":
         return PlaneLayer(name=name, planes=_planes(name, description, tensors, parameters))
-    _, extents, book, step, alpha, activation, storage = strict_json.members(
+    _, extents, book, step, alpha, activation, storage, values = strict_json.members(
         name,
         description,
         ("kind", "shape", "codebook", "step"),
-        {"alpha": None, "activation": None, "storage": None},
+        {"alpha": None, "activation": None, "storage": None, "values": None},
     )
     if kind != "coded":
         raise ValueError(f"{name}: unknown kind {kind!r}")
@@ -105,7 +129,7 @@ def read_layer(
         stored=codes,
         codebook=codebook,
         step=strict_json.number(name, step),
-        values=parameters.take(name, 1 << codebook.bits),
+        values=parameters.take(name, values, 1 << codebook.bits),
         alpha=None if alpha is None else strict_json.number(name, alpha),
         activation=None if activation is None else _activation(name, activation, codebooks),
     )
@@ -160,11 +184,11 @@ def _require_size(name: str, content: NDArray[Any], size: int) -> None:
 
 
 def _planes(name: str, description: Any, tensors: StoredTensors, parameters: Parameters) -> Planes:
-    _, extents, size, width, position_major, summands = strict_json.members(
+    _, extents, size, width, position_major, summands, run = strict_json.members(
         name,
         description,
         ("kind", "shape", "group_size", "count_bits"),
-        {"position_major": False, "terms": 0},
+        {"position_major": False, "terms": 0, "coordinates": None},
     )
     shape = strict_json.integers(name, extents, least=1)
     group_size = strict_json.integer(name, size, least=1)
@@ -185,6 +209,8 @@ def _planes(name: str, description: Any, tensors: StoredTensors, parameters: Par
     unpack(packed[-1:], 1, bases * group_size - (packed.size - 1) * 8 if packed.size else 0)
     terms = None
     if columns:
+        if run is not None:
+            raise ValueError(f"{name}: both terms and coordinates")
         terms = np.zeros((0, columns), dtype=np.uint8)
         if bases:
             terms = tensors.of_type(f"{name}.terms", "u1")
@@ -196,7 +222,7 @@ def _planes(name: str, description: Any, tensors: StoredTensors, parameters: Par
         position_major=strict_json.boolean(name, position_major),
         counts=counts,
         packed=packed,
-        coordinates=parameters.take(name, bases) if terms is None else summed_terms(terms),
+        coordinates=parameters.take(name, run, bases) if terms is None else summed_terms(terms),
         terms=terms,
     )
 

@@ -38,6 +38,7 @@ from apot_export.network.layers import (
 _OPERATION_BY_NAME = {operation.__name__: operation for operation in get_args(op.Operation)}
 _FLOAT = "float32 values"
 _ACCUMULATORS = "accumulators"
+_WEIGHTED = (op.Convolution, op.Linear, op.QuantizeActivation)
 _SPATIAL = (op.MaxPool, op.AveragePool, op.GlobalAveragePool, op.Upsample)
 
 
@@ -113,7 +114,8 @@ def load_packed(path: str | PathLike[str], *, lazy: bool = False) -> PackedNetwo
     metadata, tensors = read(file)
     try:
         provenance = strict_json.mapping("provenance", strict_json.loads(metadata["provenance"]))
-        network = _network(strict_json.loads(metadata["network"]), tensors)
+        parameters = Parameters(tensors, metadata["format_version"])
+        network = _network(strict_json.loads(metadata["network"]), tensors, parameters)
         _require_well_formed(network, tensors)
         _require_program(tensors)
     except PackedFileError:
@@ -135,14 +137,13 @@ def _require_program(tensors: StoredTensors) -> None:
         raise ValueError(f"{INTEGER} is not the last tensor, or has more than one axis")
 
 
-def _network(content: Any, tensors: StoredTensors) -> CodedNetwork:
+def _network(content: Any, tensors: StoredTensors, parameters: Parameters) -> CodedNetwork:
     image, output, books, layers, nodes = strict_json.fields(
         "network", content, "input", "output", "codebooks", "layers", "nodes"
     )
     name, extents = strict_json.fields("input", image, "name", "shape")
     channels, height, width = strict_json.integers("input", extents, least=1)
     codebooks = [read_codebook(book) for book in strict_json.array("codebooks", books)]
-    parameters = Parameters(tensors)
     coded = {
         layer: read_layer(layer, description, codebooks, tensors, parameters)
         for layer, description in strict_json.mapping("layers", layers).items()
@@ -153,8 +154,10 @@ def _network(content: Any, tensors: StoredTensors) -> CodedNetwork:
         graph.append(_node(description, before, parameters))
         before = graph[-1].name
     parameters.require_end()
+    # The order of an object's members means nothing, so layers get that of computation.
+    used = [node.operation.layer for node in graph if isinstance(node.operation, _WEIGHTED)]
     network = Network[Layer](
-        layers=coded,
+        layers={name: coded[name] for name in [*used, *coded] if name in coded},
         nodes=tuple(graph),
         input=strict_json.text("input", name),
         input_shape=(channels, height, width),
@@ -170,7 +173,8 @@ def _require_every_channel(node: Node, description: Any, network: CodedNetwork) 
     if isinstance(node.operation, op.ScaleBias):
         channels = network.shapes[node.inputs[0]][0]
         for part in NEUTRAL:
-            if isinstance(description.get(part), list) and description[part] != [channels]:
+            numbers = getattr(node.operation, part)
+            if isinstance(description.get(part), list) and numbers.size != channels:
                 raise ValueError(f"{node.name}: {part} is not of {channels} channels")
 
 
@@ -215,8 +219,7 @@ def _attribute(
 def _channels(where: str, attribute: Any, parameters: Parameters) -> NDArray[Any]:
     """Return one number for all channels, or one a channel."""
     if isinstance(attribute, list):
-        (count,) = strict_json.integers(where, attribute, least=1)
-        return parameters.take(where, count)
+        return parameters.take(where, attribute)
     with np.errstate(over="ignore", under="ignore"):
         value = np.array([strict_json.number(where, attribute)]).astype(np.float32)
     if not np.isfinite(value).all():
@@ -265,7 +268,7 @@ def _kinds(network: CodedNetwork, node: Node) -> tuple[set[str], str]:
     operation = node.operation
     if isinstance(operation, op.ScaleBias):
         return {_FLOAT, _ACCUMULATORS}, _FLOAT
-    if not isinstance(operation, (op.Convolution, op.Linear, op.QuantizeActivation)):
+    if not isinstance(operation, _WEIGHTED):
         return {_FLOAT}, _FLOAT
     layer = network.layers[operation.layer]
     quantized = isinstance(layer, CodedLayer) and layer.activation is not None

@@ -126,11 +126,11 @@ class _Writer:
         if not self._plain:
             content, storage = _smallest_codes(layer, compress=self._compress)
         self._octets[f"{name}.codes"] = content
-        self._parameters.append(layer.values)
         description: dict[str, Any] = {
             "kind": "coded",
             "shape": list(layer.shape),
             "codebook": self._index(layer.codebook),
+            "values": self._run(layer.values),
             "step": layer.step,
         }
         if layer.alpha is not None:
@@ -163,7 +163,7 @@ class _Writer:
         if planes.position_major:
             description["position_major"] = True
         if planes.terms is None:
-            self._parameters.append(planes.coordinates)
+            description["coordinates"] = self._run(planes.coordinates)
         else:
             description["terms"] = planes.terms.shape[1]
             if planes.terms.size:
@@ -188,11 +188,16 @@ class _Writer:
         return description
 
     def _channels(self, values: NDArray[np.floating]) -> float | list[int]:
-        """Return one number for all channels, or put one a channel into the parameters."""
+        """Return one number for all channels, or the run of parameters with one a channel."""
         if values.size == 1:
             return float(np.float32(values[0]))
-        self._parameters.append(values.astype(np.float32))
-        return [values.size]
+        return self._run(values.astype(np.float32))
+
+    def _run(self, numbers: NDArray[np.float32]) -> list[int]:
+        """Put numbers into the parameters; return where they begin and end."""
+        begin = sum(run.size for run in self._parameters)
+        self._parameters.append(numbers)
+        return [begin, begin + numbers.size]
 
     def _index(self, codebook: Codebook) -> int:
         if codebook not in self._codebooks:
