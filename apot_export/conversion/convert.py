@@ -38,7 +38,7 @@ from apot_export.original.custom import ModelSpec
 from apot_export.original.opening import model_spec, open_original
 from apot_export.original.original import Original
 from apot_export.original.parts import stated_parts
-from apot_export.original.quantization import FLOAT
+from apot_export.original.quantization import FLOAT, OPTION
 
 if TYPE_CHECKING:
     import onnx
@@ -131,7 +131,7 @@ def _export(
 ) -> ConversionResult:
     """Encode an original, write its export and describe it."""
     if integer is not None:
-        _require_coded_ends(original)
+        _require_coded_layers(original)
     source = capture(original.module, original.architecture.input_shape, original.multi_bit)
     coded = encode_network(source, alpha_terms=original.choices.alpha_terms)
     files, form = _artifacts(coded, original, integer, output)
@@ -161,16 +161,25 @@ def _export(
     )
 
 
-def _require_coded_ends(original: Original) -> None:
-    """Raise `IntegerError` for a quantized network whose first and last layers are floats."""
-    if original.family.has_thresholds and original.plan.first_last.value == FLOAT:
-        raise IntegerError(
-            "The first and the last layer are floats, which an all-integer network cannot have.",
-            where=f"{original.architecture.first}, {original.architecture.last}",
-            expected="layers with 8-bit weights",
-            got=f"float32 weights ({original.plan.first_last.source})",
-            fix="leave out --integer, or round both layers to 8 bits: --first-last 8bit",
-        )
+def _require_coded_layers(original: Original) -> None:
+    """Raise `IntegerError` for a quantized network with layers that were left in float."""
+    ends = (original.architecture.first, original.architecture.last)
+    plan = original.plan
+    if original.family.has_thresholds and plan.first_last.value == FLOAT:
+        layers, source = ends, plan.first_last.source
+        fix = "round both layers to 8 bits with --first-last 8bit"
+    elif plan.floats:
+        layers, source = tuple(sorted(plan.floats)), OPTION
+        fix = "the --layer-bits that leave these layers in float"
+    else:
+        return
+    raise IntegerError(
+        "An all-integer network has no float layers.",
+        where=", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else ""),
+        expected="layers with quantized weights",
+        got=f"float32 weights ({source})",
+        fix=f"leave out --integer, or {fix}",
+    )
 
 
 def _artifacts(

@@ -108,6 +108,16 @@ def test_layers_of_other_bits_are_not_compared(digits: Path) -> None:
     assert document("convert", digits, *options)["statistics"]["agrees"] is True
 
 
+def test_layers_left_in_float_are_named_where_integers_are_asked_for(digits: Path) -> None:
+    export = digits.parent / "export"
+    left = ("--bits", 4, "--layer-bits", "layer2.*=32", "--integer", "-o", export)
+    refused = run("convert", digits, *left)
+    assert refused.exit_code == 2
+    assert "layer2.0.conv1" in refused.stderr
+    assert "leave out --integer, or the --layer-bits that leave" in refused.stderr
+    assert not export.exists()
+
+
 def test_a_four_bit_checkpoint_is_no_three_bit_network(reference: Path, tmp_path: Path) -> None:
     checkpoint = reference / "checkpoints/CIFAR10/result/res20_4bit/model_best.pth.tar"
     result = run("convert", checkpoint, "--bits", 3, "-o", tmp_path / "export")
