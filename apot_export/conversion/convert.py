@@ -163,10 +163,11 @@ def _export(
 
 def _require_coded_layers(original: Original) -> None:
     """Raise `IntegerError` for a quantized network with layers that were left in float."""
-    ends = (original.architecture.first, original.architecture.last)
     plan = original.plan
+    layers: tuple[str, ...]
     if original.family.has_thresholds and plan.first_last.value == FLOAT:
-        layers, source = ends, plan.first_last.source
+        layers = (original.architecture.first, original.architecture.last)
+        source = plan.first_last.source
         fix = "round both layers to 8 bits with --first-last 8bit"
     elif plan.floats:
         layers, source = tuple(sorted(plan.floats)), OPTION
@@ -175,7 +176,7 @@ def _require_coded_layers(original: Original) -> None:
         return
     raise IntegerError(
         "An all-integer network has no float layers.",
-        where=", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else ""),
+        where=", ".join(layers),
         expected="layers with quantized weights",
         got=f"float32 weights ({source})",
         fix=f"leave out --integer, or {fix}",

@@ -1,0 +1,1 @@
+"""The exports in every program that reads ONNX files."""

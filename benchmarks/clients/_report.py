@@ -1,0 +1,73 @@
+"""The table of clients as a page of the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ._cases import NETWORKS, TARGETS
+
+_HEAD = """\
+# Clients
+
+What programs that read ONNX files make of the exports, each in its newest release unless its
+name has a version. `python -m benchmarks.clients --write docs/clients.md` builds the environment of
+every client from PyPI or npm and writes this page.
+
+A cell says on how many of the images the client names the class that ONNX Runtime names with the
+default file; the largest difference of a logit; and the share of equal integers (levels and sums of
+quantized layers) where the client shows values within the graph: 100 % means that all are equal. A
+dash means that the client refuses the file; the reasons are [below](#what-breaks).
+"""
+
+
+def page(outcomes: Mapping[str, Mapping[str, Any]], versions: Mapping[str, str]) -> str:
+    """Return the page for outcomes by "client|network|target"."""
+    parts = [_HEAD]
+    for target in TARGETS:
+        parts += [f"\n## `{target}`\n", _table(outcomes, versions, target)]
+    return "\n".join([*parts, "\n## What breaks\n", _reasons(outcomes)])
+
+
+def _table(
+    outcomes: Mapping[str, Mapping[str, Any]], versions: Mapping[str, str], target: str
+) -> str:
+    rows = [f"| client | {' | '.join(NETWORKS)} |", f"|{'---|' * (1 + len(NETWORKS))}"]
+    for client, version in versions.items():
+        cells = [outcomes.get(f"{client}|{network}|{target}") for network in NETWORKS]
+        if any(cells):
+            name = client if version in client else f"{client} {version}"
+            rows.append(f"| {name} | {' | '.join(map(_cell, cells))} |")
+    return "\n".join(rows)
+
+
+def _cell(outcome: Mapping[str, Any] | None) -> str:
+    if outcome is None:
+        return "not run"
+    if not outcome["runs"]:
+        return "-" if not outcome["loads"] else "loads only"
+    shares = "" if outcome["integers"] is None else f", {_percent(outcome['integers'])}"
+    difference = f"{outcome['difference']:.0e}" if outcome["difference"] else "0"
+    return f"{outcome['top1']}/{outcome['images']}, {difference}{shares}"
+
+
+def _percent(share: float) -> str:
+    """Return a share in per cent, which reads 100 only where it is 1."""
+    return "100 %" if share == 1 else f"{min(99.99, 100 * share):.2f} %"
+
+
+def _reasons(outcomes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return every message once, with the cases that end in it."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for key, outcome in outcomes.items():
+        client, network, target = key.split("|")
+        if not outcome["runs"]:
+            reason = outcome["breaks"].replace("`", "'").replace("|", "/")
+            cases.setdefault((client, reason), []).append(f"{network} ({target})")
+    return (
+        "\n".join(
+            f"- **{client}**, {', '.join(where)}: `{reason}`"
+            for (client, reason), where in cases.items()
+        )
+        + "\n"
+    )
