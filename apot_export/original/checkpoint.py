@@ -1,57 +1,39 @@
-"""Reading `.pth.tar` files without running anything that is in them."""
+"""Reading checkpoints without running anything that is in them."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
-import pickletools
-import re
-import reprlib
 import stat
-import struct
 import warnings
-import zipfile
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from apot_export.errors import CheckpointError, UnsafeCheckpointError, WeightError
+from apot_export.errors import CheckpointError, WeightError
 from apot_export.network.layers import MultiBitWeights
-from apot_export.original.multi_bit import PICKLED_BASES, multi_bit_weights
-from apot_export.original.record import PICKLED_NUMBERS, Record, record_of
+from apot_export.original._containers import METADATA, re_saving, read_container
+from apot_export.original._pickles import numbers_of
+from apot_export.original.multi_bit import multi_bit_weights
+from apot_export.original.record import Record, record_of
 from apot_export.original.weight_sets import (
-    STATE_DICT_KEYS,
+    TOP,
+    USUAL_PLACES,
     chosen_weights,
-    listed,
+    forms_of,
+    is_stray,
+    is_tensor,
     weight_sets,
+    without_wrappers,
 )
 
 _MULTI_BIT_KEY = "parameters_w_bin"
-_DATA_PARALLEL_PREFIX = "module."
 _COUNTER_SUFFIX = "num_batches_tracked"
-_AVERAGES_COUNTER = "n_averaged"
-"""What torch.optim.swa_utils.AveragedModel keeps beside the weights."""
-_READ_BYTES = 1 << 20
-_SHOWN_BYTES = 8
-_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF"
-"""What the first bytes of PyTorch's format before 1.6 hold: its magic number, pickled."""
-_UNSUPPORTED_OPCODE = re.compile(r"Unsupported operand (\d+)")
-_SHOWN_KEYS = 8
-_TENSOR_GLOBALS = re.compile(
-    r"(__builtin__|builtins)\.(bytearray|complex|set)"
-    r"|_codecs\.encode|collections\.(Counter|OrderedDict|defaultdict)"
-    r"|torch\.(Size|Tensor|device|bool|(storage\.)?\w+Storage|(b?float|complex|q?u?int)\d+\w*)"
-    r"|torch\.cuda\.\w+Storage|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2"
-    r"|binarynet\.(Conv|FC)Layer_bin|numpy\.(dtype|_?core\.multiarray\.scalar)"
-    r"|torch\.nn\.parameter\.Parameter|torch\.serialization\._get_layout"
-)
-"""Globals that the safe loader resolves itself."""
-_NO_PICKLE = (LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, struct.error)
-"""What the safe unpickler and the legacy reader raise on bytes that only look like a pickle."""
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_SHOWN_KEYS = 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +43,11 @@ class Checkpoint:
     path: Path
     sha256: str
     state: dict[str, torch.Tensor]
-    """State dict on the CPU, without the DataParallel prefix, in file order."""
+    """State dict on the CPU, float32, without what wrappers add to its keys, in file order."""
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    """The same tensors, and those that evaluation does not read, by their keys in the file."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was taken, left out or converted on the way."""
     bare: bool = False
     """Whether the file holds the state dict itself, without epoch or accuracy around it."""
     multi_bit: tuple[MultiBitWeights, ...] = ()
@@ -75,6 +61,19 @@ class Checkpoint:
     def keys(self) -> list[str]:
         """Names by which families are recognised."""
         return [*self.state, *([_MULTI_BIT_KEY] if self.multi_bit else [])]
+
+    def state_for(self, expected: Collection[str]) -> dict[str, torch.Tensor]:
+        """Return the state dict under the names of a network that has these keys.
+
+        Its own names may look like those of wrappers, or of what evaluation does not read.
+        """
+        forms = [{form[key]: key for key in self.tensors} for form in forms_of(self.tensors)]
+        best = max(forms, key=lambda form: len(form.keys() & {*expected}))
+        return {
+            name: self.tensors[key]
+            for name, key in best.items()
+            if name in expected or not is_stray(name)
+        }
 
 
 def require_checkpoint_file(path: Path) -> None:
@@ -111,19 +110,22 @@ def load_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
     require_checkpoint_file(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pickles and tensors that are refused below
-        content = _load_safely(path)
-    state = _state_dict(content, path, weights)
+        content = read_container(path)
+        place = chosen_weights(content, weights, path)
+        tensors, notes = _tensors(weight_sets(content)[place], path)
+    names = without_wrappers([key for key in tensors if not is_stray(key)])
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
         if digest is None:  # Python 3.10
             digest = hashlib.sha256(file.read())
     record, note = record_of(content)
-    wrapped = isinstance(content, Mapping) and not {*STATE_DICT_KEYS}.isdisjoint(content)
     return Checkpoint(
         path=path,
         sha256=digest.hexdigest(),
-        state=state,
-        bare=not wrapped and weights is None,
+        state={name: tensors[key] for key, name in names.items()},
+        tensors=tensors,
+        notes=(*([] if place in USUAL_PLACES else [f"weights from {place!r}"]), *notes),
+        bare=place == TOP,
         multi_bit=_multi_bit(content),
         record=record,
         record_note=note,
@@ -140,208 +142,66 @@ def _multi_bit(content: object) -> tuple[MultiBitWeights, ...]:
     )
 
 
-def _load_safely(path: Path) -> object:
-    try:
-        with path.open("rb") as file:
-            head = file.read(2)
-    except OSError as error:
-        raise CheckpointError(
-            "The checkpoint cannot be opened.", where=str(path), got=str(error)
-        ) from error
-    is_archive = head == b"PK"
-    # Mapped, not read: the optimizer's state, often twice the weights, never becomes memory.
-    mapped = is_archive and _check_archive(path) and _is_unicode(path)
-    try:
-        with torch.serialization.safe_globals([*PICKLED_BASES, *PICKLED_NUMBERS]):
-            if mapped:
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            with path.open("rb") as file:
-                return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
-        raise _explained(path, is_archive, error) from error
-    except (*_NO_PICKLE, MemoryError) as error:
-        raise _explained(path, is_archive, error) from error
-
-
-def _is_unicode(path: Path) -> bool:
-    """Tell whether PyTorch's own file functions take a path: names may be any bytes."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _check_archive(path: Path) -> bool:
-    """Compare a zip archive with its checksums, which PyTorch ignores; tell whether it is plain.
+def _tensors(found: Mapping[Any, Any], path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Return the tensors of a state dict in float32, and sentences on what became of the rest.
 
     Raises:
-        CheckpointError: It is truncated or damaged.
+        CheckpointError: One has no values, or a type that does not become float32 exactly.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                if entry.CRC:  # torch.save can be told to write none
-                    with archive.open(entry) as file:
-                        while file.read(_READ_BYTES):
-                            pass
-            return all(e.compress_type == zipfile.ZIP_STORED for e in archive.infolist())
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            "The checkpoint is a truncated or damaged zip archive.",
-            where=str(path),
-            expected="a complete archive that fits its checksums",
-            got=f"{path.stat().st_size} bytes; {error}",
-            fix="copy or download the file again",
-        ) from error
+    tensors: dict[str, torch.Tensor] = {}
+    left_out: list[str] = []
+    converted: Counter[torch.dtype] = Counter()
+    for key, value in found.items():
+        if key == METADATA:
+            continue
+        if not isinstance(key, str) or not is_tensor(value) or is_stray(key):
+            left_out.append(str(key))
+            if isinstance(value, torch.Tensor) and isinstance(key, str):
+                tensors[key] = value.detach()
+            continue
+        tensor = numbers_of(value)
+        tensors[key] = _float32(key, tensor, path)
+        if tensor is not None and tensor.dtype != tensors[key].dtype:
+            converted[tensor.dtype] += 1
+    notes = [
+        f"{count} tensors of {str(dtype)[6:]} became float32 without rounding"
+        for dtype, count in converted.items()
+    ]
+    if left_out:
+        more = len(left_out) - _SHOWN_KEYS
+        shown = f"{', '.join(left_out[:_SHOWN_KEYS])}{f' and {more} more' if more > 0 else ''}"
+        notes.append(f"left out, since evaluation does not read it: {shown}")
+    return tensors, notes
 
 
-def _explained(path: Path, is_archive: bool, error: BaseException) -> CheckpointError:
-    wanted = _foreign_globals(path, is_archive)
-    if wanted:
-        return UnsafeCheckpointError(
-            "The checkpoint wants to import code when it is loaded; nothing of it was run.",
-            where=str(path),
-            expected="tensors, numbers and strings only",
-            got=", ".join(wanted),
-            fix=_re_saving(path),
-        )
-    with path.open("rb") as file:
-        head = file.read(_SHOWN_BYTES)
-    # PyTorch wraps its reason in advice to trust the file.
-    advice, _, reason = str(error).rpartition("WeightsUnpickler error: ")
-    if not advice and "weights_only" in reason:
-        reason = ""
-    reason = " ".join([f"{type(error).__name__}:", *reason.strip().splitlines()[:1]])
-    opcode = _UNSUPPORTED_OPCODE.search(reason)
-    if opcode is not None and (is_archive or _LEGACY_MAGIC in head):
-        code = int(opcode[1])
-        named = {ord(known.code): known.name for known in pickletools.opcodes}.get(code, hex(code))
-        return CheckpointError(
-            "The checkpoint's pickle has an opcode that safe loading does not know.",
-            where=str(path),
-            expected="a pickle that a current PyTorch wrote",
-            got=f"opcode {named}",
-            fix=_re_saving(path),
-        )
-    return CheckpointError(
-        "The file is not a readable PyTorch checkpoint.",
-        where=str(path),
-        expected="a file written by torch.save, complete",
-        got=f"{path.stat().st_size} bytes that begin with {head!r} ({reason})",
-        fix="check that the file is a checkpoint and was copied whole",
-    )
-
-
-def _re_saving(path: Path) -> str:
-    """Return how to write a checkpoint anew with nothing but its tensors, in three lines."""
-    return (
-        "where you trust the file, re-save its tensors in Python, with its classes at hand:\n"
-        "import torch\n"
-        f"old = torch.load({str(path)!r}, map_location='cpu', weights_only=False, "
-        "encoding='latin1')\n"
-        "torch.save({'state_dict': old.state_dict() if hasattr(old, 'state_dict') else "
-        f"old.get('state_dict', old)}}, {'resaved_' + path.name!r})"
-    )
-
-
-def _foreign_globals(path: Path, is_archive: bool) -> list[str]:
-    """List the globals named in a checkpoint's pickles beyond those of tensors, without running."""
-    try:
-        if is_archive:
-            with zipfile.ZipFile(path) as archive:
-                names = [name for name in archive.namelist() if name.endswith("data.pkl")]
-                streams = [archive.read(name) for name in names]
-        else:
-            streams = [path.read_bytes()]
-    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError):
-        return []
-    found: dict[str, None] = {}
-    for stream in streams:
-        for name in _globals_of_pickles(stream):
-            if not _TENSOR_GLOBALS.fullmatch(name):
-                found[name] = None
-    return list(found)
-
-
-def _globals_of_pickles(stream: bytes) -> list[str]:
-    """Return `module.name` of every global in the pickles that stand one after the other."""
-    names: list[str] = []
-    buffer = io.BytesIO(stream)
-    try:
-        while buffer.tell() < len(stream):
-            strings = [""]
-            memo: dict[object, str] = {}
-            for opcode, argument, _ in pickletools.genops(buffer):
-                if opcode.name in ("GLOBAL", "INST"):
-                    names.append(str(argument).replace(" ", "."))
-                elif opcode.name == "STACK_GLOBAL":
-                    names.append(".".join(strings[-2:]))
-                elif opcode.name == "MEMOIZE":
-                    memo[len(memo)] = strings[-1]
-                elif opcode.name.endswith("PUT"):
-                    memo[argument] = strings[-1]
-                elif opcode.name.endswith("GET"):
-                    strings.append(memo.get(argument, ""))
-                elif isinstance(argument, str):
-                    strings.append(argument)
-    except (ValueError, EOFError, IndexError, UnicodeDecodeError):
-        pass  # The end of the pickles: tensor data, or damage that the caller reports.
-    return names
-
-
-def _state_dict(content: object, path: Path, weights: str | None) -> dict[str, torch.Tensor]:
-    if not isinstance(content, Mapping):
-        raise CheckpointError(
-            "The checkpoint holds no state dict.",
-            where=str(path),
-            expected="a dict",
-            got=type(content).__name__,
-        )
-    found = chosen_weights(content, weights, path)
-    tensors = {key: value for key, value in found.items() if isinstance(value, torch.Tensor)}
-    if not tensors or len(tensors) != len(found) or not all(isinstance(key, str) for key in found):
-        others = [
-            f"{_shown(key)} ({type(value).__name__})"
-            for key, value in found.items()
-            if not (isinstance(key, str) and isinstance(value, torch.Tensor))
-        ]
-        sets = weight_sets(content)
-        keys = ", ".join(others[:_SHOWN_KEYS]) or "nothing"
-        raise CheckpointError(
-            "The checkpoint holds no state dict.",
-            where=str(path),
-            expected="tensors by name, at the top or under " + ", ".join(STATE_DICT_KEYS),
-            got=keys,
-            fix=f"name the weights: --weights, one of {listed(sets)}" if sets else None,
-        )
-    tensors.pop(_AVERAGES_COUNTER, None)
-    if all(key.startswith(_DATA_PARALLEL_PREFIX) for key in tensors):
-        tensors = {key[len(_DATA_PARALLEL_PREFIX) :]: value for key, value in tensors.items()}
-    for key, tensor in tensors.items():
-        _check_type(key, tensor)
-    return {key: tensor.detach() for key, tensor in tensors.items()}
-
-
-def _shown(key: object) -> str:
-    return key if isinstance(key, str) else reprlib.repr(key)
-
-
-def _check_type(key: str, tensor: torch.Tensor) -> None:
-    is_counter = key.endswith(_COUNTER_SUFFIX) and tensor.dtype == torch.int64
-    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
-    if not (is_plain and (tensor.dtype == torch.float32 or is_counter)):
+def _float32(key: str, tensor: torch.Tensor | None, path: Path) -> torch.Tensor:
+    """Return a tensor in float32, or a counter of batches as it is."""
+    is_counter = key.endswith(_COUNTER_SUFFIX)
+    if tensor is None or not (tensor.dtype in _FLOATS or (is_counter and not tensor.is_complex())):
         raise CheckpointError(
             "A tensor of the checkpoint has a type that the family does not use.",
             where=key,
             expected="dense float32",
-            got=f"{tensor.dtype}, {tensor.layout}, {tensor.device}",
+            got="a tensor without dense values" if tensor is None else str(tensor.dtype),
             fix="convert a checkpoint that was saved in the precision of its training",
         )
     if tensor.numel() == 0:
         raise CheckpointError(
             "A tensor of the checkpoint is empty.", where=key, got=f"shape {list(tensor.shape)}"
         )
+    if is_counter or tensor.dtype == torch.float32:
+        return tensor
+    single = tensor.float()
+    differs = (single != tensor) & ~tensor.isnan()
+    if differs.any():
+        raise CheckpointError(
+            "A tensor does not fit float32, the precision of the families' training.",
+            where=key,
+            expected="values of float32",
+            got=f"{int(differs.sum())} of {tensor.numel()} values between two of them",
+            fix=f"round the checkpoint, where that is meant:\n{re_saving(path, rounded=True)}",
+        )
+    return single
 
 
 def require_finite(state: Mapping[str, torch.Tensor]) -> None:

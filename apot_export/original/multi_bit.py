@@ -1,7 +1,7 @@
 """Weights that are sums of scaled sign vectors (ALQ), and how checkpoints pickle them.
 
-The safe loader fills an empty object's attributes from the pickle, without running the code of the
-classes there. What is in them is checked here before anything reads it.
+Their objects are stand-ins, which hold attributes and run nothing of the training code. What is in
+them is checked here before anything reads it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import nn
 
 from apot_export.errors import CheckpointError, RecognitionError
 from apot_export.network.layers import MultiBitWeights
+from apot_export.original._pickles import StandIn
 
 if TYPE_CHECKING:
     from apot_export.original.checkpoint import Checkpoint
@@ -30,26 +31,15 @@ _STRUCTURES = {
 _AXES = 4
 
 
-class PickledBases:
-    """Attributes of one layer's multi-bit weights, as the safe loader fills them in."""
-
-
-PICKLED_BASES: list[Any] = [
-    (PickledBases, "binarynet.ConvLayer_bin"),
-    (PickledBases, "binarynet.FCLayer_bin"),
-]
-"""What the safe loader may make, and the global that each stands for."""
-
-
 def multi_bit_weights(entry: object, where: str) -> MultiBitWeights:
     """Read one layer's bases, coordinates and mask.
 
     Raises:
         CheckpointError: The entry is another object, or its tensors do not fit each other.
     """
-    attributes = vars(entry) if isinstance(entry, PickledBases) else {}
+    attributes = entry.held if isinstance(entry, StandIn) else {}
     tensors = {name: attributes.get(name) for name in ("B", "alpha", "mask")}
-    structure = attributes.get("structure")
+    structure = str(attributes.get("structure"))
     if structure not in _STRUCTURES or not all(
         isinstance(tensor, torch.Tensor) and tensor.ndim == _AXES for tensor in tensors.values()
     ):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 _KEYS = (
@@ -17,8 +15,6 @@ _KEYS = (
 )
 """Names under which training codes record a top-1 accuracy; the first one with a usable value is
 taken. Accuracies of the best epoch come first: that epoch's weights are what is published."""
-_NUMBER_CODE = re.compile(r"[iuf][248]|[iu]1")
-"""Codes of numpy's types of numbers, as f8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,35 +80,3 @@ def _number(value: object) -> float | None:
         return float(value)
     except OverflowError:
         return math.inf
-
-
-# --- numpy's scalars in pickles -------------------------------------------------------------------
-
-
-class PickledType:
-    """Stands for numpy's type of a pickled scalar; runs nothing of numpy's own unpickling."""
-
-    def __init__(self, code: object = "", *_flags: object) -> None:
-        """Keep the code of the type, as "f8"."""
-        self.code = str(code)
-
-    def __setstate__(self, state: object) -> None:
-        """Ignore the rest of the type's description."""
-
-
-def pickled_scalar(kind: object = None, raw: object = b"", *_more: object) -> float | int | None:
-    """Return the number that a pickled numpy scalar holds; None for anything but a number."""
-    code = kind.code if isinstance(kind, PickledType) else ""
-    size = int(code[1:]) if _NUMBER_CODE.fullmatch(code) else 0
-    if not (size and isinstance(raw, bytes) and len(raw) == size):
-        return None
-    number: float | int = np.frombuffer(raw, np.dtype(code))[0].item()
-    return number
-
-
-PICKLED_NUMBERS: list[Any] = [
-    (pickled_scalar, "numpy._core.multiarray.scalar"),
-    (pickled_scalar, "numpy.core.multiarray.scalar"),
-    (PickledType, "numpy.dtype"),
-]
-"""What the safe loader may call for scalars of numpy, and the global that each stands for."""

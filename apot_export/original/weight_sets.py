@@ -1,38 +1,78 @@
-"""Sets of weights in one checkpoint: those of the training, and averages of them (EMA, SWA)."""
+"""Sets of weights in one checkpoint, and the names of their tensors without what wrappers add."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from apot_export.errors import CheckpointError
+from apot_export.original._pickles import StandIn
 
-STATE_DICT_KEYS = ("state_dict", "model", "net_state_dict")
-"""Where training codes put the state dict."""
-_WRAPPERS = re.compile(r"^((module|model|ema_model|_orig_mod)\.)+")
-"""Prefixes of keys that wrappers of a network add."""
+TOP = "."
+"""Place of the weights of a file that is a state dict itself."""
+USUAL_PLACES = ("state_dict", "model", "net_state_dict", TOP)
+"""Where training codes put the weights of the network itself."""
+_DEEPEST = 4
+"""Levels of dicts and lists that are looked through."""
+_OPTIMIZERS = "optim"
+_SHOWN_KEYS = 8
+_WRAPPERS = re.compile(
+    r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+"""Parts of keys that DataParallel, torch.compile and their like add, wherever they stand."""
+_STRAY = re.compile(
+    r"(^|.*\.)(n_averaged|total_ops|total_params|weight_q|weight_quantized|quantized_weight"
+    r"|_extra_state)"
+)
+"""Counters of averages and of operations, and copies of weights that are computed anew."""
 
 
-def weight_sets(content: Mapping[Any, Any]) -> dict[str, Mapping[str, torch.Tensor]]:
-    """Return every state dict of a checkpoint by its place, as "state_dict" or "ema.shadow"."""
-    found = {}
-    for key, value in content.items():
-        if _is_state_dict(value):
-            found[str(key)] = value
-        elif isinstance(value, Mapping):
-            inner = {f"{key}.{name}": held for name, held in value.items() if _is_state_dict(held)}
-            found.update(inner)
+def weight_sets(content: object) -> dict[str, Mapping[Any, Any]]:
+    """Return every mapping that holds weights in a checkpoint by its place, as "ema.shadow"."""
+    found: dict[str, Mapping[Any, Any]] = {}
+    seen: set[int] = set()
+
+    def look(value: object, place: str, depth: int) -> None:
+        children: Iterator[tuple[Any, Any]]
+        if isinstance(value, dict):
+            if any(_is_weight(key, held) for key, held in value.items()):
+                found[place or TOP] = value
+            children = iter(value.items())
+        elif isinstance(value, (list, tuple)):
+            children = enumerate(value)
+        else:
+            return
+        if depth == _DEEPEST or id(value) in seen:
+            return
+        seen.add(id(value))
+        for key, held in children:
+            if str(key).startswith(_OPTIMIZERS):
+                continue  # what it keeps for every weight has the weight's name at times
+            look(held, f"{place}.{key}" if place else str(key), depth + 1)
+
+    look(content, "", 0)
     return found
 
 
-def chosen_weights(
-    content: Mapping[Any, Any], weights: str | None, path: Path
-) -> Mapping[Any, Any]:
-    """Return the state dict of a checkpoint that the user names, else its only one.
+def _is_weight(key: object, value: object) -> bool:
+    is_named = isinstance(key, str) and key.rpartition(".")[2] == "weight"
+    return is_named and is_tensor(value)
+
+
+def is_tensor(value: object) -> bool:
+    """Tell whether a value is a tensor or an array, or one of a kind that cannot be read."""
+    kinds = ("torch._utils._rebuild_", "numpy.core.", "numpy._core.")
+    return isinstance(value, torch.Tensor) or (
+        isinstance(value, StandIn) and value.name.startswith(kinds)
+    )
+
+
+def chosen_weights(content: object, weights: str | None, path: Path) -> str:
+    """Return the place of the state dict that the user names, else of the network's only one.
 
     Args:
         content: What the file holds at its top.
@@ -40,7 +80,7 @@ def chosen_weights(
         path: The file, for messages.
 
     Raises:
-        CheckpointError: There are several, or none has that name.
+        CheckpointError: There are several or none, or none has that name.
     """
     sets = weight_sets(content)
     if weights is not None:
@@ -52,40 +92,73 @@ def chosen_weights(
                 got=f"--weights {weights}",
                 fix="name one of these" if sets else "leave out --weights",
             )
-        return sets[weights]
-    usual = next((key for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)), None)
-    if usual is None:
-        return content
-    names = _names(content[usual])
-    same = {
-        name: held for name, held in sets.items() if 2 * len(names & _names(held)) >= len(names)
-    }
-    if len(same) > 1:
+        return weights
+    if not sets:
         raise CheckpointError(
-            "The checkpoint holds several sets of weights of one network.",
+            "The checkpoint holds no state dict.",
+            where=str(path),
+            expected="tensors by name, as conv1.weight, in a dict",
+            got=_outline(content),
+            fix="save what the network's state_dict() returns",
+        )
+    usual = next((place for place in USUAL_PLACES if place in sets), None)
+    if usual is not None:
+        names = _names(sets[usual])
+        sets = {p: held for p, held in sets.items() if 2 * len(names & _names(held)) >= len(names)}
+    if len(sets) > 1:
+        raise CheckpointError(
+            "The checkpoint holds several sets of weights.",
             where=str(path),
             expected="one, or a word on which is meant",
-            got=listed(same),
-            fix="say which one was evaluated: " + " or ".join(f"--weights {name}" for name in same),
+            got=listed(sets),
+            fix="say which one was evaluated: " + " or ".join(f"--weights {name}" for name in sets),
         )
-    held: Mapping[Any, Any] = content[usual]
-    return held
+    (place,) = sets
+    return place
 
 
-def listed(sets: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
+def listed(sets: Mapping[str, Mapping[Any, Any]]) -> str:
     """Return the names of sets of weights with the number of their keys."""
     return ", ".join(f"{name} ({len(held)} keys)" for name, held in sets.items())
 
 
-def _is_state_dict(value: object) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(key, str) for key in value)
-        and all(isinstance(held, torch.Tensor) for held in value.values())
-    )
+def _outline(content: object) -> str:
+    if not isinstance(content, dict):
+        return type(content).__name__
+    shown = [f"{key!s} ({type(value).__name__})" for key, value in content.items()][:_SHOWN_KEYS]
+    return ", ".join(shown) or "nothing"
 
 
 def _names(state: Mapping[Any, Any]) -> set[str]:
-    """Return the keys of a state dict without the prefixes of wrappers."""
-    return {_WRAPPERS.sub("", key) for key in state if isinstance(key, str)}
+    return {*without_wrappers([key for key in state if is_tensor(state[key])]).values()}
+
+
+# --- names of tensors -----------------------------------------------------------------------------
+
+
+def is_stray(key: str) -> bool:
+    """Tell whether evaluation never reads a tensor of this name."""
+    return _STRAY.fullmatch(key) is not None
+
+
+def without_wrappers(keys: Collection[str]) -> dict[str, str]:
+    """Return every key's name without what wrappers of the network add.
+
+    These are the parts that stand for wrappers alone, and whatever all names begin with.
+
+    >>> without_wrappers(["net.module.fc.bias", "net.layer1._orig_mod.conv1.weight"])
+    {'net.module.fc.bias': 'fc.bias', 'net.layer1._orig_mod.conv1.weight': 'layer1.conv1.weight'}
+    """
+    return forms_of(keys)[-1]
+
+
+def forms_of(keys: Collection[str]) -> list[dict[str, str]]:
+    """Return what a network's keys may be in the network itself, from none of them cut to all."""
+    forms = [{key: key for key in keys}, {key: _WRAPPERS.sub("", key) for key in keys}]
+    while True:
+        names = forms[-1].values()
+        dots = [name.count(".") for name in names]
+        if len({name.partition(".")[0] for name in names}) != 1 or not min(dots) or max(dots) == 1:
+            break
+        forms.append({key: name.partition(".")[2] for key, name in forms[-1].items()})
+    return [form for form in forms if len({*form.values()}) == len(form)]

@@ -192,8 +192,6 @@ NOT_FITTING: dict[str, tuple[Callable[[Tensors], None], str]] = {
     "vector as alpha": (changed(WEIGHT_ALPHA, lambda t: t.repeat(2)), "layer2.0.conv1"),
     "empty alpha": (changed(WEIGHT_ALPHA, lambda t: t.repeat(0)), WEIGHT_ALPHA),
     "vector as activation alpha": (changed(INPUT_ALPHA, lambda t: t.repeat(2)), INPUT_ALPHA),
-    "double": (changed(WEIGHT, torch.Tensor.double), "torch.float64"),
-    "half": (changed(WEIGHT, torch.Tensor.half), "torch.float16"),
     "integers": (changed(WEIGHT, torch.Tensor.long), "torch.int64"),
     "integer alpha": (changed(WEIGHT_ALPHA, torch.Tensor.long), "torch.int64"),
     "integer variance": (changed(VARIANCE, torch.Tensor.long), "torch.int64"),

@@ -84,11 +84,7 @@ def test_both_formats_and_every_protocol_load_alike(
 ) -> None:
     data = saved({"state_dict": state}, legacy=legacy, protocol=protocol)
     file.write_bytes(data)
-    try:
-        checkpoint = load_checkpoint(file)
-    except CheckpointError:
-        assert protocol > 3  # the safe loader need not know how these name globals
-        return
+    checkpoint = load_checkpoint(file)
     assert equal(checkpoint.state, state)
     assert checkpoint.sha256 == hashlib.sha256(data).hexdigest()
     assert checkpoint.path == file
@@ -122,18 +118,6 @@ def test_a_python_2_pickle_of_cuda_tensors_loads(state: Tensors, file: Path) -> 
     assert b"cuda:0" in data
     file.write_bytes(data)
     assert equal(load_checkpoint(file).state, floats)
-
-
-def test_an_opcode_that_stops_safe_loading_is_named(state: Tensors, file: Path) -> None:
-    named = {"x" * 300: next(iter(state.values()))}
-    error = refusal(file, as_python_2_wrote(saved({"state_dict": named}, legacy=True)))
-    assert error.got == "opcode BINSTRING"
-    assert error.fix is not None
-    script = error.fix.splitlines()[1:]
-    assert len(script) == 3
-    for line in script:
-        compile(line, "script", "exec")
-    assert file.name in script[1]
 
 
 @formats
@@ -316,7 +300,7 @@ def test_what_is_no_state_dict_is_refused(content: object, legacy: bool, file: P
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("content", [[1, 2], 7, {"a": 1.0}], ids=str)
 def test_a_plain_pickle_is_refused(content: object, protocol: int, file: Path) -> None:
-    assert "bytes that begin with" in str(refusal(file, pickle.dumps(content, protocol)))
+    assert "no state dict" in str(refusal(file, pickle.dumps(content, protocol)))
 
 
 def test_keys_that_are_no_names_are_refused(file: Path) -> None:
@@ -331,9 +315,7 @@ def test_keys_that_are_no_names_are_refused(file: Path) -> None:
 
 
 @formats
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int32, torch.int64, torch.bool]
-)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.bool, torch.complex64])
 def test_weights_of_another_type_are_refused(
     dtype: torch.dtype, legacy: bool, state: Tensors, file: Path
 ) -> None:

@@ -77,10 +77,10 @@ def test_one_set_is_taken_wherever_it_is(
     path = saved(tmp_path, **{**content, **other})
     assert torch.equal(load_checkpoint(path).state["fc.bias"], content["state_dict"][KEY])
     path = saved(tmp_path, net=averaged)
-    with pytest.raises(CheckpointError, match="no state dict") as caught:
-        load_checkpoint(path)
-    assert "--weights, one of net" in str(caught.value)
-    assert torch.equal(load_checkpoint(path, "net").state["fc.bias"], averaged[KEY])
+    for weights in (None, "net"):
+        loaded = load_checkpoint(path, weights)
+        assert torch.equal(loaded.state["fc.bias"], averaged[KEY])
+        assert (loaded.notes, loaded.bare) == (("weights from 'net'",), False)
     torch.save(averaged, path)
     with pytest.raises(CheckpointError, match="no set of weights"):
         load_checkpoint(path, "net")

@@ -62,13 +62,14 @@ def load_custom(path: Path, choices: Choices, spec: ModelSpec) -> Original:
     checkpoint = load_checkpoint(path, choices.weights)
     require_finite(checkpoint.state)
     module = build(spec, (Path.cwd(), path.absolute().parent))
+    state = checkpoint.state_for(module.state_dict().keys())
     load_state(
         module,
-        checkpoint.state,
+        state,
         f"{spec.factory} of --model",
         fix="name the factory, and the arguments, that the network was trained with",
     )
-    multi_bit = multi_bit_layers(checkpoint, checkpoint.state)
+    multi_bit = multi_bit_layers(checkpoint, state)
     return _original(module, spec.input_shape, choices, checkpoint, multi_bit)
 
 
