@@ -235,6 +235,9 @@ def _comparisons(report: Report) -> Iterator[tuple[bool, str, str]]:
     if report.reference is not None:
         yield holds("your outputs"), "reference", _reference(report.reference)
     yield holds("did not run on"), "provider", report.provider
+    for products in report.exactness.values():
+        if products.name or products.wrong:
+            yield products.wrong is None, "products", products.says()
     if report.backends is not None:
         found = report.backends
         accuracy = "" if found.top1 is None else f"; top-1 {found.top1:.2%}"

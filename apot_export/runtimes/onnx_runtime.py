@@ -21,6 +21,17 @@ from apot_export.errors import DeviceError, ExportError
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+ALGORITHMS: tuple[Mapping[str, str], ...] = tuple(
+    {"cudnn_conv_algo_search": search, "cudnn_conv_use_max_workspace": workspace}
+    for search in ("HEURISTIC", "EXHAUSTIVE", "DEFAULT")
+    for workspace in ("1", "0")
+)
+"""Ways in which CUDA's provider chooses cuDNN's convolutions, in the order in which to try them.
+
+None of them excludes an algorithm that rounds, as Winograd's or one by FFT: `exactness` finds out.
+The three are cuDNN's heuristics A and B, and its fallback, which is slow; without the largest
+workspace, algorithms that transform whole tensors are left out.
+"""
 _ERRORS_ONLY = 3
 _SMALL_SHAPE_ELEMENTS = 16
 """A CPU node that makes only int64 tensors of at most this size computes shapes, not values."""
@@ -41,21 +52,22 @@ class Session:
 
     def run_all(self, images: NDArray[np.float32] | None = None) -> dict[str, NDArray[Any]]:
         """Run a batch, or a model without inputs, and return every output by name."""
-        names = [output.name for output in self.session.get_outputs()]
-        return dict(zip(names, self._compute(images), strict=True))
+        return self._named(self._compute(images))
+
+    def run_named(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run a model with any inputs, and return every output by name."""
+        with _refusals():
+            return self._named(self.session.run(None, dict(inputs)))
+
+    def _named(self, values: list[Any]) -> dict[str, NDArray[Any]]:
+        return dict(zip((one.name for one in self.session.get_outputs()), values, strict=True))
 
     def _compute(self, images: NDArray[np.float32] | None) -> list[Any]:
         inputs = self.session.get_inputs()
-        try:
+        with _refusals():
             if self.provider == CUDA and inputs:
                 return self.run_bound(images)
             return list(self.session.run(None, {inputs[0].name: images} if inputs else {}))
-        except Exception as error:
-            raise ExportError(
-                "ONNX Runtime could not run the model.",
-                got=str(error).splitlines()[0],
-                fix="convert the checkpoint again",
-            ) from error
 
     def run_bound(self, images: NDArray[np.float32] | None) -> list[Any]:
         """Run a batch with its input and outputs bound to the device's own memory.
@@ -74,18 +86,39 @@ class Session:
         return [result.numpy() for result in binding.get_outputs()]
 
 
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what ONNX Runtime raises into an error that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        raise ExportError(
+            "ONNX Runtime could not run the model.",
+            got=str(error).splitlines()[0],
+            fix="convert the checkpoint again",
+        ) from error
+
+
 def version() -> str:
     """Return ONNX Runtime's version."""
     return str(onnxruntime.__version__)
 
 
-def provider_for(device: str, *, tf32: bool = False) -> tuple[str, dict[str, str]]:
+def algorithms(device: str) -> tuple[Mapping[str, str], ...]:
+    """Return the ways to choose algorithms that a device's provider has; one where it has none."""
+    return ({},) if device == "cpu" else ALGORITHMS
+
+
+def provider_for(
+    device: str, *, tf32: bool = False, algorithm: Mapping[str, str] | None = None
+) -> tuple[str, dict[str, str]]:
     """Return the execution provider of a device ("cpu", "cuda" or "cuda:1") and its options.
 
     Args:
         device: "cpu", "cuda" or "cuda:1".
         tf32: Whether the model is one that TF32 does not round: of target "cuda", and with
             `tf32_exact` = "true" in its metadata.
+        algorithm: One of the device's `algorithms`; None for the first.
 
     Raises:
         DeviceError: This ONNX Runtime has no such provider.
@@ -99,17 +132,19 @@ def provider_for(device: str, *, tf32: bool = False) -> tuple[str, dict[str, str
             got=", ".join(onnxruntime.get_available_providers()),
             fix="install onnxruntime-gpu (and remove onnxruntime), or use --device cpu",
         )
-    # TF32 would round the float layers of other targets; "DEFAULT" never picks Winograd or FFT
-    # convolutions, whose fractions would break exact integers.
-    return CUDA, {
-        "device_id": device.partition(":")[2] or "0",
-        "use_tf32": str(int(tf32)),
-        "cudnn_conv_algo_search": "DEFAULT",
-    }
+    # TF32 would round the float layers of other targets.
+    own = {"device_id": device.partition(":")[2] or "0", "use_tf32": str(int(tf32))}
+    return CUDA, {**own, **(algorithm or ALGORITHMS[0])}
 
 
 def open_session(
-    model: bytes, device: str, *, threads: int = 0, profile: str = "", tf32: bool = False
+    model: bytes,
+    device: str,
+    *,
+    threads: int = 0,
+    profile: str = "",
+    tf32: bool = False,
+    algorithm: Mapping[str, str] | None = None,
 ) -> Session:
     """Open a session.
 
@@ -119,12 +154,13 @@ def open_session(
         threads: Intra-operator threads; 0 for ONNX Runtime's choice.
         profile: Prefix of a profile file to write; empty for none.
         tf32: Let CUDA use TF32: for models alone that it does not round (see `provider_for`).
+        algorithm: One of the device's `algorithms`; None for the first.
 
     Raises:
         DeviceError: The provider is missing or did not load.
         ExportError: ONNX Runtime refuses the model.
     """
-    provider, provider_options = provider_for(device, tf32=tf32)
+    provider, provider_options = provider_for(device, tf32=tf32, algorithm=algorithm)
     onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
     if provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
         with _printing_to_standard_error():
@@ -199,12 +235,17 @@ class Placement:
 
 
 def measure_placement(
-    model: bytes, device: str, images: NDArray[np.float32], *, tf32: bool = False
+    model: bytes,
+    device: str,
+    images: NDArray[np.float32],
+    *,
+    tf32: bool = False,
+    algorithm: Mapping[str, str] | None = None,
 ) -> Placement:
     """Run a batch under ONNX Runtime's profiler and read off where every node ran."""
     with tempfile.TemporaryDirectory() as folder:
         profile = str(Path(folder) / "profile")
-        session = open_session(model, device, profile=profile, tf32=tf32)
+        session = open_session(model, device, profile=profile, tf32=tf32, algorithm=algorithm)
         session.run(images)
         events = json.loads(Path(session.session.end_profiling()).read_text(encoding="utf-8"))
     return placement_of_events(events)

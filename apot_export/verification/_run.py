@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from apot_export._version import VERSION
 from apot_export.artifacts.directory import ONNX_MODEL, attach_to_manifest
-from apot_export.artifacts.onnx_model.probe import parse_model, tf32_exact
+from apot_export.artifacts.onnx_model.probe import parse_model
 from apot_export.datasets import KINDS, ArrayFile, Batch, Dataset
 from apot_export.errors import DatasetError, ExportError
 from apot_export.network import CodedNetwork
@@ -115,8 +115,8 @@ class Run:
         model = (self.directory / ONNX_MODEL).read_bytes()
         sample = self._sample()
         graph = parse_model(model)
-        proofs = self._prove(graph, names, sample)
-        opened = self._opened(names, model, tf32=tf32_exact(graph), image=sample[:1])
+        opened = self._opened(names, model, graph, sample[:1])
+        proofs = self._prove(graph, opened, sample)
         measured, notes = self._measure(opened)
         integers = self._integers(backends)
         outputs = self._compare_outputs(opened)
@@ -140,11 +140,12 @@ class Run:
             levels=proofs.levels,
             accumulators=proofs.accumulators,
             placement=opened.placement(),
+            exactness=opened.exactness,
             provider=opened.provider(),
             settings=self._settings(opened),
             failures=(
                 *proofs.failures,
-                *opened.strays(),
+                *opened.failures(),
                 *agreement_failures(measured.images, sides, next(iter(yardsticks), None)),
                 *reference_failures(outputs),
                 *record_failures(record),
@@ -159,16 +160,21 @@ class Run:
         return self._attached(report)
 
     def _opened(
-        self, names: Sequence[str], model: bytes, *, tf32: bool, image: NDArray[np.float32]
+        self,
+        names: Sequence[str],
+        model: bytes,
+        graph: onnx.ModelProto,
+        image: NDArray[np.float32],
     ) -> OpenedSides:
         return open_sides(
             names,
             directory=self.directory,
             model=model,
+            graph=graph,
             packed=self.packed,
             device=self.device,
             threads=torch.get_num_threads(),
-            tf32=tf32,
+            batch_size=self.batch_size,
             image=image,
         )
 
@@ -194,15 +200,15 @@ class Run:
         )
 
     def _prove(
-        self, graph: onnx.ModelProto, names: Sequence[str], sample: NDArray[np.float32]
+        self, graph: onnx.ModelProto, opened: OpenedSides, sample: NDArray[np.float32]
     ) -> Proofs:
         """Compare weights and values; the first process does so for all."""
-        first = next((name for name in names if name.startswith("ort-")), "ort-cpu")
-        device = ort_device(first, self.device)
+        first, found = next(iter(opened.exactness.items()), ("ort-cpu", None))
+        device, algorithm = ort_device(first, self.device), found.algorithm if found else None
         module = self.held_to.original.module if self.held_to else None
         self.progress("levels", 0, 1)
         proofs = self.processes.from_first(
-            lambda: prove_export(module, graph, self.packed, sample, device)
+            lambda: prove_export(module, graph, self.packed, sample, device, algorithm)
         )
         self.progress("levels", 1, 1)
         return proofs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.network.comparison import AccumulatorComparison
+from apot_export.runtimes.exactness import Exactness
 
 DIFFERENCE_EDGES = tuple(10.0**power for power in range(-7, 3))
 """Logit differences are counted below the first, between neighbours, and from the last one on."""
@@ -259,6 +260,8 @@ class Report:
     settings: Mapping[str, Any]
     failures: tuple[str, ...]
     """One sentence per criterion that does not hold."""
+    exactness: Mapping[str, Exactness] = field(default_factory=dict)
+    """What the probe of the network's products found, by side of ONNX Runtime."""
     divergence: Divergence | None = None
     """The first place at which the export is not the original, where there is one."""
     backends: BackendComparison | None = None

@@ -16,6 +16,7 @@ import torch
 from apot_export.conversion.convert import convert
 from apot_export.errors import DeviceError, ExportError
 from apot_export.runtimes.onnx_runtime import (
+    ALGORITHMS,
     CPU,
     CUDA,
     Placement,
@@ -27,7 +28,7 @@ from apot_export.runtimes.onnx_runtime import (
 from apot_export.verification import verify
 from tests.support.workshop import DIGITS
 
-CUDA_OPTIONS = {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+CUDA_OPTIONS = {"device_id": "0", "use_tf32": "0", **ALGORITHMS[0]}
 IMAGES = np.zeros((3, 1, 8, 8), dtype=np.float32)
 
 
@@ -95,7 +96,7 @@ def test_cpu_has_no_options() -> None:
     assert provider_for("cpu") == (CPU, {})
 
 
-def test_cuda_computes_float32_with_convolutions_that_keep_integers(
+def test_cuda_computes_float32_with_the_first_algorithm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])

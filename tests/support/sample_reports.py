@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from apot_export.datasets.significance import mcnemar, wilson_interval
 from apot_export.network.comparison import AccumulatorComparison
+from apot_export.runtimes.exactness import Exactness
 from apot_export.verification.report import (
     BackendComparison,
     ComparedSide,
@@ -24,6 +25,16 @@ from apot_export.verification.report import (
     WeightCertificate,
     Yardstick,
 )
+
+_SEARCH = "cudnn_conv_algo_search"
+_REFUSED = Exactness(
+    shapes=11,
+    integers=5_107_712,
+    largest_error=0.14,
+    algorithm={_SEARCH: "EXHAUSTIVE", "cudnn_conv_use_max_workspace": "0"},
+    refused={"HEURISTIC": "12 of 3,584 integers of layer1.0.conv1 differ"},
+)
+_WRONG = Exactness(shapes=11, algorithm={_SEARCH: "DEFAULT"}, wrong="sums of fc err by 87.0 times")
 
 SCRIPT = "<script>document.title='hacked'</script>"
 HANDLER = '"><img src=x onerror="document.title=\'hacked\'">'
@@ -140,6 +151,7 @@ def passing() -> Report:
             values_outside=0,
         ),
         placement={"CPUExecutionProvider": 412},
+        exactness={"ort-cpu": Exactness(shapes=9, integers=106_496, largest_error=0.023)},
         provider="CPUExecutionProvider",
         settings={
             "apot_export": "0.1.0",
@@ -249,6 +261,7 @@ def failing() -> Report:
             values_outside=3,
         ),
         placement={"CUDAExecutionProvider": 1_204, "CPUExecutionProvider": 17},
+        exactness={"ort-cuda": _WRONG, "ort-cpu": _REFUSED},
         provider="CUDAExecutionProvider",
         settings={
             "apot_export": "0.1.0",

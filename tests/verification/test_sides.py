@@ -93,7 +93,7 @@ def test_nodes_elsewhere_are_named_with_their_side() -> None:
     opened = OpenedSides(
         executors={"ort-cuda": lambda images: images}, placements={"ort-cuda": (CUDA, placement)}
     )
-    assert opened.strays() == [f"1 nodes did not run on {CUDA}: b (Gather)"]
+    assert opened.failures() == [f"1 nodes did not run on {CUDA}: b (Gather)"]
     assert opened.provider() == f"{CPU} + {CUDA}"
 
 

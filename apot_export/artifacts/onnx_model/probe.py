@@ -20,6 +20,8 @@ _DECODED_SUFFIXES = (".levels_of_weights", ".decoded_weights")
 _WITH_CODEBOOK = ("DecodeWeights", "QuantizeActivation")
 _INTEGERS = ("QuantizeActivation", "ShiftConv", "ShiftGemm")
 _DECODERS = ("DecodeWeights", "DecodePlanes", "SumTerms")
+GIVEN = ".given"
+"""Ending of the inputs of `values_from`."""
 
 
 def parse_model(data: bytes) -> onnx.ModelProto:
@@ -51,6 +53,51 @@ def with_outputs(model: onnx.ModelProto, names: Iterable[str] | None = None) -> 
     for value in model.graph.value_info:
         if value.name not in present and (wanted is None or value.name in wanted):
             copy.graph.output.append(value)
+    return bytes(copy.SerializeToString())
+
+
+def values_from(model: onnx.ModelProto, sources: Mapping[str, str]) -> bytes:
+    """Return a model of a few values of a graph, each computed from one other value.
+
+    Args:
+        model: Whose values they are. Its functions, tables and metadata are kept.
+        sources: Name of the value that each is computed from, by name. It becomes an input, with
+            `GIVEN` after its name; what else a value depends on are constants.
+
+    Raises:
+        ExportError: The model has no such values.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    described = {value.name: value for value in values}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    nodes: dict[str, onnx.NodeProto] = {}
+    for value, source in sources.items():
+        missing = {value, source} - set(described)
+        if missing:
+            raise ExportError(
+                "The ONNX model lacks values of the network.",
+                got=", ".join(sorted(missing)),
+                fix="convert the checkpoint again",
+            )
+        wanted = [makers[value]]
+        while wanted:
+            node = wanted.pop()
+            if node.output[0] not in nodes:
+                wanted += [makers[name] for name in node.input if name in makers and name != source]
+                nodes[node.output[0]] = changed = onnx.NodeProto()
+                changed.CopyFrom(node)
+                changed.input[:] = [n + GIVEN if n == source else n for n in node.input]
+    inputs = {source: onnx.ValueInfoProto() for source in sources.values()}
+    for source, value_info in inputs.items():
+        value_info.CopyFrom(described[source])
+        value_info.name = source + GIVEN
+    del copy.graph.node[:], copy.graph.input[:], copy.graph.output[:], copy.graph.value_info[:]
+    order = [name for node in model.graph.node for name in node.output[:1]]
+    copy.graph.node.extend(nodes[name] for name in order if name in nodes)
+    copy.graph.input.extend(inputs.values())
+    copy.graph.output.extend(described[value] for value in sources)
     return bytes(copy.SerializeToString())
 
 

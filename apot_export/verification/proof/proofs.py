@@ -60,6 +60,7 @@ def prove_export(
     packed: CodedNetwork,
     sample: NDArray[np.float32],
     device: str,
+    algorithm: Mapping[str, str] | None = None,
 ) -> Proofs:
     """Compare every weight, and every value that a few images give.
 
@@ -69,11 +70,12 @@ def prove_export(
         packed: The network of the packed file.
         sample: float32 [N, C, H, W].
         device: Where ONNX Runtime computes.
+        algorithm: How, of the device's `algorithms`; None for the first.
 
     Raises:
         ExportError: The model does not hold what an export's model holds.
     """
-    session = open_session(with_outputs(graph), device, tf32=tf32_exact(graph))
+    session = open_session(with_outputs(graph), device, tf32=tf32_exact(graph), algorithm=algorithm)
     exported = integers_as_such(graph, session.run_all(sample))
     found: list[Difference] = []
     if module is None:

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from apot_export.artifacts.directory import PACKED_MODEL
+from apot_export.artifacts.onnx_model.probe import tf32_exact
 from apot_export.errors import DeviceError, ExportError
 from apot_export.network import CodedNetwork, oracle
+from apot_export.runtimes.exactness import Exactness, find_exact
 from apot_export.runtimes.onnx_runtime import Placement, measure_placement, open_session
 from apot_export.runtimes.torch_runtime import Executor
 
@@ -51,6 +54,8 @@ class OpenedSides:
     """Options that were set explicitly, by side."""
     placements: dict[str, tuple[str, Placement]] = field(default_factory=dict)
     """(provider that was asked for, where the nodes ran), by side of ONNX Runtime."""
+    exactness: dict[str, Exactness] = field(default_factory=dict)
+    """What the probe of their products found, by side of ONNX Runtime."""
 
     def provider(self) -> str:
         """Return what computed the first side's values."""
@@ -65,9 +70,13 @@ class OpenedSides:
             for provider, count in placement.counts().items()
         }
 
-    def strays(self) -> list[str]:
-        """Return a sentence for each side whose nodes ran elsewhere than on its provider."""
-        found = []
+    def failures(self) -> list[str]:
+        """Return a sentence for each side that is wrong, or ran elsewhere than on its provider."""
+        found = [
+            f"{name} does not compute the packed file's network: {exactness.wrong}"
+            for name, exactness in self.exactness.items()
+            if exactness.wrong
+        ]
         for wanted, placement in self.placements.values():
             strays = placement.strays(wanted)
             if strays:
@@ -88,10 +97,11 @@ def open_sides(
     *,
     directory: Path,
     model: bytes,
+    graph: onnx.ModelProto,
     packed: CodedNetwork,
     device: str,
     threads: int,
-    tf32: bool,
+    batch_size: int,
     image: NDArray[np.float32],
 ) -> OpenedSides:
     """Open sides of an export.
@@ -100,10 +110,11 @@ def open_sides(
         names: Of `SIDES`, "ort" resolved.
         directory: The export.
         model: Its ONNX model.
+        graph: The same, parsed.
         packed: The network of its packed file.
         device: Where the original runs.
         threads: Threads of each runtime.
-        tf32: Whether the model is one that TF32 does not round: ONNX Runtime may use it on CUDA.
+        batch_size: Images per batch, which libraries choose algorithms by.
         image: An image to find out with where nodes run, float32 [1, C, H, W].
 
     Raises:
@@ -124,16 +135,19 @@ def open_sides(
         elif name == "openvino":
             from apot_export.runtimes.openvino_runtime import open_openvino
 
-            session = open_openvino(model, threads=threads)
-            opened.executors[name] = session.run
-            opened.options[name] = {"version": session.version, **session.options}
+            compiled_model = open_openvino(model, threads=threads)
+            opened.executors[name] = compiled_model.run
+            opened.options[name] = {"version": compiled_model.version, **compiled_model.options}
         else:
             place = ort_device(name, device)
-            opened_session = open_session(model, place, threads=threads, tf32=tf32)
-            opened.executors[name] = opened_session.run
-            opened.options[name] = {"threads": threads, **opened_session.options}
-            placement = measure_placement(model, place, image, tf32=tf32)
-            opened.placements[name] = (opened_session.provider, placement)
+            found = find_exact(graph, packed, place, batch=batch_size, threads=threads)
+            exact: Any = {"tf32": tf32_exact(graph), "algorithm": found.algorithm}
+            session = open_session(model, place, threads=threads, **exact)
+            opened.executors[name] = session.run
+            opened.options[name] = {"threads": threads, **session.options}
+            placement = measure_placement(model, place, image, **exact)
+            opened.placements[name] = (session.provider, placement)
+            opened.exactness[name] = found
     return opened
 
 
