@@ -62,6 +62,14 @@ Family = Annotated[
         show_default=False,
     ),
 ]
+ActivationSign = Annotated[
+    str | None,
+    typer.Option(
+        help="Uniform activations that training clipped at -alpha and alpha (signed) or at 0 and "
+        "alpha (unsigned); default: as the training code does; layers of --model are tried.",
+        show_default=False,
+    ),
+]
 Grid = Annotated[
     str | None,
     typer.Option(

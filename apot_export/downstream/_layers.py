@@ -117,9 +117,13 @@ def float32(number: float) -> np.float32:
 
 
 class Quantizer(NamedTuple):
-    """An activation quantizer (3.5): level = table[floor(min(max(x * scale, 0), last))]."""
+    """An activation quantizer (3.5).
+
+    A level is table[min(max(floor(x * scale), first), last) - first].
+    """
 
     scale: np.float32
+    first: int
     last: int
     table: NDArray[np.int64]
 
@@ -129,7 +133,8 @@ def _read_quantizer(value: Any, where: str, books: list[Codebook]) -> Quantizer:
     require(record["codebook"] < len(books), f"{where}: no such codebook")
     book = books[record["codebook"]]
     levels = np.unique(book.levels())
-    require(levels[0] >= 0, f"{where}: an activation codebook with negative levels")
+    require(levels[0] >= -(2**23), f"{where}: an activation codebook with levels below -2^23")
+    first = 2 * min(0, int(levels[0]))
     last = 2 * (record["input_denominator"] or book.denominator)
     alpha = float32(record["alpha"])
     with np.errstate(all="ignore"):
@@ -139,8 +144,8 @@ def _read_quantizer(value: Any, where: str, books: list[Codebook]) -> Quantizer:
     # In quarters of a step, entry i is the level nearest to 2 i + 1, and two levels part at twice
     # their sum.
     parting = 2 * (levels[1:] + levels[:-1])
-    table = levels[np.searchsorted(parting, 2 * np.arange(last + 1) + 1)]
-    return Quantizer(scale, last, table)
+    table = levels[np.searchsorted(parting, 2 * np.arange(first, last + 1) + 1)]
+    return Quantizer(scale, first, last, table)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

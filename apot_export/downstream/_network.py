@@ -168,8 +168,9 @@ def _operand(operation: str, layer: Layer, where: str, *, precise: bool) -> Arra
     if quantizer is None:
         return factors.astype(np.float64 if precise else np.float32)
     rows = factors.reshape(len(factors), -1).astype(np.int64)
-    sums = np.maximum(rows.clip(min=0).sum(axis=1), -rows.clip(max=0).sum(axis=1))
-    bound = int(quantizer.table.max()) * int(sums.max())  # of every partial sum (4.2)
+    positive, negative = rows.clip(min=0).sum(axis=1), -rows.clip(max=0).sum(axis=1)
+    sums = positive + negative if quantizer.first else np.maximum(positive, negative)
+    bound = int(abs(quantizer.table).max()) * int(sums.max())  # of every partial sum (4.2)
     require(bound <= _LARGEST_VALUE, f"{where}: sums up to {bound} leave int32")
     numbers = quantizer.table if operation == "QuantizeActivation" else factors
     return numbers.astype(np.float32 if bound < _FLOAT32_HOLDS_INTEGERS_BELOW else np.float64)

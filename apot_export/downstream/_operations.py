@@ -173,7 +173,9 @@ def _quantize(node: Node, x: Array) -> Array:
     assert node.operand is not None
     product = x * quantizer.scale
     require(not np.isnan(product.max(initial=0)), f"{node.name} reads a NaN")
-    np.clip(product, 0, np.float32(quantizer.last), out=product)
+    if quantizer.first:  # whole numbers first: beside 2L, F32 loses fractions
+        product = np.floor(product) - np.float32(quantizer.first)
+    np.clip(product, 0, np.float32(quantizer.last - quantizer.first), out=product)
     return node.operand.take(product.astype(np.intp), mode="clip")  # which cuts off fractions
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from apot_export.encoding._ranges import with_negative_levels
 from apot_export.encoding.weights import encode_layer, require_finite
-from apot_export.errors import CaptureError
 from apot_export.network import (
     CodedLayer,
     CodedNetwork,
@@ -33,12 +33,11 @@ def encode_network(source: SourceNetwork, *, alpha_terms: int = 0) -> CodedNetwo
     Raises:
         WeightError: A layer has weights or thresholds that cannot be quantized.
         CodebookError: A layer's integers do not fit a code.
-        CaptureError: A layer whose levels go below 0 with its input has an input that may.
     """
-    _require_inputs_that_codes_hold(source)
-    layers = {
+    encoded = {
         name: encode_layer(layer, alpha_terms=alpha_terms) for name, layer in source.layers.items()
     }
+    layers = with_negative_levels(source, encoded)
     nodes: list[Node] = []
     done: set[str] = set()
     for node in source.nodes:
@@ -104,35 +103,3 @@ def _as_float32(name: str, operation: op.ScaleBias) -> op.ScaleBias:
 def _shortest(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return one value where all are the same: a bare step needs no channel axis."""
     return values[:1] if (values.view(np.uint32) == values.view(np.uint32)[0]).all() else values
-
-
-_KEEPS_SIGNS = (
-    *(op.Add, op.MaxPool, op.AveragePool, op.GlobalAveragePool),
-    *(op.Flatten, op.Concat, op.Upsample),
-)
-"""Operations whose results are never negative if their inputs are not."""
-
-
-def _require_inputs_that_codes_hold(source: SourceNetwork) -> None:
-    """Refuse levels below 0: a layer that lets negative inputs pass must not get any."""
-    never_negative: set[str] = set()
-    for node in source.nodes:
-        operation, inputs_are = node.operation, never_negative.issuperset(node.inputs)
-        if (
-            isinstance(operation, op.Relu)
-            or (isinstance(operation, op.Clip) and operation.minimum >= 0)
-            or (isinstance(operation, _KEEPS_SIGNS) and inputs_are)
-        ):
-            never_negative.add(node.name)
-        if (
-            isinstance(operation, (op.Convolution, op.Linear))
-            and source.layers[operation.layer].passes_negative_inputs
-            and not inputs_are
-        ):
-            raise CaptureError(
-                "A layer's input may be negative, and its training code lets such inputs pass.",
-                where=operation.layer,
-                expected="a ReLU, or a clip at 0, in front of it",
-                got=f"{node.inputs[0]}, which nothing keeps from falling below 0",
-                fix="train with additive levels, or with the code since May 2020, which clips at 0",
-            )

@@ -131,7 +131,8 @@ def _quantize(operation: Quantize) -> bytes:
     numbers = rows.astype("<i8")[..., None].view(np.uint8)[..., :width].reshape(channels, -1)
     downwards = np.broadcast_to(directions < 0, (channels,)).astype(np.uint8)
     records = np.concatenate([downwards[:, None], numbers], axis=1)
-    return words(channels, count, width, *map(int, operation.levels)) + records.tobytes()
+    levels = operation.levels.astype("<i4").tobytes()
+    return words(channels, count, width) + levels + records.tobytes()
 
 
 # --- weights --------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from apot_export.integer.network import (
     Requantize,
     ToFixed,
 )
+from apot_export.network.bounds import IMAGE_LIMIT
 from apot_export.network.layers import ActivationQuantizer
 
 STREAM_LIMIT = 1 << 31
@@ -32,8 +33,6 @@ _LARGEST_SHIFT = 61
 LARGEST_FRACTION_BITS = 24
 DEFAULT_INPUT_BITS = 16
 """Of the input, where the residual stream has fewer: the first layer's sums are wide anyway."""
-INPUT_LIMIT = 8
-"""Images are clamped to [-8, 8]: normalised pixels stay far inside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +208,7 @@ def stream_thresholds(
     table = quantizer.table
     changes = [i for i in range(1, len(table)) if table[i] != table[i - 1]]
     step = Fraction(float(quantizer.alpha)) / (2 * quantizer.input_steps)
-    thresholds = [math.ceil(i * step * units) for i in changes]
+    thresholds = [math.ceil((i + quantizer.first_index) * step * units) for i in changes]
     levels = np.array([int(table[0]), *(int(table[i]) for i in changes)], dtype=np.int64)
     return thresholds, levels
 
@@ -266,7 +265,7 @@ def fixed_input(
     could overflow.
     """
     if pixels is None:
-        limit = INPUT_LIMIT << bits
+        limit = IMAGE_LIMIT << bits
         fixed = ToFixed(fraction_bits=bits, low=-limit, high=limit)
         return fixed, constant(-limit, limit, channels)
     read = constant(0, LARGEST_PIXEL, channels)

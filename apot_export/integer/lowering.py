@@ -186,7 +186,7 @@ class _Lowering:
     def _add_quantizer(self, name: str, operation: op.QuantizeActivation, source: str) -> None:
         quantizer = self.network.input_quantizer(operation.layer)
         thresholds, levels = fixed.stream_thresholds(quantizer, self.values[source].units)
-        while source in self.before_relu:
+        while quantizer.first_index == 0 and source in self.before_relu:
             source = self.before_relu[source]
         read = self.values[source].range
         if source in self.affine:

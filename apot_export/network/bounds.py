@@ -15,6 +15,9 @@ FLOAT32_EXACT = 1 << 24
 INT32_LIMIT = 1 << 31
 """Integers of smaller magnitude fit int32."""
 
+IMAGE_LIMIT = 8
+"""Magnitude that no number of an image is taken to exceed: normalised pixels stay far inside."""
+
 UNIT_ROUNDOFF = 2.0**-24
 """Largest relative error of one rounding to float32."""
 
@@ -22,8 +25,9 @@ UNIT_ROUNDOFF = 2.0**-24
 def accumulator_bound(layer: CodedLayer) -> int:
     """Return the largest magnitude that any partial sum of a quantized layer can reach.
 
-    Levels lie in [0, largest activation level], so whatever the order of summation no partial sum
-    exceeds that level times the sum of an output channel's weights of one sign.
+    Where levels lie in [0, largest activation level], no partial sum, whatever the order, exceeds
+    that level times the sum of an output channel's weights of one sign; signed levels reach the
+    largest magnitude of a level times the sum of all magnitudes.
 
     Raises:
         BoundError: The layer's input stays float.
@@ -33,15 +37,18 @@ def accumulator_bound(layer: CodedLayer) -> int:
     exact = np.int32 if most < INT32_LIMIT else np.int64
     sums = levels.sum(axis=1, dtype=exact).astype(np.int64)
     magnitudes = np.abs(levels).sum(axis=1, dtype=exact).astype(np.int64)
-    # Positive levels add up to half of the sum of both, negative ones to half of the difference.
-    largest_sum = int(((magnitudes + np.abs(sums)) // 2).max(initial=0))
-    return largest_sum * _largest_level(layer)
+    lowest, highest = _level_range(layer)
+    if lowest == 0:
+        # Positive weights add up to half of the sum of both, negative ones to half the difference.
+        magnitudes = (magnitudes + np.abs(sums)) // 2
+    return int(magnitudes.max(initial=0)) * max(-lowest, highest)
 
 
-def _largest_level(layer: CodedLayer) -> int:
+def _level_range(layer: CodedLayer) -> tuple[int, int]:
     if layer.activation is None:
         raise BoundError("Only a layer with a quantized input has accumulators.", where=layer.name)
-    return int(np.abs(layer.activation.codebook.levels).max())
+    levels = layer.activation.codebook.levels
+    return int(levels.min()), int(levels.max())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +85,10 @@ def split_bits(layer: CodedLayer, bound: int) -> int:
     Raises:
         BoundError: The sum of either part could reach 2^24, or the whole 2^31.
     """
-    largest = _largest_level(layer)
+    lowest, highest = _level_range(layer)
+    largest = max(-lowest, highest)
     split = (largest.bit_length() + 1) // 2
-    part = max(largest >> split, (1 << split) - 1)
+    part = max(highest >> split, -(lowest >> split), (1 << split) - 1)
     if bound // largest * part >= FLOAT32_EXACT or bound >= INT32_LIMIT:
         raise BoundError(
             "A layer's accumulator could leave the integers that are held exactly.",

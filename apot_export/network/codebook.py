@@ -11,6 +11,7 @@ section 2.2, written as integers over a common denominator.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -239,6 +240,21 @@ def uniform(magnitude_bits: int, *, signed: bool, denominator: int | None = None
         denominator=(1 << magnitude_bits) - 1 if denominator is None else denominator,
         signed=signed,
     )
+
+
+def with_levels_below(codebook: Codebook, lowest: int) -> Codebook:
+    """Return plain binary digits with fields of negative powers above them, down to a level.
+
+    Each integer from the lowest level to the codebook's highest has one code. Levels reach
+    `lowest`, or as far as codes of 16 bits do.
+
+    >>> with_levels_below(uniform(2, signed=False), -5).levels.tolist()
+    [0, 1, 2, 3, -4, -3, -2, -1, -8, -7, -6, -5, -12, -11, -10, -9]
+    """
+    tables = codebook.tables
+    while len(tables) < MAXIMUM_BITS and lowest < sum(min(table) for table in tables):
+        tables += ((0, -1 << len(tables)),)
+    return dataclasses.replace(codebook, tables=tables)
 
 
 def power_of_two_shift(addend: int) -> int:

@@ -20,7 +20,11 @@ from apot_export.network.planes import Planes, Shape
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationQuantizer:
-    """A layer's input quantizer: clip to [0, alpha], project onto the codebook's levels."""
+    """A layer's input quantizer: clip, project onto the codebook's levels.
+
+    Inputs are clipped at alpha from above, and from below at the codebook's lowest level: 0, or a
+    negative one where training kept the sign of inputs.
+    """
 
     codebook: Codebook
     alpha: np.float32
@@ -47,20 +51,30 @@ class ActivationQuantizer:
         return self.input_denominator or self.codebook.denominator
 
     @property
+    def lowest_level(self) -> int:
+        """The lowest level: 0, or less where levels are signed."""
+        return min(0, int(self.codebook.levels.min()))
+
+    @property
+    def first_index(self) -> int:
+        """Half steps of the lowest level."""
+        return 2 * self.lowest_level
+
+    @property
     def last_index(self) -> int:
-        """Index of `table` that alpha and everything above it has."""
+        """Half steps of alpha, which everything above it has, too."""
         return 2 * self.input_steps
 
     @cached_property
     def table(self) -> NDArray[np.int32]:
-        """Level of every half step, int32 [last_index + 1].
+        """Level of every half step, int32 [last_index - first_index + 1].
 
         Decision points lie between neighbouring integer levels, so at multiples of half a step:
-        level = table[floor(clip(x * index_scale, 0, last_index))].
+        level = table[clip(floor(x * index_scale), first_index, last_index) - first_index].
         """
         levels = distinct_levels(self.codebook)
         decision_points = levels[1:] + levels[:-1]
-        halves = np.arange(self.last_index + 1)
+        halves = np.arange(self.first_index, self.last_index + 1)
         return levels[np.searchsorted(decision_points, halves, side="right")]
 
 
@@ -123,7 +137,7 @@ class SourceLayer:
     activation: ActivationQuantizer | None = None
     """Quantizer of the layer's input; None where the input stays float."""
     passes_negative_inputs: bool = False
-    """Whether training let inputs below 0 pass, as levels below 0 that no code has."""
+    """Whether training clipped inputs from above only: the codebook lacks the levels below 0."""
 
 
 # --- as codes -------------------------------------------------------------------------------------

@@ -90,8 +90,10 @@ def quantize_activation(
 ) -> NDArray[np.int64]:
     """Project float32 values onto integer levels, int64 of the same shape."""
     with np.errstate(over="ignore"):  # an infinite index is clipped like any large one
-        halves = np.clip(values * quantizer.index_scale, 0, quantizer.last_index)
-    return quantizer.table.astype(np.int64)[halves.astype(np.int64)]
+        halves = np.floor(values * quantizer.index_scale)
+    first = quantizer.first_index
+    index = np.clip(halves, first, quantizer.last_index).astype(np.int64) - first
+    return quantizer.table.astype(np.int64)[index]
 
 
 def shift_add_product(

@@ -8,13 +8,13 @@ from fnmatch import fnmatchcase
 from apot_export.errors import BitWidthError
 from apot_export.original.choices import Choices
 from apot_export.original.families import Family
-from apot_export.original.quantization import EIGHT_BIT, LayerBits
+from apot_export.original.quantization import ACTIVATION_SIGNS, EIGHT_BIT, SIGNED, LayerBits
 
 
 def require_applicable(
     family: Family, choices: Choices, where: str | None, *, uniform: bool
 ) -> None:
-    """Raise `BitWidthError` for an option that has no effect on such a network.
+    """Raise `BitWidthError` for an option that has no effect on such a network, or no such value.
 
     Args:
         family: Of the network.
@@ -25,8 +25,19 @@ def require_applicable(
     levels, multi_bit = family.has_thresholds, family.has_sign_vectors
     of_weights = "weights with clipping thresholds"
     to_float = all(bits.is_float for bits in choices.layer_bits)
+    if choices.activation_sign not in (None, *ACTIVATION_SIGNS):
+        raise BitWidthError(
+            "There is no such sign of activations.",
+            where=where,
+            expected=" or ".join(ACTIVATION_SIGNS),
+            got=f"--activation-sign {choices.activation_sign}",
+        )
+    signed = choices.activation_sign == SIGNED
+    divides = levels and uniform and not signed
     for option, given, applies, expected in (
-        ("--legacy-divisor", choices.legacy_divisor, levels and uniform, "uniform activations"),
+        ("--activation-sign", signed, levels and uniform, "uniform activations"),
+        ("--activation-sign", choices.activation_sign, levels, "activations with thresholds"),
+        ("--legacy-divisor", choices.legacy_divisor, divides, "uniform unsigned activations"),
         ("--no-weight-normalization", not choices.normalize_weights, levels, of_weights),
         ("--layer-bits", choices.layer_bits, levels or to_float, "clipping thresholds"),
         ("--unsigned-zeros", choices.unsigned_zeros, levels, of_weights),

@@ -23,6 +23,8 @@ class Choices:
     """Level set of weights."""
     activation_method: str | None = None
     """Level set of activations."""
+    activation_sign: str | None = None
+    """Levels of activations below 0: "signed" as above 0, "unsigned" none."""
     grid: str | None = None
     z: int | None = None
     legacy_divisor: bool = False
@@ -38,11 +40,10 @@ class Choices:
     """Make every weight of level 0 a +0, which no result of the network depends on."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the form that manifests store: without `weights` where there was no choice."""
+        """Return the form that manifests store: younger options only where there was a choice."""
         content = dataclasses.asdict(self)
-        if self.weights is None:
-            del content["weights"]
-        return content
+        younger = ("weights", "activation_sign")
+        return {k: v for k, v in content.items() if v is not None or k not in younger}
 
     def non_default(self) -> dict[str, Any]:
         """Return the options that differ from those of a full-precision network."""

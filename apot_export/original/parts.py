@@ -8,11 +8,14 @@ from typing import Any
 from apot_export.original.original import Original
 from apot_export.original.quantization import (
     ASSUMPTION,
+    CLIPPED_ABOVE,
     FAMILY,
     FLOAT,
     FULL_PRECISION_BITS,
     NETWORK,
     OPTION,
+    UNSIGNED,
+    Quantization,
     Stated,
 )
 
@@ -59,7 +62,7 @@ def _of_thresholds(original: Original) -> Iterator[tuple[str, Stated[Any]]]:
     yield "activation bits", plan.activation_bits
     yield "weight levels", plan.method
     yield "activation levels", plan.activation_method
-    yield "activation sign", Stated("unsigned", FAMILY)
+    yield "activation sign", _activation_sign(original)
     if family.has_grids(default.weight_bits):
         yield "grid", plan.grid
         if default.grid == "nonzero":
@@ -71,6 +74,23 @@ def _of_thresholds(original: Original) -> Iterator[tuple[str, Stated[Any]]]:
     normalised = default.normalize_weights
     value = "yes" if normalised else "no"
     yield "weight normalisation", _of_option(value, stated=not normalised)
+
+
+def _activation_sign(original: Original) -> Stated[str]:
+    """Return the sign of most layers' activations, with those that have another."""
+    plan = original.plan
+
+    def says(quantization: Quantization) -> str:
+        rule = original.family.activation_rule(quantization)
+        passes = CLIPPED_ABOVE if rule.passes_negative_inputs else UNSIGNED
+        return quantization.activation_sign or passes
+
+    usual = says(plan.default)
+    others = {name: says(own) for name, own in plan.layers.items() if says(own) != usual}
+    more = f", {len(others)} layers otherwise" if len(others) > 1 else ""
+    if len(others) == 1:
+        more = "".join(f", {name} {sign}" for name, sign in others.items())
+    return Stated(usual + more, plan.activation_sign.source)
 
 
 def _of_option(value: str, *, stated: bool) -> Stated[str]:

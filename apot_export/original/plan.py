@@ -24,6 +24,8 @@ class LayerPlan:
     method: Stated[str]
     """The default's level set of weights."""
     activation_method: Stated[str]
+    activation_sign: Stated[str]
+    """The default's; "" for what the family's code does."""
     grid: Stated[str]
     first_last: Stated[str]
     """Weights of the first convolution and the last linear layer: "8bit" or "float"."""

@@ -16,6 +16,9 @@ GRIDS = ("zero", "nonzero")
 EIGHT_BIT, FLOAT = "8bit", "float"
 FIRST_LAST = (EIGHT_BIT, FLOAT)
 """Weights of the first convolution and the last linear layer: integers / 127, or float32."""
+ACTIVATION_SIGNS = SIGNED, UNSIGNED = "signed", "unsigned"
+CLIPPED_ABOVE = "clipped from above only"
+"""The sign of activations whose training code lets negative inputs pass."""
 
 OPTION, FILE_NAME, FOLDER_NAME = "option", "file name", "folder name"
 NETWORK = "network"
@@ -59,12 +62,21 @@ class Quantization:
     """Levels of 2-bit weights of the non-zero family: "zero" {0, 1} or "nonzero" {2 ** -z, 1}."""
     z: int = 2
     """Exponent of the non-zero grid's lower level."""
+    activation_sign: str = ""
+    """What becomes of inputs below 0: "signed" ones are clipped at the negative threshold,
+    "unsigned" ones at 0; "" for what the family's code does. Signed levels are uniform:
+    2 ** (bits - 1) - 1 above 0 and as many below."""
     legacy_divisor: bool = False
     """Uniform activations divided by 2 ** (bits - 1) - 1, as code before 2021-03-20 did."""
     normalize_weights: bool = True
     """Weights are centred and divided by their standard deviation first; some forks do not."""
     unsigned_zeros: bool = False
     """Weights of level 0 become +0, whatever sign training left them."""
+
+    @property
+    def signed_activations(self) -> bool:
+        """Whether activations have as many levels below 0 as above."""
+        return self.activation_sign == SIGNED
 
     def __post_init__(self) -> None:
         if not self.activation_method:

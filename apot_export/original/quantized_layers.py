@@ -12,7 +12,7 @@ from torch.nn import functional
 from apot_export.errors import RecognitionError
 from apot_export.original import families
 from apot_export.original.level_sets import activation_level_set, nearest_level, weight_level_set
-from apot_export.original.quantization import TERNARY_BITS, Quantization
+from apot_export.original.quantization import SIGNED, TERNARY_BITS, UNSIGNED, Quantization
 
 
 class QuantConv2d(nn.Conv2d):
@@ -73,8 +73,13 @@ class QuantConv2d(nn.Conv2d):
         return weight + 0.0 if self.quantization.unsigned_zeros else weight
 
     def scaled_input(self, image: torch.Tensor) -> torch.Tensor:
-        """Return what the input's levels are chosen for: float32 up to 1, the input's shape."""
-        lowest = None if self._family.rounds_magnitudes else 0
+        """Return what the input's levels are chosen for: float32 up to 1, the input's shape.
+
+        It is at least 0 or, where activations are signed, -1; some codes clip at 1 alone.
+        """
+        lowest = {SIGNED: -1, UNSIGNED: 0}.get(self.quantization.activation_sign)
+        if lowest is None and not self._family.rounds_magnitudes:
+            lowest = 0
         return image.div(self.act_alpha).clamp(min=lowest, max=1)
 
     def quantized_input(self, image: torch.Tensor) -> torch.Tensor:
@@ -83,8 +88,7 @@ class QuantConv2d(nn.Conv2d):
         if self.activation_levels is not None:
             levels = nearest_level(scaled, self.activation_levels)
         else:
-            steps = 2**self.quantization.activation_bits - 1
-            levels = scaled.mul(steps).round().div(self.activation_denominator())
+            levels = scaled.mul(self.input_denominator()).round().div(self.activation_denominator())
         return levels.mul(self.act_alpha)
 
     def activation_denominator(self) -> int:
@@ -94,13 +98,21 @@ class QuantConv2d(nn.Conv2d):
             positive = self.activation_levels[self.activation_levels > 0]
             return round(1 / float(positive.min()))
         # Code older than 2021-03-20 divided by the weights' number of steps.
-        return int(2 ** (bits - 1) - 1 if self.quantization.legacy_divisor else 2**bits - 1)
+        return 2 ** (bits - 1) - 1 if self.quantization.legacy_divisor else self.input_denominator()
 
     def input_denominator(self) -> int:
         """Return the number of input steps between 0 and the activation's threshold."""
         if self.activation_levels is not None:
             return self.activation_denominator()
-        return int(2**self.quantization.activation_bits - 1)
+        sign_bits = int(self.quantization.signed_activations)
+        return int(2 ** (self.quantization.activation_bits - sign_bits) - 1)
+
+    def lowest_level(self) -> int | None:
+        """Return the lowest level of the input; None where negative inputs pass unclipped."""
+        if self.quantization.signed_activations:
+            return -self.input_denominator()
+        lets_pass = self.activation_levels is None and self._family.rounds_magnitudes
+        return None if lets_pass and not self.quantization.activation_sign else 0
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Convolve the quantized input with the quantized weights: float32 N C H W to N C H W."""

@@ -82,6 +82,7 @@ def resolve(
     usual = usual or [*found.values()] or [resolver.of_no_layer()]
     ((default, _),) = Counter(usual).most_common(1)
     bits, method, activation = resolver.bits, resolver.method, resolver.activation_method
+    sign = OPTION if choices.activation_sign else FAMILY
     return LayerPlan(
         default=default,
         layers=found,
@@ -89,6 +90,7 @@ def resolve(
         activation_bits=Stated(default.activation_bits, resolver.activation_bits.source),
         method=Stated(default.method, method.source),
         activation_method=Stated(default.activation_method, activation.source),
+        activation_sign=Stated(default.activation_sign, sign),
         grid=Stated(default.grid, resolver.grid.source),
         first_last=resolver.first_last,
         floats=resolver.floats,
@@ -328,6 +330,7 @@ class _Resolver:
             family=self.family.name,
             weight_bits=weight_bits.value,
             activation_bits=activation_bits.value,
+            activation_sign=self.choices.activation_sign or "",
             legacy_divisor=self.choices.legacy_divisor,
             normalize_weights=self.choices.normalize_weights,
             unsigned_zeros=self.choices.unsigned_zeros,

@@ -21,7 +21,13 @@ from apot_export.errors import ApotExportError
 from apot_export.network import ActivationQuantizer, CodedLayer, FloatLayer, Layer
 from apot_export.network.codebook import distinct_levels
 from apot_export.original import families
-from apot_export.original.quantization import FULL_PRECISION_BITS, METHODS, TERNARY_BITS
+from apot_export.original.quantization import (
+    FULL_PRECISION_BITS,
+    METHODS,
+    SIGNED,
+    TERNARY_BITS,
+    UNSIGNED,
+)
 from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer, eight_bit_weight
 from apot_export.verification.proof.certificate import activation_levels, quantized_weights
 
@@ -130,10 +136,13 @@ def _causes_of_activations(
             f"as code {'since' if was else 'before'} 2021-03-20 does; the original divides by "
             f"{right}",
         )
+    kinds = [(method, "") for method in METHODS] + [("uniform", SIGNED), ("uniform", UNSIGNED)]
     names = [
-        f"{bits} bits, {method}"
-        for bits, method in itertools.product(_BITS, METHODS)
-        for other in _candidate(module, activation_bits=bits, activation_method=method)
+        f"{bits} bits, {f'{sign} {method}'.strip()}"
+        for bits, (method, sign) in itertools.product(_BITS, kinds)
+        for other in _candidate(
+            module, activation_bits=bits, activation_method=method, activation_sign=sign
+        )
         if _quantizes_like(other, quantizer)
     ]
     if names:
@@ -147,7 +156,9 @@ def _quantizes_like(module: QuantConv2d, quantizer: ActivationQuantizer) -> bool
         float(quantizer.alpha) == float(module.act_alpha)
         and quantizer.codebook.denominator == module.activation_denominator()
         and quantizer.input_steps == module.input_denominator()
-        and np.array_equal(distinct_levels(quantizer.codebook), activation_levels(module))
+        and np.array_equal(
+            distinct_levels(quantizer.codebook), activation_levels(module, quantizer)
+        )
     )
 
 

@@ -55,7 +55,7 @@ from tests.support.format_vectors import (
 def test_every_vector_of_the_specification_is_executed() -> None:
     counts = {kind: sum(kind == found for found, _ in BLOCKS) for kind, _ in BLOCKS}
     assert counts == {
-        "crc32": 1, "pack": 8, "codebook": 5, "quantizer": 3, "file": 1, "layer": 1, "run": 1,
+        "crc32": 1, "pack": 8, "codebook": 5, "quantizer": 5, "file": 1, "layer": 1, "run": 1,
         "planes": 1, "digits": 1, "entropy": 1,
     }  # fmt: skip
     assert f"format version {FORMAT_VERSION}" in SPECIFICATION

@@ -41,6 +41,7 @@ from tests.support.onnx_values import (
     bodies,
     model_of,
 )
+from tests.support.random_coded_networks import SIGNED_INPUTS, random_network
 from tests.support.random_networks import write_checkpoint
 
 FAST = TARGETS[1:]
@@ -58,6 +59,13 @@ def test_every_operation(target: str, batch: int) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("seed", range(4))
+def test_signed_levels(target: str, seed: int) -> None:
+    net = random_network(seed, SIGNED_INPUTS)
+    assert assert_every_value_is_the_oracles(net, target, random_images(net, 2)) > 0
+
+
+@pytest.mark.parametrize("target", TARGETS)
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -68,7 +76,11 @@ def test_every_operation(target: str, batch: int) -> None:
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     book=st.sampled_from([apot(bits, signed=True) for bits in range(2, 7)]),
     inputs=st.sampled_from(
-        [*(apot(bits, signed=False) for bits in range(2, 7)), uniform(5, signed=False)]
+        [
+            *(apot(bits, signed=False) for bits in range(2, 7)),
+            uniform(5, signed=False),
+            *SIGNED_INPUTS,
+        ]
     ),
 )
 def test_convolutions_of_every_geometry(
@@ -106,7 +118,7 @@ def test_convolutions_of_every_geometry(
     height=st.integers(3, 9),
     width=st.integers(3, 9),
     book=st.sampled_from([apot(bits, signed=True) for bits in range(2, 7)]),
-    inputs=st.sampled_from([apot(bits, signed=False) for bits in range(2, 7)]),
+    inputs=st.sampled_from([*(apot(bits, signed=False) for bits in range(2, 7)), *SIGNED_INPUTS]),
 )
 def test_winograd_convolutions_of_every_geometry(
     seed: int,

@@ -40,6 +40,7 @@ from tests.support.networks import Builder, images_of, quantizer, small_network
 from tests.support.packed_files import Json, packed, seal, unseal
 from tests.support.published import PUBLISHED, Floats, Shelf, agreement, in_batches
 from tests.support.random_coded_networks import (
+    SIGNED_INPUTS,
     Recipe,
     multi_bit_network,
     network_of_recipe,
@@ -233,6 +234,12 @@ def assert_same_values(folder: Path, network: CodedNetwork, images: Floats) -> N
 @pytest.mark.parametrize("seed", range(12))
 def test_random_networks_of_all_operations(tmp_path: Path, seed: int) -> None:
     network = random_network(seed)
+    assert_same_values(tmp_path, network, images_of(network, 3))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_networks_of_signed_levels(tmp_path: Path, seed: int) -> None:
+    network = random_network(seed, SIGNED_INPUTS)
     assert_same_values(tmp_path, network, images_of(network, 3))
 
 

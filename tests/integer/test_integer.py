@@ -94,6 +94,16 @@ def test_random_networks_have_one_result(recipe: Recipe, bits: int) -> None:
     check_all_values(coded, network, images_of(coded, 3))
 
 
+@SLOW
+@given(RECIPES, st.sampled_from([4, 8, 13]), st.sampled_from(["signed", "passes"]))
+def test_signed_levels_have_one_result(recipe: Recipe, bits: int, sign: str) -> None:
+    coded = network_of_recipe(dataclasses.replace(recipe, method="uniform", sign=sign))
+    network = lower(coded, fraction_bits=bits)
+    levels = [node.interval.low for node in network.nodes if isinstance(node.operation, Quantize)]
+    assert min(levels) < 0
+    check_all_values(coded, network, images_of(coded, 3))
+
+
 @pytest.mark.parametrize("position_major", [False, True])
 @pytest.mark.parametrize("terms", [1, 2, 3])
 def test_sign_vectors_have_one_result(terms: int, position_major: bool) -> None:

@@ -42,6 +42,7 @@ from apot_export.runtimes.interpreter import (
 from tests.support.networks import Builder, images_of, quantizer
 from tests.support.random_coded_networks import (
     INPUTS,
+    SIGNED_INPUTS,
     WEIGHTS,
     plane_network,
     random_network,
@@ -110,6 +111,12 @@ def test_random_networks_do_not_ignore_their_images() -> None:
         logits = run_integer(lower(coded, fraction_bits=10), images_of(coded, 5))
         lively += len(np.unique(logits, axis=0)) > 1
     assert lively >= 18
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_networks_of_signed_levels(interpreters: Interpreters, seed: int) -> None:
+    coded = random_network(seed, SIGNED_INPUTS)
+    assert_same(interpreters, coded, images_of(coded, 5), 2)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 9])

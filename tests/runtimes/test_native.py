@@ -38,7 +38,7 @@ from apot_export.runtimes.native._library import Library, compile_kernels, defau
 from apot_export.runtimes.native._lower import _best_run
 from apot_export.runtimes.native._structs import View
 from tests.support import random_coded_networks
-from tests.support.native_checks import byte_levels, differences
+from tests.support.native_checks import byte_levels, differences, signed_byte_levels
 from tests.support.networks import Builder, images_of, quantizer, small_network
 from tests.support.random_coded_networks import WEIGHTS, plane_network, random_network, two_layers
 
@@ -96,6 +96,15 @@ def test_random_networks(library: Library, kernels: str, seed: int) -> None:
     assert counts["float sums"] > 0
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_random_networks_of_signed_levels(library: Library, kernels: str, seed: int) -> None:
+    network = random_network(seed, signed_byte_levels())
+    fast = compile_network(network, kernels=kernels, library=library)
+    counts = differences(network, fast, images_of(network, 3))
+    assert counts["levels"] > 0
+    assert counts["integer sums"] > 0
+
+
 @pytest.mark.usefixtures("byte_inputs")
 @pytest.mark.parametrize("threads", [2, 3, 7])
 def test_threads_share_the_work(library: Library, threads: int) -> None:
@@ -106,7 +115,7 @@ def test_threads_share_the_work(library: Library, threads: int) -> None:
 
 @pytest.mark.parametrize("weights", range(len(WEIGHTS)))
 def test_every_codebook(library: Library, kernels: str, weights: int) -> None:
-    for seed, inputs in enumerate(byte_levels()):
+    for seed, inputs in enumerate([*byte_levels(), *signed_byte_levels()]):
         assert compared(two_layers(WEIGHTS[weights], inputs, seed), library, kernels) > 0
 
 
@@ -400,7 +409,7 @@ def test_the_kernels_never_leave_their_memory(tmp_path: Path) -> None:
         env=environment,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert json.loads(done.stdout)["networks"] == 8
+    assert json.loads(done.stdout)["networks"] == 11
 
 
 def test_packed_files_run_with_numpy_alone(folder: Path) -> None:

@@ -19,6 +19,7 @@ from apot_export.runtimes.openvino_runtime import OpenVinoSession, open_openvino
 from tests.support.networks import Builder, images_of, quantizer, small_network
 from tests.support.published import PUBLISHED, Floats, Shelf, agreement, in_batches
 from tests.support.random_coded_networks import (
+    SIGNED_INPUTS,
     Recipe,
     multi_bit_network,
     network_of_recipe,
@@ -66,6 +67,12 @@ def assert_oracles_logits(network: CodedNetwork, images: Floats) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_random_networks_of_all_operations(seed: int) -> None:
     network = random_network(seed)
+    assert_oracles_logits(network, images_of(network, 4))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_networks_of_signed_levels(seed: int) -> None:
+    network = random_network(seed, SIGNED_INPUTS)
     assert_oracles_logits(network, images_of(network, 4))
 
 

@@ -47,7 +47,6 @@ MALFORMED: list[tuple[str, object, str]] = [
     ("layers wide activation alpha", -1.5, "is not positive"),
     ("layers wide activation alpha", 1e300, "is not positive"),
     ("layers wide activation alpha", 1e-44, "is too small"),
-    ("layers wide activation codebook", 1, "must not be negative"),
     ("layers wide activation", None, "no input quantizer"),
     ("layers float shape", [3, 5, 1, 1], "an object of kind"),
     ("nodes 0 stride", [0, 1], "an integer"),

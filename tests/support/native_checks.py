@@ -20,7 +20,7 @@ from apot_export.network import (
 )
 from apot_export.network.codebook import Codebook
 from apot_export.runtimes.native import FastNetwork
-from tests.support.random_coded_networks import INPUTS
+from tests.support.random_coded_networks import INPUTS, SIGNED_INPUTS
 
 Floats = NDArray[np.float32]
 EPSILON = 2.0**-24
@@ -30,6 +30,11 @@ LARGEST_LEVEL = 255
 def byte_levels() -> list[Codebook]:
     """Return the codebooks of inputs whose levels fit a byte."""
     return [book for book in INPUTS if book.levels.max() <= LARGEST_LEVEL]
+
+
+def signed_byte_levels() -> list[Codebook]:
+    """Return the same of levels that go below 0."""
+    return [book for book in SIGNED_INPUTS if np.ptp(book.levels) <= LARGEST_LEVEL]
 
 
 def differences(network: CodedNetwork, fast: FastNetwork, images: Floats) -> dict[str, int]:

@@ -11,7 +11,7 @@ from apot_export.network import CodedNetwork
 from apot_export.network.codebook import apot
 from apot_export.runtimes.native import compile_network
 from apot_export.runtimes.native._library import Library, compile_kernels
-from tests.support.native_checks import byte_levels, differences
+from tests.support.native_checks import byte_levels, differences, signed_byte_levels
 from tests.support.networks import Builder, images_of, quantizer
 from tests.support.random_coded_networks import INPUTS, plane_network, random_network
 
@@ -32,6 +32,7 @@ def main() -> None:
     library = Library(compile_kernels(Path(sys.argv[1]), flags))
     INPUTS[:] = byte_levels()
     networks = [*(random_network(seed) for seed in range(5)), plane_network(0)]
+    networks += [random_network(seed, signed_byte_levels()) for seed in range(3)]
     networks += [transformed(size) for size in ((7, 7), (6, 15))]
     compared = 0
     for network in networks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ from apot_export.network import (
     Upsample,
 )
 from apot_export.network.bitpack import pack
-from apot_export.network.codebook import Codebook, apot, power_of_two, uniform
+from apot_export.network.codebook import Codebook, apot, power_of_two, uniform, with_levels_below
 from apot_export.network.planes import Planes, as_terms, summed_terms
 from tests.support.networks import Builder, Floats, Step, network_of, quantizer, weight_quantizer
 
@@ -43,6 +43,11 @@ INPUTS = [
     *(apot(bits, signed=False) for bits in range(2, 7)),
     *(uniform(bits, signed=False) for bits in (1, 4, 8, 9)),
     power_of_two(3, signed=False),
+]
+SIGNED_INPUTS = [
+    *(uniform(bits, signed=True) for bits in (1, 2, 5, 7, 8)),
+    *(apot(bits, signed=True) for bits in (2, 4)),
+    *(with_levels_below(uniform(2, signed=False), lowest) for lowest in (-1, -90, -3000)),
 ]
 
 
@@ -63,6 +68,7 @@ class RandomBuilder:
 
     builder: Builder
     rng: np.random.Generator
+    inputs: Sequence[Codebook]
 
     def pair(self, low: int, high: int) -> tuple[int, int]:
         return int(self.rng.integers(low, high + 1)), int(self.rng.integers(low, high + 1))
@@ -70,7 +76,7 @@ class RandomBuilder:
     def layer(self, source: str, outputs: int, groups: int = 1, *, keep: bool = False) -> str:
         """Add a layer of random codebooks; with `keep`, height and width stay."""
         rng = self.rng
-        book, inputs = (books[rng.integers(len(books))] for books in (WEIGHTS, INPUTS))
+        book, inputs = (books[int(rng.integers(len(books)))] for books in (WEIGHTS, self.inputs))
         activation = quantizer(inputs, float(rng.uniform(0.5, 2.0))) if rng.random() < 0.8 else None
         kernel, attributes = (3, 3), {"padding": (1, 1)}
         if not keep:
@@ -112,12 +118,12 @@ class RandomBuilder:
         return self.builder.add(pool, value)
 
 
-def random_network(seed: int) -> CodedNetwork:
-    """Return a network with every operation in a random order."""
+def random_network(seed: int, inputs: Sequence[Codebook] | None = None) -> CodedNetwork:
+    """Return a network with every operation in a random order, and levels of these codebooks."""
     rng = np.random.default_rng(seed)
     image = (int(rng.integers(1, 4)), int(rng.integers(8, 14)), int(rng.integers(8, 14)))
     builder = Builder(image=image, seed=seed)
-    random = RandomBuilder(builder=builder, rng=rng)
+    random = RandomBuilder(builder=builder, rng=rng, inputs=inputs or INPUTS)
     kernel, padding = random.pair(2, 4), random.pair(1, 4)
     value = builder.convolution("image", 6, kernel, uniform(7, signed=True), padding=padding)
     steps: list[Callable[[str], str]] = [
@@ -157,6 +163,9 @@ class Recipe:
     size: int = 6
     gain: float = 1.0
     """Deviation of batch-norm gains, half of them negative."""
+    sign: str = ""
+    """Of uniform activations: "signed" for levels as many below 0 as above, "passes" for levels as
+    low as inputs are. Either makes clips of the ReLU and of the clip at 0."""
 
     def layer(
         self, name: str, shape: tuple[int, ...], generator: np.random.Generator
@@ -167,11 +176,13 @@ class Recipe:
         # With one bit of magnitude every method is ternary.
         method = "uniform" if self.weight_bits == 2 else self.method
         inputs = {"apot": apot, "pot": power_of_two, "uniform": uniform}[self.method]
+        signed = self.sign == "signed"
         return SourceLayer(
             name=name,
             weight=generator.normal(0, 1, shape).astype(np.float32),
             quantizer=weight_quantizer(method, self.weight_bits - 1, alpha),
-            activation=quantizer(inputs(self.activation_bits, signed=False), threshold),
+            activation=quantizer(inputs(self.activation_bits - signed, signed=signed), threshold),
+            passes_negative_inputs=self.sign == "passes",
         )
 
 
@@ -193,16 +204,17 @@ def network_of_recipe(recipe: Recipe) -> CodedNetwork:
         SourceLayer(name="last", weight=normal(5, 6), quantizer=EightBitWeights(), bias=normal(5)),
     ]
     dilation = (recipe.dilation, recipe.dilation)
+    lowest = -3.0 if recipe.sign else 0.0
     block = Convolution(layer="block", padding=dilation, dilation=dilation, groups=recipe.groups)
     steps: list[Step] = [
         ("conv", Convolution(layer="first", stride=(recipe.stride, 1), padding=(1, 1)), "image"),
         ("bn", norm(4), "conv"),
-        ("relu", Relu(), "bn"),
+        ("relu", Clip(minimum=lowest, maximum=5.0) if recipe.sign else Relu(), "bn"),
         ("pool", MaxPool(kernel=(3, 2), stride=(1, 2), padding=(1, 1)), "relu"),
         ("branch", block, "pool"),
         ("branch.bn", norm(4), "branch"),
         ("sum", Add(), "branch.bn pool"),
-        ("clip", Clip(minimum=0.0, maximum=4.0), "sum"),
+        ("clip", Clip(minimum=lowest, maximum=4.0), "sum"),
         ("up", Upsample(scale=(2, 1)), "clip"),
         ("again", Upsample(scale=(2, 1)), "pool"),
         ("join", Concat(), "up again"),

@@ -25,6 +25,8 @@ SPLIT = "split"
 """`ShiftConv` and `ShiftGemm` for accumulators beyond the integers of float32."""
 WINOGRAD = "winograd"
 """`ShiftConv` of 3 x 3 taps with stride 1: 4 products where direct convolution takes 6."""
+SIGNED = "signed"
+"""`QuantizeActivation` to levels below 0, too, on every target."""
 NORMALIZED = "normalized"
 """`ScaleBias` of images in one pass."""
 

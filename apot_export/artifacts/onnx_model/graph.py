@@ -162,11 +162,14 @@ class _Graph(GraphBuilder):
         quantizer = self.network.input_quantizer(operation.layer)
         table = quantizer.table
         body = self.bodies.get(node.name)
-        level_type: type[np.number[Any]] = narrowest(int(table.max()), np.uint8, np.uint16)
+        first, last = quantizer.first_index, quantizer.last_index
+        kinds: tuple[type[np.integer[Any]], ...] = (np.uint8, np.uint16)
+        level_type: type[np.number[Any]] = narrowest(
+            int(np.abs(table).max()), *((np.int8, np.int16) if first else kinds)
+        )
         if body is not None and body.float_levels:
             level_type = np.float32
         self.types[node.name] = helper.np_dtype_to_tensor_dtype(np.dtype(level_type))
-        last = quantizer.last_index
         digest = f"{quantizer.codebook.bits}_{table_digest(quantizer.codebook):08x}_{last}"
         constants = {
             f"{node.name}.scale": np.asarray(quantizer.index_scale),

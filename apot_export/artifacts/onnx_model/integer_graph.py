@@ -224,6 +224,8 @@ class _IntegerGraph(GraphBuilder):
         levels = np.zeros(1 << bits, dtype=np.int64)
         levels[: count + 1] = operation.levels
         level_type = narrowest(int(levels.max()), np.uint8)
+        if levels.min() < 0:
+            level_type = narrowest(int(np.abs(levels).max()), np.int8)
         bases = np.arange(channels, dtype=np.int64) * filled.shape[1]
         constants = {
             f"{node.name}.direction": operation.direction.astype(kind).reshape(axes),

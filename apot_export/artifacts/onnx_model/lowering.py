@@ -84,6 +84,15 @@ def bodies_of(network: CodedNetwork, proofs: Mapping[str, Proof], target: str) -
         OPENVINO: _openvino_body,
     }[target]
     bodies = {node.name: chooser(network, proofs, node) for node in network.nodes}
+    for node in network.nodes:
+        if isinstance(node.operation, op.QuantizeActivation):
+            first = network.input_quantizer(node.operation.layer).first_index
+            if first < 0:
+                bodies[node.name] = Body(
+                    name=functions.SIGNED,
+                    constants={"first": np.array(first, dtype=np.float32)},
+                    float_levels=target == PORTABLE,
+                )
     return {name: body for name, body in bodies.items() if body is not None}
 
 
@@ -121,10 +130,14 @@ def fits_bytes(layer: CodedLayer) -> bool:
     """
     if layer.activation is None:
         return False
-    level = int(layer.activation.codebook.levels.max())
+    levels = layer.activation.codebook.levels
+    level = int(levels.max())
     weight = int(np.abs(layer.codebook.levels).max())
-    return (
-        level <= _LARGEST_LEVEL and weight <= _LARGEST_WEIGHT and 2 * level * weight <= _INT16_MAX
+    return bool(
+        levels.min() >= 0
+        and level <= _LARGEST_LEVEL
+        and weight <= _LARGEST_WEIGHT
+        and 2 * level * weight <= _INT16_MAX
     )
 
 
@@ -205,7 +218,8 @@ def winograd_is_exact(proof: Proof) -> bool:
     Its sums are halves of integers. With largest level a, and S the sum of an output's absolute
     weights, twice a sum is at most 2 a S for the taps that stand alone, 2 a S for half their sum
     with levels added, and a S for half their difference: 5 a S. A proof's bound is the larger of
-    the sums of either sign, so at least half of a S.
+    the sums of either sign, so at least half of a S. Signed levels lie up to 2 a apart, which gives
+    8 a S, and their bound is a S.
     """
     return 10 * proof.bound < FLOAT32_EXACT
 

@@ -27,6 +27,7 @@ from apot_export.artifacts.packed._read_layers import (
 from apot_export.errors import ApotExportError, PackedFileError
 from apot_export.network import CodedNetwork, Network, Node, oracle
 from apot_export.network import operations as op
+from apot_export.network.codebook import MAXIMUM_DENOMINATOR
 from apot_export.network.layers import (
     ActivationQuantizer,
     CodedLayer,
@@ -259,8 +260,8 @@ def _check_quantizer(name: str, quantizer: ActivationQuantizer) -> None:
     with np.errstate(over="ignore"):
         if not np.isfinite(quantizer.index_scale):
             raise ValueError(f"{name}: the activation threshold {quantizer.alpha} is too small")
-    if quantizer.codebook.levels.min() < 0:
-        raise ValueError(f"{name}: an activation's levels must not be negative")
+    if quantizer.codebook.levels.min() < -MAXIMUM_DENOMINATOR:
+        raise ValueError(f"{name}: an activation's levels go below -2^23")
 
 
 def _kinds(network: CodedNetwork, node: Node) -> tuple[set[str], str]:

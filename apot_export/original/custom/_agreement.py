@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,34 +27,38 @@ _ROUNDINGS = 16
 
 
 def require_agreement(
-    module: nn.Module, replacements: Mapping[nn.Module, WeightedLayer], input_shape: ImageShape
-) -> set[nn.Module]:
-    """Run a network on random images and compare each layer with what would replace it.
+    module: nn.Module,
+    candidates: Mapping[nn.Module, Sequence[WeightedLayer]],
+    input_shape: ImageShape,
+) -> dict[nn.Module, WeightedLayer | None]:
+    """Run a network on random images and compare each layer with what may replace it.
 
     A level that float noise moves does not count: the comparison allows for what moves when the
     thresholds do by a few units in the last place.
 
     Args:
         module: The user's network.
-        replacements: Our own layers, by the user's.
+        candidates: Our own layers, by the user's; the most usual first.
         input_shape: One image: (channels, height, width).
 
     Returns:
-        The convolutions and linear layers that the forward pass uses.
+        The convolutions and linear layers that the forward pass uses, each with the first candidate
+        that computes the same; None where the layer can stay.
 
     Raises:
         ModelError: The network does not run.
         RecognitionError: A layer computes something else than its replacement.
     """
     names: dict[nn.Module, str] = {layer: name for name, layer in weighted_layers(module)}
-    used: set[nn.Module] = set()
+    agreeing: dict[nn.Module, list[WeightedLayer]] = {}
     findings: list[RecognitionError] = []
 
     def compare(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        used.add(layer)
-        if layer in replacements and not findings:
-            finding = _difference(names[layer], layer, replacements[layer], inputs, output)
-            findings.extend([finding] if finding else [])
+        left = agreeing.get(layer, candidates.get(layer, ()))
+        found = [_difference(names[layer], layer, one, inputs, output) for one in left]
+        agreeing[layer] = [one for one, wrong in zip(left, found, strict=True) if wrong is None]
+        if left and not agreeing[layer]:
+            findings.extend(wrong for wrong in found[:1] if wrong is not None)
 
     handles = [layer.register_forward_hook(compare) for layer in names]
     first = next(module.parameters(), torch.zeros(()))
@@ -68,13 +72,13 @@ def require_agreement(
             handle.remove()
     if findings:
         raise findings[0]
-    if not used:
+    if not agreeing:
         raise ModelError(
             "The network uses none of its layers.",
             where=type(module).__name__,
             expected="a forward pass through convolutions or linear layers",
         )
-    return used
+    return {layer: next(iter(left), None) for layer, left in agreeing.items()}
 
 
 def _run(module: nn.Module, images: torch.Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,14 @@ from apot_export.original.families import Family
 from apot_export.original.loading import load_state
 from apot_export.original.multi_bit import multi_bit_layers, shorten_coordinates
 from apot_export.original.original import Original
+from apot_export.original.plan import LayerPlan
 from apot_export.original.quantization import (
     EIGHT_BIT,
     FLOAT,
     NETWORK,
     OPTION,
+    SIGNED,
+    UNSIGNED,
     Quantization,
     Stated,
 )
@@ -118,7 +122,7 @@ def _original(
 ) -> Original:
     digest = state_sha256(module)
     found: list[ThresholdLayer] = []
-    replacements: dict[nn.Module, WeightedLayer] = {}
+    candidates: dict[nn.Module, list[WeightedLayer]] = {}
     ours: dict[str, Quantization] = {}
     for name, layer in weighted_layers(module):
         if isinstance(layer, QuantConv2d):
@@ -126,7 +130,7 @@ def _original(
         elif (recognised := threshold_layer(name, layer, choices.family)) is not None:
             found.append(recognised)
         elif (replacement := float_replacement(name, layer)) is not None:
-            replacements[layer] = replacement
+            candidates[layer] = [replacement]
     family = _family(found, ours, multi_bit, choices.family)
     if family.has_thresholds:
         path = checkpoint.path if checkpoint else None
@@ -135,11 +139,14 @@ def _original(
     else:
         plan = resolve(family, [], Choices(first_last=choices.first_last), None)
     for recognised in found:
-        quantization = plan.layers.get(recognised.facts.name)
-        replacements[recognised.layer] = threshold_replacement(recognised, quantization)
-    used = require_agreement(module, replacements, input_shape)
+        candidates[recognised.layer] = [
+            threshold_replacement(recognised, quantization)
+            for quantization in _possible(plan.layers.get(recognised.facts.name), family, choices)
+        ]
+    used = require_agreement(module, candidates, input_shape)
     names = [name for name, layer in weighted_layers(module) if layer in used]
-    rebuilt = _rebuilt(module, replacements, used)
+    rebuilt = _rebuilt(module, used)
+    plan = _as_computed(plan, rebuilt, [layer.facts.name for layer in found])
     plan = dataclasses.replace(plan, first_last=_first_last(rebuilt, names, choices))
     if choices.alpha_terms:
         shorten_coordinates(rebuilt, multi_bit, choices.alpha_terms)
@@ -159,6 +166,36 @@ def _original(
         multi_bit=multi_bit,
         choices=choices,
     )
+
+
+def _possible(
+    quantization: Quantization | None, family: Family, choices: Choices
+) -> list[Quantization | None]:
+    """Return a layer's quantization, then those that differ in the sign of its activations."""
+    if quantization is None or quantization.activation_method != "uniform":
+        return [quantization]
+    if choices.activation_sign is not None or choices.legacy_divisor:
+        return [quantization]
+    passes = family.activation_rule(quantization).passes_negative_inputs
+    signs = ["", SIGNED, *[UNSIGNED] * passes]
+    return [dataclasses.replace(quantization, activation_sign=sign) for sign in signs]
+
+
+def _as_computed(plan: LayerPlan, rebuilt: nn.Module, names: Sequence[str]) -> LayerPlan:
+    """Return a plan with the signs of activations that layers turned out to compute."""
+    modules = dict(rebuilt.named_modules())
+    computed = {
+        name: layer.quantization
+        for name in names
+        if isinstance(layer := modules.get(name), QuantConv2d)
+    }
+    layers = {**plan.layers, **computed}
+    if layers == plan.layers:
+        return plan
+    usual = Counter(layers[name] for name, was in plan.layers.items() if was == plan.default)
+    ((default, _),) = usual.most_common(1)
+    sign = Stated(default.activation_sign, NETWORK)
+    return dataclasses.replace(plan, default=default, layers=layers, activation_sign=sign)
 
 
 def _first_last(rebuilt: nn.Module, names: Sequence[str], choices: Choices) -> Stated[str]:
@@ -217,15 +254,13 @@ def _family(
     return family
 
 
-def _rebuilt(
-    module: nn.Module, replacements: Mapping[nn.Module, WeightedLayer], used: set[nn.Module]
-) -> nn.Module:
+def _rebuilt(module: nn.Module, used: Mapping[nn.Module, WeightedLayer | None]) -> nn.Module:
     """Return a copy of the network with our layers in it, on the CPU, in evaluation mode.
 
     Layers that the forward pass does not use, such as auxiliary heads of training, are left out.
     """
     # What is in the memo is not copied, but put where the original was, however often it is used.
-    memo: dict[int, Any] = {id(layer): made for layer, made in replacements.items()}
+    memo: dict[int, Any] = {id(layer): made for layer, made in used.items() if made is not None}
     memo |= {id(layer): nn.Identity() for _, layer in weighted_layers(module) if layer not in used}
     try:
         rebuilt = copy.deepcopy(module, memo)

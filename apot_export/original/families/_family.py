@@ -38,7 +38,7 @@ class ActivationRule:
     input_denominator: int
     """Levels between 0 and the threshold on the input side."""
     passes_negative_inputs: bool = False
-    """Whether inputs below 0 become levels below 0, which unsigned codes cannot hold."""
+    """Whether inputs below 0 become levels below 0, without a lowest one."""
 
 
 class Family(ABC):

@@ -60,13 +60,15 @@ class ThresholdFamily(Family):
         )
 
     def activation_rule(self, quantization: Quantization) -> ActivationRule:
-        """Return the projection of activations: all bits are magnitude."""
+        """Return the projection of activations: all bits are magnitude, but for a sign."""
         bits, method = quantization.activation_bits, quantization.activation_method
         if method == "uniform":
+            signed = quantization.signed_activations
+            bits -= signed
             steps = (1 << bits) - 1
-            legacy = (1 << (bits - 1)) - 1
+            legacy = (1 << (quantization.activation_bits - 1)) - 1
             codebook = uniform(
-                bits, signed=False, denominator=legacy if quantization.legacy_divisor else steps
+                bits, signed=signed, denominator=legacy if quantization.legacy_divisor else steps
             )
             return ActivationRule(codebook=codebook, input_denominator=steps)
         made: Codebook = (power_of_two if method == "pot" else apot)(bits, signed=False)
@@ -93,5 +95,6 @@ class FirstKeys(ThresholdFamily):
         """Return the projection of activations: uniform ones are clipped from above only."""
         return dataclasses.replace(
             super().activation_rule(quantization),
-            passes_negative_inputs=quantization.activation_method == "uniform",
+            passes_negative_inputs=quantization.activation_method == "uniform"
+            and not quantization.activation_sign,
         )

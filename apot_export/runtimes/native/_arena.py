@@ -63,6 +63,8 @@ class Buffer:
     levels: bool = False
     """Bytes, not float32."""
     planes: bool = False
+    zero: int = 0
+    """The byte that stands for level 0: levels are counted from the lowest one."""
     border: Pair = (0, 0)
     """Rows above and below, pixels left and right."""
     offset: int = 0
@@ -96,17 +98,18 @@ class Buffer:
 
     def frame(self) -> Frame:
         """Return the border."""
-        return Frame(self.height, self.width, *self.border, self.pixel)
+        return Frame(self.height, self.width, *self.border, self.pixel, self.zero)
 
     def read(self, arena: NDArray[np.uint8]) -> NDArray[Any]:
-        """Return the value as [channels, height, width], uint8 or float32."""
+        """Return the value, float32 or levels (uint8, signed int16): [channels, height, width]."""
         rows = arena[self.offset : self.offset + self.plane].view(
             np.uint8 if self.levels else np.float32
         )
         pixels = rows.reshape(-1, self.width + 2 * self.border[1], padded(self.channels))
         high, wide = self.border
         inner = pixels[high : high + self.height, wide : wide + self.width, : self.channels]
-        return inner.transpose(2, 0, 1).copy()
+        found = inner.transpose(2, 0, 1).copy()
+        return found - np.int16(self.zero) if self.zero else found
 
 
 def extents(shape: Shape) -> tuple[int, int, int]:

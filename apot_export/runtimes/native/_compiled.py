@@ -59,7 +59,8 @@ class FastNetwork:
             images: float32 [N, channels, height, width], preprocessed.
             observe: Called with the name and array of every value that is computed: sums of
                 weighted nodes as they are before what follows them (int32 or float32), levels
-                (uint8), and floats that are written. Fused values in between are not.
+                (uint8, signed ones int16), and floats that are written. Fused values in between
+                are not.
 
         Returns:
             Logits, float32 [N, classes].

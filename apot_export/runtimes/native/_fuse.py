@@ -12,6 +12,7 @@ from apot_export.errors import KernelError
 from apot_export.network import CodedNetwork, Node
 from apot_export.network import operations as op
 from apot_export.runtimes.native._structs import PROJECTIONS
+from apot_export.runtimes.native._weights import largest_byte
 
 LARGEST_LEVEL = 255
 """Levels of activations are bytes."""
@@ -200,12 +201,12 @@ def is_depthwise(network: CodedNetwork, operation: op.Convolution) -> bool:
 
 def _require_bytes(network: CodedNetwork) -> None:
     for layer in network.layers.values():
-        largest = 0 if layer.activation is None else int(layer.activation.table.max())
+        largest = 0 if layer.activation is None else largest_byte(layer.activation)
         if largest > LARGEST_LEVEL:
             raise KernelError(
                 "The kernels hold levels of activations in bytes.",
                 where=layer.name,
-                expected=f"levels up to {LARGEST_LEVEL}",
+                expected=f"levels up to {LARGEST_LEVEL} above the lowest",
                 got=f"a level of {largest}",
                 fix="run the ONNX model",
             )

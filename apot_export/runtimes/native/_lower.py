@@ -28,6 +28,7 @@ from apot_export.runtimes.native._structs import (
 from apot_export.runtimes.native._weights import (
     POSITIONS,
     Winograd,
+    corrections,
     pack,
     pack_depthwise,
     padded,
@@ -96,6 +97,10 @@ class _Lowering:
             output = flat.name
         self._buffers, self._arena = allocate(self._fused, self._shapes, network.input, output)
         self._output = self._buffers[output]
+        for node in network.nodes:
+            if isinstance(node.operation, op.QuantizeActivation):
+                quantizer = network.input_quantizer(node.operation.layer)
+                self._buffers[node.name].zero = -quantizer.lowest_level
         self._constants = Constants()
         self._scratch = 0
 
@@ -224,6 +229,9 @@ class _Lowering:
         source = self._buffers[fused.source]
         kernel: op.Pair = (1, 1) if len(layer.shape) == 2 else (layer.shape[2], layer.shape[3])  # noqa: PLR2004 - linear
         step.integers = layer.activation is not None
+        correction = corrections(layer)
+        if correction is not None:
+            step.corrections = self._constants.address(correction)
         step.from_ = source.view(operation.padding)
         step.stride_y, step.stride_x = operation.stride
         step.rows, step.columns = step.height, step.width
@@ -309,9 +317,9 @@ class _Lowering:
         table = quantizer.table
         chunks = -(-len(table) // _CHUNK)
         levels = np.zeros(chunks * _CHUNK, dtype=np.uint8)
-        levels[: len(table)] = table
+        levels[: len(table)] = table - quantizer.lowest_level
         kind = TableKind.SHUFFLED if len(table) <= _SHUFFLED_ENTRIES else TableKind.INDEXED
-        if np.array_equal(table, (np.arange(len(table)) + 1) // 2):
+        if np.array_equal(levels[: len(table)], (np.arange(len(table)) + 1) // 2):
             kind = TableKind.UNIFORM
         return Projection(
             to=to.view(),
@@ -320,7 +328,8 @@ class _Lowering:
             kind=kind,
             chunks=chunks,
             scale=quantizer.index_scale,
-            last=quantizer.last_index,
+            first=quantizer.first_index,
+            last=len(table) - 1,
         )
 
     def _needs_scratch(self, size: int) -> None:

@@ -53,7 +53,7 @@ class View(ctypes.Structure):
 class Frame(ctypes.Structure):
     """A value's extent and the zeros around it."""
 
-    _fields_ = (*_numbers("height width rows columns bytes"),)
+    _fields_ = (*_numbers("height width rows columns bytes zero"),)
 
 
 class Projection(ctypes.Structure):
@@ -62,7 +62,7 @@ class Projection(ctypes.Structure):
     _fields_ = (
         *(("to", View), ("border", Frame), ("table", _pointer)),
         *_numbers("kind chunks"),
-        *(("scale", _float), ("last", _float), ("below", _number)),
+        *(("scale", _float), ("first", _float), ("last", _float), ("below", _number)),
     )
 
 

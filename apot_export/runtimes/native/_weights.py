@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.errors import KernelError
-from apot_export.network import CodedLayer, Convolution, Layer
+from apot_export.network import ActivationQuantizer, CodedLayer, Convolution, Layer
 from apot_export.network.bounds import INT32_LIMIT, accumulator_bound
 from apot_export.runtimes.native._structs import LANES, WIDEST_BLOCK
 
@@ -45,9 +45,27 @@ def _numbers(layer: Layer) -> Array:
     numbers = layer.levels() if isinstance(layer, CodedLayer) else layer.weights()
     if not isinstance(layer, CodedLayer) or layer.activation is None:
         numbers = numbers.astype(np.float32)
-    elif accumulator_bound(layer) >= INT32_LIMIT:
+    elif accumulator_bound(layer) * (1 + (layer.activation.lowest_level < 0)) >= INT32_LIMIT:
         raise KernelError("A sum could leave int32.", where=layer.name)
     return numbers.reshape(*layer.shape, *[1] * (4 - len(layer.shape)))
+
+
+def largest_byte(quantizer: ActivationQuantizer) -> int:
+    """Return the largest level, counted from the lowest one."""
+    return int(quantizer.table.max()) - quantizer.lowest_level
+
+
+def corrections(layer: Layer) -> NDArray[np.int32] | None:
+    """Return what counting levels from the lowest one adds to the sums, negated: [channels].
+
+    None where that is 0, and where the input stays float.
+    """
+    if layer.activation is None or not layer.activation.lowest_level:
+        return None
+    numbers = _numbers(layer)
+    found = np.zeros(padded(len(numbers)), dtype=np.int32)
+    found[: len(numbers)] = layer.activation.lowest_level * numbers.sum(axis=(1, 2, 3))
+    return found
 
 
 def pack_depthwise(layer: Layer) -> Array:
@@ -84,7 +102,7 @@ def pack(layer: Layer, groups: int) -> Packed:
             fix="run the ONNX model",
         )
     parts = [_in_blocks(part.astype(np.int8), groups, together) for part in (low, high)]
-    largest_level = int(quantizer.table.max())
+    largest_level = largest_byte(quantizer)
     return Packed(
         weights=parts[0],
         group_inputs=group_inputs,
@@ -164,12 +182,14 @@ def winograd_weights(operation: Convolution, layer: Layer) -> Winograd | None:
     """Return the transformed weights of a plain 3 x 3 convolution of whole blocks of channels.
 
     Returns:
-        None where the convolution has another form, or its weights or levels leave bytes.
+        None where the convolution has another form, its levels are signed, or weights or levels
+        leave bytes.
     """
     plain = ((1, 1), (1, 1), (1, 1), 1)
     if (
         not isinstance(layer, CodedLayer)
         or layer.activation is None
+        or layer.activation.lowest_level < 0
         or layer.shape[2:] != _KERNEL
         or (operation.stride, operation.padding, operation.dilation, operation.groups) != plain
         or layer.shape[0] % (LANES * WIDEST_BLOCK)

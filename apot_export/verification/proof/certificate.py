@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from apot_export.network import CodedLayer, CodedNetwork, Layer, PlaneLayer, QuantizeActivation
+from apot_export.network import (
+    ActivationQuantizer,
+    CodedLayer,
+    CodedNetwork,
+    Layer,
+    PlaneLayer,
+    QuantizeActivation,
+)
 from apot_export.network.bounds import UNIT_ROUNDOFF
 from apot_export.network.codebook import Codebook, distinct_levels
 from apot_export.network.comparison import Difference, first_place
@@ -44,10 +51,17 @@ def quantized_weights(layer: nn.Conv2d | nn.Linear) -> NDArray[np.float32]:
     return np.asarray(weight.detach().cpu().numpy())
 
 
-def activation_levels(module: QuantConv2d) -> NDArray[np.int64]:
-    """Return the integer levels of a layer's input quantizer, ascending."""
+def activation_levels(module: QuantConv2d, quantizer: ActivationQuantizer) -> NDArray[np.int64]:
+    """Return the integer levels of a layer's input quantizer, ascending.
+
+    Where training let negative inputs pass, its levels have no end: then they are those down to the
+    lowest of the packed file's quantizer, and an input below that is not explained.
+    """
     if module.activation_levels is None:
-        return np.arange(module.input_denominator() + 1)
+        lowest = module.lowest_level()
+        if lowest is None:
+            lowest = min(0, int(quantizer.codebook.levels.min()))
+        return np.arange(lowest, module.input_denominator() + 1)
     levels = np.unique(module.activation_levels.cpu().numpy()).astype(np.float64)
     return np.rint(levels * module.activation_denominator()).astype(np.int64)
 
@@ -195,7 +209,7 @@ def _constants(layer: Layer, module: nn.Module) -> Iterator[tuple[str, float | N
     steps = quantized.input_denominator(), quantizer.input_steps
     yield "number of input steps up to the activation threshold", *steps
     levels = distinct_levels(quantizer.codebook).tolist()
-    for pair in zip_longest(activation_levels(quantized).tolist(), levels):
+    for pair in zip_longest(activation_levels(quantized, quantizer).tolist(), levels):
         yield "activation level", *pair
 
 

@@ -21,7 +21,7 @@ from apot_export.network.bounds import UNIT_ROUNDOFF
 from apot_export.network.comparison import LOGITS, Difference, first_place
 from apot_export.original.quantized_layers import QuantConv2d
 from apot_export.original.tracing import trace, value_names
-from apot_export.verification.proof.decisions import Decisions, decisions_of, levels_of
+from apot_export.verification.proof.decisions import distances, levels_of
 from apot_export.verification.proof.rounding import (
     Bounded,
     bounded_function,
@@ -53,7 +53,6 @@ def compare_levels(
 class _LayerCounts:
     """Counts of one quantized layer."""
 
-    decisions: Decisions
     compared: int = 0
     differing: int = 0
     unexplained: int = 0
@@ -62,12 +61,10 @@ class _LayerCounts:
     )
     largest: float = 0.0
 
-    def add(self, distances: NDArray[np.float64], explained: NDArray[np.bool_]) -> None:
+    def add(self, apart: NDArray[np.float64], explained: NDArray[np.bool_]) -> None:
         """Count differing levels by their distance to the decision point, in bounds."""
         # The verdict knows both sides' inputs, so it has the last word at a distance of 1.
-        decided = np.where(
-            explained, np.minimum(distances, np.nextafter(1, 0)), np.maximum(distances, 1)
-        )
+        decided = np.where(explained, np.minimum(apart, np.nextafter(1, 0)), np.maximum(apart, 1))
         bins = np.searchsorted(DISTANCE_EDGES, decided, side="right")
         self.counts += np.bincount(bins, minlength=len(self.counts))
         self.largest = max(self.largest, float(decided.max(initial=0)))
@@ -248,23 +245,22 @@ class ForcedWalk(fx.Interpreter):
         differing = levels != exported
         # The quantizer itself rounds its scaled input a few times.
         slack = 2 * computed.bound.double()
-        slack = slack + _QUANTIZER_ROUNDINGS * UNIT_ROUNDOFF * float(module.act_alpha)
+        scaled = (-computed.value.double()).clamp(min=float(module.act_alpha))
+        slack = slack + _QUANTIZER_ROUNDINGS * UNIT_ROUNDOFF * scaled
         ends = [computed.value.double(), forced.double()]
         explained = _within_rounding(module, exported, ends, slack)
         unexplained = differing & ~explained
         if layer not in self.layers:
-            self.layers[layer] = _LayerCounts(decisions_of(module))
+            self.layers[layer] = _LayerCounts()
         counts = self.layers[layer]
         counts.compared += differing.numel()
         counts.differing += int(differing.sum())
         counts.unexplained += int(unexplained.sum())
         if differing.any():
-            distances = [
-                counts.decisions.distances(end[differing].numpy(), exported[differing].numpy())
-                for end in ends
-            ]
+            found = exported[differing].numpy()
+            away = [distances(module, end[differing].numpy(), found) for end in ends]
             apart = (ends[0] - ends[1]).abs()[differing].numpy()
-            nearest = np.maximum(np.minimum(*distances), apart) / slack[differing].numpy()
+            nearest = np.maximum(np.minimum(*away), apart) / slack[differing].numpy()
             counts.add(nearest, explained[differing].numpy())
         if unexplained.any():
             place = first_place(unexplained.numpy())

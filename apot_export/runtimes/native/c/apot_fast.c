@@ -39,10 +39,12 @@ static void clear_border(uint8_t *arena, const view *v, const frame *b)
     for (int64_t y = 0; y < b->height + 2 * b->rows; y++) {
         uint8_t *at = corner + y * v->row;
         if (y < b->rows || y >= b->rows + b->height) {
-            memset(at, 0, (size_t)row);
+            memset(at, (int)b->zero, (size_t)row);
         } else {
-            memset(at, 0, (size_t)(b->columns * b->bytes));
-            memset(at + (b->width + b->columns) * b->bytes, 0, (size_t)(b->columns * b->bytes));
+            memset(at, (int)b->zero, (size_t)(b->columns * b->bytes));
+            memset(
+                at + (b->width + b->columns) * b->bytes, (int)b->zero,
+                (size_t)(b->columns * b->bytes));
         }
     }
 }
@@ -122,6 +124,8 @@ static void convolve_runs(
         for (int64_t i = 0; i < runs * s->run * b->groups * LANES; i++)
             sums[i] = (int32_t)((uint32_t)sums[i] + (uint32_t)high[i] * 256u);
     }
+    for (int64_t i = 0; s->corrections && i < runs * s->run * b->groups * LANES; i++)
+        sums[i] += s->corrections[b->channel + i % (b->groups * LANES)];
     for (int64_t i = 0; i < runs; i++) {
         const int32_t *part = sums + i * s->run * b->groups * LANES;
         if (s->trace)
@@ -275,6 +279,8 @@ static void depthwise_row(const step *s, const uint8_t *arena, int64_t y, void *
         for (int64_t first = 0; first < channels; first += LANES) {
             int32_t whole[LANES] = {0};
             float sum[LANES] = {0};
+            if (s->corrections)
+                memcpy(whole, s->corrections + first, sizeof whole);
             for (int64_t tap = 0; tap < s->taps; tap++) {
                 const uint8_t *a = from + s->offsets[tap];
                 int64_t at = tap * channels + first;

@@ -23,17 +23,18 @@ typedef struct {
 /* Zeros around a value: rows above and below, pixels left and right. */
 typedef struct {
     int64_t height, width, rows, columns, bytes; /* of the value; of the border; of a pixel */
+    int64_t zero;                                /* the byte that stands for 0 */
 } frame;
 
 enum table_kind { UNIFORM = 0, SHUFFLED = 1, INDEXED = 2 };
 
-/* Floats to levels: table[floor(clip(x * scale, 0, last))]. */
+/* Floats to levels: table[clip(floor(x * scale) - first, 0, last)], levels counted from the lowest. */
 typedef struct {
     view to;
     frame border;
     const uint8_t *table; /* a multiple of 64 bytes; a UNIFORM one has (i + 1) / 2 */
     int64_t kind, chunks; /* runs of 64 bytes of the table, 1 to 4 where it is SHUFFLED */
-    float scale, last;
+    float scale, first, last;
     int64_t below; /* whether x can be below 0 */
 } projection;
 
@@ -78,7 +79,8 @@ typedef struct {
     int64_t planes;                          /* bytes between planes; LOAD: 0 is to pixels */
     int64_t rows, columns;                   /* of what a tile computes: pixels, or 2 x 2 of them */
     int64_t winograd, offset;                /* 1: 16 planes to 2 x 2 pixels; of their levels */
-    const int32_t *corrections;              /* what the offsets add, negated: [4][channels] */
+    const int32_t *corrections;              /* what offsets of levels add, negated, or NULL:
+                                              * [channels], of a winograd step [4][channels] */
     void *trace;                             /* the sums [height, width, channels], or NULL */
     finishing finish;
     int64_t pooled;    /* MAXIMUM of the finished rows, which lie in a ring, then `after` */

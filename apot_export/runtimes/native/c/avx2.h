@@ -187,7 +187,10 @@ INLINE __m128i to_bytes(__m256i low, __m256i high)
 
 INLINE __m256i half_steps(const projection *by, __m256 x)
 {
-    x = _mm256_max_ps(_mm256_mul_ps(x, _mm256_set1_ps(by->scale)), _mm256_setzero_ps());
+    x = _mm256_mul_ps(x, _mm256_set1_ps(by->scale));
+    if (by->first < 0)
+        x = _mm256_sub_ps(_mm256_floor_ps(x), _mm256_set1_ps(by->first));
+    x = _mm256_max_ps(x, _mm256_setzero_ps());
     return _mm256_cvttps_epi32(_mm256_min_ps(x, _mm256_set1_ps(by->last)));
 }
 

@@ -93,6 +93,10 @@ INLINE __m512i looked_up(__m512i index, __m512i low, __m512i high)
 INLINE __m128i project(const projection *by, __m512 x, const __m512i *table)
 {
     x = _mm512_mul_ps(x, _mm512_set1_ps(by->scale));
+    if (by->first < 0)
+        x = _mm512_sub_ps(
+            _mm512_roundscale_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC),
+            _mm512_set1_ps(by->first));
     if (by->below)
         x = _mm512_max_ps(x, _mm512_setzero_ps());
     __m512i index = _mm512_cvttps_epi32(_mm512_min_ps(x, _mm512_set1_ps(by->last)));

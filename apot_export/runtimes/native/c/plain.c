@@ -49,9 +49,11 @@ static void float_tile(
 static void project(const projection *by, const float *values, uint8_t *to)
 {
     for (int lane = 0; lane < LANES; lane++) {
-        float x = values[lane] * by->scale;
-        x = x > 0 ? x : 0;
-        to[lane] = by->table[(int32_t)(x < by->last ? x : by->last)];
+        float x = values[lane] * by->scale, last = by->first + by->last;
+        x = x > by->first ? x : by->first;
+        x = x < last ? x : last;
+        int32_t whole = (int32_t)x;
+        to[lane] = by->table[whole - ((float)whole > x) - (int32_t)by->first];
     }
 }
 
