@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ._container import read_container
 from ._layers import Floats, Layer, Tensors, float32, read_codebook, read_layer
 from ._members import INPUT, NETWORK, NODE, OPERATIONS, members, parse, require
-from ._operations import EXECUTION, Array, Node, Shape
+from ._operations import RUN, Array, Node
 
 _LARGEST_VALUE = 2**31 - 1
 _FLOAT32_HOLDS_INTEGERS_BELOW = 2**24
@@ -78,8 +78,8 @@ class DownstreamNetwork:
         values: dict[str, Array] = {self.input: images}
         with np.errstate(all="ignore"):
             for node in self.nodes:
-                run = EXECUTION[node.operation].run
-                values[node.name] = run(node, *(values[name] for name in node.inputs))
+                read = (values[name] for name in node.inputs)
+                values[node.name] = RUN[node.operation](node, *read)
                 for name in set(node.inputs):
                     if self._last_reader[name] == node.name and name not in kept:
                         del values[name]
@@ -143,17 +143,18 @@ def _read_node(
             else:
                 attributes[part] = float32(given)
             require(np.isfinite(attributes[part]).all(), f"{where}: {part} is too large for F32")
-    layer = None
+    layer, operand = None, np.zeros(0)
     if "layer" in attributes:
         require(attributes["layer"] in layers, f"{where}: no layer {attributes['layer']}")
         layer = layers[attributes["layer"]]
+        operand = _operand(str(operation), layer, where, precise=precise)
     return Node(
         name=name,
         operation=str(operation),
         inputs=(before,) if inputs is None else tuple(inputs),
         attributes=attributes,
         layer=layer,
-        operand=None if layer is None else _operand(str(operation), layer, where, precise=precise),
+        operand=operand,
     )
 
 
@@ -176,10 +177,10 @@ def _operand(operation: str, layer: Layer, where: str, *, precise: bool) -> Arra
     return numbers.astype(np.float32 if bound < _FLOAT32_HOLDS_INTEGERS_BELOW else np.float64)
 
 
-def _check_graph(source: str, shape: Shape, output: str, nodes: list[Node]) -> None:
-    """Check the names, kinds and shapes of all values, by computing with shapes alone."""
+def _check_graph(source: str, shape: tuple[int, ...], output: str, nodes: list[Node]) -> None:
+    """Check the names, kinds and shapes of all values, by computing with no images."""
     kinds = {source: "float"}
-    shapes = {source: shape}
+    values = {source: np.zeros((0, *shape), np.float32)}
     for node in nodes:
         require(node.name not in kinds, f"two values are called {node.name}")
         missing = [name for name in node.inputs if name not in kinds]
@@ -189,14 +190,15 @@ def _check_graph(source: str, shape: Shape, output: str, nodes: list[Node]) -> N
         read = {kinds[name] for name in node.inputs}
         fine = read <= _readable_kinds(node)
         require(fine, f"{node.name} cannot read {' and '.join(sorted(read))}")
-        read_shapes = [shapes[name] for name in node.inputs]
+        operands = [values[name] for name in node.inputs]
         try:
-            result = EXECUTION[node.operation].shape(node, *read_shapes)
+            result = RUN[node.operation](node, *operands)
         except ValueError as error:
-            raise ValueError(f"{node.name} cannot read {read_shapes}: {error}") from error
-        fine = math.prod(result) <= _LARGEST_VALUE
-        require(fine, f"{node.name} has the shape {result}")
-        kinds[node.name], shapes[node.name] = _result_kind(node), result
+            shapes = [value.shape[1:] for value in operands]
+            raise ValueError(f"{node.name} cannot read {shapes}: {error}") from error
+        fine = math.prod(result.shape[1:]) <= _LARGEST_VALUE
+        require(fine, f"{node.name} has the shape {result.shape[1:]}")
+        kinds[node.name], values[node.name] = _result_kind(node), result
     require(kinds.get(output) == "float", f"the output {output} is no value, or not of floats")
 
 

@@ -1,12 +1,15 @@
-"""The operations (3.5, 4.2 to 4.4): the shape of each result, and the result itself."""
+"""The operations (3.5, 4.2 to 4.4) on values of the shape [N, C, H, W] or [N, C].
+
+Each raises ValueError where its inputs do not fit, also where N is 0: so shapes are checked.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -16,10 +19,11 @@ from ._layers import Layer, Quantizer, float32
 from ._members import require
 
 Array = NDArray[Any]
-Shape = tuple[int, ...]
-"""Of one image: `(channels, height, width)`, or `(channels,)`."""
+Pair = tuple[int, int] | list[int]
 _COLUMN_BYTES = 2**21
 """Of the windows that one step of a convolution multiplies: what fits into a cache."""
+_FEW = 64
+"""Places of a window up to which it is faster to combine whole images than window by window."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,9 +34,9 @@ class Node:
     operation: str
     inputs: tuple[str, ...]
     attributes: Mapping[str, Any]
-    layer: Layer | None = None
-    operand: Array | None = None
-    """The weights to multiply with, or the quantizer's table."""
+    layer: Layer | None
+    operand: Array
+    """The weights to multiply with, or the quantizer's table; empty where there is no layer."""
 
     @property
     def quantizer(self) -> Quantizer | None:
@@ -45,45 +49,27 @@ class Node:
 
 def _convolve(node: Node, x: Array) -> Array:
     """Gather every window into a column, as many as fit into a cache, and multiply matrices."""
-    assert node.operand is not None
-    outputs, _, *kernel = node.operand.shape
-    groups = node.attributes["groups"]
+    outputs, inputs, *kernel = node.operand.shape
+    groups, stride, dilation = (node.attributes[key] for key in ("groups", "stride", "dilation"))
+    require(x.shape[1] == groups * inputs, f"{groups} groups of {inputs} inputs")
+    require(outputs % groups == 0, f"{groups} groups do not divide {outputs} outputs")
     weights = node.operand.reshape(groups, outputs // groups, -1)
-    windows = _windows(
-        _padded(x.astype(weights.dtype, copy=False), node.attributes["padding"], 0),
-        kernel, node.attributes["stride"], node.attributes["dilation"],
-    )  # fmt: skip
-    images, channels, _, _, height, width = windows.shape
-    sums = np.empty((images, groups, outputs // groups, height * width), weights.dtype)
-    column_bytes = channels * math.prod(kernel) * height * width * weights.itemsize
+    padded = _padded(x.astype(weights.dtype, copy=False), node.attributes["padding"], 0)
+    windows = _windows(padded, kernel, stride, dilation)
+    height, width = windows.shape[4:]
+    sums = np.empty((len(x), *weights.shape[:2], height * width), weights.dtype)
+    column_bytes = math.prod(windows.shape[1:]) * weights.itemsize
     step = max(1, _COLUMN_BYTES // column_bytes)
-    for first in range(0, images, step):
+    for first in range(0, len(x), step):
         some = windows[first : first + step]
         columns = some.reshape(len(some), groups, -1, height * width)
         np.matmul(weights, columns, out=sums[first : first + step])
-    return _result(node, sums.reshape(images, outputs, height, width))
-
-
-def _convolved_shape(node: Node, shape: Shape) -> Shape:
-    assert node.operand is not None
-    outputs, inputs, *kernel = node.operand.shape
-    groups, gaps = node.attributes["groups"], node.attributes["dilation"]
-    require(outputs % groups == 0, f"{groups} groups do not divide {outputs} outputs")
-    require(shape[0] == groups * inputs, f"{groups} groups of {inputs} inputs are not {shape[0]}")
-    reach = [(extent - 1) * gap + 1 for extent, gap in zip(kernel, gaps, strict=True)]
-    return (outputs, *_extents(node, shape, reach))
+    return _result(node, sums.reshape(len(x), outputs, height, width))
 
 
 def _multiply(node: Node, x: Array) -> Array:
-    assert node.operand is not None
+    require(x.ndim == 2, "a matrix product reads [N, C]")  # noqa: PLR2004
     return _result(node, x.astype(node.operand.dtype, copy=False) @ node.operand.T)
-
-
-def _multiplied_shape(node: Node, shape: Shape) -> Shape:
-    assert node.operand is not None
-    outputs, inputs = node.operand.shape
-    require(shape == (inputs,), f"a matrix product of {inputs} inputs")
-    return (outputs,)
 
 
 def _result(node: Node, sums: Array) -> Array:
@@ -93,18 +79,7 @@ def _result(node: Node, sums: Array) -> Array:
 # --- Windows --------------------------------------------------------------------------------------
 
 
-def _extents(node: Node, shape: Shape, reach: list[int]) -> Iterator[int]:
-    """Return how many windows fit, along both axes of an image (4.2, 4.4)."""
-    require(len(shape) == 3, "there is no height and width")  # noqa: PLR2004
-    padding = node.attributes.get("padding", (0, 0))
-    for size, extent, step, margin in zip(
-        shape[1:], reach, node.attributes["stride"], padding, strict=True
-    ):
-        require(extent <= size + 2 * margin, f"a window of {extent} is larger than the image")
-        yield (size + 2 * margin - extent) // step + 1
-
-
-def _padded(x: Array, padding: list[int], value: float) -> Array:
+def _padded(x: Array, padding: Pair, value: float) -> Array:
     (height, width), (rows, columns) = x.shape[2:], padding
     if rows == columns == 0:
         return x
@@ -113,55 +88,44 @@ def _padded(x: Array, padding: list[int], value: float) -> Array:
     return padded
 
 
-def _windows(
-    x: Array, kernel: list[int], stride: list[int], dilation: tuple[int, int] | list[int] = (1, 1)
-) -> Array:
+def _windows(x: Array, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Array:
     """View [N, C, H, W] as [N, C, kernel height, kernel width, H', W']."""
     reach = [(extent - 1) * gap + 1 for extent, gap in zip(kernel, dilation, strict=True)]
-    views = sliding_window_view(x, reach, axis=(2, 3))
     (down, right), (gap_down, gap_right) = stride, dilation
-    chosen = views[:, :, ::down, ::right, ::gap_down, ::gap_right]
+    windows = sliding_window_view(x, reach, axis=(2, 3))
+    chosen = windows[:, :, ::down, ::right, ::gap_down, ::gap_right]
     return np.asarray(chosen.transpose(0, 1, 4, 5, 2, 3))
 
 
-def _places(windows: Array) -> Iterator[Array]:
-    """Yield the number at every place of all windows, [N, C, H', W']."""
-    for row, column in np.ndindex(windows.shape[2:4]):
-        yield windows[:, :, row, column]
+def _combined(combine: np.ufunc, windows: Array) -> Array:
+    """Combine the numbers of every window."""
+    kernel = windows.shape[2:4]
+    if math.prod(kernel) > _FEW:
+        return np.asarray(combine.reduce(windows, axis=(2, 3)))
+    return reduce(combine, (windows[:, :, row, column] for row, column in np.ndindex(kernel)))
 
 
 def _max_pool(node: Node, x: Array) -> Array:
-    padded = _padded(x, node.attributes["padding"], -np.inf)
-    windows = _windows(padded, node.attributes["kernel"], node.attributes["stride"])
-    return reduce(np.maximum, _places(windows))
+    kernel, padding = node.attributes["kernel"], node.attributes["padding"]
+    fine = padding[0] < kernel[0] and padding[1] < kernel[1]
+    require(fine, "the padding is as large as the window")
+    padded = _padded(x, padding, -np.inf)
+    return _combined(np.maximum, _windows(padded, kernel, node.attributes["stride"]))
 
 
 def _average_pool(node: Node, x: Array) -> Array:
-    windows = _windows(x.astype(np.float64), node.attributes["kernel"], node.attributes["stride"])
-    total = reduce(np.add, _places(windows))
-    return np.asarray((total / math.prod(node.attributes["kernel"])).astype(np.float32))
+    kernel = node.attributes["kernel"]
+    total = _combined(np.add, _windows(x.astype(np.float64), kernel, node.attributes["stride"]))
+    return np.asarray((total / math.prod(kernel)).astype(np.float32))
 
 
-def _pooled_shape(node: Node, shape: Shape) -> Shape:
-    kernel, padding = node.attributes["kernel"], node.attributes.get("padding", (0, 0))
-    fine = all(margin < extent for margin, extent in zip(padding, kernel, strict=True))
-    require(fine, "the padding is as large as the window")
-    return (shape[0], *_extents(node, shape, kernel))
-
-
-def _averaged_shape(_: Node, shape: Shape) -> Shape:
-    require(len(shape) == 3, "there is no height and width")  # noqa: PLR2004
-    return (shape[0], 1, 1)
+def _average(_: Node, x: Array) -> Array:
+    return x.mean((2, 3), np.float64, keepdims=True).astype(np.float32)
 
 
 def _upsample(node: Node, x: Array) -> Array:
     height, width = node.attributes["scale"]
     return x.repeat(height, axis=2).repeat(width, axis=3)
-
-
-def _upsampled_shape(node: Node, shape: Shape) -> Shape:
-    require(len(shape) == 3, "there is no height and width")  # noqa: PLR2004
-    return (shape[0], *np.multiply(shape[1:], node.attributes["scale"], dtype=object))
 
 
 # --- Number by number -----------------------------------------------------------------------------
@@ -170,7 +134,6 @@ def _upsampled_shape(node: Node, shape: Shape) -> Shape:
 def _quantize(node: Node, x: Array) -> Array:
     quantizer = node.quantizer
     assert quantizer is not None
-    assert node.operand is not None
     product = x * quantizer.scale
     require(not np.isnan(product.max(initial=0)), f"{node.name} reads a NaN")
     if quantizer.first:  # whole numbers first: beside 2L, F32 loses fractions
@@ -182,67 +145,36 @@ def _quantize(node: Node, x: Array) -> Array:
 def _scale_bias(node: Node, x: Array) -> Array:
     result = x.astype(np.float32)
     for part, combine in (("scale", np.multiply), ("bias", np.add)):  # two roundings
-        numbers = node.attributes[part].reshape(-1, *[1] * (x.ndim - 2))
-        combine(result, numbers, out=result)
+        numbers = node.attributes[part]
+        fine = numbers.ndim == 0 or len(numbers) == x.shape[1]
+        require(fine, f"{part} has {numbers.size} channels")
+        combine(result, numbers.reshape(-1, *[1] * (x.ndim - 2)), out=result)
     return result
 
 
-def _scaled_shape(node: Node, shape: Shape) -> Shape:
-    for part in ("scale", "bias"):
-        numbers = node.attributes[part]
-        fine = numbers.ndim == 0 or len(numbers) == shape[0]
-        require(fine, f"{part} has {numbers.size} channels")
-    return shape
-
-
 def _clip(node: Node, x: Array) -> Array:
-    low, high = float32(node.attributes["minimum"]), float32(node.attributes["maximum"])
-    return np.clip(x, low, high)
+    low, high = node.attributes["minimum"], node.attributes["maximum"]
+    require(low <= high, "the minimum is above the maximum")
+    return np.clip(x, float32(low), float32(high))
 
 
-def _clipped_shape(node: Node, shape: Shape) -> Shape:
-    fine = node.attributes["minimum"] <= node.attributes["maximum"]
-    require(fine, "the minimum is above the maximum")
-    return shape
+def _add(_: Node, a: Array, b: Array) -> Array:
+    require(a.shape == b.shape, "the shapes differ")
+    return a + b
 
 
-def _added_shape(_: Node, shape: Shape, other: Shape) -> Shape:
-    require(shape == other, "the shapes differ")
-    return shape
-
-
-def _joined_shape(_: Node, *shapes: Shape) -> Shape:
-    require(len({shape[1:] for shape in shapes}) == 1, "the heights or widths differ")
-    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
-
-
-def _same_shape(_: Node, shape: Shape) -> Shape:
-    return shape
-
-
-class Execution(NamedTuple):
-    """What an operation does to shapes, and to values of one more axis in front."""
-
-    shape: Callable[..., Shape]
-    """Raises ValueError where the inputs do not fit."""
-    run: Callable[..., Array]
-
-
-EXECUTION: Mapping[str, Execution] = {
-    "Convolution": Execution(_convolved_shape, _convolve),
-    "Linear": Execution(_multiplied_shape, _multiply),
-    "QuantizeActivation": Execution(_same_shape, _quantize),
-    "ScaleBias": Execution(_scaled_shape, _scale_bias),
-    "Add": Execution(_added_shape, lambda _, a, b: a + b),
-    "Relu": Execution(_same_shape, lambda _, x: np.maximum(x, 0)),
-    "Clip": Execution(_clipped_shape, _clip),
-    "Concat": Execution(_joined_shape, lambda _, *values: np.concatenate(values, axis=1)),
-    "Upsample": Execution(_upsampled_shape, _upsample),
-    "MaxPool": Execution(_pooled_shape, _max_pool),
-    "AveragePool": Execution(_pooled_shape, _average_pool),
-    "GlobalAveragePool": Execution(
-        _averaged_shape,
-        lambda _, x: x.mean((2, 3), np.float64, keepdims=True).astype(np.float32),
-    ),
-    "Flatten": Execution(lambda _, shape: (math.prod(shape),), lambda _, x: x.reshape(len(x), -1)),
+RUN: Mapping[str, Callable[..., Array]] = {
+    "Convolution": _convolve,
+    "Linear": _multiply,
+    "QuantizeActivation": _quantize,
+    "ScaleBias": _scale_bias,
+    "Add": _add,
+    "Relu": lambda _, x: np.maximum(x, 0),
+    "Clip": _clip,
+    "Concat": lambda _, *values: np.concatenate(values, axis=1),
+    "Upsample": _upsample,
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "GlobalAveragePool": _average,
+    "Flatten": lambda _, x: x.reshape(len(x), math.prod(x.shape[1:])),
 }

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -23,8 +24,9 @@ from numpy.typing import NDArray
 from apot_export import downstream
 from apot_export.artifacts.directory import PACKED_MODEL
 from apot_export.artifacts.packed.writing import packed_file_bytes
+from apot_export.downstream import _operations
 from apot_export.downstream._layers import Tensors, _read_coordinates, _read_planes
-from apot_export.network import Add, CodedNetwork, ScaleBias, oracle
+from apot_export.network import Add, AveragePool, CodedNetwork, MaxPool, ScaleBias, oracle
 from apot_export.network.codebook import apot, uniform
 from apot_export.original.checkpoint import load_checkpoint
 from tests.support.commands import EXPORT
@@ -265,6 +267,46 @@ def test_groups_of_sign_vectors_across_outputs(tmp_path: Path) -> None:
     for name, layer in network.layers.items():
         assert found.weights(name).tobytes() == layer.weights().tobytes()
     np.testing.assert_allclose(found.run(images), oracle.run(network, images), rtol=1e-4)
+
+
+@pytest.mark.parametrize("column_bytes", [1, 5000])
+def test_integers_are_the_same_in_steps_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column_bytes: int
+) -> None:
+    monkeypatch.setattr(_operations, "_COLUMN_BYTES", column_bytes)
+    network = random_network(2)
+    assert_same_values(tmp_path, network, images_of(network, 7))
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (9, 8), (12, 12)])
+def test_windows_of_few_and_of_many_places(tmp_path: Path, kernel: tuple[int, int]) -> None:
+    builder = Builder(image=(3, 12, 12))
+    large = builder.add(MaxPool(kernel=kernel, stride=(1, 2), padding=(1, 0)), "image")
+    mean = builder.add(AveragePool(kernel=(2, 1), stride=(1, 1)), large)
+    assert_same_values(tmp_path, builder.finished(mean), images_of(builder.finished(mean), 3))
+    mean = builder.add(AveragePool(kernel=kernel, stride=(1, 1)), "image")
+    assert_same_values(tmp_path, builder.finished(mean), images_of(builder.finished(mean), 3))
+
+
+def test_a_description_of_huge_values_needs_little_memory(tmp_path: Path) -> None:
+    huge, half = 1 << 12, 1 << 30
+    pooled = {"kernel": [huge, huge], "stride": [huge, huge], "padding": [huge - 1, huge - 1]}
+    nodes: list[tuple[Json, bool]] = [
+        ({"operation": "MaxPool", **pooled}, True),
+        ({"operation": "Upsample", "scale": [half, half]}, False),
+        ({"operation": "Upsample", "scale": [half, 1]}, False),
+        ({"operation": "AveragePool", "kernel": [half, 1], "stride": [1, 1]}, False),
+    ]
+    tracemalloc.start()
+    try:
+        for node, fine in nodes:
+            content = described()
+            content["nodes"].append({"name": "huge", "inputs": ["image"], **node})
+            product, other = both_readers(tmp_path, with_network(content))
+            assert (product is not None, other is not None) == (fine, fine), node
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
 
 
 def test_quantizers_with_another_divisor_on_the_input_side(tmp_path: Path) -> None:
