@@ -90,14 +90,15 @@ def find_exact(
         DeviceError: None keeps them, though the CPU does; or the provider is missing.
         ExportError: The model lacks values of the network.
     """
-    probe = _Probe(model=model, network=network)
+    probe = Probe(model=model, network=network)
     refused: dict[str, str] = {}
+    tf32 = tf32_exact(model)
     for algorithm in algorithms(device):
-        found = probe.on(device, batch, threads, algorithm)
+        found = probe.on(device, algorithm, batch=batch, threads=threads, tf32=tf32)
         if found.wrong is None:
             return replace(found, refused=refused)
         refused[found.name] = found.wrong
-    if device == "cpu" or probe.on("cpu", 2, threads, {}).wrong is not None:
+    if device == "cpu" or probe.on("cpu", {}, threads=threads).wrong is not None:
         return found
     raise DeviceError(
         "No convolution algorithm of this device keeps the network's numbers.",
@@ -121,12 +122,16 @@ class _Product:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Probe:
+class Probe:
+    """Every shape of product of a network, computed by a model of it."""
+
     model: Any
+    """The ONNX model, parsed."""
     network: CodedNetwork
 
     @cached_property
     def products(self) -> list[_Product]:
+        """What is computed, what is given and what is expected."""
         (image,) = (value.name for value in self.model.graph.input)
         names = {self.network.input: image, self.network.output: LOGITS}
         return [
@@ -136,17 +141,26 @@ class _Probe:
 
     @cached_property
     def content(self) -> bytes:
+        """The products alone, as a model."""
         return values_from(self.model, {one.value: one.source for one in self.products})
 
-    def on(self, device: str, batch: int, threads: int, algorithm: Mapping[str, str]) -> Exactness:
-        """Compute all products on a device and compare them."""
+    def on(
+        self,
+        device: str,
+        algorithm: Mapping[str, str],
+        *,
+        batch: int = 2,
+        threads: int = 0,
+        tf32: bool = False,
+    ) -> Exactness:
+        """Compute all products on a device with one of its `algorithms`, and compare them."""
         found = Exactness(shapes=len(self.products), algorithm=algorithm)
         try:
             session = open_session(
                 self.content,
                 device,
                 threads=threads,
-                tf32=tf32_exact(self.model),
+                tf32=tf32,
                 algorithm=algorithm,
             )
             for product, image, sums in self._computed(session, batch):
