@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Deployment:
     """Of one inference; 0 for the runtime's choice."""
     batch: int
     """Images in every batch."""
+    algorithm: Mapping[str, str] | None = None
+    """How CUDA chooses convolutions, of `onnx_runtime.ALGORITHMS`; None for the first way."""
 
     def __post_init__(self) -> None:
         if self.device in RUNTIMES.get(self.runtime, ()) and self.threads >= 0 and self.batch >= 1:
@@ -49,6 +51,23 @@ class Deployment:
             + "; 0 or more threads, batches of 1 or more",
             got=f"{self.runtime} on {self.device}, {self.threads} threads, batches of {self.batch}",
         )
+
+    def keeping(self, model: Any, network: CodedNetwork) -> Deployment:
+        """Return it with the first algorithm that keeps a network's integers on the device.
+
+        Args:
+            model: An ONNX model of the network, parsed.
+            network: The network.
+
+        Raises:
+            DeviceError: None does (see `exactness`), or the provider is not there.
+        """
+        if self.device == "cpu":
+            return self
+        from apot_export.runtimes.exactness import find_exact
+
+        found = find_exact(model, network, self.device, batch=self.batch, threads=self.threads)
+        return replace(self, algorithm=found.algorithm)
 
     def open(self, model: bytes) -> Logits:
         """Load a model.
@@ -106,8 +125,13 @@ class Deployment:
             return open_openvino(model, threads=self.threads, batch=batch)
         from apot_export.runtimes.onnx_runtime import open_session
 
-        tf32 = tf32_exact(parse_model(model))
-        return open_session(model, self.device, threads=self.threads, tf32=tf32)
+        return open_session(
+            model,
+            self.device,
+            threads=self.threads,
+            tf32=tf32_exact(parse_model(model)),
+            algorithm=self.algorithm,
+        )
 
 
 def processor_name() -> str:

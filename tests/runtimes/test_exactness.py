@@ -20,6 +20,7 @@ from apot_export.errors import DeviceError, ExportError
 from apot_export.network import CodedLayer, CodedNetwork, Convolution, Linear, Node, oracle
 from apot_export.network.comparison import LOGITS
 from apot_export.runtimes import exactness
+from apot_export.runtimes.deployment import Deployment
 from apot_export.runtimes.exactness import FLOAT_BOUND, find_exact
 from apot_export.runtimes.onnx_runtime import ALGORITHMS, Session, open_session
 from tests.support.networks import every_operation
@@ -255,6 +256,19 @@ def test_a_wrong_model_is_not_the_devices_fault(
     other = change_layer(digits, layer.name, stored=np.flip(layer.packed))
     device_of(monkeypatch, digits, *[None] * len(ALGORITHMS))
     assert find_exact(model_of(other), digits, "cuda").wrong is not None
+
+
+def test_a_deployment_keeps_the_networks_integers(
+    monkeypatch: pytest.MonkeyPatch, digits: CodedNetwork
+) -> None:
+    device_of(monkeypatch, digits, winograd, None, None, None, None, None)
+    on_cpu, on_cuda = (
+        Deployment(runtime="onnxruntime", device=device, threads=1, batch=3)
+        for device in ("cpu", "cuda")
+    )
+    model = model_of(digits)
+    assert on_cpu.keeping(model, digits) is on_cpu
+    assert on_cuda.keeping(model, digits).algorithm == ALGORITHMS[1]
 
 
 # --- the bound of float sums ----------------------------------------------------------------------

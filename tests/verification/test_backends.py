@@ -21,9 +21,13 @@ from apot_export.artifacts.packed import load_packed
 from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.conversion.convert import convert
 from apot_export.conversion.integer_choices import IntegerChoices
+from apot_export.datasets import open_dataset
 from apot_export.errors import DeviceError, ExportError
 from apot_export.integer import IntegerNetwork, lower
 from apot_export.integer.network import IntegerNode, Quantize, Requantize
+from apot_export.runtimes.onnx_runtime import ALGORITHMS, Session, open_session
+from apot_export.verification.running import backends as running_backends
+from apot_export.verification.running.backends import compare_backends
 
 DIGITS = "examples/digits/res8_4bit/model_best.pth.tar"
 BITS = 12
@@ -96,6 +100,37 @@ def test_a_wrong_model_fails_and_its_first_value_is_named(
     assert report.verdict == "FAIL"
     assert report.backends.first_difference == {"ort-cpu": node.name}
     assert any(f"first at {node.name}" in failure for failure in report.failures)
+
+
+@pytest.mark.parametrize("exact", [2, None])
+def test_cuda_uses_the_first_algorithm_that_gives_numpys_bits(
+    monkeypatch: pytest.MonkeyPatch, export: Path, exact: int | None
+) -> None:
+    """A stand-in for CUDA, of which all algorithms but one are off by one."""
+
+    class OffByOne(Session):
+        def run_all(self, images: Any = None) -> dict[str, Any]:
+            return {name: value + 1 for name, value in super().run_all(images).items()}
+
+    opened = []
+
+    def opening(model: bytes, device: str, *, algorithm: Any = None) -> Session:
+        session = open_session(model, "cpu")
+        if device == "cuda":
+            opened.append(ALGORITHMS.index(algorithm or ALGORITHMS[0]))
+            if opened[-1] != exact:
+                return OffByOne(**vars(session))
+        return session
+
+    monkeypatch.setattr(running_backends, "open_session", opening)
+    coded = load_packed(export).network
+    images = open_dataset("digits", input_shape=(1, 8, 8), classes=10, data=None).sample(8)
+    manifest = json.loads((export / MANIFEST).read_text(encoding="utf-8"))
+    found = compare_backends(
+        export, manifest, coded, ("numpy", "ort-cuda"), images, 8, lambda *_: None
+    )
+    assert found.differing == {"ort-cuda": 8 + 8 if exact is None else 0}
+    assert opened[:3] == [0, 1, 2]
 
 
 @needs_compiler
