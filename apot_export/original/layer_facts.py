@@ -56,6 +56,7 @@ def fitting_quantizations(
             family.methods, family.activation_methods, grids
         )
         if layer.power in (None, method != "uniform")
+        and (activations == "uniform" or not base.signed_activations)
     )
     return [
         candidate

@@ -68,7 +68,8 @@ def _of_thresholds(original: Original) -> Iterator[tuple[str, Stated[Any]]]:
         if default.grid == "nonzero":
             source = NETWORK if plan.grid.source == NETWORK else OPTION
             yield "exponent Z", Stated(default.z, source)
-    if family.had_legacy_divisor and default.activation_method == "uniform":
+    uniform = default.activation_method == "uniform" and not default.signed_activations
+    if family.had_legacy_divisor and uniform:
         divisor = "2^(bits-1) - 1" if default.legacy_divisor else "2^bits - 1"
         yield "activation divisor", _of_option(divisor, stated=default.legacy_divisor)
     normalised = default.normalize_weights

@@ -20,6 +20,7 @@ from apot_export.errors import BitWidthError, RecognitionError
 from apot_export.network import CodedLayer
 from apot_export.original import architectures
 from apot_export.original.choices import Choices
+from apot_export.original.parts import stated_parts
 from apot_export.original.published import load_original
 from apot_export.original.quantization import LayerBits, Stated
 from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer
@@ -212,6 +213,28 @@ def test_zeros_without_a_sign(family: str, bits: int, tmp_path: Path) -> None:
     weights = layer.quantized_weight().numpy()
     assert (weights == 0).any()
     assert not np.signbit(weights[weights == 0]).any()
+
+
+@pytest.mark.parametrize("family", ["apot-v1", "apot-v2"])
+def test_a_stated_sign_of_activations(family: str, tmp_path: Path) -> None:
+    path = tmp_path / "network.pth.tar"
+    images = write_checkpoint(path, "ResNet-20 (CIFAR)", family, images=1)
+    choices = Choices(bits=4, method="uniform", activation_sign="signed")
+    original = load_original(path, choices)
+    assert original.quantization.signed_activations
+    part = {"what": "activation sign", "value": "signed", "source": "option"}
+    assert part in stated_parts(original)
+    source = capture(original.module, original.architecture.input_shape)
+    quantizers = [layer.activation for layer in source.layers.values() if layer.activation]
+    assert {(one.lowest_level, one.input_steps) for one in quantizers} == {(-7, 7)}
+    assert Choices.of_json(original.choices.to_json()) == original.choices
+    check(path, images.numpy(), choices)
+    for choices in (
+        Choices(bits=4, method="apot", activation_sign="signed"),
+        Choices(bits=4, method="uniform", activation_sign="signed", legacy_divisor=True),
+    ):
+        with pytest.raises(BitWidthError, match="does not apply"):
+            load_original(path, choices)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -102,6 +102,37 @@ class QuantConvNonZero(QuantConvV1):
         self.register_buffer("factorA", torch.tensor(1.0))
 
 
+class QuantConvUniform(QuantConvV1):
+    """Uniform levels, and activations that are clipped from above only."""
+
+    def __init__(self, *args: Any, bit: int = 4, **kwargs: Any) -> None:
+        super().__init__(*args, bit=bit, **kwargs)
+        self.power = False
+        del self.act_grid, self.weight_quant.grids
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        weight = normalised(self.weight, self.weight_quant.wgt_alpha)
+        weight_steps, steps = 2 ** (self.bit - 1) - 1, 2**self.bit - 1
+        weight = (weight.abs() * weight_steps).round() / weight_steps * weight.sign()
+        values = ((image / self.act_alpha).clamp(max=1) * steps).round() / steps
+        weight = weight * self.weight_quant.wgt_alpha
+        return self._conv_forward(values * self.act_alpha, weight, self.bias)
+
+
+class QuantConvSigned(QuantConvV2):
+    """Uniform levels, and activations that are clipped at both thresholds."""
+
+    def __init__(self, *args: Any, bit: int = 4, **kwargs: Any) -> None:
+        super().__init__(*args, bit=bit, power=False, **kwargs)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        steps = 2 ** (self.bit - 1) - 1
+        weight = normalised(self.weight, self.weight_alpha)
+        weight = (weight * steps).round() / steps * self.weight_alpha
+        values = ((image / self.act_alpha).clamp(-1, 1) * steps).round() / steps
+        return self._conv_forward(values * self.act_alpha, weight, self.bias)
+
+
 def eight_bit(weight: torch.Tensor) -> torch.Tensor:
     largest = weight.max()
     return (weight / largest * 127).round() / 127 * largest
@@ -126,6 +157,32 @@ KINDS: dict[str, type[nn.Conv2d]] = {
     "v2": QuantConvV2,
     "nonzero": QuantConvNonZero,
 }
+
+
+class FromImages(nn.Module):
+    """The first layer is quantized on normalised images, and one layer has no ReLU before it.
+
+    `kind` is "signed", whose third layer is of the usual code, or "uniform".
+    """
+
+    def __init__(self, kind: str = "signed", bit: int = 4, width: int = 6) -> None:
+        super().__init__()
+        conv = QuantConvSigned if kind == "signed" else QuantConvUniform
+        self.first = conv(1, width, 3, padding=1, bias=False, bit=bit)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.linear = conv(width, 2 * width, 3, stride=2, padding=1, bias=False, bit=bit)
+        self.bn2 = nn.BatchNorm2d(2 * width)
+        options: dict[str, Any] = {"padding": 1, "bit": bit}
+        options |= {"power": False} if kind == "signed" else {}
+        last = QuantConvV2 if kind == "signed" else QuantConvUniform
+        self.last = last(2 * width, 2 * width, 3, **options)
+        self.fc = LastFC(2 * width, 10)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        features = self.bn2(self.linear(self.bn1(self.first(image))))
+        features = functional.relu(self.last(functional.relu(features)))
+        logits: torch.Tensor = self.fc(functional.adaptive_avg_pool2d(features, 1).flatten(1))
+        return logits
 
 
 class SmallUNet(nn.Module):
@@ -169,9 +226,16 @@ class SmallUNet(nn.Module):
         return logits
 
 
-def make(seed: int = 1, **options: Any) -> nn.Module:
+def make(seed: int = 1, network: type[nn.Module] = SmallUNet, **options: Any) -> nn.Module:
     torch.manual_seed(seed)
-    network = SmallUNet(**options)
+    return with_statistics(network(**options))
+
+
+def make_from_images(seed: int = 1, **options: Any) -> nn.Module:
+    return make(seed, FromImages, **options)
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             for statistic in (module.running_mean, module.running_var):

@@ -202,6 +202,19 @@ def test_a_layer_that_is_missing() -> None:
     assert "missing from the packed file" in divergence.evidence
 
 
+def test_another_sign_of_activations_is_named() -> None:
+    unsigned = small(UNIFORM)
+    signed = requantized(unsigned, activation_sign="signed")
+    for original, export, says in (
+        (signed, unsigned, f"{UNIFORM.activation_bits} bits, uniform"),
+        (unsigned, signed, f"{UNIFORM.activation_bits} bits, signed uniform"),
+    ):
+        divergence = found(diverge(original, both=coded(export)))
+        assert (divergence.layer, divergence.kind) == (MIDDLE, "constants")
+        assert divergence.cause == "wrong bits"
+        assert says in divergence.evidence
+
+
 @pytest.mark.parametrize("factor", [1.01, 0.99, 1.001])
 def test_another_threshold_is_a_constant(factor: float) -> None:
     original = small(QUANTIZATIONS["apot-v1"])

@@ -130,7 +130,8 @@ def _difference(
         said = replacement.quantization
         formula = (
             f"family {said.family}: {said.weight_bits}-bit weights and {said.activation_bits}-bit "
-            f"activations, level sets {said.method} and {said.activation_method}"
+            f"activations, level sets {said.method} and "
+            f"{said.activation_sign} {said.activation_method}".replace("  ", " ")
         )
     elif not isinstance(replacement, QuantizedLayer):
         formula = "a plain layer, for its bit-width is 32"
@@ -139,8 +140,8 @@ def _difference(
         where=f"{name} ({type(layer).__name__})",
         expected=formula,
         got=f"outputs that differ by up to {float(distance.max()):.3g}, far beyond float rounding",
-        fix="say how it was trained (--bits, --method, --activation-method, --grid, "
-        "--legacy-divisor, --no-weight-normalization); other formulas cannot be converted",
+        fix="say how it was trained (--bits, --method, --activation-method, --activation-sign, "
+        "--grid, --legacy-divisor, --no-weight-normalization); other formulas cannot be converted",
     )
 
 
