@@ -139,5 +139,8 @@ ModelKwarg = Annotated[
 ]
 InputShape = Annotated[
     str | None,
-    typer.Option(help="Image that --model's network takes: C,H,W, e.g. 3,32,32."),
+    typer.Option(
+        help="Image that the network takes: C,H,W, e.g. 3,32,32; needed with --model, else the "
+        "size of its training."
+    ),
 ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -95,6 +96,8 @@ def print_conversion(result: ConversionResult) -> None:
 
 def _conversion_facts(result: ConversionResult) -> Iterator[tuple[str, str]]:
     yield "network", f"{result.architecture}, family {result.family}"
+    for note in result.notes:
+        yield "checkpoint", escape(note)
     stored = _bytes(round(result.code_bits / 8))
     if result.family == families.MULTI_BIT.name:
         bits = f"{result.bits:.2f} sign vectors a group on average"

@@ -71,7 +71,8 @@ def convert(
         model: Factory of a custom network, as `package.module:factory`: it is imported and called,
             and gets the checkpoint's tensors. None for the published architectures.
         model_arguments: Keyword arguments of the factory, Python literals.
-        input_shape: One image of a custom network: channels, height, width.
+        input_shape: One image, (channels, height, width); None for that of a published
+            architecture.
         choices: How the network was trained, as far as its name and layers do not tell.
         integer: How to write the all-integer network, too; None: do not.
         compress: Entropy-code the codes in the packed file; not together with `integer`.
@@ -138,6 +139,7 @@ def _export(
     record = original.checkpoint.record if original.checkpoint else None
     optional = {
         "record": record.to_json() if record else None,
+        "notes": (original.checkpoint and original.checkpoint.notes) or None,
         "statistics": statistics,
         "model": spec.to_json() if spec else None,
         "integer": form.to_json() if form else None,

@@ -88,6 +88,8 @@ class ConversionResult:
     code_bits: int
     weight_error: float
     checkpoint_bytes: int
+    notes: tuple[str, ...]
+    """Sentences on what was taken from the checkpoint's file, left out or converted."""
     seconds: float
     target: str
     """Runtime that the ONNX model is lowered for."""
@@ -113,6 +115,7 @@ class ConversionResult:
             layer_bits=sum(layer.quantization != quantization for layer in layers)
             + len(original.plan.floats),
             assumptions=stated_parts(original),
+            notes=original.checkpoint.notes if original.checkpoint else (),
             **{**original.plan.to_json(), **vars(sizes)},
             **written,
         )

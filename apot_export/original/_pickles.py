@@ -29,7 +29,7 @@ _INERT = re.compile(
     r"|socket\.(AddressFamily|AddressInfo|MsgFlag|SocketKind)"
     r"|numpy\.(dtype|ndarray|bool_?|(u?int|float|complex)\d+)|numpy\.dtypes\.\w+"
     r"|numpy\._?core\.(multiarray\.(scalar|_reconstruct)|numeric\._frombuffer)"
-    r"|numpy\.random\.(__RandomState_ctor|(_\w+|mtrand)\.\w+)"
+    r"|numpy\.random\.[\w.]+"
     r"|torch\.(Size|Tensor|Generator|bool|device|dtype|layout|memory_format|strided"
     r"|\w+_format|(b?float|complex|q?u?int)\d+\w*)"
     r"|torch\.((cuda|storage)\.)?\w+Storage|torch\._utils\._rebuild_\w+"

@@ -18,7 +18,7 @@ from apot_export.network.layers import MultiBitWeights
 from apot_export.original._containers import METADATA, re_saving, read_container
 from apot_export.original._pickles import numbers_of
 from apot_export.original.multi_bit import multi_bit_weights
-from apot_export.original.record import Record, record_of
+from apot_export.original.record import Record, record_of, recorded_bits
 from apot_export.original.weight_sets import (
     TOP,
     USUAL_PLACES,
@@ -52,6 +52,8 @@ class Checkpoint:
     """Whether the file holds the state dict itself, without epoch or accuracy around it."""
     multi_bit: tuple[MultiBitWeights, ...] = ()
     """Weights as scaled sign vectors, in the order of the network's layers, where there are any."""
+    recorded_bits: Mapping[str, int] = field(default_factory=dict)
+    """Bit-widths among the options of the training run in the file: see `record`."""
     record: Record | None = None
     """The accuracy that the training run recorded in the file."""
     record_note: str | None = None
@@ -127,6 +129,7 @@ def load_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
         notes=(*([] if place in USUAL_PLACES else [f"weights from {place!r}"]), *notes),
         bare=place == TOP,
         multi_bit=_multi_bit(content),
+        recorded_bits=recorded_bits(content),
         record=record,
         record_note=note,
     )

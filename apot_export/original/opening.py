@@ -28,10 +28,10 @@ def model_spec(
     """Return how to build a custom network; None for a module or a published architecture.
 
     Raises:
-        ModelError: A factory, its arguments and an input shape are not given together.
+        ModelError: Arguments are given without a factory, or a module beside one.
     """
     is_module = isinstance(source, nn.Module)
-    if model is None and not model_arguments and (is_module or input_shape is None):
+    if model is None and not model_arguments:
         return None
     if model is None or is_module:
         given = {
@@ -40,10 +40,10 @@ def model_spec(
             "an input shape": input_shape,
         }
         raise ModelError(
-            "A factory, its arguments and an input shape go together.",
+            "A factory and its arguments go together.",
             expected="the input shape alone beside a module"
             if is_module
-            else "--model PACKAGE.MODULE:FACTORY beside --model-kwarg and --input-shape",
+            else "--model PACKAGE.MODULE:FACTORY beside --model-kwarg",
             got=", ".join(name for name, value in given.items() if value),
         )
     shape = input_shape_of(input_shape)
@@ -63,7 +63,8 @@ def open_original(
         choices: How it was trained, as far as its name and layers do not tell.
         spec: How to build a custom network, whose code this imports and runs; None for a module or
             a published architecture.
-        input_shape: One image, (channels, height, width); read for a module alone.
+        input_shape: One image, (channels, height, width); None for that of a published
+            architecture. That of a custom network is in `spec`.
 
     Raises:
         ApotExportError: The network cannot be loaded, built or recognised.
@@ -72,4 +73,5 @@ def open_original(
         return original_of_module(source, input_shape_of(input_shape), choices)
     if spec is not None:
         return load_custom(Path(source), choices, spec)
-    return load_original(Path(source), choices)
+    shape = None if input_shape is None else input_shape_of(input_shape)
+    return load_original(Path(source), choices, shape)

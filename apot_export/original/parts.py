@@ -53,6 +53,9 @@ def _parts(original: Original) -> Iterator[tuple[str, Stated[Any]]]:
             names = sorted(plan.floats)
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             yield "left in float", Stated(names[0] + more, OPTION)
+    architecture = original.architecture
+    shape = " x ".join(map(str, architecture.input_shape))
+    yield "input shape", Stated(shape, architecture.input_shape_from)
     yield "strides", Stated("no dilation", ASSUMPTION)
 
 

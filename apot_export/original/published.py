@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from apot_export.errors import RecognitionError
+from apot_export.errors import BitWidthError, RecognitionError
 from apot_export.original import architectures, families
+from apot_export.original.architectures import Architecture
 from apot_export.original.checkpoint import Checkpoint, load_checkpoint, require_finite
 from apot_export.original.choices import Choices
 from apot_export.original.families import Family
 from apot_export.original.layer_facts import LayerFacts
+from apot_export.original.loading import some_keys
 from apot_export.original.multi_bit import (
     multi_bit_layers,
     require_bases_of,
@@ -20,40 +23,59 @@ from apot_export.original.multi_bit import (
 )
 from apot_export.original.naming import bits_from_name, method_from_name
 from apot_export.original.original import Original
-from apot_export.original.quantization import EIGHT_BIT, STATISTICS, Stated
+from apot_export.original.quantization import (
+    CHECKPOINT,
+    EIGHT_BIT,
+    FULL_PRECISION_BITS,
+    OPTION,
+    STATISTICS,
+    Stated,
+)
 from apot_export.original.resolving import resolve
-from apot_export.original.witness import Weights, weigh
+from apot_export.original.witness import weigh
 
 
-def load_original(path: Path, choices: Choices) -> Original:
+def load_original(
+    path: Path, choices: Choices, input_shape: tuple[int, int, int] | None = None
+) -> Original:
     """Load a checkpoint and rebuild its network.
+
+    Args:
+        path: The checkpoint.
+        choices: How it was trained, as far as its name does not tell.
+        input_shape: One image, (channels, height, width); None for that of the architecture.
 
     Raises:
         CheckpointError: The file cannot be loaded safely or is not of a known network.
         BitWidthError: The bit-width is not given, or contradicts the file.
         CodebookError: The level set or grid is none that the family has.
     """
-    return rebuild(load_checkpoint(path, choices.weights), choices)
+    return rebuild(load_checkpoint(path, choices.weights), choices, input_shape)
 
 
-def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
+def rebuild(
+    checkpoint: Checkpoint, choices: Choices, input_shape: tuple[int, int, int] | None = None
+) -> Original:
     """Rebuild the network of a loaded checkpoint, whose tensors the module shares.
 
     Raises the errors of `load_original`.
     """
     family = families.recognise(checkpoint.keys, choices.family, bare=checkpoint.bare)
-    supported = _supported(checkpoint, choices, family)
-    choices = choices if supported is None else supported.completing(choices)
+    given, (choices, source) = choices, _completed(checkpoint, choices, family)
     state = canonical_state(checkpoint, family)
-    architecture = architectures.recognise({key: tuple(t.shape) for key, t in state.items()})
+    architecture = architectures.recognise(
+        {key: tuple(tensor.shape) for key, tensor in state.items()}, input_shape
+    )
+    if family is families.FULL_PRECISION:
+        _require_no_bits(checkpoint, choices, architecture, state)
     layers = [LayerFacts(name=name) for name in threshold_layers(state)]
     plan = resolve(family, layers, choices, checkpoint.path, architecture=architecture)
-    if supported is not None:
-        plan = dataclasses.replace(
-            plan,
-            bits=Stated(plan.bits.value, STATISTICS),
-            method=Stated(plan.method.value, STATISTICS),
-        )
+    found: dict[str, Any] = {
+        part: Stated(getattr(plan, part).value, source)
+        for part in ("bits", "activation_bits", "method")
+        if getattr(choices, part) != getattr(given, part)
+    }
+    plan = dataclasses.replace(plan, **found)
     require_finite(checkpoint.state)
     ends = {architecture.first, architecture.last} - plan.floats
     eight_bit = ends if plan.first_last.value == EIGHT_BIT else ()
@@ -88,22 +110,67 @@ def rebuild(checkpoint: Checkpoint, choices: Choices) -> Original:
     )
 
 
-def _supported(checkpoint: Checkpoint, choices: Choices, family: Family) -> Weights | None:
-    """Return the weights that batch-norms decide for where nothing states the bits, else None."""
-    path = checkpoint.path
-    if choices.bits or not family.has_thresholds or bits_from_name(path) is not None:
-        return None
+def _completed(checkpoint: Checkpoint, choices: Choices, family: Family) -> tuple[Choices, str]:
+    """Return choices with the bits that neither they nor names state, and what states them.
+
+    These are the options that the file records, else the weights that batch-norms decide for.
+
+    Raises:
+        BitWidthError: A name and the options in the file state different bits.
+    """
+    path, recorded = checkpoint.path, checkpoint.recorded_bits
+    if choices.bits or not family.has_thresholds:
+        return choices, OPTION
+    named = bits_from_name(path)
+    if named is not None:
+        if recorded.get("bits", named.value) != named.value:
+            raise BitWidthError(
+                "The options in the checkpoint state other bits than its name.",
+                where=str(path),
+                expected=f"{named.value} bits from the {named.source}",
+                got=f"{recorded['bits']} bits",
+                fix="say the bit-width that the network was trained with: --bits N",
+            )
+        return choices, OPTION
+    if "bits" in recorded:
+        return dataclasses.replace(choices, **dict[str, Any](recorded)), CHECKPOINT
     method = family.methods[0]
     trial = dataclasses.replace(
         choices, bits=family.bit_widths(method)[0], method=method, grid=None, z=None, layer_bits=()
     )
     original = rebuild(checkpoint, trial)
     found = weigh(original.module, original.architecture.input_shape, family)
-    named = method_from_name(path)
-    stated = choices.method or (named.value if named else None)
+    level_set = method_from_name(path)
+    stated = choices.method or (level_set.value if level_set else None)
     if found.best is None or not found.decisive or stated not in (None, found.best.method):
-        return None
-    return found.best
+        return choices, OPTION
+    return found.best.completing(choices), STATISTICS
+
+
+def _require_no_bits(
+    checkpoint: Checkpoint,
+    choices: Choices,
+    architecture: Architecture,
+    state: dict[str, torch.Tensor],
+) -> None:
+    """Raise `BitWidthError` where bits are stated of a network that has no thresholds."""
+    stated = Stated(choices.bits, OPTION) if choices.bits else bits_from_name(checkpoint.path)
+    if stated is None or stated.value == FULL_PRECISION_BITS:
+        return
+    with torch.device("meta"):
+        known = architecture.build().state_dict()
+    unknown = [key for key in state if key not in known]
+    raise BitWidthError(
+        f"The {stated.source} says {stated.value} bits, but the checkpoint has no clipping "
+        "thresholds, which quantized layers have.",
+        where=str(checkpoint.path),
+        expected="keys such as conv1.weight_quant.wgt_alpha or conv1.weight_alpha",
+        got=f"{stated.value} bits from the {stated.source}; "
+        + some_keys(unknown, f"unknown to {architecture.name}"),
+        fix="name the constructor of their network: --model PACKAGE.MODULE:FACTORY"
+        if unknown
+        else "convert it as the float network that it is: --bits 32",
+    )
 
 
 def threshold_layers(state: dict[str, torch.Tensor]) -> list[str]:

@@ -1,13 +1,16 @@
-"""The accuracy that a training run recorded in its checkpoint."""
+"""What a training run recorded in its checkpoint beside the weights: accuracy and bit-widths."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+
+from apot_export.original._pickles import StandIn
 
 _KEYS = (
     *("best_prec1", "best_prec", "best_acc1", "best_acc", "best_top1", "best_accuracy"),
@@ -15,6 +18,16 @@ _KEYS = (
 )
 """Names under which training codes record a top-1 accuracy; the first one with a usable value is
 taken. Accuracies of the best epoch come first: that epoch's weights are what is published."""
+_OPTIONS = (
+    *("__metadata__", "args", "opt", "options", "hparams", "hyper_parameters", "config", "cfg"),
+)
+"""Names under which training codes keep the options of a run."""
+_BITS = {
+    "bits": re.compile(r"(n|num|w|wgt|weight|weights)?_?bits?(_?w)?"),
+    "activation_bits": re.compile(r"(a|act|activation|activations)_?bits?|bits?_?a"),
+}
+"""Names of the options that state bit-widths."""
+_WIDTHS = tuple(map(str, range(2, 9)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +81,29 @@ def record_of(content: object) -> tuple[Record | None, str | None]:
     if not ignored:
         return record, None
     return record, f"recorded values that cannot be accuracies were ignored: {', '.join(ignored)}"
+
+
+def recorded_bits(content: object) -> dict[str, int]:
+    """Find the bit-widths among the options that a checkpoint's file records.
+
+    Args:
+        content: What the file holds at its top.
+
+    Returns:
+        "bits" and "activation_bits", each where one number and no other is stated.
+
+    >>> recorded_bits({"args": {"bit": 4, "lr": 0.1}})
+    {'bits': 4}
+    """
+    found: dict[str, set[int]] = {name: set() for name in _BITS}
+    for place in _OPTIONS:
+        options = content.get(place) if isinstance(content, Mapping) else None
+        held = options.held if isinstance(options, StandIn) else options
+        for key, value in held.items() if isinstance(held, Mapping) else ():
+            for name, pattern in _BITS.items():
+                if pattern.fullmatch(str(key).lower()) and str(value) in _WIDTHS:
+                    found[name].add(int(value))
+    return {name: widths.pop() for name, widths in found.items() if len(widths) == 1}
 
 
 def _number(value: object) -> float | None:

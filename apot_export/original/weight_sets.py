@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +153,20 @@ def without_wrappers(keys: Collection[str]) -> dict[str, str]:
 
 
 def forms_of(keys: Collection[str]) -> list[dict[str, str]]:
-    """Return what a network's keys may be in the network itself, from none of them cut to all."""
-    forms = [{key: key for key in keys}, {key: _WRAPPERS.sub("", key) for key in keys}]
-    while True:
-        names = forms[-1].values()
-        dots = [name.count(".") for name in names]
-        if len({name.partition(".")[0] for name in names}) != 1 or not min(dots) or max(dots) == 1:
-            break
-        forms.append({key: name.partition(".")[2] for key, name in forms[-1].items()})
+    """Return what a network's keys may be in the network itself; in the last form all is cut."""
+    forms = []
+    for names in ({key: key for key in keys}, {key: _WRAPPERS.sub("", key) for key in keys}):
+        form = names
+        forms.append(form)
+        while head := _common_head(form.values()):
+            form = {key: name.removeprefix(head) for key, name in form.items()}
+            forms.append(form)
     return [form for form in forms if len({*form.values()}) == len(form)]
+
+
+def _common_head(names: Iterable[str]) -> str | None:
+    """Return what all names begin with, up to a dot; None where a layer's name would be cut."""
+    read = [name for name in names if not is_stray(name)]
+    heads = {name.partition(".")[0] + "." for name in read if "." in name}
+    is_deep = all("." in name for name in read) and any(name.count(".") > 1 for name in read)
+    return heads.pop() if is_deep and len(heads) == 1 else None

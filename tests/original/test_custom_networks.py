@@ -227,7 +227,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[ApotExportError], str]] = {
     "input shape missing": ({"input_shape": None}, ModelError, "--input-shape"),
     "input shape": ({"input_shape": "1,8"}, ModelError, "1,8"),
     "images that do not fit": ({"input_shape": (3, 8, 8)}, ModelError, "does not run"),
-    "factory missing, shape there": ({"model": None}, ModelError, "go together"),
+    "factory missing, shape there": ({"model": None}, RecognitionError, "--model"),
     "other bits": ({"bits": 3}, BitWidthError, "another bit-width"),
     "other level set": ({"method": "uniform"}, CodebookError, "level set"),
     "power-of-two level set": ({"method": "pot"}, CodebookError, "level set"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,7 +13,7 @@ from apot_export.errors import RecognitionError
 from apot_export.original.architectures import mobilenet_v2, resnet, small
 from apot_export.original.architectures._protocol import Architecture, Shapes
 from apot_export.original.loading import load_state, some_keys
-from apot_export.original.quantization import Quantization
+from apot_export.original.quantization import OPTION, Quantization
 from apot_export.original.quantized_layers import QuantConv2d, dress
 
 _RECOGNISERS: tuple[Callable[[Shapes], Architecture | None], ...] = (
@@ -36,16 +37,22 @@ _SILENT_SUFFIXES = ("alpha", "num_batches_tracked")
 """Keys that say nothing of an architecture."""
 
 
-def recognise(shapes: Shapes) -> Architecture:
+def recognise(shapes: Shapes, image: tuple[int, int, int] | None = None) -> Architecture:
     """Return the architecture that a state dict's keys and shapes describe.
 
+    Args:
+        shapes: Shapes of the tensors by key.
+        image: One image, (channels, height, width); None for that of the published networks.
+
     Raises:
-        RecognitionError: None of the known ones.
+        RecognitionError: None of the known ones, or it does not take such images.
     """
     for recogniser in _RECOGNISERS:
         found = recogniser(shapes)
         if found is not None:
-            return found
+            if image is None or image == found.input_shape:
+                return found
+            return _resized(found, image)
     name, missing, others = _closest(shapes)
     raise RecognitionError(
         f"The checkpoint's keys describe no known architecture; {name} comes closest.",
@@ -54,6 +61,26 @@ def recognise(shapes: Shapes) -> Architecture:
         fix="check that the file holds the state dict of one of these networks, "
         "or name its constructor with --model PACKAGE.MODULE:FACTORY",
     )
+
+
+def _resized(architecture: Architecture, image: tuple[int, int, int]) -> Architecture:
+    """Return an architecture for images of another size."""
+    make = architecture.build
+    same_channels = image[0] == architecture.input_shape[0]
+    if same_channels and isinstance(make, partial) and "image" in make.keywords:
+        make = partial(make, image=image)
+    try:
+        with torch.device("meta"):
+            make().eval()(torch.empty(1, *image))
+    except (RuntimeError, ValueError) as error:
+        raise RecognitionError(
+            "The network does not take images of this size.",
+            where=architecture.name,
+            expected=f"images such as {list(architecture.input_shape)}",
+            got=f"{list(image)} ({str(error).splitlines()[0]})",
+            fix="leave out --input-shape",
+        ) from error
+    return replace(architecture, input_shape=image, input_shape_from=OPTION, build=make)
 
 
 def _closest(shapes: Shapes) -> tuple[str, list[str], list[str]]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from apot_export.original.quantization import ARCHITECTURE
+
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of a state dict's tensors by key."""
 
@@ -18,6 +20,8 @@ class Architecture:
     name: str
     input_shape: tuple[int, int, int]
     """One image: (channels, height, width)."""
+    input_shape_from: str = ARCHITECTURE
+    """What states it: the architecture, whose published networks have it, or an option."""
     first: str
     """Name of the first convolution, whose weights have 8 bits in the families that quantize."""
     last: str

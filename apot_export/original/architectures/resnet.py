@@ -87,7 +87,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         large = len(blocks) == _LARGE_STAGES
-        channels, size, _ = image
+        channels, *size = image
         self.conv1 = _convolution(channels, width, 7 if large else 3, stride=2 if large else 1)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
@@ -102,7 +102,8 @@ class ResNet(nn.Module):
             self.add_module(f"layer{number}", nn.Sequential(*stage))
             width *= 2
         # Small images keep a quarter of their size, which is then averaged whole.
-        self.avgpool: nn.Module = nn.AdaptiveAvgPool2d(1) if large else nn.AvgPool2d(size // 4)
+        quarter = (-(-size[0] // 4), -(-size[1] // 4))
+        self.avgpool: nn.Module = nn.AdaptiveAvgPool2d(1) if large else nn.AvgPool2d(quarter)
         self.fc = nn.Linear(in_channels, classes)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

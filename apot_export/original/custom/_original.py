@@ -157,6 +157,7 @@ def _original(
         architecture=Architecture(
             name=type(module).__name__,
             input_shape=input_shape,
+            input_shape_from=OPTION,
             first=names[0],
             last=names[-1],
             build=lambda: copy.deepcopy(rebuilt),
