@@ -159,8 +159,9 @@ def _iree(model: Path) -> Run:
         extra_args=["--iree-llvmcpu-target-cpu=host", "--iree-input-demote-f64-to-f32=false"],
     )
     loaded = runtime.load_vm_flatbuffer(binary, driver="local-sync")
-    (main,) = (name for name in dir(loaded) if not name.startswith(("_", "vm")) and "$" not in name)
-    function = getattr(loaded, main)
+    functions = loaded.vm_module.function_names  # __init, and name$async beside each name
+    name = next(name for name in functions if "$" not in name and not name.startswith("__"))
+    function = getattr(loaded, name)
 
     def run(images: np.ndarray[Any, Any]) -> Outputs:
         found = function(images)
@@ -173,8 +174,9 @@ def _iree(model: Path) -> Run:
 def _qonnx(model: Path) -> Run:
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.infer_shapes import InferShapes
 
-    wrapper = ModelWrapper(str(model))
+    wrapper = ModelWrapper(str(model)).transform(InferShapes())
     source = wrapper.graph.input[0].name
     return lambda images: dict(execute_onnx(wrapper, {source: images}))
 
