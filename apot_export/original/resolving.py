@@ -72,9 +72,8 @@ def resolve(
         for layer in layers
         if layer.name not in resolver.floats
     }
-    for layer in layers:
-        if layer.name in resolver.floats:
-            resolver.weight_bits(layer.name, layer.bits)  # refuses what its object contradicts
+    for layer in (layer for layer in layers if layer.name in resolver.floats):
+        resolver.weight_bits(layer.name, layer.bits)  # refuses what its object contradicts
     for name, own in resolver.ours.items():
         resolver.weight_bits(name, own.weight_bits)
         found[name] = own

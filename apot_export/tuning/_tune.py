@@ -154,8 +154,7 @@ def tune_for(
     clock: Clock = time.perf_counter,
 ) -> TuningResult:
     """Tune for a deployment, as `tune` does, by the time that a clock tells."""
-    began = clock()
-    manifest = read_manifest(directory)
+    began, manifest = clock(), read_manifest(directory)
     check_files(directory, manifest)
     files = {name: (directory / name).read_bytes() for name in manifest["files"]}
     folder, replace = output or Path(os.path.realpath(directory)), force or output is None
