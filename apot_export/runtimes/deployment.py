@@ -52,11 +52,11 @@ class Deployment:
             got=f"{self.runtime} on {self.device}, {self.threads} threads, batches of {self.batch}",
         )
 
-    def keeping(self, model: Any, network: CodedNetwork) -> Deployment:
+    def keeping(self, model: bytes, network: CodedNetwork) -> Deployment:
         """Return it with the first algorithm that keeps a network's integers on the device.
 
         Args:
-            model: An ONNX model of the network, parsed.
+            model: An ONNX model of the network.
             network: The network.
 
         Raises:
@@ -66,7 +66,8 @@ class Deployment:
             return self
         from apot_export.runtimes.exactness import find_exact
 
-        found = find_exact(model, network, self.device, batch=self.batch, threads=self.threads)
+        graph = parse_model(model)
+        found = find_exact(graph, network, self.device, batch=self.batch, threads=self.threads)
         return replace(self, algorithm=found.algorithm)
 
     def open(self, model: bytes) -> Logits:

@@ -162,9 +162,8 @@ def tune_for(
     version = deployment.version()
     network = load_packed(directory / PACKED_MODEL).network
     progress("loading models", 0, 1)
-    present = parse_model(files[ONNX_MODEL])
-    deployment = deployment.keeping(present, network)
-    models = _models(network, present, deployment)
+    deployment = deployment.keeping(files[ONNX_MODEL], network)
+    models = _models(network, parse_model(files[ONNX_MODEL]), deployment)
     runs = _loaded(network, files[ONNX_MODEL], models, deployment)
     images = _random_images(network, deployment.batch)
     batches = {name: partial(run, images) for name, run in runs.items()}

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from apot_export.artifacts.onnx_model import serialise
 from apot_export.artifacts.onnx_model.lowering import TARGETS
 from apot_export.artifacts.onnx_model.probe import GIVEN, values_from
 from apot_export.artifacts.packed import load_packed
@@ -266,7 +267,7 @@ def test_a_deployment_keeps_the_networks_integers(
         Deployment(runtime="onnxruntime", device=device, threads=1, batch=3)
         for device in ("cpu", "cuda")
     )
-    model = model_of(digits)
+    model = serialise(model_of(digits))
     assert on_cpu.keeping(model, digits) is on_cpu
     assert on_cuda.keeping(model, digits).algorithm == ALGORITHMS[1]
 
