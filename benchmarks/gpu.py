@@ -105,7 +105,7 @@ class Bench:
             for batch in BATCHES:
                 for tf32 in (False, True):
                     started = time.perf_counter()
-                    one = probe.on(self.device, algorithm, batch=batch, tf32=tf32)
+                    one = probe.on(self.device, algorithm, batches=(batch,), tf32=tf32)
                     found.append(
                         {
                             "algorithm": one.name or "the only one",
@@ -123,7 +123,7 @@ class Bench:
         images, found = self.images(max(BATCHES)), {}
         content = self.model.SerializeToString()
         for batch in BATCHES:
-            exact = find_exact(self.model, self.network, self.device, batch=batch)
+            exact = find_exact(self.model, self.network, self.device, batches=(batch,))
             sessions = {
                 f"batch {batch}, use_tf32={int(tf32)}": open_session(
                     content, self.device, tf32=tf32, algorithm=exact.algorithm
@@ -142,7 +142,7 @@ class Bench:
     def tf32(self) -> dict[str, Any]:
         """Return how many integers of the whole model with TF32 are not the oracle's."""
         images = self.images(ORACLE_IMAGES)
-        exact = find_exact(self.model, self.network, self.device, batch=ORACLE_IMAGES)
+        exact = find_exact(self.model, self.network, self.device, batches=(ORACLE_IMAGES,))
         session = open_session(
             with_outputs(self.model), self.device, tf32=True, algorithm=exact.algorithm
         )

@@ -67,7 +67,8 @@ class Deployment:
         from apot_export.runtimes.exactness import find_exact
 
         graph = parse_model(model)
-        found = find_exact(graph, network, self.device, batch=self.batch, threads=self.threads)
+        batches = (self.batch,)
+        found = find_exact(graph, network, self.device, batches=batches, threads=self.threads)
         return replace(self, algorithm=found.algorithm)
 
     def open(self, model: bytes) -> Logits:

@@ -8,7 +8,7 @@ of levels must be the integers that numpy computes, bit for bit. Sums of floats 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -74,7 +74,7 @@ def find_exact(
     network: CodedNetwork,
     device: str,
     *,
-    batch: int = 2,
+    batches: Collection[int] = (2,),
     threads: int = 0,
 ) -> Exactness:
     """Probe a device's algorithms in order; return the first that keeps a network's numbers.
@@ -83,18 +83,21 @@ def find_exact(
         model: The ONNX model, parsed.
         network: The network that it computes.
         device: "cpu", "cuda" or "cuda:1".
-        batch: Images per batch, which libraries choose algorithms by.
+        batches: Images per batch, all that there will be: libraries choose algorithms by them.
         threads: Intra-operator threads; 0 for ONNX Runtime's choice.
+
+    Returns:
+        What was found. Something is `wrong` where the CPU does not keep them either: then the model
+        is not one of the network.
 
     Raises:
         DeviceError: None keeps them, though the CPU does; or the provider is missing.
-        ExportError: The model lacks values of the network.
     """
     probe = Probe(model=model, network=network)
     refused: dict[str, str] = {}
     tf32 = tf32_exact(model)
     for algorithm in algorithms(device):
-        found = probe.on(device, algorithm, batch=batch, threads=threads, tf32=tf32)
+        found = probe.on(device, algorithm, batches=batches, threads=threads, tf32=tf32)
         if found.wrong is None:
             return replace(found, refused=refused)
         refused[found.name] = found.wrong
@@ -149,7 +152,7 @@ class Probe:
         device: str,
         algorithm: Mapping[str, str],
         *,
-        batch: int = 2,
+        batches: Collection[int] = (2,),
         threads: int = 0,
         tf32: bool = False,
     ) -> Exactness:
@@ -163,10 +166,11 @@ class Probe:
                 tf32=tf32,
                 algorithm=algorithm,
             )
-            for product, image, sums in self._computed(session, batch):
-                found = _with(found, product, image, sums)
+            for batch in batches:
+                for product, image, sums in self._computed(session, batch):
+                    found = _with(found, product, image, sums)
         except ExportError as error:
-            found = replace(found, wrong=error.got)
+            found = replace(found, wrong=error.got or error.what)
         return found
 
     def _computed(
@@ -175,7 +179,7 @@ class Probe:
         """Yield the sums of every product, with the number of the image that they belong to."""
         inputs = {value.name: value for value in session.session.get_inputs()}
         sizes = [value.shape[0] for value in inputs.values()]
-        count = min((size for size in sizes if isinstance(size, int)), default=max(batch, 2))
+        count = next((size for size in sizes if isinstance(size, int)), batch)
         for first in range(0, 2, count):
             feeds = {}
             for product in self.products:

@@ -115,7 +115,7 @@ class Run:
         model = (self.directory / ONNX_MODEL).read_bytes()
         sample = self._sample()
         graph = parse_model(model)
-        opened = self._opened(names, model, graph, sample[:1])
+        opened = self._opened(names, model, graph, sample)
         proofs = self._prove(graph, opened, sample)
         measured, notes = self._measure(opened)
         integers = self._integers(backends)
@@ -164,7 +164,7 @@ class Run:
         names: Sequence[str],
         model: bytes,
         graph: onnx.ModelProto,
-        image: NDArray[np.float32],
+        sample: NDArray[np.float32],
     ) -> OpenedSides:
         return open_sides(
             names,
@@ -174,8 +174,8 @@ class Run:
             packed=self.packed,
             device=self.device,
             threads=torch.get_num_threads(),
-            batch_size=self.batch_size,
-            image=image,
+            batches={self.batch_size, len(self.images) % self.batch_size, len(sample)} - {0},
+            image=sample[:1],
         )
 
     def _skipped(self, measured: Measured) -> tuple[SkippedImage, ...]:

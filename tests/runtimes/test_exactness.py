@@ -47,7 +47,7 @@ def digits(project: Path, tmp_path_factory: pytest.TempPathFactory) -> CodedNetw
 @pytest.mark.parametrize("batch", [1, 5])
 def test_every_body_is_exact_on_cpus(target: str, batch: int, digits: CodedNetwork) -> None:
     for network in (digits, every_operation(), plane_network()):
-        found = find_exact(model_of(network, target), network, "cpu", batch=batch)
+        found = find_exact(model_of(network, target), network, "cpu", batches=(batch,))
         assert found.wrong is None
         assert found.refused == found.algorithm == {}
         assert 0 < found.largest_error < 0.25
@@ -73,7 +73,7 @@ def test_a_model_with_fixed_batches_is_probed_image_by_image(digits: CodedNetwor
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
     loose = find_exact(model_of(digits), digits, "cpu")
-    assert find_exact(model, digits, "cpu", batch=7).integers == loose.integers
+    assert find_exact(model, digits, "cpu", batches=(7,)).integers == loose.integers
 
 
 def test_a_model_of_another_network_is_wrong_on_any_device(digits: CodedNetwork) -> None:
@@ -207,15 +207,15 @@ def device_of(
     return opened
 
 
-@pytest.mark.parametrize("batch", [2, 3])
+@pytest.mark.parametrize("batches", [(2,), (3,), (1, 4)])
 def test_inexact_algorithms_are_refused_in_order(
-    monkeypatch: pytest.MonkeyPatch, digits: CodedNetwork, batch: int
+    monkeypatch: pytest.MonkeyPatch, digits: CodedNetwork, batches: tuple[int, ...]
 ) -> None:
     opened = device_of(
         *(monkeypatch, digits),
         *(winograd, half_sums, rounding_factors, None, None, None),
     )
-    found = find_exact(model_of(digits), digits, "cuda", batch=batch)
+    found = find_exact(model_of(digits), digits, "cuda", batches=batches)
     assert opened == [("cuda", algorithm) for algorithm in ALGORITHMS[:4]]
     assert found.algorithm == ALGORITHMS[3]
     assert found.name == "EXHAUSTIVE with a small workspace"
@@ -235,6 +235,19 @@ def test_a_device_that_keeps_nothing_is_refused(
         find_exact(model_of(digits), digits, "cuda")
     assert [device for device, _ in opened] == ["cuda"] * 6 + ["cpu"]
     assert "DEFAULT with a small workspace: " in (caught.value.got or "")
+
+
+def test_every_batch_is_probed(monkeypatch: pytest.MonkeyPatch, digits: CodedNetwork) -> None:
+    """A library that chooses another algorithm for the batch of what is left."""
+
+    def large_batches(
+        network: CodedNetwork, node: Node, images: NDArray[Any]
+    ) -> NDArray[Any] | None:
+        return winograd(network, node, images) if len(images) > 4 else None
+
+    device_of(monkeypatch, digits, large_batches, None, None, None, None, None)
+    assert find_exact(model_of(digits), digits, "cuda", batches=(2, 3)).algorithm == ALGORITHMS[0]
+    assert find_exact(model_of(digits), digits, "cuda", batches=(2, 5)).algorithm == ALGORITHMS[1]
 
 
 def test_a_library_that_stops_is_refused(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -101,7 +101,7 @@ def open_sides(
     packed: CodedNetwork,
     device: str,
     threads: int,
-    batch_size: int,
+    batches: Collection[int],
     image: NDArray[np.float32],
 ) -> OpenedSides:
     """Open sides of an export.
@@ -114,7 +114,7 @@ def open_sides(
         packed: The network of its packed file.
         device: Where the original runs.
         threads: Threads of each runtime.
-        batch_size: Images per batch, which libraries choose algorithms by.
+        batches: Images of every batch that there will be: CUDA chooses algorithms by them.
         image: An image to find out with where nodes run, float32 [1, C, H, W].
 
     Raises:
@@ -140,7 +140,8 @@ def open_sides(
             opened.options[name] = {"version": compiled_model.version, **compiled_model.options}
         else:
             place = ort_device(name, device)
-            found = find_exact(graph, packed, place, batch=batch_size, threads=threads)
+            probed = (2,) if place == "cpu" else batches
+            found = find_exact(graph, packed, place, batches=probed, threads=threads)
             exact: Any = {"tf32": tf32_exact(graph), "algorithm": found.algorithm}
             session = open_session(model, place, threads=threads, **exact)
             opened.executors[name] = session.run
