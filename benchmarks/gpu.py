@@ -146,7 +146,7 @@ class Bench:
         session = open_session(
             with_outputs(self.model), self.device, tf32=True, algorithm=exact.algorithm
         )
-        values = integers_as_such(self.model, session.run_all(images))
+        values = integers_as_such(self.network, session.run_all(images))
         found = compare_oracle(self.network, images, values)
         return {"integers": found.compared, "differing": found.mismatches}
 

@@ -78,9 +78,19 @@ def convert(
         str,
         typer.Option(
             help="Runtime that the ONNX model is made fast for: portable, cpu (ONNX Runtime on "
-            "CPUs), cuda (ONNX Runtime on NVIDIA GPUs) or openvino; every one runs in any."
+            "CPUs), cuda (ONNX Runtime on NVIDIA GPUs) or openvino; every one runs in any. plain: "
+            "float weights and old standard operators alone, for clients that know no functions."
         ),
     ] = "portable",
+    batch: Annotated[
+        int, typer.Option(help="Images in every batch of target plain; 0: any number.")
+    ] = 0,
+    keep_functions: Annotated[
+        bool,
+        typer.Option(
+            "--keep-functions", help="Leave the apot functions in the model of target plain."
+        ),
+    ] = False,
     trust_options: Annotated[
         bool,
         typer.Option(
@@ -133,6 +143,8 @@ def convert(
             integer=integer_choices(fraction_bits, input_bits, input_type, data, wanted=integer),
             compress=compress,
             target=target,
+            batch=batch,
+            keep_functions=keep_functions,
             trust_options=trust_options,
             force=force,
         )

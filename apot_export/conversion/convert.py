@@ -59,6 +59,8 @@ def convert(
     integer: IntegerChoices | None = None,
     compress: bool = False,
     target: str = PORTABLE,
+    batch: int = 0,
+    keep_functions: bool = False,
     trust_options: bool = False,
     force: bool = False,
     **stated: Any,
@@ -76,7 +78,10 @@ def convert(
         choices: How the network was trained, as far as its name and layers do not tell.
         integer: How to write the all-integer network, too; None: do not.
         compress: Entropy-code the codes in the packed file; not together with `integer`.
-        target: Runtime that the ONNX model is lowered for: "portable", "cpu", "cuda", "openvino".
+        target: Runtime that the ONNX model is lowered for: "portable", "cpu", "cuda", "openvino",
+            or "plain" for clients that know old standard operators only.
+        batch: Images in every batch of target "plain"; 0 for any number.
+        keep_functions: Leave the `apot` functions of target "plain" in.
         trust_options: Convert also what the checkpoint's batch-norms contradict.
         force: Replace an earlier export in `directory`.
         **stated: Fields of `Choices`, in place of one: `bits=4`, `method="uniform"`, ...
@@ -93,7 +98,7 @@ def convert(
         folder=Path(name if directory is None else directory),
         # File names may be any bytes; the strings of artifacts are Unicode.
         name=name.encode(errors="backslashreplace").decode(),
-        target=target,
+        model={"target": target, "batch": batch, "keep_functions": keep_functions},
         compress=compress,
         force=force,
     )
@@ -111,13 +116,14 @@ class _Output:
 
     folder: Path
     name: str
-    target: str
+    model: dict[str, Any]
+    """Options of the ONNX model: target, batch, keep_functions."""
     compress: bool
     force: bool
 
     def require_possible(self, integer: IntegerChoices | None) -> None:
         require_free(self.folder, force=self.force)
-        require_target(self.target)
+        require_target(**self.model)
         require_compressible(compress=self.compress, integer=integer is not None)
 
 
@@ -155,7 +161,7 @@ def _export(
         Sizes.of(coded, original, files[PACKED_MODEL], path),
         path=output.folder,
         files=written,
-        target=output.target,
+        target=output.model["target"],
         statistics=statistics,
         integer=optional["integer"],
         compressed=output.compress,
@@ -195,7 +201,7 @@ def _artifacts(
     provenance = _provenance(original)
     metadata = {"apot_export": json.dumps(provenance, sort_keys=True)}
     name = output.name
-    model = build_model(coded, name=name, tool=_TOOL, metadata=metadata, target=output.target)
+    model = build_model(coded, name=name, tool=_TOOL, metadata=metadata, **output.model)
     form = None if integer is None else _integer_form(coded, model, original, integer)
     network = form.network if form else None
     packed = packed_file_bytes(coded, provenance, network, compress=output.compress)
@@ -229,7 +235,7 @@ def _manifest(original: Original, output: _Output, path: Path | None) -> dict[st
         "assumptions": stated_parts(original),
         "choices": original.choices.to_json(),
         "name": output.name,
-        "target": output.target,
+        **{option: value for option, value in output.model.items() if value},
         "input_shape": list(original.architecture.input_shape),
         "checkpoint": {
             # Relative, so that a folder with checkpoint and export can move as one.

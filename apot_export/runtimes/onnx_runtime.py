@@ -64,10 +64,19 @@ class Session:
 
     def _compute(self, images: NDArray[np.float32] | None) -> list[Any]:
         inputs = self.session.get_inputs()
+        size = inputs[0].shape[0] if inputs else None
+        if images is not None and isinstance(size, int) and size != len(images):
+            return self._compute_batches(images, size)
         with _refusals():
             if self.provider == CUDA and inputs:
                 return self.run_bound(images)
             return list(self.session.run(None, {inputs[0].name: images} if inputs else {}))
+
+    def _compute_batches(self, images: NDArray[np.float32], size: int) -> list[Any]:
+        """Run a model of fixed batches; the last one is filled with its last image."""
+        filled = images[np.minimum(np.arange(-(-len(images) // size) * size), len(images) - 1)]
+        batches = [self._compute(batch) for batch in np.split(filled, len(filled) // size)]
+        return [np.concatenate(parts)[: len(images)] for parts in zip(*batches, strict=True)]
 
     def run_bound(self, images: NDArray[np.float32] | None) -> list[Any]:
         """Run a batch with its input and outputs bound to the device's own memory.

@@ -84,9 +84,9 @@ def open_openvino(model: bytes, *, threads: int = 0, batch: int = 0) -> OpenVino
     core = openvino.Core()
     try:
         read = core.read_model(model_for_openvino(model), b"")
-        if batch:
-            shape = read.inputs[0].partial_shape
-            shape[0] = batch
+        shape = read.inputs[0].partial_shape
+        if batch or shape[0].is_static:
+            shape[0] = batch or -1
             read.reshape(shape)
         compiled = core.compile_model(read, _DEVICE, options)
     except Exception as error:

@@ -279,7 +279,7 @@ def _require_oracles_integers(
         TuningError: A level or accumulator differs, or a float by more than rounding.
     """
     images = _random_images(network, _ORACLE_IMAGES)
-    values = integers_as_such(model, deployment.values(with_outputs(model), images))
+    values = integers_as_such(network, deployment.values(with_outputs(model), images))
     found = compare_oracle(network, images, values)
     if found.mismatches or found.values_outside:
         raise TuningError(

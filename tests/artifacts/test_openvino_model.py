@@ -142,7 +142,7 @@ def assert_values_are_the_oracles(net: CodedNetwork, target: str, images: Floats
     """Compare every integer of a model with all outputs, and the logits of one with its own."""
     model = model_of(net, target)
     looked_at = onnx.load_from_string(with_outputs(model))
-    values = integers_as_such(model, in_openvino(looked_at, images))
+    values = integers_as_such(net, in_openvino(looked_at, images))
     values[net.input] = images
     for node in net.nodes:
         if not node.name.endswith(("levels", "sums")):

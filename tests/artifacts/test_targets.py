@@ -181,7 +181,7 @@ def test_architectures_and_level_sets(
         capture(original.module, original.architecture.input_shape, original.multi_bit)
     )
     values, portable = (
-        integers_as_such(model, open_session(with_outputs(model), "cpu").run_all(images))
+        integers_as_such(net, open_session(with_outputs(model), "cpu").run_all(images))
         for model in (model_of(net, target), model_of(net))
     )
     assert values.keys() == portable.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -52,6 +53,14 @@ def typed(content: Any, types: dict[str, Any]) -> None:
             typed(content[key], wanted)
         else:
             assert type(content[key]) in (wanted if isinstance(wanted, tuple) else (wanted,)), key
+
+
+def replace_file(export: Path, name: str, data: bytes) -> None:
+    """Put another file into an export, with its digest."""
+    (export / name).write_bytes(data)
+    manifest = json.loads((export / MANIFEST).read_text())
+    manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (export / MANIFEST).write_text(json.dumps(manifest))
 
 
 here = pytest.mark.usefixtures("folder")

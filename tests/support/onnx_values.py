@@ -94,7 +94,7 @@ def assert_every_value_is_the_oracles(net: CodedNetwork, target: str, images: Fl
     model = model_of(net, target)
     onnx.checker.check_model(model, full_check=True)
     for session in sessions(model):
-        values = integers_as_such(model, run_all(session, images))
+        values = integers_as_such(net, run_all(session, images))
         values[net.input] = images
         values[net.output] = values["logits"]
         for node in net.nodes:

@@ -35,7 +35,16 @@ from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.tuning import TuningResult
 from apot_export.tuning._tune import tune, tune_for
 from apot_export.verification import verify
-from tests.support.commands import CHECKPOINT, EXPORT, FILES, document, here, run, typed
+from tests.support.commands import (
+    CHECKPOINT,
+    EXPORT,
+    FILES,
+    document,
+    here,
+    replace_file,
+    run,
+    typed,
+)
 from tests.support.onnx_values import bodies
 from tests.support.tuning_machine import Machine
 
@@ -321,7 +330,7 @@ def test_a_model_of_several_lowerings_still_verifies(
     monkeypatch.setattr("apot_export.artifacts.onnx_model.graph.bodies_of", mixed)
     model = build_model(load_packed(EXPORT).network, name="x", tool="t 1", metadata={})
     assert len(set(bodies(model).values())) > 3
-    _replace(ONNX_MODEL, serialise(model))
+    replace_file(EXPORT, ONNX_MODEL, serialise(model))
     manifest = json.loads((EXPORT / MANIFEST).read_text())
     manifest |= {"target": "tuned", "tuning": {"lowerings": {"layer2.0.conv1": "cpu"}}}
     (EXPORT / MANIFEST).write_text(json.dumps(manifest))
@@ -447,22 +456,14 @@ def test_changed_files_are_refused(name: str) -> None:
 def test_a_consistent_but_damaged_packed_file_is_refused() -> None:
     data = bytearray((EXPORT / PACKED_MODEL).read_bytes())
     data[-1] ^= 1
-    _replace(PACKED_MODEL, bytes(data))
+    replace_file(EXPORT, PACKED_MODEL, bytes(data))
     refused(PackedFileError, "is damaged", tuned)
 
 
 @here
 def test_a_model_that_is_none_is_refused() -> None:
-    _replace(ONNX_MODEL, b"no model")
+    replace_file(EXPORT, ONNX_MODEL, b"no model")
     refused(ExportError, "cannot be parsed", tuned)
-
-
-def _replace(name: str, data: bytes) -> None:
-    """Put another file into the export, with its digest."""
-    (EXPORT / name).write_bytes(data)
-    manifest = json.loads((EXPORT / MANIFEST).read_text())
-    manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (EXPORT / MANIFEST).write_text(json.dumps(manifest))
 
 
 @here

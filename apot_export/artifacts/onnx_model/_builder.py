@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from apot_export.artifacts.onnx_model.functions import DOMAIN, OPSET, function, function_name
-from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, PlaneLayer
+from apot_export.network import (
+    ActivationQuantizer,
+    CodedLayer,
+    CodedNetwork,
+    FloatLayer,
+    PlaneLayer,
+)
 from apot_export.network import operations as op
 from apot_export.network.codebook import Codebook
 from apot_export.network.planes import term_values
@@ -22,6 +28,8 @@ from apot_export.network.planes import term_values
 DOMAIN_VERSION = 1
 IR_VERSION = 8
 """The first one with functions."""
+PLAIN_IR_VERSION = 7
+"""That of opset 14."""
 INPUT = "images"
 OUTPUT = "logits"
 
@@ -68,6 +76,11 @@ class GraphBuilder:
     """Element type of every value that is not float32, by its name in the network."""
     functions: set[str] = field(default_factory=set)
     """Names of those in use."""
+    opset: int = OPSET
+    batch: int = 0
+    """Images in every batch; 0 for any number."""
+    stores_floats: bool = False
+    """Whether weights are stored as float32, not as codes."""
 
     def model(
         self,
@@ -87,7 +100,9 @@ class GraphBuilder:
         """
         values = {
             value: helper.make_tensor_value_info(
-                self._value(value), self.types.get(value, TensorProto.FLOAT), ["batch", *shape]
+                self._value(value),
+                self.types.get(value, TensorProto.FLOAT),
+                [self.batch or "batch", *shape],
             )
             for value, shape in shapes.items()
         }
@@ -103,9 +118,9 @@ class GraphBuilder:
         producer, _, version = tool.partition(" ")
         model: onnx.ModelProto = helper.make_model(
             graph,
-            functions=[function(name) for name in sorted(self.functions)],
+            functions=[function(name, self.opset) for name in sorted(self.functions)],
             opset_imports=[
-                helper.make_opsetid("", OPSET),
+                helper.make_opsetid("", self.opset),
                 *[helper.make_opsetid(DOMAIN, DOMAIN_VERSION)] * bool(self.functions),
             ],
             ir_version=IR_VERSION,
@@ -136,6 +151,8 @@ class GraphBuilder:
         if isinstance(layer, FloatLayer):
             return self._initializer(f"{layer.name}.weight", layer.weights())
         weights = f"{layer.name}.decoded_weights"
+        if self.stores_floats:
+            return self._initializer(weights, layer.weights())
         if f"{layer.name}.planes" in self.initializers:
             return weights
         planes = layer.planes
@@ -175,8 +192,10 @@ class GraphBuilder:
         return weights
 
     def _decoded(self, layer: CodedLayer) -> str:
-        """Add the node that decodes a layer's packed codes, once."""
+        """Add a layer's levels: float32, or the node that decodes packed codes, once."""
         weights = f"{layer.name}.levels_of_weights"
+        if self.stores_floats:
+            return self._initializer(weights, layer.levels().astype(np.float32))
         if f"{layer.name}.codes" in self.initializers:
             return weights
         bits = layer.codebook.bits
@@ -198,8 +217,7 @@ class GraphBuilder:
             "DecodeWeights",
             self._initializers(constants),
             weights,
-            signed=int(layer.codebook.signed),
-            **codebook_attributes(layer.codebook),
+            **weight_attributes(layer.codebook),
         )
         return weights
 
@@ -240,6 +258,14 @@ def narrowest(largest: int, *kinds: type[np.integer[Any]]) -> type[np.integer[An
 def table_digest(codebook: Codebook) -> int:
     """Return a stable number that names a codebook in a graph."""
     return zlib.crc32(repr((codebook.tables, codebook.denominator, codebook.signed)).encode())
+
+
+def weight_attributes(codebook: Codebook) -> dict[str, Any]:
+    return {"signed": int(codebook.signed), **codebook_attributes(codebook)}
+
+
+def quantizer_attributes(quantizer: ActivationQuantizer) -> dict[str, Any]:
+    return {"alpha": float(quantizer.alpha), **codebook_attributes(quantizer.codebook)}
 
 
 def codebook_attributes(codebook: Codebook) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from onnx import parser
 DOMAIN = "apot"
 OPSET = 18
 """What `Split` into equal parts and `BitwiseAnd` need."""
+PLAIN_OPSET = 14
+"""The first one with today's `Add`, `Mul`, `Clip`, `Cast` and `Gather`."""
 
 # --- bodies: any runtime -----------------------------------------------------------------------
 
@@ -53,13 +55,17 @@ GATHER_FLAT = "gather_flat"
 """`QuantizeActivation` of vectors by `Gather`, for OpenVINO."""
 BYTES = "_bytes"
 """Ending of either where the index fits a byte."""
+PLAIN = "plain"
+"""All operators, for clients that know little; those of opset `PLAIN_OPSET`."""
+PLAIN_SPLIT = "plain_split"
+PLAIN_SIGNED = "plain_signed"
+"""The same of `SPLIT` and `SIGNED`."""
 
 # --------------------------------------------------------------------------------------------------
 
-_FILES = ("portable", "cpu", "cuda", "openvino", "integer")
+_FILES = ("portable", "cpu", "cuda", "openvino", "integer", "plain")
 _FUNCTION = re.compile(r"^(\w+).*?^\}", re.MULTILINE | re.DOTALL)
 _MOST_SEARCH_STEPS = 31
-_HEADER = f'<opset_import: ["" : {OPSET}], domain: "{DOMAIN}">'
 
 
 def operator_of(node: onnx.NodeProto) -> str:
@@ -77,9 +83,10 @@ def function_name(operator: str, body: str = "") -> str:
     return f"{operator}_{body}" if body else operator
 
 
-def function(name: str) -> onnx.FunctionProto:
-    """Return a function by its name."""
-    parsed: onnx.FunctionProto = parser.parse_function(_HEADER + _texts()[name])
+def function(name: str, opset: int = OPSET) -> onnx.FunctionProto:
+    """Return a function by its name, of the opset of its model."""
+    header = f'<opset_import: ["" : {opset}], domain: "{DOMAIN}">'
+    parsed: onnx.FunctionProto = parser.parse_function(header + _texts()[name])
     return parsed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +14,19 @@ from onnx import TensorProto, helper
 
 from apot_export.artifacts.onnx_model._builder import (
     INPUT,
+    PLAIN_IR_VERSION,
     GraphBuilder,
     attributes_of,
-    codebook_attributes,
     narrowest,
+    quantizer_attributes,
     table_digest,
+    weight_attributes,
 )
-from apot_export.artifacts.onnx_model.functions import SPLIT
+from apot_export.artifacts.onnx_model.functions import OPSET, PLAIN_OPSET, SPLIT
+from apot_export.artifacts.onnx_model.inlining import inlined
 from apot_export.artifacts.onnx_model.lowering import (
     CUDA,
+    PLAIN,
     PORTABLE,
     Body,
     bodies_of,
@@ -44,6 +49,8 @@ def build_model(
     tool: str,
     metadata: Mapping[str, str],
     target: str = PORTABLE,
+    batch: int = 0,
+    keep_functions: bool = False,
 ) -> onnx.ModelProto:
     """Build the model.
 
@@ -53,24 +60,32 @@ def build_model(
         tool: Name and version of the producer, separated by a blank.
         metadata: Provenance, written as metadata properties.
         target: The runtime that it is lowered for, one of `TARGETS`. Any other runs it, too.
+        batch: Images in every batch of target "plain"; 0 for any number.
+        keep_functions: Leave the functions of target "plain" in, and with them the domain `apot`.
 
     Returns:
         A model with input `images` float32 [batch, C, H, W] and output `logits` float32
         [batch, classes]. Targets other than "portable" are named in its metadata; "cuda" also says
-        there whether TF32 rounds none of its factors (`tf32_exact`).
+        there whether TF32 rounds none of its factors (`tf32_exact`), "plain" what nodes of other
+        targets state (`stated`): the codebook of every layer's weights and levels.
 
     Raises:
         BoundError: A layer's accumulator cannot be proven exact.
-        TargetError: There is no such target.
+        TargetError: There is no such target, or it has no such option.
     """
+    require_target(target, batch=batch, keep_functions=keep_functions)
     proofs = prove(network)
-    bodies = bodies_of(network, proofs, require_target(target))
+    bodies = bodies_of(network, proofs, target)
+    is_plain = target == PLAIN
     graph = _Graph(
         network=network,
         input=network.input,
         output=network.output,
         proofs=proofs,
         bodies=bodies,
+        opset=PLAIN_OPSET if is_plain else OPSET,
+        batch=batch,
+        stores_floats=is_plain,
     )
     graph.add_nodes()
     largest = max((proof.bound for proof in proofs.values()), default=0)
@@ -79,7 +94,14 @@ def build_model(
         facts["target"] = target
     if target == CUDA:
         facts["tf32_exact"] = str(tf32_is_exact(network)).lower()
-    return graph.model(name, network.shapes, tool=tool, metadata={**metadata, **facts})
+    if is_plain:
+        facts["stated"] = json.dumps(graph.stated())
+    model = graph.model(name, network.shapes, tool=tool, metadata={**metadata, **facts})
+    if not is_plain or keep_functions:
+        return model
+    flat = inlined(model)
+    flat.ir_version = PLAIN_IR_VERSION
+    return flat
 
 
 @dataclass(kw_only=True)
@@ -97,6 +119,19 @@ class _Graph(GraphBuilder):
             self._add(node)
             if node.name in shared:
                 self._keep_channels_last(shared[node.name])
+
+    def stated(self) -> dict[str, dict[str, Any]]:
+        """Return what nodes of other targets state, by the value they compute."""
+        found: dict[str, dict[str, Any]] = {}
+        for layer in self.network.layers.values():
+            if isinstance(layer, CodedLayer):
+                attributes = {**weight_attributes(layer.codebook), "step": float(layer.step)}
+                found[f"{layer.name}.levels_of_weights"] = attributes
+        for node in self.network.nodes:
+            if isinstance(node.operation, op.QuantizeActivation):
+                quantizer = self.network.input_quantizer(node.operation.layer)
+                found[node.name] = quantizer_attributes(quantizer)
+        return found
 
     def _keep_channels_last(self, image_shape: NDArray[np.int64]) -> None:
         """Let the last node's value pass through a layout that all its readers share."""
@@ -148,10 +183,11 @@ class _Graph(GraphBuilder):
         if layer.activation is None:
             self._add_apot(f"Integer{kind}", node, [*inputs, weights], output, **attributes)
         else:
-            self.types[node.name] = TensorProto.INT32
-            split = self.proofs[layer.name].split
+            split, chosen = self.proofs[layer.name].split, self.bodies.get(node.name)
             body, inputs = "", [*inputs, weights]
-            if split and node.name not in self.bodies:
+            if chosen is None or not chosen.float_values:
+                self.types[node.name] = TensorProto.INT32
+            if split and chosen is None:
                 body = SPLIT
                 inputs.append(self._low_size(split))
             self._add_apot(f"Shift{kind}", node, inputs, output, body, **attributes)
@@ -167,7 +203,7 @@ class _Graph(GraphBuilder):
         level_type: type[np.number[Any]] = narrowest(
             int(np.abs(table).max()), *((np.int8, np.int16) if first else kinds)
         )
-        if body is not None and body.float_levels:
+        if body is not None and body.float_values:
             level_type = np.float32
         self.types[node.name] = helper.np_dtype_to_tensor_dtype(np.dtype(level_type))
         digest = f"{quantizer.codebook.bits}_{table_digest(quantizer.codebook):08x}_{last}"
@@ -181,8 +217,7 @@ class _Graph(GraphBuilder):
             node,
             [*inputs, *self._initializers(constants)],
             output,
-            alpha=float(quantizer.alpha),
-            **codebook_attributes(quantizer.codebook),
+            **quantizer_attributes(quantizer),
         )
 
     def _add_apot(

@@ -25,13 +25,16 @@ PORTABLE = "portable"
 CPU = "cpu"
 CUDA = "cuda"
 OPENVINO = "openvino"
-TARGETS = (PORTABLE, CPU, CUDA, OPENVINO)
+PLAIN = "plain"
+TARGETS = (PORTABLE, CPU, CUDA, OPENVINO, PLAIN)
 """The runtimes that a model can be lowered for."""
 
 _LARGEST_LEVEL = 255
 _LARGEST_WEIGHT = 127
 _INT16_MAX = (1 << 15) - 1
 _INT64_MAX = (1 << 63) - 1
+_TOLERANCE = 1.000001
+"""Of the limit that activations are clipped at, as in the functions `QuantizeActivation`."""
 _WINOGRAD_CHANNELS = 128
 """Below, the transformations cost what the products save."""
 _TF32_SIGNIFICANT_BITS = 11
@@ -39,12 +42,8 @@ _IMAGE_RANK = 3
 """Of channels, height, width."""
 
 
-def require_target(target: str) -> str:
-    """Return the name of a target.
-
-    Raises:
-        TargetError: There is none of this name.
-    """
+def require_target(target: str, *, batch: int = 0, keep_functions: bool = False) -> None:
+    """Raise `TargetError` unless there is a target of this name, and with these options."""
     if target not in TARGETS:
         raise TargetError(
             "There is no such target.",
@@ -52,7 +51,15 @@ def require_target(target: str) -> str:
             got=repr(target),
             fix="leave --target out for a model that runs everywhere",
         )
-    return target
+    if batch < 0:
+        raise TargetError("A batch has images.", expected="--batch 1 or more", got=str(batch))
+    if target != PLAIN and (batch or keep_functions):
+        raise TargetError(
+            "--batch and --keep-functions are for the target plain; others take any batch and have "
+            "functions.",
+            got=f"--target {target}",
+            fix="leave them out, or take --target plain",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +72,8 @@ class Body:
     """Further inputs, in their order."""
     needs_one: bool = False
     """Whether the node has one more input, a 1.0 that runtimes do not fold."""
-    float_levels: bool = False
-    """Whether a quantizer's levels are float32 that holds integers, not integers."""
+    float_values: bool = False
+    """Whether the node's levels or accumulators are float32 that holds integers, not integers."""
 
 
 def bodies_of(network: CodedNetwork, proofs: Mapping[str, Proof], target: str) -> dict[str, Body]:
@@ -82,6 +89,7 @@ def bodies_of(network: CodedNetwork, proofs: Mapping[str, Proof], target: str) -
         CPU: _cpu_body,
         CUDA: _cuda_body,
         OPENVINO: _openvino_body,
+        PLAIN: _plain_body,
     }[target]
     bodies = {node.name: chooser(network, proofs, node) for node in network.nodes}
     for node in network.nodes:
@@ -89,9 +97,9 @@ def bodies_of(network: CodedNetwork, proofs: Mapping[str, Proof], target: str) -
             first = network.input_quantizer(node.operation.layer).first_index
             if first < 0:
                 bodies[node.name] = Body(
-                    name=functions.SIGNED,
+                    name=functions.PLAIN_SIGNED if target == PLAIN else functions.SIGNED,
                     constants={"first": np.array(first, dtype=np.float32)},
-                    float_levels=target == PORTABLE,
+                    float_values=target in {PORTABLE, PLAIN},
                 )
     return {name: body for name, body in bodies.items() if body is not None}
 
@@ -198,7 +206,7 @@ def _portable_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Nod
     operation = node.operation
     image = len(network.shapes[node.name]) == _IMAGE_RANK
     if isinstance(operation, op.QuantizeActivation):
-        return Body(name="", float_levels=True)
+        return Body(name="", float_values=True)
     if isinstance(operation, op.ScaleBias):
         # What a float convolution gives is scaled apart: runtimes fold that into its weights.
         integers = _sums_levels(network, _producer(network, node))
@@ -339,3 +347,28 @@ def _openvino_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Nod
         return None
     exact = proofs[product.name].bound < FLOAT32_EXACT  # The kernels give float32.
     return Body(name=functions.EIGHT_BITS) if exact else None
+
+
+def _plain_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) -> Body | None:
+    operation = node.operation
+    if isinstance(operation, op.QuantizeActivation):
+        quantizer = network.input_quantizer(operation.layer)
+        threshold = np.float32(quantizer.last_index) / quantizer.index_scale
+        limit = np.asarray(threshold * np.float32(_TOLERANCE))
+        return Body(name=functions.PLAIN, constants={"limit": limit}, float_values=True)
+    if _coded_layer(network, node) is not None:
+        split = _split(network, proofs, node)
+        if not split:
+            return Body(name=functions.PLAIN, float_values=True)
+        size = np.array(1 << split, dtype=np.float32)
+        return Body(name=functions.PLAIN_SPLIT, constants={"size": size})
+    if isinstance(operation, op.ScaleBias):
+        whole = _split(network, proofs, _producer(network, node))
+        return None if whole else Body(name=functions.PLAIN)
+    return None
+
+
+def _split(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node | None) -> int:
+    """Return the bits of the low part of a node's levels; 0 where its sums are taken at once."""
+    layer = _coded_layer(network, node) if node and _sums_levels(network, node) else None
+    return 0 if layer is None else proofs[layer.name].split

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 
 import onnx
-import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
 from apot_export.artifacts.onnx_model.functions import EIGHT_BITS, body_of, operator_of
+from apot_export.artifacts.onnx_model.inlining import inlined
 from apot_export.network.bitpack import unpack
 
 _FLOAT_SUMS = "_float"
@@ -32,8 +32,7 @@ def openvino_model(model: onnx.ModelProto) -> onnx.ModelProto:
     changed.CopyFrom(model)
     _decode_weights(changed.graph)
     _leave_sums_float(changed)
-    inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(changed)
-    return inlined
+    return inlined(changed)
 
 
 def _decode_weights(graph: onnx.GraphProto) -> None:
@@ -49,9 +48,8 @@ def _decode_weights(graph: onnx.GraphProto) -> None:
         weights = table[codes].reshape(shape)
         tensors[node.output[0]] = numpy_helper.from_array(weights, node.output[0])
         graph.node.remove(node)
-    read = {name for node in graph.node for name in node.input}
     del graph.initializer[:]
-    graph.initializer.extend(tensor for name, tensor in tensors.items() if name in read)
+    graph.initializer.extend(tensors.values())
 
 
 def _leave_sums_float(model: onnx.ModelProto) -> None:

@@ -10,15 +10,23 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from apot_export.artifacts import strict_json
 from apot_export.artifacts.onnx_model.functions import operator_of
 from apot_export.errors import ExportError
+from apot_export.network import (
+    CodedLayer,
+    CodedNetwork,
+    Convolution,
+    Linear,
+    Node,
+    QuantizeActivation,
+)
 from apot_export.network.bounds import FLOAT32_EXACT
 
 _DECODED_SUFFIXES = (".levels_of_weights", ".decoded_weights")
 """What the export calls the value of a layer's decoded weights: integers, or floats."""
 
 _WITH_CODEBOOK = ("DecodeWeights", "QuantizeActivation")
-_INTEGERS = ("QuantizeActivation", "ShiftConv", "ShiftGemm")
 _DECODERS = ("DecodeWeights", "DecodePlanes", "SumTerms")
 GIVEN = ".given"
 """Ending of the inputs of `values_from`."""
@@ -102,20 +110,25 @@ def values_from(model: onnx.ModelProto, sources: Mapping[str, str]) -> bytes:
 
 
 def integers_as_such(
-    model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]
+    network: CodedNetwork, values: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
-    """Return the values of a model's graph, levels and accumulators as integers.
+    """Return the values of a network's model, levels and accumulators as integers.
 
     Levels may be float32 that holds integers; they become int32. Where one of them is not whole,
     all stay floats: integers of another kind than the oracle's differ from them all.
     """
-    names = {
-        name for node in model.graph.node if operator_of(node) in _INTEGERS for name in node.output
-    }
+    names = {node.name for node in network.nodes if _is_integer(network, node)}
     return {
         name: value.astype(np.int32) if name in names and _whole(value) else value
         for name, value in values.items()
     }
+
+
+def _is_integer(network: CodedNetwork, node: Node) -> bool:
+    if isinstance(node.operation, (Convolution, Linear)):
+        layer = network.layers[node.operation.layer]
+        return isinstance(layer, CodedLayer) and layer.activation is not None
+    return isinstance(node.operation, QuantizeActivation)
 
 
 def _whole(value: NDArray[Any]) -> bool:
@@ -124,12 +137,13 @@ def _whole(value: NDArray[Any]) -> bool:
     )
 
 
-def float_weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
-    """Return the weights of layers that the model stores as float32, by layer."""
+def stored_weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
+    """Return the weights, or levels, of layers that the model stores as float32, by layer."""
+    endings = (".weight", *_DECODED_SUFFIXES)
     return {
-        tensor.name.removesuffix(".weight"): onnx.numpy_helper.to_array(tensor)
+        tensor.name.rpartition(".")[0]: onnx.numpy_helper.to_array(tensor)
         for tensor in model.graph.initializer
-        if tensor.name.endswith(".weight")
+        if tensor.name.endswith(endings)
     }
 
 
@@ -137,11 +151,19 @@ def stated_attributes(model: onnx.ModelProto) -> dict[str, dict[str, Any]]:
     """Return the attributes of weight decoders and quantizers, by the value they compute.
 
     No function's body reads them: they are for runtimes that implement the operators themselves.
+    Models of target "plain" state them in their metadata.
+
+    Raises:
+        ValueError: The metadata are damaged.
     """
+    facts = {entry.key: entry.value for entry in model.metadata_props}
     return {
-        node.output[0]: {item.name: helper.get_attribute_value(item) for item in node.attribute}
-        for node in model.graph.node
-        if operator_of(node) in _WITH_CODEBOOK
+        **strict_json.mapping("stated", strict_json.loads(facts.get("stated", "{}"))),
+        **{
+            node.output[0]: {item.name: helper.get_attribute_value(item) for item in node.attribute}
+            for node in model.graph.node
+            if operator_of(node) in _WITH_CODEBOOK
+        },
     }
 
 

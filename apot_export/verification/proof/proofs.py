@@ -15,9 +15,9 @@ from torch import nn
 from apot_export.artifacts.onnx_model.probe import (
     by_layer,
     decoder_model,
-    float_weights,
     integers_as_such,
     stated_attributes,
+    stored_weights,
     tf32_exact,
     with_outputs,
 )
@@ -76,7 +76,7 @@ def prove_export(
         ExportError: The model does not hold what an export's model holds.
     """
     session = open_session(with_outputs(graph), device, tf32=tf32_exact(graph), algorithm=algorithm)
-    exported = integers_as_such(graph, session.run_all(sample))
+    exported = integers_as_such(packed, session.run_all(sample))
     found: list[Difference] = []
     if module is None:
         return _compare_artifacts(packed, sample, exported)
@@ -183,7 +183,7 @@ def _number(value: float | None) -> float | None:
 def _model_weights(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     """Decode the ONNX model's weights with ONNX Runtime: what the runtime itself will use."""
     try:
-        weights: dict[str, NDArray[Any]] = dict(float_weights(model))
+        weights: dict[str, NDArray[Any]] = dict(stored_weights(model))
         decoders = decoder_model(model)
     except (LookupError, TypeError, ValueError) as error:
         raise ExportError(
