@@ -167,8 +167,7 @@ def tune_for(
     runs = _loaded(network, files[ONNX_MODEL], models, deployment)
     images = _random_images(network, deployment.batch)
     batches = {name: partial(run, images) for name, run in runs.items()}
-    targets = [name for name in models if name in runs]
-    found = race(batches, targets, clock, began + seconds, progress)
+    found = race(batches, [n for n in models if n in runs], clock, began + seconds, progress)
     target, written = found.fastest, found.ratio(found.fastest) > 1 + found.noise
     integers = 0
     if written:
