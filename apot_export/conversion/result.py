@@ -104,7 +104,12 @@ class ConversionResult:
     def of(original: Original, sizes: Sizes, **written: Any) -> ConversionResult:
         """Describe a conversion: its original, its sizes, and the remaining fields."""
         quantization = original.quantization
-        layers = [m for m in original.module.modules() if isinstance(m, QuantConv2d)]
+        usual = (quantization.weight_bits, quantization.activation_bits)
+        layers = [
+            (module.quantization.weight_bits, module.quantization.activation_bits)
+            for module in original.module.modules()
+            if isinstance(module, QuantConv2d)
+        ]
         return ConversionResult(
             family=original.family.name,
             architecture=original.architecture.name,
@@ -112,8 +117,7 @@ class ConversionResult:
             activation_bits=quantization.activation_bits,
             activation_method=quantization.activation_method,
             first_last=original.plan.first_last.value,
-            layer_bits=sum(layer.quantization != quantization for layer in layers)
-            + len(original.plan.floats),
+            layer_bits=sum(bits != usual for bits in layers) + len(original.plan.floats),
             assumptions=stated_parts(original),
             notes=original.checkpoint.notes if original.checkpoint else (),
             **{**original.plan.to_json(), **vars(sizes)},

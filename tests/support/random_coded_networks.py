@@ -165,7 +165,7 @@ class Recipe:
     """Deviation of batch-norm gains, half of them negative."""
     sign: str = ""
     """Of uniform activations: "signed" for levels as many below 0 as above, "passes" for levels as
-    low as inputs are. Either makes clips of the ReLU and of the clip at 0."""
+    low as inputs are, which "relu" keeps from falling below 0."""
 
     def layer(
         self, name: str, shape: tuple[int, ...], generator: np.random.Generator
@@ -182,7 +182,7 @@ class Recipe:
             weight=generator.normal(0, 1, shape).astype(np.float32),
             quantizer=weight_quantizer(method, self.weight_bits - 1, alpha),
             activation=quantizer(inputs(self.activation_bits - signed, signed=signed), threshold),
-            passes_negative_inputs=self.sign == "passes",
+            passes_negative_inputs=self.sign in ("passes", "relu"),
         )
 
 
@@ -204,12 +204,13 @@ def network_of_recipe(recipe: Recipe) -> CodedNetwork:
         SourceLayer(name="last", weight=normal(5, 6), quantizer=EightBitWeights(), bias=normal(5)),
     ]
     dilation = (recipe.dilation, recipe.dilation)
-    lowest = -3.0 if recipe.sign else 0.0
+    falls = recipe.sign in ("signed", "passes")
+    lowest = -3.0 if falls else 0.0
     block = Convolution(layer="block", padding=dilation, dilation=dilation, groups=recipe.groups)
     steps: list[Step] = [
         ("conv", Convolution(layer="first", stride=(recipe.stride, 1), padding=(1, 1)), "image"),
         ("bn", norm(4), "conv"),
-        ("relu", Clip(minimum=lowest, maximum=5.0) if recipe.sign else Relu(), "bn"),
+        ("relu", Clip(minimum=lowest, maximum=5.0) if falls else Relu(), "bn"),
         ("pool", MaxPool(kernel=(3, 2), stride=(1, 2), padding=(1, 1)), "relu"),
         ("branch", block, "pool"),
         ("branch.bn", norm(4), "branch"),
