@@ -13,7 +13,9 @@ from ._errors import reported
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="The trained checkpoint (.pth.tar).")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="The trained checkpoint (.pth.tar, .ckpt, .safetensors, ...).")
+    ],
     output: Annotated[
         Path | None,
         typer.Option(

@@ -128,7 +128,9 @@ def integer(
 
 @app.command("identify")
 def identify(
-    checkpoint: Annotated[Path, typer.Argument(help="The trained checkpoint (.pth.tar).")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="The trained checkpoint (.pth.tar, .ckpt, .safetensors, ...).")
+    ],
     dataset: Annotated[
         str | None,
         typer.Option(

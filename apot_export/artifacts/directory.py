@@ -20,8 +20,8 @@ PACKED_MODEL = "model.apot.safetensors"
 UNFINISHED = "verification.unfinished."
 """How the names of an unfinished verification's files begin."""
 _MANIFEST_VERSION = 1
-_GENERIC_NAMES = ("model_best", "checkpoint", "model", "best", "last")
-_CHECKPOINT_SUFFIXES = (".tar", ".pth", ".pt", ".ckpt")
+_GENERIC_NAMES = ("model_best", "checkpoint", "model", "best", "last", "pytorch_model")
+_CHECKPOINT_SUFFIXES = (".tar", ".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".pkl")
 _SKIPPED_FOLDERS = ("node_modules", "site-packages", "__pycache__")
 
 

@@ -68,7 +68,7 @@ def convert(
     """Convert a checkpoint, or a network in memory.
 
     Args:
-        checkpoint: The `.pth.tar` file, or a module, which stays as it is.
+        checkpoint: The file, or a module, which stays as it is.
         directory: The export directory; None for one named after the checkpoint, here.
         model: Factory of a custom network, as `package.module:factory`: it is imported and called,
             and gets the checkpoint's tensors. None for the published architectures.

@@ -124,6 +124,7 @@ def re_saving(path: Path, *, rounded: bool = False) -> str:
             "import torch",
             f"old = {read}",
             f"plain = lambda x: {tensor} if isinstance(x, torch.Tensor) "
+            "else None if isinstance(x, type) "
             "else {'state_dict': plain(x.state_dict())} if hasattr(x, 'state_dict') "
             "else {str(k): plain(v) for k, v in x.items()} if isinstance(x, dict) "
             "else [plain(v) for v in x] if isinstance(x, (list, tuple)) "

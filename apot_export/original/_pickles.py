@@ -35,7 +35,7 @@ _INERT = re.compile(
     r"|torch\.((cuda|storage)\.)?\w+Storage|torch\._utils\._rebuild_\w+"
     r"|torch\.storage\._load_from_bytes|torch\._tensor\._rebuild_from_type_v2"
     r"|torch\.nn\.parameter\.Parameter|torch\.serialization\._get_layout"
-    r"|torch\.torch_version\.TorchVersion"
+    r"|torch\.torch_version\.TorchVersion|torch\.optim\.[\w.]+|torch\.(cuda\.)?amp\.[\w.]+"
     r"|(pytorch_lightning|lightning(\.pytorch|_fabric|\.fabric)?)\.(callbacks|utilities)\.[\w.]+"
     r"|easydict\.EasyDict|yacs\.config\.CfgNode|(omegaconf|ml_collections|munch|addict)\.[\w.]+"
     r"|binarynet\.(Conv|FC)Layer_bin"

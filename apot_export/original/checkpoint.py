@@ -93,7 +93,7 @@ def require_checkpoint_file(path: Path) -> None:
         raise CheckpointError(
             "The checkpoint is not a file.",
             where=str(path),
-            expected="a .pth.tar file",
+            expected="a file, such as model_best.pth.tar",
             fix="name the checkpoint file inside the folder",
         )
 

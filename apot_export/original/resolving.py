@@ -395,5 +395,5 @@ class _Resolver:
                 expected=f"{', '.join(map(str, offered))} bits (family {self.family.name}, level "
                 f"set {method}: {has})",
                 got=f"{bits.value} bits from the {bits.source}",
-                fix=f"say the bit-width that the network was trained with: {option}",
+                fix=f"say which of these the network was trained with: {option}",
             )

@@ -104,7 +104,12 @@ def chosen_weights(content: object, weights: str | None, path: Path) -> str:
     usual = next((place for place in USUAL_PLACES if place in sets), None)
     if usual is not None:
         names = _names(sets[usual])
-        sets = {p: held for p, held in sets.items() if 2 * len(names & _names(held)) >= len(names)}
+        sets = {
+            place: held
+            for place, held in sets.items()
+            if place == usual
+            or (2 * len(names & _names(held)) >= len(names) and not _are_equal(sets[usual], held))
+        }
     if len(sets) > 1:
         raise CheckpointError(
             "The checkpoint holds several sets of weights.",
@@ -115,6 +120,17 @@ def chosen_weights(content: object, weights: str | None, path: Path) -> str:
         )
     (place,) = sets
     return place
+
+
+def _are_equal(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+    """Tell whether two state dicts hold the same tensors, as those of the last and best epoch."""
+    if one is other:
+        return True
+    pairs = [(value, other.get(key)) for key, value in one.items()]
+    return one.keys() == other.keys() and all(
+        isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and torch.equal(a, b)
+        for a, b in pairs
+    )
 
 
 def listed(sets: Mapping[str, Mapping[Any, Any]]) -> str:

@@ -224,6 +224,8 @@ def test_json_of_verify() -> None:
         ("res20_3bit/last.ckpt", "res20_3bit"),
         ("v1.2/net.v3_4bit.pth", "net.v3_4bit"),
         ("best_4bit.pth", "best_4bit"),
+        ("res20_3bit/model.safetensors", "res20_3bit"),
+        ("res20_3bit/pytorch_model.bin", "res20_3bit"),
         ("no_suffix_4bit", "no_suffix_4bit"),
         ("/model.pth", "model"),
     ],

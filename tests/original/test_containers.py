@@ -116,6 +116,15 @@ def lightning(state: Tensors, path: Path) -> None:
         torch.save(content, path)
 
 
+def optimized(state: Tensors) -> object:
+    weight = nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    weight.grad = torch.ones(2)
+    optimizer.step()
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2])
+    return {"net": state, "optimizer": optimizer, "schedule": schedule}
+
+
 def safetensors(state: Tensors, path: Path) -> None:
     save_file({key: value.contiguous() for key, value in state.items()}, path, {"format": "pt"})
 
@@ -175,6 +184,10 @@ CONVERTED: dict[str, Writer] = {
             for k, v in state.items()
         }
     ),
+    "the same weights twice": saved(
+        lambda state: {"state_dict": state, "best": {k: v.clone() for k, v in state.items()}}
+    ),
+    "objects of PyTorch's optimizers": saved(optimized),
     "float64": saved(lambda state: {k: v.double() for k, v in state.items()}),
     "numpy state dict": saved(lambda state: {k: v.numpy() for k, v in state.items()}),
     **{
@@ -297,7 +310,7 @@ REFUSED: dict[str, Writer] = {
     "a wrapped module": saved(lambda state: nn.ModuleDict({"module": Part(state)})),
     "an average": saved(lambda state: {"ema": Average(state), "best_prec": np.float64(98.6)}),
     "options": saved(lambda state: {"state_dict": state, "args": Options(), "lr": [np.float32(1)]}),
-    "a class": saved(lambda state: {"state_dict": state, "type": Options}),
+    "a class": saved(lambda state: {"state_dict": state, "type": [Options, Part]}),
     "options, pickled": pickled(lambda state: {"model": state, "args": Options()}, 2),
 }
 

@@ -39,7 +39,7 @@ def identify(
     With a dataset they are ranked by accuracy, too.
 
     Args:
-        checkpoint: A `.pth.tar` file.
+        checkpoint: The file.
         dataset: Name of the dataset to try hypotheses on; None for the one that fits the network if
             `data` is given, else for none.
         data: Folder of the images; None for $APOT_EXPORT_DATA or ./data.
