@@ -13,6 +13,7 @@ from apot_export._version import VERSION
 if TYPE_CHECKING:
     from apot_export.artifacts.packed import PackedNetwork, load_packed
     from apot_export.conversion.convert import convert
+    from apot_export.conversion.convert_export import ExportConversion, convert_export
     from apot_export.conversion.result import ConversionResult
     from apot_export.errors import ApotExportError
     from apot_export.runtimes.native import compile_network
@@ -24,11 +25,13 @@ __version__ = VERSION
 _HOMES = {
     "ApotExportError": "errors",
     "ConversionResult": "conversion.convert",
+    "ExportConversion": "conversion.convert_export",
     "PackedNetwork": "artifacts.packed",
     "Report": "verification",
     "TuningResult": "tuning",
     "compile_network": "runtimes.native",
     "convert": "conversion.convert",
+    "convert_export": "conversion.convert_export",
     "load_packed": "artifacts.packed",
     "tune": "tuning",
     "verify": "verification",
@@ -38,12 +41,14 @@ _HOMES = {
 __all__ = [
     "ApotExportError",
     "ConversionResult",
+    "ExportConversion",
     "PackedNetwork",
     "Report",
     "TuningResult",
     "__version__",
     "compile_network",
     "convert",
+    "convert_export",
     "load_packed",
     "tune",
     "verify",

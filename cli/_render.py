@@ -18,6 +18,7 @@ from rich.text import Text
 from apot_export.original import families
 
 if TYPE_CHECKING:
+    from apot_export.conversion.convert_export import ExportConversion
     from apot_export.conversion.result import ConversionResult
     from apot_export.inspection.thresholds import Thresholds
     from apot_export.inspection.widths import Widths
@@ -91,6 +92,17 @@ def print_conversion(result: ConversionResult) -> None:
     table = new_table("file", "size", "of the checkpoint")
     for name, count in result.files.items():
         table.add_row(name, _bytes(count), f"{count / result.checkpoint_bytes:.1%}")
+    console.print(table)
+
+
+def print_export_conversion(result: ExportConversion) -> None:
+    """Show what was written from an export."""
+    console = console_of_output()
+    says = f"{result.source}/ to {result.path}/, target {result.target}"
+    console.print(Text.assemble(("Converted ", "bold green"), says), soft_wrap=True)
+    table = new_table("file", "size")
+    for name, count in result.files.items():
+        table.add_row(name, _bytes(count))
     console.print(table)
 
 

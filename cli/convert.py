@@ -11,15 +11,25 @@ import typer
 from . import _options
 from ._errors import reported
 
+_OF_THE_MODEL = ("target", "batch", "keep_functions")
+
 
 def convert(
+    ctx: typer.Context,
     checkpoint: Annotated[
-        Path, typer.Argument(help="The trained checkpoint (.pth.tar, .ckpt, .safetensors, ...).")
+        Path,
+        typer.Argument(
+            help="The trained checkpoint (.pth.tar, .ckpt, .safetensors, ...), or an export, to "
+            "write another model of it."
+        ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Export directory; default: named after the checkpoint, here."
+            "--output",
+            "-o",
+            help="Export directory; default: named after the checkpoint, here; after an export and "
+            "its target.",
         ),
     ] = None,
     weights: _options.Weights = None,
@@ -110,9 +120,15 @@ def convert(
     """Convert CHECKPOINT into an ONNX model and a packed-weight file.
 
     Writes model.onnx, model.apot.safetensors and manifest.json; with --integer also
-    model.integer.onnx.
+    model.integer.onnx. Of an export it writes another one, with a model for another --target: from
+    its packed file, without the checkpoint.
     """
     with reported(debug=debug):
+        from apot_export.artifacts.directory import MANIFEST
+
+        if (checkpoint / MANIFEST).is_file():
+            _convert_export(ctx, checkpoint, output, force=force, as_json=as_json)
+            return
         from apot_export.conversion.convert import convert as convert_checkpoint
 
         from ._parsing import integer_choices, parse_arguments, quantization_choices
@@ -156,3 +172,41 @@ def convert(
             from ._render import print_conversion
 
             print_conversion(result)
+
+
+def _convert_export(
+    ctx: typer.Context, export: Path, output: Path | None, *, force: bool, as_json: bool
+) -> None:
+    """Write another export from an export's packed file."""
+    from apot_export.conversion.convert_export import convert_export
+
+    _require_options_of_the_model(ctx, export)
+    options = {name: ctx.params[name] for name in _OF_THE_MODEL}
+    result = convert_export(export, output, force=force, **options)
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=2))
+    else:
+        from ._render import print_export_conversion
+
+        print_export_conversion(result)
+
+
+def _require_options_of_the_model(ctx: typer.Context, export: Path) -> None:
+    """Raise `ExportError` for options that describe a checkpoint or change other files."""
+    from apot_export.errors import ExportError
+
+    possible = {*_OF_THE_MODEL, "checkpoint", "output", "force", "as_json", "debug"}
+    given = [
+        parameter.opts[0]
+        for parameter in ctx.command.params
+        if parameter.name not in possible
+        and getattr(ctx.get_parameter_source(str(parameter.name)), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        raise ExportError(
+            "Of an export another ONNX model is made, and nothing else changes.",
+            where=str(export),
+            expected="--target, --batch, --keep-functions, -o, --force",
+            got=", ".join(given),
+            fix="leave them out, or convert the checkpoint again",
+        )

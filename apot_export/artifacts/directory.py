@@ -20,6 +20,8 @@ PACKED_MODEL = "model.apot.safetensors"
 UNFINISHED = "verification.unfinished."
 """How the names of an unfinished verification's files begin."""
 _MANIFEST_VERSION = 1
+_OF_ONE_MODEL = ("batch", "keep_functions", "tuning", "verification")
+"""Members of a manifest, beside the target, that another ONNX model makes void."""
 _GENERIC_NAMES = ("model_best", "checkpoint", "model", "best", "last", "pytorch_model")
 _CHECKPOINT_SUFFIXES = (".tar", ".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".pkl")
 _SKIPPED_FOLDERS = ("node_modules", "site-packages", "__pycache__")
@@ -224,6 +226,25 @@ def attach_to_manifest(directory: Path, name: str, content: Mapping[str, Any]) -
         raise ExportError(
             "The manifest cannot be written.", where=str(path), got=error.strerror or str(error)
         ) from error
+
+
+def found_from(folder: Path, directory: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest's record of the checkpoint as it is found from another folder."""
+    if checkpoint["path"] is None:
+        return dict(checkpoint)
+    path = os.path.normpath(directory.absolute() / checkpoint["path"])
+    return {**checkpoint, "path": os.path.relpath(path, folder.absolute())}
+
+
+def of_another_model(manifest: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+    """Return a manifest without what it says of its ONNX model, and with a new one's options."""
+    changed: dict[str, Any] = {}
+    for key, value in manifest.items():
+        if key == "target":
+            changed |= {option: chosen for option, chosen in options.items() if chosen}
+        elif key not in _OF_ONE_MODEL:
+            changed[key] = value
+    return changed
 
 
 def find_newest(below: Path) -> Path:

@@ -23,6 +23,8 @@ from apot_export.artifacts.directory import (
     ONNX_MODEL,
     PACKED_MODEL,
     check_files,
+    found_from,
+    of_another_model,
     read_manifest,
     require_free,
     write_export,
@@ -197,7 +199,7 @@ def tune_for(
     if written:
         files[ONNX_MODEL], manifest = serialise(models[target]), _tuned(manifest, result)
     if output is not None:
-        manifest["checkpoint"] = _found_from(output, directory, manifest["checkpoint"])
+        manifest["checkpoint"] = found_from(output, directory, manifest["checkpoint"])
     if written or output is not None:
         write_export(folder, files, manifest, force=replace)
     return result
@@ -320,17 +322,9 @@ def _require_same_logits(network: CodedNetwork, before: Logits, tuned: Logits, b
         )
 
 
-def _found_from(folder: Path, directory: Path, source: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the manifest's record of the checkpoint as it is found from another folder."""
-    if source["path"] is None:
-        return dict(source)
-    path = os.path.normpath(directory.absolute() / source["path"])
-    return {**source, "path": os.path.relpath(path, folder.absolute())}
-
-
 def _tuned(manifest: Mapping[str, Any], result: TuningResult) -> dict[str, Any]:
     """Return the manifest with how its model was chosen, without the verdict on the old model."""
-    kept = {key: value for key, value in manifest.items() if key != "verification"}
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     measured = {k: v for k, v in result.to_json().items() if k not in _UNRECORDED}
-    return {**kept, "target": result.target, "tuning": {"date": date, **measured}}
+    kept = of_another_model(manifest, target=result.target)
+    return {**kept, "tuning": {"date": date, **measured}}

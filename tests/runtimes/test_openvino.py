@@ -52,6 +52,16 @@ def opened(network: CodedNetwork) -> OpenVinoSession:
     return open_openvino(model_of(network), threads=1)
 
 
+def test_a_fixed_batch_takes_any_number_of_images() -> None:
+    network = small_network()
+    model = build_model(network, name="x", tool="t 1", metadata={}, target="plain", batch=2)
+    images = images_of(network, 3)
+    expected = opened(network).run(images)
+    np.testing.assert_allclose(
+        open_openvino(serialise(model), threads=1).run(images), expected, rtol=1e-5, atol=1e-5
+    )
+
+
 def assert_oracles_logits(network: CodedNetwork, images: Floats) -> None:
     expected = oracle.run(network, images)
     found = opened(network).run(images)

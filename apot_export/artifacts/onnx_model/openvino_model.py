@@ -23,7 +23,8 @@ def openvino_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return an equal model of standard operators that OpenVINO runs fast.
 
     Weights are integer initializers instead of packed codes. Accumulators of 8-bit kernels stay
-    whole numbers in float32 where only `ScaleBias` reads them, which changes no value.
+    whole numbers in float32 where only `ScaleBias` reads them, which changes no value. Compile
+    it with INFERENCE_PRECISION_HINT f32: bfloat16, the default of some processors, rounds them.
 
     Args:
         model: A model of `build_model`, of any target; it is not changed.
