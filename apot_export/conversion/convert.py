@@ -23,7 +23,7 @@ from apot_export.artifacts.directory import (
     write_export,
 )
 from apot_export.artifacts.onnx_model import build_integer_model, build_model, serialise
-from apot_export.artifacts.onnx_model.lowering import PORTABLE, require_target
+from apot_export.artifacts.onnx_model.lowering import PLAIN, PORTABLE, require_target
 from apot_export.artifacts.packed.writing import packed_file_bytes, require_compressible
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.conversion.premise import require_supported
@@ -207,7 +207,15 @@ def _artifacts(
     packed = packed_file_bytes(coded, provenance, network, compress=output.compress)
     files = {ONNX_MODEL: serialise(model), PACKED_MODEL: packed}
     if network is not None:
-        model = build_integer_model(coded, network, name=name, tool=_TOOL, metadata=metadata)
+        model = build_integer_model(
+            coded,
+            network,
+            name=name,
+            tool=_TOOL,
+            metadata=metadata,
+            plain=output.model["target"] == PLAIN,
+            batch=output.model["batch"],
+        )
         files[INTEGER_MODEL] = serialise(model)
     return files, form
 

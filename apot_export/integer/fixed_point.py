@@ -161,6 +161,15 @@ def requantizer(
         shift -= min(shift, max(1, reached.bit_length() - PRODUCT_LIMIT.bit_length() + 1))
 
 
+def shift_right(bits: int) -> Requantize:
+    """Return the operation that divides by a power of two and rounds half up."""
+    return Requantize(
+        multiplier=np.ones(1, dtype=np.int64),
+        offset=np.array([1 << (bits - 1)], dtype=np.int64),
+        shift=bits,
+    )
+
+
 def precise_requantizer(
     name: str,
     scales: list[Fraction],

@@ -79,6 +79,7 @@ class _Lowering:
         self._put(image, (network.input,), lowered, Fraction(1 << input_bits), found)
         for node in network.nodes:
             self._add(node, tuple(image if name == network.input else name for name in node.inputs))
+        self._fit_logits(network.output)
         return IntegerNetwork(
             nodes=self._used(network.output),
             layers=self.layers,
@@ -90,6 +91,20 @@ class _Lowering:
             input_bits=input_bits,
             pixels=pixels,
         )
+
+    def _fit_logits(self, output: str) -> None:
+        """Shift logits that could reach 2^31 down to int32, which every runtime has."""
+        value = self.values[output]
+        surplus = value.range.largest.bit_length() - fixed.STREAM_LIMIT.bit_length() + 1
+        if surplus <= 0:
+            return
+        node = self.nodes.pop(output)
+        wide = f"{output}.wide"
+        self.shapes[wide] = node.shape
+        self._put(wide, node.inputs, node.operation, value.units, value.range)
+        lowered = fixed.shift_right(surplus + 1)
+        found = fixed.range_of(lowered, value.range)
+        self._put(output, (wide,), lowered, value.units / 2 ** (surplus + 1), found)
 
     def _used(self, output: str) -> tuple[IntegerNode, ...]:
         """Drop values that no node reads, as those whose readers now read the sums behind them."""

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from apot_export.artifacts.directory import INTEGER_MODEL, read_manifest
 from apot_export.artifacts.onnx_model import build_integer_model, serialise
+from apot_export.artifacts.onnx_model._exact import balanced_digits
+from apot_export.artifacts.onnx_model.probe import whole_integers
 from apot_export.artifacts.packed import load_packed
 from apot_export.conversion.convert import convert
 from apot_export.conversion.integer_choices import IntegerChoices
@@ -37,7 +39,12 @@ from apot_export.network.codebook import apot, uniform
 from apot_export.network.layers import ActivationQuantizer
 from apot_export.network.oracle import run
 from apot_export.runtimes.onnx_runtime import open_session
-from tests.support.random_coded_networks import Recipe, multi_bit_network, network_of_recipe
+from tests.support.random_coded_networks import (
+    Recipe,
+    multi_bit_network,
+    network_of_recipe,
+    random_network,
+)
 
 DIGITS = "examples/digits/res8_4bit/model_best.pth.tar"
 SLOW = settings(derandomize=True, deadline=None, max_examples=25)
@@ -70,7 +77,7 @@ def onnx_values(
     onnx.checker.check_model(model, full_check=True)
     outputs = list(model.graph.value_info)
     model.graph.output.extend(outputs)
-    return open_session(serialise(model), "cpu", threads=threads).run_all(images)
+    return whole_integers(open_session(serialise(model), "cpu", threads=threads).run_all(images))
 
 
 def check_all_values(coded: CodedNetwork, network: IntegerNetwork, images: NDArray[Any]) -> None:
@@ -101,6 +108,16 @@ def test_signed_levels_have_one_result(recipe: Recipe, bits: int, sign: str) -> 
     network = lower(coded, fraction_bits=bits)
     levels = [node.interval.low for node in network.nodes if isinstance(node.operation, Quantize)]
     assert min(levels) < 0
+    check_all_values(coded, network, images_of(coded, 3))
+
+
+@pytest.mark.parametrize(("seed", "bits"), [*((s, 8) for s in range(6)), (0, 24), (3, 24), (5, 24)])
+@pytest.mark.parametrize("input_bits", [None, 23])
+def test_every_operation_has_one_result_however_wide(
+    seed: int, bits: int, input_bits: int | None
+) -> None:
+    coded = random_network(seed)
+    network = lower(coded, fraction_bits=bits, input_bits=input_bits)
     check_all_values(coded, network, images_of(coded, 3))
 
 
@@ -152,6 +169,27 @@ def test_it_comes_close_to_the_float_network() -> None:
         errors.append(np.median(np.abs(logits - exact)))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1e-3
+
+
+def test_logits_fit_32_bits_and_are_rounded_once() -> None:
+    coded = network_of_recipe(Recipe(seed=7, gain=0.5))
+    network = lower(coded, fraction_bits=20)
+    last = network.nodes[-1]
+    assert (last.interval.bits, last.inputs) == (31, (f"{network.output}.wide",))
+    seen: dict[str, NDArray[Any]] = {}
+    logits = run_integer(network, images_of(coded, 20), observe=seen.__setitem__)
+    assert isinstance(last.operation, Requantize)
+    exact = seen[last.inputs[0]] / 2**last.operation.shift
+    np.testing.assert_array_equal(logits, np.floor(exact + 0.5))
+
+
+def test_digits_add_up_to_their_integers() -> None:
+    numbers = [0, 1, -1, 1023, 1024, -1025, (1 << 62) + 12345, -(1 << 61)]
+    for bits in (2, 7, 11):
+        digits = balanced_digits(numbers, bits)
+        assert max(int(np.abs(digit).max()) for digit in digits) <= 1 << (bits - 1)
+        sums = [sum(int(d[i]) << (bits * k) for k, d in enumerate(digits)) for i in range(8)]
+        assert sums == numbers
 
 
 # --- thresholds are the composed form -------------------------------------------------------------

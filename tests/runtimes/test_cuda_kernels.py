@@ -9,15 +9,22 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from apot_export.artifacts.onnx_model import serialise
+from apot_export.artifacts.onnx_model import build_integer_model, serialise
 from apot_export.artifacts.onnx_model.lowering import CPU, TARGETS
 from apot_export.artifacts.packed import load_packed
 from apot_export.conversion.convert import convert
+from apot_export.integer import lower
 from apot_export.network import CodedNetwork
 from tests.support.cuda_kernels import folded, kernels, rounded, without_kernel
 from tests.support.networks import every_operation
 from tests.support.onnx_values import model_of
-from tests.support.random_coded_networks import multi_bit_network, plane_network, random_network
+from tests.support.random_coded_networks import (
+    Recipe,
+    multi_bit_network,
+    network_of_recipe,
+    plane_network,
+    random_network,
+)
 from tests.support.workshop import DIGITS
 
 RANDOM = range(6)
@@ -53,6 +60,24 @@ def test_the_bodies_for_cpus_stay_there(digits: CodedNetwork, tmp_path: Path) ->
     model = folded(serialise(model_of(digits, CPU)), tmp_path)
     assert "MatMulInteger uint8" in without_kernel(model) <= CPU_ALONE
     assert rounded(model) == set()
+
+
+@pytest.mark.parametrize("bits", [8, 20])
+def test_every_node_of_integer_networks_has_an_exact_kernel(
+    bits: int, digits: CodedNetwork, tmp_path: Path
+) -> None:
+    signs = multi_bit_network(2, 2, position_major=True)
+    for network in (digits, network_of_recipe(Recipe(seed=1, gain=0.1)), signs):
+        lowered = lower(network, fraction_bits=bits)
+        built = build_integer_model(network, lowered, name="n", tool="test 1", metadata={})
+        model = folded(serialise(built), tmp_path)
+        assert without_kernel(model) == set()
+        assert rounded(model) == set()
+        kinds = {
+            value.type.tensor_type.elem_type
+            for value in (*model.graph.value_info, *model.graph.output)
+        }
+        assert kinds == {TensorProto.FLOAT, TensorProto.INT32}
 
 
 # --- the check itself -----------------------------------------------------------------------------

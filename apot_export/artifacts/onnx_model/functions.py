@@ -63,9 +63,8 @@ PLAIN_SIGNED = "plain_signed"
 
 # --------------------------------------------------------------------------------------------------
 
-_FILES = ("portable", "cpu", "cuda", "openvino", "integer", "plain")
+_FILES = ("portable", "cpu", "cuda", "openvino", "plain")
 _FUNCTION = re.compile(r"^(\w+).*?^\}", re.MULTILINE | re.DOTALL)
-_MOST_SEARCH_STEPS = 31
 
 
 def operator_of(node: onnx.NodeProto) -> str:
@@ -95,34 +94,4 @@ def _texts() -> dict[str, str]:
     """Return the text of every function by name."""
     folder = resources.files(__package__) / "functions"
     texts = [(folder / f"{name}.onnxtxt").read_text(encoding="utf-8") for name in _FILES]
-    texts += [_threshold_search(steps) for steps in range(_MOST_SEARCH_STEPS + 1)]
     return {found[1]: found[0] for found in _FUNCTION.finditer("\n".join(texts))}
-
-
-def _threshold_search(bits: int) -> str:
-    """Return `ThresholdQuantize_bitsB`: levels[count of thresholds <= direction * x].
-
-    `thresholds` is flat, channel by channel, 2 ** B - 1 of them each; `bases` int64 says where each
-    channel's begin. They are searched in B steps, each of which halves what is left.
-    """
-    steps = [
-        f"""
-    size_{step} = Constant <value: tensor = int64 {{{1 << step}}}> ()
-    middle_{step} = Constant <value: tensor = int64 {{{(1 << step) - 1}}}> ()
-    probe_{step} = Add (first_{step + 1}, middle_{step})
-    threshold_{step} = Gather <axis: int = 0> (thresholds, probe_{step})
-    above_{step} = GreaterOrEqual (directed, threshold_{step})
-    above_int64_{step} = Cast <to: int = 7> (above_{step})
-    advance_{step} = Mul (above_int64_{step}, size_{step})
-    first_{step} = Add (first_{step + 1}, advance_{step})"""
-        for step in reversed(range(bits))
-    ]
-    return f"""
-ThresholdQuantize_bits{bits} (x, direction, thresholds, bases, levels) => (quantized)
-{{
-    directed = Mul (x, direction)
-    shape = Shape (x)
-    first_{bits} = Expand (bases, shape){"".join(steps)}
-    count = Sub (first_0, bases)
-    quantized = Gather <axis: int = 0> (levels, count)
-}}"""

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from apot_export.artifacts.onnx_model._builder import GraphBuilder, attributes_of, narrowest
-from apot_export.artifacts.onnx_model.functions import SPLIT
-from apot_export.errors import IntegerError
+from apot_export.artifacts.onnx_model._builder import INPUT, PLAIN_IR_VERSION, attributes_of
+from apot_export.artifacts.onnx_model._exact import (
+    DIGIT,
+    LAST,
+    Part,
+    Parts,
+)
+from apot_export.artifacts.onnx_model._pieces import PieceBuilder
+from apot_export.artifacts.onnx_model.functions import OPSET, PLAIN_OPSET
+from apot_export.artifacts.onnx_model.probe import name_of_part
 from apot_export.integer import IntegerNetwork
 from apot_export.integer import network as integer_op
-from apot_export.integer.lowering import dyadic_coordinates
+from apot_export.integer.fixed_point import STREAM_LIMIT
 from apot_export.integer.network import IntegerNode
-from apot_export.network import CodedLayer, CodedNetwork, PlaneLayer
+from apot_export.network import CodedNetwork
 from apot_export.network import operations as op
-from apot_export.network.bounds import FLOAT32_EXACT, split_bits
+from apot_export.network.bounds import FLOAT32_EXACT, IMAGE_LIMIT
 
-_RAISED = 62
-"""Bits of what makes every product positive before it is divided."""
-_LARGEST_WINDOW = 256
-_HALF = 2.0**16
+_REQUIRED = "float32 that holds integers below 2^24: not TF32, bfloat16 or float16"
+_THRESHOLDS_AT_ONCE = 5
+"""How many thresholds one operation compares with: few are slow, many take memory."""
 
 
 def build_integer_model(
@@ -36,8 +42,10 @@ def build_integer_model(
     name: str,
     tool: str,
     metadata: Mapping[str, str],
+    plain: bool = False,
+    batch: int = 0,
 ) -> onnx.ModelProto:
-    """Build the model of an integer network.
+    """Build the model of an integer network: standard operators on float32 integers below 2^24.
 
     Args:
         coded: The network that it was lowered from, whose packed codes the model carries.
@@ -45,251 +53,312 @@ def build_integer_model(
         name: Name of the graph.
         tool: Name and version of the producer, separated by a blank.
         metadata: Model properties.
+        plain: Store weights as float32 integers, not as codes that a function decodes, and need no
+            operator newer than target "plain" does.
+        batch: Images in every batch; 0 for any number.
 
     Returns:
         A model with input `images`, float32 (or uint8 pixels) [batch, channels, height, width], and
-        output `logits`, int64 [batch, classes]; `logit_scale` in its metadata makes them real.
+        output `logits` [batch, classes], int32, or int64 where they could reach 2^31;
+        `logit_scale` in its metadata makes them real, `requires` says what a runtime must have.
 
     Raises:
-        IntegerError: An operation is beyond what the bodies can carry exactly.
+        IntegerError: An operation is beyond what float32 can carry exactly.
     """
     graph = _IntegerGraph(
-        network=coded, input=network.input, output=network.output, integer=network
+        network=coded,
+        input=network.input,
+        output=network.output,
+        integer=network,
+        opset=PLAIN_OPSET if plain else OPSET,
+        batch=batch,
+        stores_floats=plain,
     )
+    shapes = {network.input: network.input_shape}
     if network.pixels is not None:
         graph.types[network.input] = TensorProto.UINT8
     for node in network.nodes:
         graph.add(node)
-    facts = {
+        shapes |= {part.tensor: node.shape for part in graph.parts[node.name]}
+    graph.add_logits(network.nodes[-1])
+    model = graph.model(
+        name,
+        {**shapes, network.output: network.nodes[-1].shape},
+        tool=tool,
+        metadata={**metadata, **_facts(network)},
+    )
+    if plain:
+        model.ir_version = PLAIN_IR_VERSION
+    return model
+
+
+def _facts(network: IntegerNetwork) -> dict[str, str]:
+    """Return the model properties of an integer network."""
+    return {
         "logit_scale": str(network.logit_scale),
         "fraction_bits": str(network.fraction_bits),
         "input_bits": str(network.input_bits),
+        "requires": _REQUIRED,
     }
-    return graph.model(
-        name,
-        {network.input: network.input_shape, **{node.name: node.shape for node in network.nodes}},
-        tool=tool,
-        metadata={**metadata, **facts},
-    )
 
 
 @dataclass(kw_only=True)
-class _IntegerGraph(GraphBuilder):
+class _IntegerGraph(PieceBuilder):
     integer: IntegerNetwork
 
     def add(self, node: IntegerNode) -> None:
-        """Add what an integer node does."""
-        adders: dict[type[Any], Callable[[IntegerNode, Any], int]] = {
-            integer_op.ToFixed: self._add_to_fixed,
-            op.Convolution: self._add_convolution,
-            op.Linear: self._add_product,
-            integer_op.Requantize: self._add_requantizer,
-            integer_op.Quantize: self._add_thresholds,
-            integer_op.WindowSum: self._add_total,
-            op.MaxPool: self._add_maximum,
-            integer_op.Clamp: self._add_clamp,
+        """Add what an integer node does, its value being that of the parts of its name."""
+        adders: dict[type[Any], Callable[[IntegerNode, Any], Parts | list[Part]]] = {
+            integer_op.ToFixed: self._to_fixed,
+            op.Convolution: self._weighted,
+            op.Linear: self._weighted,
+            integer_op.Requantize: self._requantize,
+            integer_op.Quantize: self._quantize,
+            integer_op.WindowSum: self._window_sum,
+            integer_op.Clamp: self._clamp,
+            op.Add: self._add,
+            op.MaxPool: self._max_pool,
         }
-        adder = adders.get(type(node.operation), self._add_same)
-        self.types[node.name] = adder(node, node.operation)
+        self.place, self.made = node.name, 0
+        first = len(self.nodes)
+        made = adders.get(type(node.operation), self._rearranged)(node, node.operation)
+        made = self._canonical(made, node.interval.low, node.interval.high)
+        name = f"{node.name}.float" if node.name == self.integer.output else node.name
+        self.parts[node.name] = self._named(name, made, first)
 
-    def _add_apot(
-        self,
-        operator: str,
-        node: IntegerNode,
-        *constants: str,
-        body: str = "",
-        **attributes: Any,
-    ) -> None:
-        """Add an operator that reads the node's inputs and constants."""
-        inputs = [*self._inputs(node), *constants]
-        self._apot(operator, inputs, self._value(node.name), body, **attributes)
+    def _named(self, name: str, made: Parts, first: int) -> Parts:
+        """Give a value's parts their names: in the nodes from the first one on."""
+        new = {}
+        produced = {output for node in self.nodes[first:] for output in node.output}
+        named = []
+        for part in made:
+            wanted = name_of_part(name, part.shift, alone=len(made) == 1)
+            if part.tensor in produced:
+                new[part.tensor] = wanted
+            else:
+                self._standard("Identity", [part.tensor], wanted)
+            named.append(replace(part, tensor=wanted))
+        for node in self.nodes[first:]:
+            node.input[:] = [new.get(tensor, tensor) for tensor in node.input]
+            node.output[:] = [new.get(tensor, tensor) for tensor in node.output]
+            node.name = node.output[0]
+        return tuple(named)
 
-    def _inputs(self, node: IntegerNode) -> list[str]:
-        return [self._value(name) for name in node.inputs]
+    def add_logits(self, node: IntegerNode) -> None:
+        """Add the output: the parts of the last value, put together as integers."""
+        parts, widest = self.parts[node.name], max(-node.interval.low, node.interval.high)
+        kind = TensorProto.INT32 if widest < STREAM_LIMIT else TensorProto.INT64
+        self.types[self.output] = kind
+        output, total = self._value(self.output), ""
+        self.place, self.made = f"{node.name}.logits", 0
+        for part in parts:
+            name = f"{self.place}{part.shift}" if total or len(parts) > 1 else output
+            scaled = self._scaled(part, part.shift) if part.shift else part
+            self._standard("Cast", [scaled.tensor], name, to=kind)
+            if total:
+                both = output if part is parts[-1] else f"{name}.sum"
+                self._standard("Add", [total, name], both)
+            total = both if total else name
+
+    def _read(self, node: IntegerNode) -> Parts:
+        return self.parts[node.inputs[0]]
 
     def _source(self, node: IntegerNode) -> IntegerNode:
         """Return the node that makes a node's first input."""
         return next(other for other in self.integer.nodes if other.name == node.inputs[0])
 
-    # --- weighted; each returns the element type of its value -------------------------------------
+    # --- weighted ---------------------------------------------------------------------------------
 
-    def _add_convolution(self, node: IntegerNode, operation: op.Convolution) -> int:
-        layer = self.integer.layers[operation.layer]
-        attributes = attributes_of(operation)
-        if layer.reads_levels:
-            return self._add_levels("ShiftConv", node, operation.layer, attributes)
-        out, group_inputs, *kernel = layer.weights.shape
-        taps, groups = math.prod(kernel), operation.groups
-        height, width = node.shape[1:]
-        shapes = {
-            "repeats": (groups * group_inputs, 1, 1, 1),
-            "patches": (0, groups, group_inputs * taps, height * width),
-            "rows": (groups, out // groups, group_inputs * taps),
-            "flat": (0, out, height * width),
-            "image": (0, out, height, width),
-        }
-        weights = self._integer_weights(operation.layer)
-        one_hot = np.eye(taps, dtype=np.float32).reshape(taps, 1, *kernel)
-        constants = {
-            f"one_hot_{kernel[0]}x{kernel[1]}": one_hot,
-            **{f"{node.name}.{name}": _int64(shape) for name, shape in shapes.items()},
-        }
-        attributes |= {"group": groups * group_inputs, "kernel_shape": kernel}
-        self._add_apot("FixedConv", node, weights, *self._initializers(constants), **attributes)
-        return TensorProto.INT64
+    def _weighted(self, node: IntegerNode, operation: op.Convolution | op.Linear) -> list[Part]:
+        """Return sums of products: of every piece of the input with every piece of the weights.
 
-    def _add_product(self, node: IntegerNode, operation: op.Linear) -> int:
-        if self.integer.layers[operation.layer].reads_levels:
-            return self._add_levels("ShiftGemm", node, operation.layer, {})
-        self._add_apot("FixedGemm", node, self._integer_weights(operation.layer))
-        return TensorProto.INT64
-
-    def _add_levels(
-        self, operator: str, node: IntegerNode, name: str, attributes: dict[str, Any]
-    ) -> int:
-        """Add sums of products of levels, which float32 holds whole or in two parts."""
-        layer, bound = self.network.layers[name], self.integer.layers[name].bound
-        assert isinstance(layer, CodedLayer)  # which alone reads levels
-        constants, body = [self._decoded(layer)], ""
-        if bound >= FLOAT32_EXACT:
-            constants.append(self._low_size(split_bits(layer, bound)))
-            body = SPLIT
-        self._add_apot(operator, node, *constants, body=body, **attributes)
-        return TensorProto.INT32
-
-    def _integer_weights(self, name: str) -> str:
-        """Add what decodes a layer's weights to integers.
-
-        Sign vectors are decoded twice, with either half of their coordinates: float32 holds both.
+        They fit float32 in whatever order they are added. They are rounded, for Winograd's
+        algorithm leaves fractions: small ones, where the sums are small too.
         """
-        layer = self.network.layers[name]
-        if isinstance(layer, CodedLayer):
-            return self._decoded(layer)
-        assert isinstance(layer, PlaneLayer)  # Integer networks have no float weights.
-        weights = f"{name}.integers"
-        if f"{name}.low" in self.initializers:
-            return weights
-        coordinates, _ = dyadic_coordinates(layer)
-        high = np.floor(coordinates / _HALF)
-        halves = {"high": high, "low": coordinates - high * _HALF}
-        for part, values in halves.items():
-            floats = self._initializer(f"{name}.{part}", values.astype(np.float32))
-            decoded = self._decode_planes(layer, floats, f"{name}.{part}_weights")
-            self._standard("Cast", [decoded], f"{decoded}.wide", to=TensorProto.DOUBLE)
-        half = self._initializer("two_to_16", np.array(_HALF))
-        scaled = f"{name}.high_weights.scaled"
-        self._standard("Mul", [f"{name}.high_weights.wide", half], scaled)
-        self._standard("Add", [scaled, f"{name}.low_weights.wide"], weights)
-        return weights
+        operator, attributes = "Gemm", {"transB": 1}
+        if isinstance(operation, op.Convolution):
+            operator, attributes = "Conv", attributes_of(operation)
+        read = self._source(node).interval
+        weights = self._weight_pieces(operation.layer, max(-read.low, read.high))
+        widest = max(piece.largest for piece in weights)
+        sums = []
+        for x, w in itertools.product(self._pieces(self._read(node), widest), weights):
+            bound = x.largest * w.largest
+            exact = self._made(operator, [x, w], -bound, bound, **attributes)
+            rounded = self._made("Round", [exact], -bound, bound)
+            sums.append(replace(rounded, shift=x.shift + w.shift))
+        return sums
 
-    # --- the rest, likewise -----------------------------------------------------------------------
+    # --- the rest ---------------------------------------------------------------------------------
 
-    def _add_to_fixed(self, node: IntegerNode, operation: integer_op.ToFixed) -> int:
-        constants = {
-            "fixed_scale": np.array(float(1 << operation.fraction_bits)),
-            "fixed_lowest": np.array(float(operation.low)),
-            "fixed_highest": np.array(float(operation.high)),
-        }
-        self._add_apot("ToFixed", node, *self._initializers(constants), **asdict(operation))
-        return TensorProto.INT32
+    def _to_fixed(self, _: IntegerNode, operation: integer_op.ToFixed) -> list[Part]:
+        """Return floor(x * 2^I + 1/2) as floor(2 y) - floor(y) with y = x * 2^I: never rounded."""
+        limits = [self._constant(sign * IMAGE_LIMIT).tensor for sign in (-1, 1)]
+        image = self._made("Clip", [INPUT, *limits], -IMAGE_LIMIT, IMAGE_LIMIT)
+        y, above = self._scaled(image, operation.fraction_bits), []
+        low, high = operation.low, operation.high
+        if high >= FLOAT32_EXACT:
+            rest = self._shifted_right(replace(y, low=low, high=high), DIGIT)
+            y = self._made("Sub", [y, self._scaled(rest, DIGIT)], 0, 1 << DIGIT)
+            above = [replace(rest, shift=DIGIT)]
+            low, high = 0, 1 << DIGIT
+        whole = self._made("Floor", [y], low, high)
+        doubled = self._made("Floor", [self._scaled(y, 1)], low, high)
+        return [self._made("Sub", [doubled, whole], low, high), *above]
 
-    def _add_requantizer(self, node: IntegerNode, operation: integer_op.Requantize) -> int:
-        axes, shift = _channel_axes(node), operation.shift
-        constants = {
-            f"{node.name}.multiplier": operation.multiplier.reshape(axes),
-            f"{node.name}.offset": (operation.offset + (1 << _RAISED)).reshape(axes),
-        }
-        inputs, output = [*self._inputs(node), *self._initializers(constants)], node.name
-        inputs += [
-            self._initializer(f"two_to_{exponent}", _int64(1 << exponent))
-            for exponent in (shift, _RAISED - shift)
-        ]
-        if node.name == self.integer.output:
-            self._apot("Requantize", inputs, self._value(output), shift=shift)
-            return TensorProto.INT64
-        self._apot("Requantize", inputs, f"{output}.wide", shift=shift)
-        self._standard("Cast", [f"{output}.wide"], output, to=TensorProto.INT32)
-        return TensorProto.INT32
-
-    def _add_thresholds(self, node: IntegerNode, operation: integer_op.Quantize) -> int:
-        channels, count = operation.thresholds.shape
-        bits, axes = count.bit_length(), _channel_axes(node)
-        kind = _numpy_type(self.types[node.inputs[0]])
-        # Beyond the last threshold stand ones that no value reaches.
-        interval = self._source(node).interval
-        largest = int(operation.thresholds.max(initial=0))
-        never = max(largest, abs(interval.low), abs(interval.high)) + 1
-        filled = np.full((channels, (1 << bits) - 1), never, dtype=np.int64)
-        filled[:, :count] = operation.thresholds
-        levels = np.zeros(1 << bits, dtype=np.int64)
-        levels[: count + 1] = operation.levels
-        level_type = narrowest(int(levels.max()), np.uint8)
-        if levels.min() < 0:
-            level_type = narrowest(int(np.abs(levels).max()), np.int8)
-        bases = np.arange(channels, dtype=np.int64) * filled.shape[1]
-        constants = {
-            f"{node.name}.direction": operation.direction.astype(kind).reshape(axes),
-            f"{node.name}.thresholds": filled.astype(kind).reshape(-1),
-            f"bases_{channels}_{bits}": bases.reshape(axes),
-            f"{node.name}.levels_of_counts": levels.astype(level_type),
-        }
-        self._add_apot(
-            "ThresholdQuantize", node, *self._initializers(constants), body=f"bits{bits}"
-        )
-        return helper.np_dtype_to_tensor_dtype(np.dtype(level_type))
-
-    def _add_total(self, node: IntegerNode, operation: integer_op.WindowSum) -> int:
-        channels, *extent = self._source(node).shape
-        if tuple(operation.kernel) == tuple(extent):
-            output = self._value(node.name)
-            self._standard("Cast", self._inputs(node), f"{output}.wide", to=TensorProto.INT64)
-            axes = self._initializer("height_and_width", _int64([2, 3]))
-            self._standard("ReduceSum", [f"{output}.wide", axes], output, keepdims=1)
-            return TensorProto.INT64
-        if math.prod(operation.kernel) > _LARGEST_WINDOW:
-            raise IntegerError(
-                "The window of an average is too large to be summed exactly.",
-                where=node.name,
-                expected=f"at most {_LARGEST_WINDOW} places, or all of the image",
-                got=str(list(operation.kernel)),
+    def _requantize(self, node: IntegerNode, operation: integer_op.Requantize) -> list[Part]:
+        source = self.parts.get(node.inputs[0])
+        if source is None:  # the pixels
+            source = (
+                self._made("Cast", [INPUT], 0, integer_op.LARGEST_PIXEL, to=TensorProto.FLOAT),
             )
-        ones = np.ones((channels, 1, *operation.kernel), dtype=np.float32)
-        weights = self._initializer(f"{node.name}.ones", ones)
-        attributes = attributes_of(operation)
-        self._add_apot("WindowSum", node, weights, group=channels, **attributes)
-        return TensorProto.INT64
+        return self._requantized(
+            source,
+            operation.multiplier.tolist(),
+            operation.offset.tolist(),
+            operation.shift,
+            _channel_axes(node),
+        )
 
-    def _add_maximum(self, node: IntegerNode, operation: op.MaxPool) -> int:
-        self._add_apot("IntegerMaxPool", node, **attributes_of(operation))
-        return TensorProto.INT32
+    def _quantize(self, node: IntegerNode, operation: integer_op.Quantize) -> Parts:
+        """Return levels[0] and, for every threshold at most x, the step to the next level."""
+        axes, steps = _channel_axes(node), np.diff(operation.levels)
+        x = self._read(node)
+        if (operation.direction < 0).any():
+            direction = self._constant(operation.direction.reshape(axes))
+            x = tuple(replace(self._product(one, direction), shift=one.shift) for one in x)
+            x = x if len(x) == 1 else self._digits(x, count=len(x))
+        axis = self._initializer("axis_1", np.array([1], dtype=np.int64))
+        places = tuple(self._made("Unsqueeze", [one, axis], one.low, one.high) for one in x)
+        flat = []
+        for part in _chunks(len(steps)):
+            below = (operation.thresholds[:, part] - 1).T
+            limits = below.reshape(*below.shape, *axes[1:])
+            reached = self._above(places, self._constant_digits(limits, len(x)))
+            count = steps[part].size
+            rows = self._initializer(f"rows_of_{count}", np.array([0, count, -1], dtype=np.int64))
+            row = self._made("Reshape", [reached, rows], 0, 1)
+            step = self._constant(steps[part].reshape(1, count))
+            flat.append(self._made("MatMul", [step, row], 0, int(steps[part].sum())))
+        shape = self._initializer(
+            f"shape_{'x'.join(map(str, node.shape))}", np.array([-1, *node.shape], dtype=np.int64)
+        )
+        total = self._sum(flat)
+        levels = self._made("Reshape", [total, shape], total.low, total.high)
+        if operation.levels[0]:
+            levels = self._sum([levels, self._constant(int(operation.levels[0]))])
+        return (levels,)
 
-    def _add_clamp(self, node: IntegerNode, operation: integer_op.Clamp) -> int:
-        kind = self.types[node.inputs[0]]
-        (value,), output = self._inputs(node), self._value(node.name)
-        limits = {"Max": operation.low, "Min": operation.high}
-        operators = [name for name, limit in limits.items() if limit is not None]
-        for operator in operators:
-            limit = np.array(limits[operator], dtype=_numpy_type(kind))
-            result = output if operator == operators[-1] else f"{output}.at_least"
-            constant = self._initializer(f"limit_{limit}_{kind}", limit)
-            self._standard(operator, [value, constant], result)
-            value = result
-        return kind
+    def _window_sum(self, node: IntegerNode, operation: integer_op.WindowSum) -> list[Part]:
+        places = math.prod(operation.kernel)
+        source = self._source(node)
+        sums = []
+        for piece in self._pieces(self._read(node), places):
+            ends = (piece.low * places, piece.high * places)
+            if tuple(operation.kernel) == tuple(source.shape[1:]):
+                axes = self._initializer("height_and_width", np.array([2, 3], dtype=np.int64))
+                total = self._made("ReduceSum", [piece, axes], *ends, keepdims=1)
+            else:
+                channels = source.shape[0]
+                ones = self._constant(np.ones((channels, 1, *operation.kernel), dtype=np.int64))
+                attributes = {**attributes_of(operation), "group": channels}
+                total = self._made("Conv", [piece, ones], *ends, **attributes)
+            sums.append(replace(total, shift=piece.shift))
+        return sums
 
-    def _add_same(self, node: IntegerNode, operation: Any) -> int:
-        """Add an operation that standard ONNX has for integers."""
-        self._add_standard(node.name, operation, self._inputs(node))
-        return self.types[node.inputs[0]]
+    def _clamp(self, node: IntegerNode, operation: integer_op.Clamp) -> Parts:
+        x = self._read(node)
+        for operator, limit in (("Max", operation.low), ("Min", operation.high)):
+            if limit is None:
+                continue
+            if len(x) == 1:
+                low, high = (
+                    (max if operator == "Max" else min)(end, limit) for end in (x[0].low, x[0].high)
+                )
+                x = (self._made(operator, [x[0], self._constant(limit)], low, high),)
+                continue
+            limits = self._constant_digits(limit, len(x))
+            above = self._above(x, limits)
+            x = (
+                self._chosen(above, x, limits)
+                if operator == "Max"
+                else self._chosen(above, limits, x)
+            )
+        return x
+
+    def _add(self, node: IntegerNode, _: op.Add) -> list[Part]:
+        terms = [self.parts[name] for name in node.inputs]
+        low, high = node.interval.low, node.interval.high
+        if max(-low, high) < FLOAT32_EXACT and all(len(parts) == 1 for parts in terms):
+            return [self._made("Add", [term[0] for term in terms], low, high)]
+        return [part for parts in terms for part in parts]
+
+    def _max_pool(self, node: IntegerNode, operation: op.MaxPool) -> Parts:
+        x = self._read(node)
+        if len(x) == 1:
+            return (self._made("MaxPool", [x[0]], x[0].low, x[0].high, **attributes_of(operation)),)
+        return self._wide_max_pool(x, node, operation)
+
+    def _wide_max_pool(self, x: Parts, node: IntegerNode, operation: op.MaxPool) -> Parts:
+        """Return the largest of the places of every window, compared two at a time."""
+        if any(operation.padding):
+            pads = np.array([0, 0, *operation.padding] * 2, dtype=np.int64)
+            amounts = self._initializer(f"{self.place}.pads", pads)
+            never = [0] * (len(x) - 1) + [-(1 << LAST)]
+            padded = [
+                self._made("Pad", [one, amounts, self._constant(low)], min(one.low, low), one.high)
+                for one, low in zip(x, never, strict=True)
+            ]
+            x = tuple(replace(made, shift=one.shift) for one, made in zip(x, padded, strict=True))
+        taps = [self._tap(x, node, operation, tap) for tap in np.ndindex(*operation.kernel)]
+        largest = taps[0]
+        for tap in taps[1:]:
+            raised = (self._sum([largest[0], self._constant(-1)]), *largest[1:])
+            largest = self._chosen(self._above(tap, raised), tap, largest)
+        return largest
+
+    def _tap(
+        self, x: Parts, node: IntegerNode, operation: op.MaxPool, tap: tuple[int, ...]
+    ) -> Parts:
+        """Return one place of every window."""
+        ends = [
+            first + (size - 1) * stride + 1
+            for first, size, stride in zip(tap, node.shape[1:], operation.stride, strict=True)
+        ]
+        values = {"starts": tap, "ends": ends, "axes": (2, 3), "steps": operation.stride}
+        constants = [
+            self._initializer(
+                f"{self.place}.{name}_{tap[0]}_{tap[1]}", np.array(value, dtype=np.int64)
+            )
+            for name, value in values.items()
+        ]
+        return tuple(
+            replace(self._made("Slice", [one, *constants], one.low, one.high), shift=one.shift)
+            for one in x
+        )
+
+    def _rearranged(self, node: IntegerNode, operation: Any) -> list[Part]:
+        """Return what only moves numbers, digit by digit."""
+        inputs = [self.parts[name] for name in node.inputs]
+        count = max(map(len, inputs))
+        digits = [
+            parts if len(parts) == count else self._digits(parts, count=count) for parts in inputs
+        ]
+        moved = []
+        for same in zip(*digits, strict=True):
+            self.made += 1
+            tensor = f"{self.place}.step{self.made}"
+            self._add_standard(tensor, operation, [one.tensor for one in same])
+            low, high = min(one.low for one in same), max(one.high for one in same)
+            moved.append(Part(tensor=tensor, low=low, high=high, shift=same[0].shift))
+        return moved
+
+
+def _chunks(count: int) -> Iterator[slice]:
+    for start in range(0, count, _THRESHOLDS_AT_ONCE):
+        yield slice(start, min(count, start + _THRESHOLDS_AT_ONCE))
 
 
 def _channel_axes(node: IntegerNode) -> tuple[int, ...]:
     """Return the shape, without the batch, of one number a channel."""
     return (-1, *[1] * (len(node.shape) - 1))
-
-
-def _int64(values: int | Sequence[int]) -> NDArray[np.int64]:
-    return np.array(values, dtype=np.int64)
-
-
-def _numpy_type(kind: int) -> np.dtype[Any]:
-    return np.dtype(helper.tensor_dtype_to_np_dtype(kind))

@@ -206,3 +206,21 @@ def decoder_model(model: onnx.ModelProto) -> bytes | None:
 def by_layer(decoded: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Rename the decoders' outputs to their layers."""
     return {name.rpartition(".")[0]: array for name, array in decoded.items()}
+
+
+_POWER = ".2^"
+
+
+def name_of_part(value: str, shift: int, *, alone: bool) -> str:
+    """Return what an integer model calls a part of a value, times 2 ** shift."""
+    return value if alone else f"{value}{_POWER}{shift}"
+
+
+def whole_integers(values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.int64]]:
+    """Return the values of an integer model as integers, their parts put together."""
+    whole: dict[str, NDArray[np.int64]] = {}
+    for name, part in values.items():
+        value, _, shift = name.partition(_POWER)
+        integers = part.astype(np.int64) << int(shift or 0)
+        whole[value] = whole[value] + integers if value in whole else integers
+    return whole

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.artifacts.directory import INTEGER_MODEL, PACKED_MODEL
-from apot_export.artifacts.onnx_model.probe import parse_model, with_outputs
+from apot_export.artifacts.onnx_model.probe import parse_model, whole_integers, with_outputs
 from apot_export.datasets import Dataset
 from apot_export.errors import DeviceError, ExportError
 from apot_export.integer import IntegerNetwork, Pixels, lower, run_integer
@@ -209,5 +209,5 @@ def _all_values(
             node.name: compute_value(coded, network, node.name, image) for node in network.nodes
         }
     session = open_session(with_outputs(parse_model(model)), name.removeprefix("ort-"))
-    seen = session.run_all(image)
+    seen = whole_integers(session.run_all(image))
     return {**seen, network.output: seen["logits"]}
