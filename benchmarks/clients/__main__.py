@@ -33,7 +33,7 @@ def main() -> None:
     chosen = [client for client in CLIENTS if client.name in arguments.clients]
     for network in arguments.networks:
         for target in arguments.targets:
-            case = Case.prepared(network, target, root)
+            case = Case.prepared(network, target, root / "exports")
             for client in chosen:
                 outcome = case.outcome(client, root)
                 known[f"{client.name}|{network}|{target}"] = outcome

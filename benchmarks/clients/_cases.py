@@ -72,11 +72,11 @@ class Case:
     """Logits and integers, by name."""
 
     @classmethod
-    def prepared(cls, network: str, target: str, root: Path) -> Case:
-        """Convert a network and compute what is expected."""
-        checkpoint, dataset, folder, count = NETWORKS[network]
+    def prepared(cls, network: str, target: str, folder: Path) -> Case:
+        """Convert a network below a folder and compute what is expected."""
+        checkpoint, dataset, images_below, count = NETWORKS[network]
         file = INTEGER_MODEL if target == "integer" else ONNX_MODEL
-        base = root / "exports" / network
+        base = folder / network
         chosen, default = TARGETS[target], TARGETS["portable"]
         terms: dict[str, Any] = {}
         if "integer" in chosen:
@@ -91,7 +91,7 @@ class Case:
         parsed = onnx.load(exports[target] / file)
         shape = [size.dim_value for size in parsed.graph.input[0].type.tensor_type.shape.dim][1:]
         classes = parsed.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-        data = None if folder is None else _REFERENCE / "datasets" / folder
+        data = None if images_below is None else _REFERENCE / "datasets" / images_below
         preprocessing = families.by_name(results[target].family).preprocessing
         opened = open_dataset(
             dataset, input_shape=shape, classes=classes, data=data, preprocessing=preprocessing
@@ -102,7 +102,7 @@ class Case:
         expected = open_session(with_outputs(reference, _integers(reference)), "cpu").run_all(
             images
         )
-        observed = exports[target] / "observed.onnx"
+        observed = exports[target].with_suffix(".observed.onnx")
         observed.write_bytes(with_outputs(parsed, _integers(parsed) & set(expected)))
         return cls(
             model=exports[target] / file,
