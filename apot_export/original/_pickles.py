@@ -219,24 +219,22 @@ def unpickle(
 
 
 def numbers_of(value: object) -> torch.Tensor | None:
-    """Return a tensor, or an array of numpy's as one; None for anything else.
-
-    Raises what damaged arrays lead to.
-    """
+    """Return a tensor, or an array of numpy's as one; None for anything else, or damaged arrays."""
     if isinstance(value, torch.Tensor) or not isinstance(value, StandIn):
         return value if isinstance(value, torch.Tensor) else None
-    if value.name.endswith("._frombuffer"):
-        raw, kind, shape, order = value.arguments
-    elif value.name.endswith("multiarray._reconstruct") and isinstance(value.state, tuple):
-        _, shape, kind, is_fortran, raw = value.state
-        order = "F" if is_fortran else "C"
-    else:
+    try:
+        if value.name.endswith("._frombuffer"):
+            raw, kind, shape, order = value.arguments
+        else:
+            _, shape, kind, is_fortran, raw = value.state
+            order = "F" if is_fortran else "C"
+        dtype = _array_type(kind)
+        if dtype is None:
+            return None
+        array = np.frombuffer(_bytes(raw), dtype).reshape(shape, order=order)
+        return torch.from_numpy(array.astype(dtype.newbyteorder("="), order="C"))
+    except (ValueError, TypeError, LookupError, ArithmeticError):
         return None
-    dtype = _array_type(kind)
-    if dtype is None:
-        return None
-    array = np.frombuffer(_bytes(raw), dtype).reshape(shape, order="F" if order == "F" else "C")
-    return torch.from_numpy(array.astype(dtype.newbyteorder("="), order="C"))
 
 
 # --- what is made of known globals ----------------------------------------------------------------

@@ -129,7 +129,10 @@ def find_original(directory: Path, manifest: Mapping[str, Any], statement: State
         choices = recorded
         if spec is not None and statement.model is not None:
             spec = dataclasses.replace(spec, factory=statement.model)
-    original = open_original(source, choices, spec, statement.input_shape or shape)
+    # Another file may be of another network, which takes the images of its own architecture.
+    is_other = stated and statement.checkpoint is not None and statement.network is None
+    shown = statement.input_shape or (None if is_other else shape)
+    original = open_original(source, choices, spec, shown)
     if not stated or (statement.checkpoint is None and statement.network is None):
         _require_recorded(original, manifest, source)
     return HeldTo(original=original, stated=stated, choices=choices, spec=spec)
@@ -152,7 +155,8 @@ def require_same_structure(original: Original, packed: CodedNetwork) -> None:
             where=original.architecture.name,
             expected=f"images {list(packed.input_shape)}",
             got=f"images {list(original.architecture.input_shape)}",
-            fix="name the checkpoint, or state the network, that the export was made from",
+            fix="name the checkpoint that the export was made from, or the size: --input-shape "
+            + ",".join(map(str, packed.input_shape)),
         )
     expected = {name: tuple(layer.shape) for name, layer in packed.layers.items()}
     got = {

@@ -68,7 +68,8 @@ def verify(
         model: Factory of a custom network, which is imported and called; required for an export
             that was made with one, so that no code runs unasked.
         model_arguments: Arguments of the factory; None for those that the manifest records.
-        input_shape: Image of a custom network; None for the export's.
+        input_shape: One image of the stated original; None for the export's, or, of another
+            checkpoint file, for that of its architecture.
         choices: How the stated original was trained.
         progress: Called with (what, done, total).
         **said: Fields of `RunOptions` or of `Choices`: `dataset="cifar10"`, `bits=4`, ...

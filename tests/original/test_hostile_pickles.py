@@ -211,3 +211,10 @@ def test_tensors_beyond_their_storage_are_refused(
         torch.save({"fc.weight": Rebuilt()}, path, _use_new_zipfile_serialization=not legacy)
         with pytest.raises(CheckpointError, match="not a readable"):
             load_checkpoint(path)
+
+
+@pytest.mark.parametrize("state", [b"]", b"(tN", b"(K\x01K\x02K\x03K\x04K\x05t", b"}"])
+def test_damaged_arrays_are_refused(state: bytes, tmp_path: Path) -> None:
+    array = named("numpy._core.multiarray._reconstruct") + b"(tR" + state + b"b"
+    error = refused(b"}" + text("fc.weight") + array + b"s.", tmp_path)
+    assert error.where in ("fc.weight", str(tmp_path / "net_4bit.pth"))

@@ -283,7 +283,9 @@ def test_the_command_line_states_an_original(workshop: Workshop, tmp_path: Path)
     code, output = verified(workshop, "--no-weight-normalization")
     assert (code, "probable cause: missing weight normalisation" in output) == (1, True)
     code, output = verified(workshop, "--input-shape", "1,8,8")
-    assert (code, "go together" in output) == (2, True)
+    assert (code, "PASS" in output) == (0, True)
+    code, output = verified(workshop, "--input-shape", "1,12,8")
+    assert (code, "--input-shape 1,8,8" in output) == (2, True)
 
 
 def test_a_published_export_against_statements(reference: Path, tmp_path: Path) -> None:
