@@ -103,6 +103,13 @@ UnsignedZeros = Annotated[
         "1.6 bits, not 2.",
     ),
 ]
+PowerOfTwoLayers = Annotated[
+    str,
+    typer.Option(
+        help="auto: store layers without thresholds as codes whose weights are sums of powers of "
+        "two already; off: leave them in float.",
+    ),
+]
 LayerBits = Annotated[
     list[str] | None,
     typer.Option(

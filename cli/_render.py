@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from apot_export.inspection.thresholds import Thresholds
     from apot_export.inspection.widths import Widths
 
-_FULL_PRECISION = 32
 _EVERYWHERE = "portable"
 _LEVELS = {"apot": "additive powers of two", "pot": "powers of two", "uniform": "uniform"}
 _SOURCES = {"option": "as given", "assumption": "assumed"}
@@ -117,7 +116,7 @@ def _conversion_facts(result: ConversionResult) -> Iterator[tuple[str, str]]:
         if result.weight_error:
             error = f"{result.weight_error:.2%}"
             yield "coordinates", f"sums of powers of two; relative weight error {error}"
-    elif result.bits != _FULL_PRECISION:
+    elif result.weights:
         density = f"{result.code_bits / result.weights:.2f} bits a weight"
         yield "codes", f"{result.weights:,} weights in {stored}: {density}"
     if result.statistics is not None:

@@ -33,6 +33,9 @@ def print_identification(found: Identification) -> None:
     )
     unknown = "; ".join(found.unknown) or "nothing that conversion needs"
     facts = [("the names say", _named(found.named)), ("not in the file", unknown)]
+    if found.power_of_two_layers:
+        layers = ", ".join(f"{name} ({bits})" for name, bits in found.power_of_two_layers.items())
+        facts.append(("powers of two", f"weights of these layers, in codes of (bits): {layers}"))
     console.print(facts_table(facts))
     if found.statistics.sites:
         _print_statistics(console, found.statistics)

@@ -48,6 +48,7 @@ def convert(
     layer_bits: _options.LayerBits = None,
     layer_bits_file: _options.LayerBitsFile = None,
     alpha_terms: _options.AlphaTerms = 0,
+    power_of_two_layers: _options.PowerOfTwoLayers = "auto",
     model: _options.Model = None,
     model_kwarg: _options.ModelKwarg = None,
     input_shape: _options.InputShape = None,
@@ -150,6 +151,7 @@ def convert(
             normalize_weights=not raw_weights,
             alpha_terms=alpha_terms,
             unsigned_zeros=unsigned_zeros,
+            power_of_two_layers=power_of_two_layers,
         )
         result = convert_checkpoint(
             checkpoint,

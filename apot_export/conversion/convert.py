@@ -139,7 +139,8 @@ def _export(
     """Encode an original, write its export and describe it."""
     if integer is not None:
         _require_coded_layers(original)
-    source = capture(original.module, original.architecture.input_shape, original.multi_bit)
+    quantizers: dict[str, Any] = {**original.multi_bit, **original.powers_of_two}
+    source = capture(original.module, original.architecture.input_shape, quantizers)
     coded = encode_network(source, alpha_terms=original.choices.alpha_terms)
     files, form = _artifacts(coded, original, integer, output)
     record = original.checkpoint.record if original.checkpoint else None

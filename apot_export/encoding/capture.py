@@ -13,7 +13,14 @@ from torch import fx, nn
 from apot_export.encoding._functions import Batch, function_operations, is_in_place_call, unknown
 from apot_export.encoding._modules import is_in_place, module_operation
 from apot_export.errors import CaptureError
-from apot_export.network import MultiBitWeights, Node, Shape, SourceLayer, SourceNetwork
+from apot_export.network import (
+    MultiBitWeights,
+    Node,
+    PowerOfTwoWeights,
+    Shape,
+    SourceLayer,
+    SourceNetwork,
+)
 from apot_export.network import operations as op
 from apot_export.original.tracing import place, source_line, trace, value_names
 
@@ -31,35 +38,35 @@ _ARITHMETIC = (
 def capture(
     module: nn.Module,
     input_shape: tuple[int, int, int],
-    multi_bit: Mapping[str, MultiBitWeights] | None = None,
+    quantizers: Mapping[str, MultiBitWeights | PowerOfTwoWeights] | None = None,
 ) -> SourceNetwork:
     """Capture a module in evaluation mode.
 
     Args:
         module: A network of the layers in `quantized_layers` and plain PyTorch ones.
         input_shape: One image: (channels, height, width).
-        multi_bit: Weights that are sums of scaled sign vectors, by layer.
+        quantizers: How weights are stored that the module holds as floats, by layer.
 
     Raises:
         CaptureError: The graph cannot be traced or holds an unknown operation.
     """
     try:
-        return _captured(trace(module), input_shape, multi_bit)
+        return _captured(trace(module), input_shape, quantizers or {})
     except CaptureError:
         # Once more, so that the error can say which line of the network it was.
-        return _captured(trace(module, with_lines=True), input_shape, multi_bit)
+        return _captured(trace(module, with_lines=True), input_shape, quantizers or {})
 
 
 def _captured(
     traced: fx.GraphModule,
     input_shape: tuple[int, int, int],
-    multi_bit: Mapping[str, MultiBitWeights] | None,
+    quantizers: Mapping[str, MultiBitWeights | PowerOfTwoWeights],
 ) -> SourceNetwork:
     builder = _Builder(traced=traced, names=value_names(traced), input_shape=input_shape)
     for node in traced.graph.nodes:
         builder.add(node)
-    for name, weights in (multi_bit or {}).items():
-        builder.layers[name] = dataclasses.replace(builder.layers[name], quantizer=weights)
+    for name, quantizer in quantizers.items():
+        builder.layers[name] = dataclasses.replace(builder.layers[name], quantizer=quantizer)
     return builder.network(builder.output)
 
 

@@ -20,6 +20,7 @@ from apot_export.network import (
     Layer,
     MultiBitWeights,
     PlaneLayer,
+    PowerOfTwoWeights,
     SourceLayer,
     WeightQuantizer,
 )
@@ -59,9 +60,12 @@ def encode_layer(layer: SourceLayer, *, alpha_terms: int = 0) -> Layer:
         shape = layer.weight.shape
         planes = encode_planes(layer.name, shape, layer.quantizer, alpha_terms=alpha_terms)
         return PlaneLayer(name=layer.name, planes=planes)
+    alpha = None
     if isinstance(layer.quantizer, EightBitWeights):
         codes, codebook, values, step = _encode_eight_bit(layer)
-        alpha = None
+    elif isinstance(layer.quantizer, PowerOfTwoWeights):
+        codebook, step = layer.quantizer.codebook, layer.quantizer.step
+        codes, values = _encode_powers_of_two(layer.weight, layer.quantizer)
     else:
         codes, codebook, values = _encode_thresholded(layer, layer.quantizer)
         step = abs(float(layer.quantizer.alpha)) / codebook.denominator
@@ -101,6 +105,20 @@ def _require_threshold(alpha: np.float32, where: str) -> None:
             got=str(float(alpha)),
             fix=_FIX,
         )
+
+
+# --- layers whose weights are levels already ------------------------------------------------------
+
+
+def _encode_powers_of_two(
+    weights: NDArray[np.float32], found: PowerOfTwoWeights
+) -> tuple[Codes, NDArray[np.float32]]:
+    codebook = found.codebook
+    codes = found.codes[np.searchsorted(found.magnitudes, np.abs(weights))]
+    codes |= np.multiply(np.signbit(weights), codebook.sign_mask, dtype=codes.dtype)
+    values = (codebook.levels[: codebook.sign_mask] * found.step).astype(np.float32)
+    values[found.codes] = found.magnitudes
+    return codes, np.concatenate([values, -values])
 
 
 # --- first and last layers ------------------------------------------------------------------------

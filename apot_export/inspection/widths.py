@@ -24,7 +24,8 @@ class LayerWidth:
 
     layer: str
     kind: str
-    """"codes", "sign vectors" or "float"."""
+    """"codes", "powers of two" or "sums of powers of two" (codes of weights that were floats),
+    "sign vectors" or "float"."""
     weights: int
     bits: float
     """Bits of a code, average number of sign vectors of a group, or 32."""
@@ -85,7 +86,7 @@ def _width(layer: Layer) -> LayerWidth:
     kind, bits, filters = "float", float(FULL_PRECISION_BITS), None
     stored = weights * FULL_PRECISION_BITS
     if isinstance(layer, CodedLayer):
-        kind, bits = "codes", float(layer.codebook.bits)
+        kind, bits = _kind_of_codes(layer), float(layer.codebook.bits)
         stored = weights * layer.codebook.bits
         if isinstance(layer.stored, EncodedCodes):
             stored = 8 * layer.stored.stored_bytes
@@ -95,6 +96,13 @@ def _width(layer: Layer) -> LayerWidth:
     return LayerWidth(
         layer=layer.name, kind=kind, weights=weights, bits=bits, filters=filters, stored_bits=stored
     )
+
+
+def _kind_of_codes(layer: CodedLayer) -> str:
+    """Return what codes stand for; those of training have a threshold, or 127 steps."""
+    if layer.alpha is not None or layer.codebook.denominator > 1:
+        return "codes"
+    return "powers of two" if len(layer.codebook.tables) == 1 else "sums of powers of two"
 
 
 def integer_summary(directory: Path) -> Mapping[str, Any]:

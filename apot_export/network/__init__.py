@@ -13,6 +13,7 @@ from apot_export.network.layers import FloatLayer as FloatLayer
 from apot_export.network.layers import Layer as Layer
 from apot_export.network.layers import MultiBitWeights as MultiBitWeights
 from apot_export.network.layers import PlaneLayer as PlaneLayer
+from apot_export.network.layers import PowerOfTwoWeights as PowerOfTwoWeights
 from apot_export.network.layers import SourceLayer as SourceLayer
 from apot_export.network.layers import WeightQuantizer as WeightQuantizer
 from apot_export.network.operations import Add as Add

@@ -111,6 +111,19 @@ class EightBitWeights:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class PowerOfTwoWeights:
+    """Weights that are levels of a codebook times a step as training left them."""
+
+    codebook: Codebook
+    step: float
+    """Value of one level up to rounding."""
+    magnitudes: NDArray[np.float32]
+    """Magnitudes of the weights without repetition, ascending."""
+    codes: Codes
+    """Code of each magnitude, without the sign bit."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class MultiBitWeights:
     """Weights that training left as scaled sign vectors, in groups (see `planes`)."""
 
@@ -131,7 +144,7 @@ class SourceLayer:
     name: str
     weight: NDArray[np.float32]
     """Latent weights: [out, in / groups, height, width] or [out, in]."""
-    quantizer: WeightQuantizer | EightBitWeights | MultiBitWeights | None
+    quantizer: WeightQuantizer | EightBitWeights | PowerOfTwoWeights | MultiBitWeights | None
     """None for a layer whose weights stay float32."""
     bias: NDArray[np.float32] | None = None
     activation: ActivationQuantizer | None = None
@@ -174,7 +187,7 @@ class CodedLayer:
     values: NDArray[np.float32]
     """Value of every code, float32 [2 ** bits], with exactly the original's roundings."""
     alpha: float | None = None
-    """Clipping threshold of the weights as trained, sign included; None for 8-bit layers."""
+    """Clipping threshold of the weights as trained, sign included; None where there is none."""
     activation: ActivationQuantizer | None = None
     """Quantizer of the layer's input; None where the input stays float."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from apot_export.original.quantization import FULL_PRECISION_BITS, LayerBits
+from apot_export.original.quantization import AUTO, FULL_PRECISION_BITS, LayerBits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +38,15 @@ class Choices:
     """Powers of two that each coordinate of multi-bit weights becomes the sum of; 0: floats."""
     unsigned_zeros: bool = False
     """Make every weight of level 0 a +0, which no result of the network depends on."""
+    power_of_two_layers: str = AUTO
+    """"auto": store plain layers as codes whose weights are sums of powers of two already; "off":
+    leave them in float."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that manifests store: younger options only where there was a choice."""
         content = dataclasses.asdict(self)
-        younger = ("weights", "activation_sign")
-        return {k: v for k, v in content.items() if v is not None or k not in younger}
+        younger = {"weights": None, "activation_sign": None, "power_of_two_layers": AUTO}
+        return {k: v for k, v in content.items() if k not in younger or v != younger[k]}
 
     def non_default(self) -> dict[str, Any]:
         """Return the options that differ from those of a full-precision network."""

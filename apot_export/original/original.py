@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from apot_export.network.layers import MultiBitWeights
+from apot_export.network.layers import MultiBitWeights, PowerOfTwoWeights
 from apot_export.original.architectures import Architecture
 from apot_export.original.checkpoint import Checkpoint
 from apot_export.original.choices import Choices
@@ -29,6 +29,8 @@ class Original:
     module: nn.Module
     multi_bit: Mapping[str, MultiBitWeights]
     """Weights as scaled sign vectors, by layer."""
+    powers_of_two: Mapping[str, PowerOfTwoWeights]
+    """Plain layers whose weights turned out to be sums of powers of two."""
     choices: Choices
     """Choices that rebuild the network whatever the names of file and folder."""
     state_sha256: str | None = None

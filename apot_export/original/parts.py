@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from torch import nn
+
 from apot_export.original.original import Original
 from apot_export.original.quantization import (
     ASSUMPTION,
@@ -15,6 +17,7 @@ from apot_export.original.quantization import (
     NETWORK,
     OPTION,
     UNSIGNED,
+    WEIGHTS,
     Quantization,
     Stated,
 )
@@ -48,6 +51,8 @@ def _parts(original: Original) -> Iterator[tuple[str, Stated[Any]]]:
         else:
             yield "weights", Stated(FLOAT, plan.bits.source)
             yield "activations", Stated(FLOAT, plan.bits.source)
+        if original.powers_of_two:
+            yield "power-of-two layers", Stated(_found(original), WEIGHTS)
         yield "first and last layer", plan.first_last
         if plan.floats:
             names = sorted(plan.floats)
@@ -57,6 +62,14 @@ def _parts(original: Original) -> Iterator[tuple[str, Stated[Any]]]:
     shape = " x ".join(map(str, architecture.input_shape))
     yield "input shape", Stated(shape, architecture.input_shape_from)
     yield "strides", Stated("no dilation", ASSUMPTION)
+
+
+def _found(original: Original) -> str:
+    """Say in how many layers weights are sums of powers of two, and how wide their codes are."""
+    layers = sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in original.module.modules())
+    bits = sorted({weights.codebook.bits for weights in original.powers_of_two.values()})
+    widths = f"{bits[0]} to {bits[-1]}" if len(bits) > 1 else str(bits[0])
+    return f"{len(original.powers_of_two)} of {layers}, {widths} bits a weight"
 
 
 def _of_thresholds(original: Original) -> Iterator[tuple[str, Stated[Any]]]:

@@ -23,12 +23,17 @@ from apot_export.original.multi_bit import (
 )
 from apot_export.original.naming import bits_from_name, method_from_name
 from apot_export.original.original import Original
+from apot_export.original.plan import LayerPlan
+from apot_export.original.powers_of_two import find_powers_of_two
 from apot_export.original.quantization import (
+    ASSUMPTION,
     CHECKPOINT,
     EIGHT_BIT,
+    FLOAT,
     FULL_PRECISION_BITS,
     OPTION,
     STATISTICS,
+    WEIGHTS,
     Stated,
 )
 from apot_export.original.resolving import resolve
@@ -77,6 +82,11 @@ def rebuild(
     }
     plan = dataclasses.replace(plan, **found)
     require_finite(checkpoint.state)
+    powers_of_two = find_powers_of_two(_plain_weights(state, plan), choices)
+    assumed = family is families.FULL_PRECISION and plan.first_last.source == ASSUMPTION
+    if powers_of_two and assumed:
+        # No layer of the training codes that round these layers has such weights.
+        plan = dataclasses.replace(plan, first_last=Stated(FLOAT, WEIGHTS))
     ends = {architecture.first, architecture.last} - plan.floats
     eight_bit = ends if plan.first_last.value == EIGHT_BIT else ()
     unused = {f"{name}.{alpha}" for name in plan.floats for alpha in ("weight_alpha", "act_alpha")}
@@ -87,18 +97,6 @@ def rebuild(
         require_bases_of(name, weights, state[f"{name}.weight"], checkpoint.path)
     if choices.alpha_terms:
         shorten_coordinates(module, multi_bit, choices.alpha_terms)
-    default = plan.default
-    completed = plan.choices
-    if plan.layers or not family.has_thresholds:  # else the user leaves all layers in float
-        completed = dataclasses.replace(
-            choices,
-            bits=default.weight_bits,
-            activation_bits=default.activation_bits,
-            method=default.method,
-            activation_method=default.activation_method,
-            grid=default.grid,
-            z=default.z if default.grid == "nonzero" else None,
-        )
     return Original(
         checkpoint=checkpoint,
         family=family,
@@ -106,7 +104,28 @@ def rebuild(
         plan=plan,
         module=module,
         multi_bit=multi_bit,
-        choices=completed,
+        powers_of_two={
+            name: weights
+            for name, weights in powers_of_two.items()
+            if name not in multi_bit and name not in eight_bit
+        },
+        choices=_rebuilding(plan, choices, family),
+    )
+
+
+def _rebuilding(plan: LayerPlan, choices: Choices, family: Family) -> Choices:
+    """Return choices that rebuild the network whatever the names of file and folder."""
+    if family.has_thresholds and not plan.layers:  # the user leaves all layers in float
+        return plan.choices
+    default = plan.default
+    return dataclasses.replace(
+        choices,
+        bits=default.weight_bits,
+        activation_bits=default.activation_bits,
+        method=default.method,
+        activation_method=default.activation_method,
+        grid=default.grid,
+        z=default.z if default.grid == "nonzero" else None,
     )
 
 
@@ -177,6 +196,17 @@ def threshold_layers(state: dict[str, torch.Tensor]) -> list[str]:
     """Return the names of the layers that have a clipping threshold, in file order."""
     suffixes = (".weight_alpha", ".act_alpha")
     return list(dict.fromkeys(key.rpartition(".")[0] for key in state if key.endswith(suffixes)))
+
+
+def _plain_weights(state: dict[str, torch.Tensor], plan: LayerPlan) -> dict[str, torch.Tensor]:
+    """Return the weights of convolutions and linear layers that no plan quantizes, by layer."""
+    weights = {
+        key.removesuffix(".weight"): tensor
+        for key, tensor in state.items()
+        if key.endswith(".weight") and tensor.dim() > 1
+    }
+    skipped = plan.floats.union(plan.layers)
+    return {name: tensor for name, tensor in weights.items() if name not in skipped}
 
 
 def canonical_state(checkpoint: Checkpoint, family: Family) -> dict[str, torch.Tensor]:

@@ -17,6 +17,8 @@ EIGHT_BIT, FLOAT = "8bit", "float"
 FIRST_LAST = (EIGHT_BIT, FLOAT)
 """Weights of the first convolution and the last linear layer: integers / 127, or float32."""
 ACTIVATION_SIGNS = SIGNED, UNSIGNED = "signed", "unsigned"
+POWER_OF_TWO_LAYERS = AUTO, OFF = "auto", "off"
+"""Whether plain layers are looked at for weights that are sums of powers of two."""
 CLIPPED_ABOVE = "clipped from above only"
 """The sign of activations whose training code lets negative inputs pass."""
 
@@ -31,6 +33,8 @@ FAMILY = "family"
 """The source of what the training code of a family always does."""
 STATISTICS = "batch-norm statistics"
 """The source of what the means that batch-norms remember decide: see `witness`."""
+WEIGHTS = "found in the weights"
+"""The source of what the numbers of a layer's weights tell."""
 ASSUMPTION = "assumption"
 """The source of what nothing states: what most training runs did."""
 

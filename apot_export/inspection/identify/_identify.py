@@ -78,6 +78,9 @@ def identify(
         architecture=original.architecture.name,
         named=named,
         unknown=_unknown(fitting),
+        power_of_two_layers={
+            name: weights.codebook.bits for name, weights in original.powers_of_two.items()
+        },
         statistics=weigh(original.module, original.architecture.input_shape, family),
         measurement=measurement,
     )

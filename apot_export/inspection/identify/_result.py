@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,8 @@ class Identification:
     named: Named
     unknown: tuple[str, ...]
     """What training chose and the file does not hold."""
+    power_of_two_layers: Mapping[str, int]
+    """Plain layers whose weights are sums of powers of two already, and the bits of their codes."""
     statistics: Statistics
     """What batch-norms support."""
     measurement: Measurement | None

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from apot_export.original.loading import load_state
 from apot_export.original.multi_bit import multi_bit_layers, shorten_coordinates
 from apot_export.original.original import Original
 from apot_export.original.plan import LayerPlan
+from apot_export.original.powers_of_two import find_powers_of_two
 from apot_export.original.quantization import (
     EIGHT_BIT,
     FLOAT,
@@ -165,8 +166,19 @@ def _original(
         plan=plan,
         module=rebuilt,
         multi_bit=multi_bit,
+        powers_of_two=find_powers_of_two(
+            _plain_weights(rebuilt, {*plan.floats, *multi_bit}), choices
+        ),
         choices=choices,
     )
+
+
+def _plain_weights(module: nn.Module, skipped: Collection[str]) -> dict[str, torch.Tensor]:
+    return {
+        name: layer.weight
+        for name, layer in weighted_layers(module)
+        if not isinstance(layer, QuantizedLayer) and name not in skipped
+    }
 
 
 def _possible(
