@@ -25,6 +25,7 @@ from apot_export.artifacts.directory import (
 from apot_export.artifacts.onnx_model import build_integer_model, build_model, serialise
 from apot_export.artifacts.onnx_model.lowering import PLAIN, PORTABLE, require_target
 from apot_export.artifacts.packed.writing import packed_file_bytes, require_compressible
+from apot_export.conversion.faithful import require_same_results
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.conversion.premise import require_supported
 from apot_export.conversion.result import ConversionResult, Sizes
@@ -34,7 +35,7 @@ from apot_export.errors import IntegerError
 from apot_export.network import CodedNetwork
 from apot_export.original.checkpoint import require_checkpoint_file
 from apot_export.original.choices import Choices
-from apot_export.original.custom import ModelSpec
+from apot_export.original.custom import ModelSpec, unwrapped
 from apot_export.original.opening import model_spec, open_original
 from apot_export.original.original import Original
 from apot_export.original.parts import stated_parts
@@ -90,10 +91,12 @@ def convert(
         ApotExportError: With what is wrong with the input; nothing is left half-written.
     """
     started = time.perf_counter()
-    path = None if isinstance(checkpoint, nn.Module) else Path(checkpoint)
-    if path is not None:
+    if isinstance(checkpoint, nn.Module):
+        path, name = None, type(unwrapped(checkpoint)).__name__
+    else:
+        path = Path(checkpoint)
         require_checkpoint_file(path)
-    name = type(checkpoint).__name__ if path is None else export_name(path)
+        name = export_name(path)
     output = _Output(
         folder=Path(name if directory is None else directory),
         # File names may be any bytes; the strings of artifacts are Unicode.
@@ -141,6 +144,8 @@ def _export(
         _require_coded_layers(original)
     quantizers: dict[str, Any] = {**original.multi_bit, **original.powers_of_two}
     source = capture(original.module, original.architecture.input_shape, quantizers)
+    if original.observed is not None:
+        require_same_results(source, original.observed)
     coded = encode_network(source, alpha_terms=original.choices.alpha_terms)
     files, form = _artifacts(coded, original, integer, output)
     record = original.checkpoint.record if original.checkpoint else None

@@ -12,6 +12,7 @@ from apot_export.original.architectures import Architecture
 from apot_export.original.checkpoint import Checkpoint
 from apot_export.original.choices import Choices
 from apot_export.original.families import Family
+from apot_export.original.observed import Observed
 from apot_export.original.plan import LayerPlan
 from apot_export.original.quantization import Quantization
 
@@ -35,6 +36,8 @@ class Original:
     """Choices that rebuild the network whatever the names of file and folder."""
     state_sha256: str | None = None
     """Digest of the state dict of a custom network."""
+    observed: Observed | None = None
+    """What a custom network computed before anything was done to it."""
 
     @property
     def quantization(self) -> Quantization:

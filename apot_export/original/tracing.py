@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,6 +22,8 @@ _NOT_THE_NETWORK = (Path(torch.__file__).parent, Path(__file__))
 
 def is_plain(layer: nn.Module) -> bool:
     """Tell whether a convolution or linear layer computes what PyTorch's own computes."""
+    if "forward" in vars(layer):  # of this one object
+        return False
     if isinstance(layer, nn.Conv2d):
         forward, convolve = type(layer).forward, type(layer)._conv_forward  # noqa: SLF001 - overridden by forks
         return forward is nn.Conv2d.forward and convolve is nn.Conv2d._conv_forward  # noqa: SLF001 - likewise
@@ -43,6 +48,18 @@ class _Tracer(fx.Tracer):
         return super().path_of_module(mod)
 
 
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Run functions that were compiled with `torch.compile` as they are written."""
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is None:
+        yield
+        return
+    nested = dynamo.config.patch(error_on_nested_fx_trace=False)
+    with torch.compiler.set_stance("force_eager"), nested:
+        yield
+
+
 def trace(module: nn.Module, *, with_lines: bool = False) -> fx.GraphModule:
     """Trace a module's forward pass down to its layers.
 
@@ -54,7 +71,8 @@ def trace(module: nn.Module, *, with_lines: bool = False) -> fx.GraphModule:
         CaptureError: The forward pass depends on data in a way that no graph can say.
     """
     try:
-        return fx.GraphModule(module, _Tracer(with_lines=with_lines).trace(module))
+        with eagerly():
+            return fx.GraphModule(module, _Tracer(with_lines=with_lines).trace(module))
     except Exception as error:
         frames = [
             (frame.filename, frame.lineno or 0, frame.line or "")

@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from apot_export.original.custom._factory import ModelSpec, input_shape_of
 from apot_export.original.custom._original import load_custom, original_of_module
+from apot_export.original.custom._wrappers import unwrapped
 
-__all__ = ["ModelSpec", "input_shape_of", "load_custom", "original_of_module"]
+__all__ = ["ModelSpec", "input_shape_of", "load_custom", "original_of_module", "unwrapped"]

@@ -16,7 +16,10 @@ from apot_export.errors import ApotExportError, ModelError, RecognitionError
 from apot_export.network.bounds import UNIT_ROUNDOFF, sum_roundings
 from apot_export.original.custom._factory import ImageShape
 from apot_export.original.custom._layers import WeightedLayer, weighted_layers
+from apot_export.original.custom._wrappers import hooks_of
+from apot_export.original.observed import Observed, tensors_of
 from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer
+from apot_export.original.tracing import eagerly
 
 _SEED = 20190928
 _IMAGES = 2
@@ -30,7 +33,7 @@ def require_agreement(
     module: nn.Module,
     candidates: Mapping[nn.Module, Sequence[WeightedLayer]],
     input_shape: ImageShape,
-) -> dict[nn.Module, WeightedLayer | None]:
+) -> tuple[dict[nn.Module, WeightedLayer | None], Observed]:
     """Run a network on random images and compare each layer with what may replace it.
 
     A level that float noise moves does not count: the comparison allows for what moves when the
@@ -43,7 +46,7 @@ def require_agreement(
 
     Returns:
         The convolutions and linear layers that the forward pass uses, each with the first candidate
-        that computes the same; None where the layer can stay.
+        that computes the same; None where the layer can stay. And what the network computed.
 
     Raises:
         ModelError: The network does not run.
@@ -52,21 +55,25 @@ def require_agreement(
     names: dict[nn.Module, str] = {layer: name for name, layer in weighted_layers(module)}
     agreeing: dict[nn.Module, list[WeightedLayer]] = {}
     findings: list[RecognitionError] = []
+    calls: dict[str, list[tuple[Any, Any]]] = {}
 
     def compare(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        arrays = [tensor.cpu().numpy().copy() for tensor in tensors_of((*inputs[:1], output))]
+        calls.setdefault(names[layer], []).append((arrays[0], arrays[-1]))
         left = agreeing.get(layer, candidates.get(layer, ()))
         found = [_difference(names[layer], layer, one, inputs, output) for one in left]
         agreeing[layer] = [one for one, wrong in zip(left, found, strict=True) if wrong is None]
         if left and not agreeing[layer]:
             findings.extend(wrong for wrong in found[:1] if wrong is not None)
 
-    handles = [layer.register_forward_hook(compare) for layer in names]
+    # Before hooks of the user's, so that what those do to an output is seen behind it.
+    handles = [layer.register_forward_hook(compare, prepend=True) for layer in names]
     first = next(module.parameters(), torch.zeros(()))
     generator = torch.Generator().manual_seed(_SEED)
     images = torch.randn((_IMAGES, *input_shape), generator=generator).to(first.device)
     try:
-        with torch.no_grad(), _evaluating(module):
-            _run(module, images)
+        with torch.no_grad(), _evaluating(module), eagerly():
+            results = _run(module, images)
     finally:
         for handle in handles:
             handle.remove()
@@ -78,12 +85,18 @@ def require_agreement(
             where=type(module).__name__,
             expected="a forward pass through convolutions or linear layers",
         )
-    return {layer: next(iter(left), None) for layer, left in agreeing.items()}
+    observed = Observed(
+        images=images.cpu().numpy(),
+        calls=calls,
+        results=[tensor.cpu().numpy() for tensor in tensors_of(results)],
+        hooks=tuple(hooks_of(module)),
+    )
+    return {layer: next(iter(left), None) for layer, left in agreeing.items()}, observed
 
 
-def _run(module: nn.Module, images: torch.Tensor) -> None:
+def _run(module: nn.Module, images: torch.Tensor) -> Any:
     try:
-        module(images)
+        return module(images.clone())
     except ApotExportError:
         raise
     except Exception as error:

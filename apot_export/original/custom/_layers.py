@@ -126,7 +126,7 @@ def float_replacement(name: str, layer: WeightedLayer) -> WeightedLayer | None:
         return None
     if getattr(layer, "layer_type", None) in _FIRST_KINDS:
         return eight_bit_replacement(layer)
-    if said_bits(layer, name) == FULL_PRECISION_BITS:
+    if said_bits(layer, name) == FULL_PRECISION_BITS or "weight" not in layer._parameters:  # noqa: SLF001 - weights that pruning or parametrizations make
         return _made(layer, nn.Conv2d) if isinstance(layer, nn.Conv2d) else _made(layer, nn.Linear)
     if not is_plain(layer):
         raise RecognitionError(

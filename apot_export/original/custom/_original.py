@@ -30,6 +30,7 @@ from apot_export.original.custom._layers import (
     threshold_replacement,
     weighted_layers,
 )
+from apot_export.original.custom._wrappers import drop_hooks, refresh_weights, unwrapped
 from apot_export.original.families import Family
 from apot_export.original.loading import load_state
 from apot_export.original.multi_bit import multi_bit_layers, shorten_coordinates
@@ -66,7 +67,7 @@ def load_custom(path: Path, choices: Choices, spec: ModelSpec) -> Original:
     """
     checkpoint = load_checkpoint(path, choices.weights)
     require_finite(checkpoint.state)
-    module = build(spec, (Path.cwd(), path.absolute().parent))
+    module = unwrapped(build(spec, (Path.cwd(), path.absolute().parent)))
     state = checkpoint.state_for(module.state_dict().keys())
     load_state(
         module,
@@ -88,7 +89,7 @@ def original_of_module(module: nn.Module, input_shape: ImageShape, choices: Choi
         CodebookError: A level set or grid contradicts the network's.
         WeightError: A tensor has values that are not finite.
     """
-    inner = module.module if isinstance(module, nn.DataParallel) else module
+    inner = unwrapped(module)
     state = {key: value for key, value in inner.state_dict().items() if value.is_floating_point()}
     for key, value in state.items():
         if value.dtype != torch.float32:
@@ -122,6 +123,7 @@ def _original(
     multi_bit: Mapping[str, MultiBitWeights],
 ) -> Original:
     digest = state_sha256(module)
+    refresh_weights(module)
     found: list[ThresholdLayer] = []
     candidates: dict[nn.Module, list[WeightedLayer]] = {}
     ours: dict[str, Quantization] = {}
@@ -144,7 +146,7 @@ def _original(
             threshold_replacement(recognised, quantization)
             for quantization in _possible(plan.layers.get(recognised.facts.name), family, choices)
         ]
-    used = require_agreement(module, candidates, input_shape)
+    used, observed = require_agreement(module, candidates, input_shape)
     names = [name for name, layer in weighted_layers(module) if layer in used]
     rebuilt = _rebuilt(module, used)
     plan = _as_computed(plan, rebuilt, [layer.facts.name for layer in found])
@@ -170,6 +172,7 @@ def _original(
             _plain_weights(rebuilt, {*plan.floats, *multi_bit}), choices
         ),
         choices=choices,
+        observed=observed,
     )
 
 
@@ -284,4 +287,5 @@ def _rebuilt(module: nn.Module, used: Mapping[nn.Module, WeightedLayer | None]) 
             expected="a module that copy.deepcopy can copy",
             got=str(error).splitlines()[0],
         ) from error
+    drop_hooks(rebuilt)
     return rebuilt.cpu().eval().requires_grad_(requires_grad=False)

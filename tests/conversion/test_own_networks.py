@@ -1,0 +1,180 @@
+"""Networks around which training left something: wrappers, hooks, masks, replaced methods."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune, weight_norm
+from torch.optim.swa_utils import AveragedModel
+
+import apot_export
+from apot_export.artifacts.directory import ONNX_MODEL
+from apot_export.errors import ApotExportError
+from apot_export.runtimes.onnx_runtime import open_session
+from tests.support.training_codes import QuantConvV2, make
+
+SHAPE = (1, 8, 8)
+
+
+class Trainer(nn.Module):
+    """A training loop around a network, which has no forward pass."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+
+class Around(nn.Module):
+    """A network of which a part is wrapped."""
+
+    def __init__(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        self.first = wrap(nn.Conv2d(1, 1, 1))
+        self.rest = wrap(make())
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.rest(self.first(image))
+        return result
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    wrapped: nn.Module = torch.compile(network)  # type: ignore[assignment]  # it is a module
+    return wrapped
+
+
+def compiled_in_place(network: nn.Module) -> nn.Module:
+    network.compile()
+    return network
+
+
+def with_compiled_forward(network: nn.Module) -> nn.Module:
+    class Compiled(type(network)):  # type: ignore[misc]  # of the network given
+        forward = torch.compile(type(network).forward)
+
+    network.__class__ = Compiled
+    return network
+
+
+def pruned(network: nn.Module) -> nn.Module:
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            prune.random_unstructured(layer, "weight", 0.3)  # type: ignore[no-untyped-call]
+    return network
+
+
+def normed(network: Any) -> nn.Module:
+    network.down.weight.requires_grad_(requires_grad=True)
+    network.down = weight_norm(network.down)
+    parametrizations.weight_norm(network.bottom)
+    return network  # type: ignore[no-any-return]
+
+
+def observed(network: nn.Module) -> nn.Module:
+    for part in network.modules():
+        part.register_forward_hook(lambda _module, _inputs, _output: None)
+        part.register_forward_pre_hook(lambda _module, _inputs: None)
+    return network
+
+
+HARMLESS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "DataParallel": nn.DataParallel,
+    "torch.compile": compiled,
+    "module.compile": compiled_in_place,
+    "a compiled forward": with_compiled_forward,
+    "AveragedModel": AveragedModel,
+    "several wrappers": lambda network: compiled(nn.DataParallel(AveragedModel(network))),
+    "a training loop": Trainer,
+    "pruning": pruned,
+    "weight norm": normed,
+    "hooks that only look": observed,
+    "compiled parts": lambda _: Around(compiled),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+@pytest.mark.parametrize("wrap", HARMLESS.values(), ids=HARMLESS)
+def test_what_changes_nothing_is_taken_off(
+    wrap: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    network = wrap(make())
+    result = apot_export.convert(network, tmp_path / "export", input_shape=SHAPE)
+    images = torch.rand((16, *SHAPE), generator=torch.Generator().manual_seed(5)) * 3 - 1
+    plain: Any = network
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        expected = getattr(plain, "network", plain)(images).numpy()
+    session = open_session((result.path / ONNX_MODEL).read_bytes(), "cpu")
+    agreeing = np.isclose(session.run(images.numpy()), expected, rtol=1e-4, atol=1e-4)
+    assert agreeing.all(axis=1).mean() > 0.8  # the rest has levels that float noise moves
+
+
+# --- what changes a result ------------------------------------------------------------------------
+
+
+def hooked(name: str) -> Callable[[Any], None]:
+    def change(network: Any) -> None:
+        part = network.get_submodule(name)
+        part.register_forward_hook(lambda _module, _inputs, output: output * 1.3)
+
+    return change
+
+
+def pre_hooked(name: str) -> Callable[[Any], None]:
+    def change(network: Any) -> None:
+        part = network.get_submodule(name)
+        part.register_forward_pre_hook(lambda _module, inputs: (inputs[0] * 1.3,))
+
+    return change
+
+
+def replaced(network: Any) -> None:
+    network.head[1].forward = types.MethodType(
+        lambda self, features: nn.functional.linear(features, self.weight) * 2, network.head[1]
+    )
+
+
+def noisy(network: Any) -> None:
+    network.relu.forward = lambda image: torch.relu(image + torch.rand(()))
+
+
+CHANGING: dict[str, tuple[Callable[[Any], None], str]] = {
+    **{f"hook on {name or 'the network'}": (hooked(name), "forward hook") for name in (
+        "", "inc", "bn1", "relu", "up", "down", "fuse", "head", "head.1",
+    )},
+    **{f"pre-hook on {name or 'the network'}": (pre_hooked(name), "forward pre-hook") for name in (
+        "", "inc", "bn1", "up", "down", "fuse", "head", "head.1",
+    )},
+    "a layer's own forward": (replaced, "head.1"),
+    "random numbers": (noisy, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "named"), CHANGING.values(), ids=CHANGING)
+def test_what_changes_a_result_is_refused(
+    change: Callable[[Any], None], named: str, tmp_path: Path
+) -> None:
+    network = make()
+    change(network)
+    with pytest.raises(ApotExportError) as caught:
+        apot_export.convert(network, tmp_path / "export", input_shape=SHAPE)
+    assert named in str(caught.value)
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_layer_of_full_precision_by_its_bits(tmp_path: Path) -> None:
+    class Unquantized(QuantConvV2):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self._conv_forward(image, self.weight, self.bias)
+
+    network: Any = make()
+    network.fuse = Unquantized(30, 6, 3, padding=1)
+    network.fuse.bit = 32
+    result = apot_export.convert(network, tmp_path / "export", input_shape=SHAPE)
+    assert result.bits == 4
