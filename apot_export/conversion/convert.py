@@ -91,12 +91,7 @@ def convert(
         ApotExportError: With what is wrong with the input; nothing is left half-written.
     """
     started = time.perf_counter()
-    if isinstance(checkpoint, nn.Module):
-        path, name = None, type(unwrapped(checkpoint)).__name__
-    else:
-        path = Path(checkpoint)
-        require_checkpoint_file(path)
-        name = export_name(path)
+    path, name = _path_and_name(checkpoint)
     output = _Output(
         folder=Path(name if directory is None else directory),
         # File names may be any bytes; the strings of artifacts are Unicode.
@@ -111,6 +106,14 @@ def convert(
     original = open_original(checkpoint, chosen, spec, input_shape)
     statistics = require_supported(original, trust=trust_options)
     return _export(original, spec, integer, output, path, statistics, started)
+
+
+def _path_and_name(checkpoint: str | PathLike[str] | nn.Module) -> tuple[Path | None, str]:
+    if isinstance(checkpoint, nn.Module):
+        return None, type(unwrapped(checkpoint)).__name__
+    path = Path(checkpoint)
+    require_checkpoint_file(path)
+    return path, export_name(path)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,16 +56,21 @@ def run(
 def compute(network: CodedNetwork, node: Node, inputs: list[Array]) -> Array:
     """Compute one node: float32 values, or int64 levels and accumulators."""
     operation, first = node.operation, inputs[0]
+    if isinstance(operation, op.QuantizeActivation):
+        return quantize_activation(first, network.input_quantizer(operation.layer))
+    if not isinstance(operation, (op.Convolution, op.Linear)):
+        return apply(operation, inputs)
+    weights, product = _weights_and_product(network.layers[operation.layer])
+    if isinstance(operation, op.Linear):
+        return product(first, weights)
+    return convolve(operation, first, weights, product)
+
+
+def apply(operation: op.Operation, inputs: list[Array]) -> Array:
+    """Compute an operation that has no layer."""
+    first = inputs[0]
     found: Array
     match operation:
-        case op.QuantizeActivation():
-            found = quantize_activation(first, network.input_quantizer(operation.layer))
-        case op.Convolution() | op.Linear():
-            weights, product = _weights_and_product(network.layers[operation.layer])
-            if isinstance(operation, op.Linear):
-                found = product(first, weights)
-            else:
-                found = convolve(operation, first, weights, product)
         case op.ScaleBias():
             axes = (1, -1, *[1] * (first.ndim - 2))
             scaled = first.astype(np.float32) * operation.scale.reshape(axes)

@@ -73,7 +73,7 @@ def normed(network: Any) -> nn.Module:
     network.down.weight.requires_grad_(requires_grad=True)
     network.down = weight_norm(network.down)
     parametrizations.weight_norm(network.bottom)
-    return network  # type: ignore[no-any-return]
+    return network
 
 
 def observed(network: nn.Module) -> nn.Module:

@@ -36,21 +36,20 @@ def require_agreement(
 ) -> tuple[dict[nn.Module, WeightedLayer | None], Observed]:
     """Run a network on random images and compare each layer with what may replace it.
 
-    A level that float noise moves does not count: the comparison allows for what moves when the
-    thresholds do by a few units in the last place.
+    What moves when thresholds do by a few units in the last place is float noise.
 
     Args:
         module: The user's network.
         candidates: Our own layers, by the user's; the most usual first.
-        input_shape: One image: (channels, height, width).
+        input_shape: One image.
 
     Returns:
-        The convolutions and linear layers that the forward pass uses, each with the first candidate
-        that computes the same; None where the layer can stay. And what the network computed.
+        The layers that the forward pass uses, each with the first candidate that computes the same;
+        None where the layer can stay. And what the network computed.
 
     Raises:
         ModelError: The network does not run.
-        RecognitionError: A layer computes something else than its replacement.
+        RecognitionError: A layer differs from its replacement.
     """
     names: dict[nn.Module, str] = {layer: name for name, layer in weighted_layers(module)}
     agreeing: dict[nn.Module, list[WeightedLayer]] = {}
@@ -68,9 +67,7 @@ def require_agreement(
 
     # Before hooks of the user's, so that what those do to an output is seen behind it.
     handles = [layer.register_forward_hook(compare, prepend=True) for layer in names]
-    first = next(module.parameters(), torch.zeros(()))
-    generator = torch.Generator().manual_seed(_SEED)
-    images = torch.randn((_IMAGES, *input_shape), generator=generator).to(first.device)
+    images = _images(module, input_shape)
     try:
         with torch.no_grad(), _evaluating(module), eagerly():
             results = _run(module, images)
@@ -92,6 +89,12 @@ def require_agreement(
         hooks=tuple(hooks_of(module)),
     )
     return {layer: next(iter(left), None) for layer, left in agreeing.items()}, observed
+
+
+def _images(module: nn.Module, input_shape: ImageShape) -> torch.Tensor:
+    first = next(module.parameters(), torch.zeros(()))
+    generator = torch.Generator().manual_seed(_SEED)
+    return torch.randn((_IMAGES, *input_shape), generator=generator).to(first.device)
 
 
 def _run(module: nn.Module, images: torch.Tensor) -> Any:
