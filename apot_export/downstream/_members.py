@@ -86,7 +86,7 @@ LAYERS = {
     "float": "kind:text",
     "coded": "kind:text shape:shape codebook:integer step:number alpha?:number|null "
     "activation?:object|null storage?:object|null values?:run|null",
-    "planes": "kind:text shape:shape group_size:positive count_bits:bits position_major?:flag "
+    "planes": "kind:text shape:shape group_size:positive count_bits?:bits position_major?:flag "
     "terms?:integer coordinates?:run|null",
 }
 STORAGES = {"digits": "digits:digits", "entropy": "entropy:pair"}
@@ -113,6 +113,7 @@ _DEFAULTS = {
     "groups": 1,
     "scale": 1,
     "bias": 0,
+    "count_bits": 3,
     "position_major": False,
     "terms": 0,
 }

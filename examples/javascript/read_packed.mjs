@@ -126,7 +126,7 @@ function readEntropy(bytes, m, lanes, bits, count) {
 }
 
 /** Weights that are sums of scaled sign vectors (3.6). */
-function sumPlanes({ shape, group_size, count_bits, position_major }, bytes, coordinatesOf) {
+function sumPlanes({ shape, group_size, count_bits = 3, position_major }, bytes, coordinatesOf) {
   const groups = product(shape) / group_size, split = Math.ceil((groups * count_bits) / 8);
   const counts = unpack(bytes.subarray(0, split), count_bits, groups);
   const bases = counts.reduce((sum, n) => sum + n, 0);

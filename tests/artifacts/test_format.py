@@ -321,7 +321,7 @@ def mini_read(content: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
             assert data[begin:end] == bytes(end - begin)
         else:
             size = end - begin
-            assert begin % (64 if size >= 4096 else {"U8": 1, "F32": 4}[entry["dtype"]]) == 0
+            assert begin % (64 if size >= 16384 else {"U8": 1, "F32": 4}[entry["dtype"]]) == 0
             assert int(checksums[:8], 16) == zlib.crc32(data[begin:end])
             checksums = checksums[8:]
             tensors[name] = data[begin:end]

@@ -100,10 +100,10 @@ def test_malformed_containers(tmp_path: Path) -> None:
     assert seal(header, data) == content
     assert list(header) == ["__metadata__", "parameters", "layer.weight"]
 
-    large, octets = unseal(one_node(pair, np.ones((2, 512))))
+    large, octets = unseal(one_node(pair, np.ones((2, 2048))))
     assert list(large) == ["__metadata__", "parameters", "_padding.1", "layer.weight"]
     del large["_padding.1"]
-    large["layer.weight"]["data_offsets"] = [16, 16 + 4096]
+    large["layer.weight"]["data_offsets"] = [16, 16 + 16384]
     assert "multiple of 64" in refusal(tmp_path, seal(large, octets[:16] + octets[64:]))
 
     size = len(data)

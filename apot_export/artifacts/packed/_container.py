@@ -21,7 +21,7 @@ FORMAT_VERSION = 2
 """What is written; version 1 is read, too."""
 _READ_VERSIONS = ("1", "2")
 ALIGNMENT = 64
-_ALIGNED_BYTES = 4096
+_ALIGNED_BYTES = 16384
 """Smallest tensor that begins at a multiple of the alignment."""
 _LENGTH_BYTES = 8
 _MAXIMUM_HEADER_BYTES = 64 << 20

@@ -29,6 +29,8 @@ INTEGER = "integer"
 """The tensor of the integer program: the last one, where there is one."""
 NEUTRAL = {"scale": 1.0, "bias": 0.0}
 """What a `ScaleBias` without the attribute scales or adds."""
+USUAL_COUNT_BITS = 3
+"""Bits of the number of a group's sign vectors, where a file does not state them."""
 DIGITS, ENTROPY = "digits", "entropy"
 """Storages of codes beside the bit stream."""
 
@@ -187,8 +189,13 @@ def _planes(name: str, description: Any, tensors: StoredTensors, parameters: Par
     _, extents, size, width, position_major, summands, run = strict_json.members(
         name,
         description,
-        ("kind", "shape", "group_size", "count_bits"),
-        {"position_major": False, "terms": 0, "coordinates": None},
+        ("kind", "shape", "group_size"),
+        {
+            "count_bits": USUAL_COUNT_BITS,
+            "position_major": False,
+            "terms": 0,
+            "coordinates": None,
+        },
     )
     shape = strict_json.integers(name, extents, least=1)
     group_size = strict_json.integer(name, size, least=1)

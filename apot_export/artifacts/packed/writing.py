@@ -19,6 +19,7 @@ from apot_export.artifacts.packed._read_layers import (
     INTEGER,
     NEUTRAL,
     PARAMETERS,
+    USUAL_COUNT_BITS,
 )
 from apot_export.errors import IntegerError
 from apot_export.integer import IntegerNetwork
@@ -158,8 +159,9 @@ class _Writer:
             "kind": "planes",
             "shape": list(planes.shape),
             "group_size": planes.group_size,
-            "count_bits": count_bits,
         }
+        if count_bits != USUAL_COUNT_BITS:
+            description["count_bits"] = count_bits
         if planes.position_major:
             description["position_major"] = True
         if planes.terms is None:
