@@ -13,11 +13,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from apot_export import convert
+from apot_export import convert, load_packed
 from apot_export.artifacts.directory import INTEGER_MODEL, ONNX_MODEL
 from apot_export.artifacts.onnx_model.probe import with_outputs
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.datasets import open_dataset
+from apot_export.network import CodedLayer, CodedNetwork, Node, operations
+from apot_export.network.oracle import convolve
 from apot_export.original import families
 from apot_export.runtimes.onnx_runtime import open_session
 
@@ -54,6 +56,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "plain": {"target": "plain"},
     "plain batch 1": {"target": "plain", "batch": 1},
     "integer": {"integer": IntegerChoices(fraction_bits=12)},
+    "plain integer": {"integer": IntegerChoices(fraction_bits=12), "target": "plain"},
 }
 _TERMS: dict[str, dict[str, Any]] = {"lenet5": {"alpha_terms": 3}}
 """Coordinates of multi-bit weights are floats, which no integer network has, unless made terms."""
@@ -70,17 +73,18 @@ class Case:
     """float32 [N, C, H, W]."""
     expected: dict[str, NDArray[Any]]
     """Logits and integers, by name."""
+    network: CodedNetwork
 
     @classmethod
     def prepared(cls, network: str, target: str, folder: Path) -> Case:
         """Convert a network below a folder and compute what is expected."""
         checkpoint, dataset, images_below, count = NETWORKS[network]
-        file = INTEGER_MODEL if target == "integer" else ONNX_MODEL
+        file = INTEGER_MODEL if "integer" in TARGETS[target] else ONNX_MODEL
         base = folder / network
         chosen, default = TARGETS[target], TARGETS["portable"]
         terms: dict[str, Any] = {}
         if "integer" in chosen:
-            default, terms = chosen, _TERMS.get(network, {})
+            default, terms = TARGETS["integer"], _TERMS.get(network, {})
         exports = {name: base / name.replace(" ", "-") for name in ("default", target)}
         results = {
             name: convert(
@@ -109,6 +113,7 @@ class Case:
             observed=observed,
             images=base / "images.npy",
             expected=expected,
+            network=load_packed(exports[target]).network,
         )
 
     def outcome(self, client: Client, root: Path) -> dict[str, Any]:
@@ -116,8 +121,9 @@ class Case:
 
         Returns:
             `loads` and `runs`. Where it runs: `top1`, the images on which it names the expected
-            class, of `images`; `difference`, the largest of a logit; `integers`, the share of equal
-            ones, None where the client cannot show them. Else `breaks`, its message.
+            class, of `images`; `difference`, the largest of a logit; `levels`, the share of the
+            expected ones; `sums`, the share that its own levels make (both None where there are
+            none, or the client cannot show them). Else `breaks`, its message.
         """
         try:
             found, loads = self._run(client, root, self.model)
@@ -132,15 +138,20 @@ class Case:
             "images": len(expected),
             "top1": int((logits.argmax(1) == expected.argmax(1)).sum()),
             "difference": float(np.abs(logits - expected).max()),
-            "integers": None,
+            "levels": None,
+            "sums": None,
         }
         try:
             inner, _ = self._run(client, root, self.observed)
         except _BreaksError as error:
             return {**result, "shows_no_integers": str(error)}
-        names = [name for name in self.expected if name in inner and name != "logits"]
-        equal = sum(int((inner[name] == self.expected[name]).sum()) for name in names)
-        return {**result, "integers": equal / max(1, sum(inner[name].size for name in names))}
+        levels, sums = [], []
+        for node in self.network.nodes:
+            if node.name in inner and node.inputs[0] in inner:
+                own = inner[node.inputs[0]]
+                levels.append(own == self.expected[node.inputs[0]])
+                sums.append(inner[node.name] == _sums(self.network, node, own))
+        return {**result, "levels": _share(levels), "sums": _share(sums)}
 
     def _run(self, client: Client, root: Path, model: Path) -> tuple[dict[str, NDArray[Any]], bool]:
         with tempfile.TemporaryDirectory() as folder:
@@ -179,6 +190,22 @@ def _integers(model: onnx.ModelProto) -> set[str]:
     values = {value.name for value in model.graph.value_info}
     quantized = {name.removesuffix(".levels") for name in values if name.endswith(".levels")}
     return {f"{layer}.{kind}" for layer in quantized for kind in ("levels", "sums")} & values
+
+
+def _sums(network: CodedNetwork, node: Node, levels: NDArray[Any]) -> NDArray[Any]:
+    """Return the integers that a quantized layer makes of levels."""
+    assert isinstance(node.operation, (operations.Convolution, operations.Linear))
+    layer = network.layers[node.operation.layer]
+    assert isinstance(layer, CodedLayer)
+    weights, image = layer.levels().astype(np.float64), levels.astype(np.float64)
+    if isinstance(node.operation, operations.Linear):
+        return np.asarray(image @ weights.T)
+    return convolve(node.operation, image, weights, lambda rows, chosen: rows @ chosen.T)
+
+
+def _share(equal: list[NDArray[np.bool_]]) -> float | None:
+    """Return the share of true values; None where there are none."""
+    return float(np.concatenate([values.ravel() for values in equal]).mean()) if equal else None
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:

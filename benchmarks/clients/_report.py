@@ -15,9 +15,11 @@ name has a version. `python -m benchmarks.clients --write docs/clients.md` build
 every client from PyPI or npm and writes this page.
 
 A cell says on how many of the images the client names the class that ONNX Runtime names with the
-default file; the largest difference of a logit; and the share of equal integers (levels and sums of
-quantized layers) where the client shows values within the graph: 100 % means that all are equal. A
-dash means that the client refuses the file; the reasons are [below](#what-breaks).
+default file, and the largest difference of a logit. Where the client shows values within the graph
+two shares follow: activation levels that are those of ONNX Runtime (another order of float sums in
+the first layer moves a few), and sums of quantized layers that are the exact integers of the
+client's own levels. "100 %" means all of them. A dash means that the client refuses the file; the
+reasons are [below](#what-breaks). `integer` is model.integer.onnx, whose logits are integers.
 """
 
 
@@ -46,7 +48,11 @@ def _cell(outcome: Mapping[str, Any] | None) -> str:
         return "not run"
     if not outcome["runs"]:
         return "-" if not outcome["loads"] else "loads only"
-    shares = "" if outcome["integers"] is None else f", {_percent(outcome['integers'])}"
+    shares = (
+        ""
+        if outcome["levels"] is None
+        else f", {_percent(outcome['levels'])}, {_percent(outcome['sums'])}"
+    )
     difference = f"{outcome['difference']:.0e}" if outcome["difference"] else "0"
     return f"{outcome['top1']}/{outcome['images']}, {difference}{shares}"
 

@@ -50,7 +50,7 @@ def test_a_client_computes_the_network(name: str, target: str, cases: dict[str, 
     outcome = cases[target].outcome(environment(name), ROOT)
     assert outcome["runs"], outcome
     assert outcome["top1"] == outcome["images"]
-    assert outcome["integers"] == 1, outcome
+    assert outcome["levels"] == outcome["sums"] == 1, outcome
     assert outcome["difference"] < 1e-4
 
 
