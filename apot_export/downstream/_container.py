@@ -16,7 +16,7 @@ _PREFIX = b'{"__metadata__":{"header_crc32":"'
 _LONGEST_HEADER = 2**26
 _ALIGNED_BYTES, _BOUNDARY = 16384, 64
 _DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4")}
-_VERSIONS = ("1", "2")
+_VERSIONS = ("1", "2", "3")
 
 
 def read_container(content: bytes) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:

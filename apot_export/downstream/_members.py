@@ -55,6 +55,7 @@ def _array(item: _Check, *lengths: int) -> _Check:
 _KINDS: Mapping[str, _Check] = {
     "array": _is(list),
     "bits": _integer(1, 8),
+    "counts": _array(_integer(0)),
     "denominator": _integer(1, 2**23),
     "digits": _array(_integer(0), *range(2, 17)),
     "dtype": ["U8", "F32"].__contains__,
@@ -78,7 +79,9 @@ _KINDS: Mapping[str, _Check] = {
 
 TENSOR = "dtype:dtype shape:extents data_offsets:offsets"
 """Members as `name:kind`; a `?` marks those that may be left out, a `|` separates kinds."""
-NETWORK = "input:object output:text codebooks:array layers:object nodes:array"
+NETWORK = (
+    "input:object output:text codebooks:array layers:object nodes:array further_outputs?:texts"
+)
 INPUT = "name:text shape:image"
 CODEBOOK = "tables:tables denominator:denominator signed:flag"
 ACTIVATION = "codebook:integer alpha:number input_denominator?:denominator"
@@ -99,13 +102,24 @@ OPERATIONS = {
     "Add": "",
     "Relu": "",
     "Clip": "minimum:number maximum:number",
-    "Concat": "",
+    "Concat": "axis?:positive",
     "Upsample": "scale:pair",
     "MaxPool": "kernel:pair stride:pair padding?:margin",
     "AveragePool": "kernel:pair stride:pair",
     "GlobalAveragePool": "",
     "Flatten": "",
+    "Multiply": "",
+    "Elementwise": "function:text",
+    "Reduce": "function:text axes:extents",
+    "Slice": "start:counts stop:extents step:extents",
+    "Pad": "before:counts after:counts value?:number|null",
+    "Reshape": "shape:extents",
+    "Transpose": "order:extents",
+    "Resample": "rows:run columns:run",
 }
+NEW_IN_VERSION_3 = frozenset(
+    {"Multiply", "Elementwise", "Reduce", "Slice", "Pad", "Reshape", "Transpose", "Resample"}
+)
 _DEFAULTS = {
     "stride": [1, 1],
     "padding": [0, 0],
@@ -114,6 +128,9 @@ _DEFAULTS = {
     "scale": 1,
     "bias": 0,
     "count_bits": 3,
+    "axis": 1,
+    "value": 0,
+    "further_outputs": [],
     "position_major": False,
     "terms": 0,
 }

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from ._container import read_container
 from ._layers import Floats, Layer, Tensors, float32, read_codebook, read_layer
-from ._members import INPUT, NETWORK, NODE, OPERATIONS, members, parse, require
+from ._members import (
+    INPUT,
+    NETWORK,
+    NEW_IN_VERSION_3,
+    NODE,
+    OPERATIONS,
+    members,
+    parse,
+    require,
+)
 from ._operations import RUN, Array, Node
 
 _LARGEST_VALUE = 2**31 - 1
@@ -30,8 +39,11 @@ def load(path: str | Path) -> DownstreamNetwork:
         ValueError: It is damaged, of another version, or breaks a rule of the format.
     """
     metadata, tensors = read_container(Path(path).read_bytes())
+    version = metadata["format_version"]
     return _read_network(
-        parse(metadata["network"], "network"), Tensors(tensors, metadata["format_version"])
+        parse(metadata["network"], "network"),
+        Tensors(tensors, version),
+        is_new=version not in {"1", "2"},
     )
 
 
@@ -43,6 +55,8 @@ class DownstreamNetwork:
     input_shape: tuple[int, int, int]
     """Channels, height and width of an image."""
     output: str
+    further_outputs: tuple[str, ...]
+    """Values that the network returns beside its output; `trace` has them."""
     layers: Mapping[str, Layer]
     nodes: tuple[Node, ...]
     _last_reader: dict[str, str] = field(default_factory=dict)
@@ -94,7 +108,7 @@ def _result_type(node: Node) -> type[np.generic]:
 # --- Reading the graph (2.4, 4.1) -----------------------------------------------------------------
 
 
-def _read_network(value: dict[str, Any], tensors: Tensors) -> DownstreamNetwork:
+def _read_network(value: dict[str, Any], tensors: Tensors, *, is_new: bool) -> DownstreamNetwork:
     network = members(value, "network", NETWORK)
     source = members(network["input"], "input", INPUT)
     books = [
@@ -111,11 +125,14 @@ def _read_network(value: dict[str, Any], tensors: Tensors) -> DownstreamNetwork:
         before = nodes[-1].name if nodes else source["name"]
         nodes.append(_read_node(entry, f"nodes[{index}]", before, layers, tensors, precise=precise))
     tensors.finish()
-    _check_graph(source["name"], tuple(source["shape"]), network["output"], nodes)
+    outputs = (network["output"], *network["further_outputs"])
+    require(is_new or len(outputs) == 1, "several outputs need version 3")
+    _check_graph(source["name"], tuple(source["shape"]), outputs, nodes, is_new=is_new)
     return DownstreamNetwork(
         input=source["name"],
         input_shape=tuple(source["shape"]),
         output=network["output"],
+        further_outputs=tuple(network["further_outputs"]),
         layers=layers,
         nodes=tuple(nodes),
     )
@@ -135,6 +152,9 @@ def _read_node(
     require(fine, f"{where} has no known operation")
     attributes = members(value, where, NODE + OPERATIONS[str(operation)])
     name, inputs = attributes["name"], attributes["inputs"]
+    if operation == "Resample":
+        for part in ("rows", "columns"):
+            attributes[part] = tensors.numbers(f"{where}: {part}", attributes[part])
     if operation == "ScaleBias":
         for part in ("scale", "bias"):
             given = attributes[part]
@@ -177,7 +197,21 @@ def _operand(operation: str, layer: Layer, where: str, *, precise: bool) -> Arra
     return numbers.astype(np.float32 if bound < _FLOAT32_HOLDS_INTEGERS_BELOW else np.float64)
 
 
-def _check_graph(source: str, shape: tuple[int, ...], output: str, nodes: list[Node]) -> None:
+def _is_new(node: Node, operands: list[Array]) -> bool:
+    """Tell whether a node computes what only version 3 has."""
+    spreads = node.operation == "Add" and len({value.shape for value in operands}) > 1
+    joins_images = node.operation == "Concat" and node.attributes["axis"] != 1
+    return spreads or joins_images or node.operation in NEW_IN_VERSION_3
+
+
+def _check_graph(
+    source: str,
+    shape: tuple[int, ...],
+    outputs: tuple[str, ...],
+    nodes: list[Node],
+    *,
+    is_new: bool,
+) -> None:
     """Check the names, kinds and shapes of all values, by computing with no images."""
     kinds = {source: "float"}
     values = {source: np.zeros((0, *shape), np.float32)}
@@ -185,12 +219,13 @@ def _check_graph(source: str, shape: tuple[int, ...], output: str, nodes: list[N
         require(node.name not in kinds, f"two values are called {node.name}")
         missing = [name for name in node.inputs if name not in kinds]
         require(not missing, f"{node.name} reads {missing}, which is not there yet")
-        count = {"Add": 2, "Concat": len(node.inputs) or 1}.get(node.operation, 1)
+        count = {"Add": 2, "Multiply": 2, "Concat": len(node.inputs) or 1}.get(node.operation, 1)
         require(len(node.inputs) == count, f"{node.name} reads {len(node.inputs)} values")
         read = {kinds[name] for name in node.inputs}
         fine = read <= _readable_kinds(node)
         require(fine, f"{node.name} cannot read {' and '.join(sorted(read))}")
         operands = [values[name] for name in node.inputs]
+        require(is_new or not _is_new(node, operands), f"{node.name} needs version 3")
         try:
             result = RUN[node.operation](node, *operands)
         except ValueError as error:
@@ -199,7 +234,8 @@ def _check_graph(source: str, shape: tuple[int, ...], output: str, nodes: list[N
         fine = math.prod(result.shape[1:]) <= _LARGEST_VALUE
         require(fine, f"{node.name} has the shape {result.shape[1:]}")
         kinds[node.name], values[node.name] = _result_kind(node), result
-    require(kinds.get(output) == "float", f"the output {output} is no value, or not of floats")
+    for output in outputs:
+        require(kinds.get(output) == "float", f"the output {output} is no value, or not of floats")
 
 
 def _levels(node: Node) -> str:

@@ -158,9 +158,83 @@ def _clip(node: Node, x: Array) -> Array:
     return np.clip(x, float32(low), float32(high))
 
 
+def _spread(a: Array, b: Array) -> None:
+    require(a.ndim == b.ndim, "the operands have different numbers of axes")
+    fine = all(m == n or 1 in (m, n) for m, n in zip(a.shape, b.shape, strict=True))
+    require(fine, "the shapes differ")
+
+
 def _add(_: Node, a: Array, b: Array) -> Array:
-    require(a.shape == b.shape, "the shapes differ")
+    _spread(a, b)
     return a + b
+
+
+def _multiply_numbers(_: Node, a: Array, b: Array) -> Array:
+    _spread(a, b)
+    return a * b
+
+
+# --- Version 3: functions, rearrangements, linear maps --------------------------------------------
+
+
+FUNCTIONS: Mapping[str, Callable[[Array], Array]] = {
+    "sigmoid": lambda x: 0.5 * (1 + np.tanh(0.5 * x)),
+    "tanh": np.tanh,
+    "exp": np.exp,
+    "log": np.log,
+    "erf": np.vectorize(math.erf, otypes=[np.float64]),
+    "sqrt": np.sqrt,
+    "reciprocal": np.reciprocal,
+    "abs": np.abs,
+}
+
+
+def _elementwise(node: Node, x: Array) -> Array:
+    function = FUNCTIONS.get(node.attributes["function"])
+    require(function is not None, f"no function {node.attributes['function']}")
+    assert function is not None
+    return np.asarray(function(x.astype(np.float64)).astype(np.float32))
+
+
+def _reduce(node: Node, x: Array) -> Array:
+    function, axes = node.attributes["function"], tuple(node.attributes["axes"])
+    require(function in {"mean", "max"}, f"no reduction {function}")
+    if function == "max":
+        return np.asarray(x.max(axis=axes, keepdims=True, initial=-np.inf))
+    return x.mean(axes, np.float64, keepdims=True).astype(np.float32)
+
+
+def _slice(node: Node, x: Array) -> Array:
+    start, stop, step = (node.attributes[key] for key in ("start", "stop", "step"))
+    require(len(start) == len(stop) == len(step) == x.ndim - 1, "the slice has other axes")
+    require(all(np.less_equal(stop, x.shape[1:])), "the slice ends behind its input")
+    index = (slice(None), *map(slice, start, stop, step))
+    return np.asarray(x[index])
+
+
+def _pad(node: Node, x: Array) -> Array:
+    widths = [(0, 0), *zip(node.attributes["before"], node.attributes["after"], strict=True)]
+    value = node.attributes["value"]
+    if value is None:
+        return np.pad(x, widths, mode="edge") if x.size else np.pad(x, widths)
+    return np.pad(x, widths, constant_values=float32(value))
+
+
+def _reshape(node: Node, x: Array) -> Array:
+    shape = node.attributes["shape"]
+    require(math.prod(shape) == math.prod(x.shape[1:]), "the shapes hold different numbers")
+    return x.reshape(len(x), *shape)
+
+
+def _transpose(node: Node, x: Array) -> Array:
+    return x.transpose(0, *node.attributes["order"])
+
+
+def _resample(node: Node, x: Array) -> Array:
+    height, width = x.shape[2:]
+    rows = node.attributes["rows"].astype(np.float64).reshape(-1, height)
+    columns = node.attributes["columns"].reshape(-1, width)
+    return np.asarray((rows @ x @ columns.T).astype(np.float32))
 
 
 RUN: Mapping[str, Callable[..., Array]] = {
@@ -171,10 +245,18 @@ RUN: Mapping[str, Callable[..., Array]] = {
     "Add": _add,
     "Relu": lambda _, x: np.maximum(x, 0),
     "Clip": _clip,
-    "Concat": lambda _, *values: np.concatenate(values, axis=1),
+    "Concat": lambda node, *values: np.concatenate(values, axis=node.attributes["axis"]),
     "Upsample": _upsample,
     "MaxPool": _max_pool,
     "AveragePool": _average_pool,
     "GlobalAveragePool": _average,
     "Flatten": lambda _, x: x.reshape(len(x), math.prod(x.shape[1:])),
+    "Multiply": _multiply_numbers,
+    "Elementwise": _elementwise,
+    "Reduce": _reduce,
+    "Slice": _slice,
+    "Pad": _pad,
+    "Reshape": _reshape,
+    "Transpose": _transpose,
+    "Resample": _resample,
 }

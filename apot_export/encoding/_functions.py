@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
-from enum import Enum
 from typing import Any
 
+import numpy as np
 from torch import fx, nn
 from torch.nn import functional
 
@@ -16,58 +16,48 @@ from apot_export.errors import CaptureError
 from apot_export.network import Shape
 from apot_export.network import operations as op
 from apot_export.original import functions
+from apot_export.original import primitives as p
 from apot_export.original.tracing import place
 
-
-class Batch(Enum):
-    """The number of images, which a graph leaves open."""
-
-    SIZE = "batch size"
-
-
-_BATCH_AXIS_AND_FEATURES = 2
 _RANK = 4
 _HEIGHT_AND_WIDTH = [2, 3]
 
 _IN_PLACE = (operator.iadd, "add_", "relu_", "clamp_", "clip_")
 
 
-def function_operations(
-    node: fx.Node,
-    arguments: tuple[Any, ...],
-    options: Mapping[str, Any],
-    image: Callable[[], Shape],
-) -> list[op.Operation]:
+def function_operations(node: fx.Node, image: Shape, traced: fx.GraphModule) -> list[op.Operation]:
     """Return what a call does, as operations in turn; none where evaluation mode makes it void.
 
     Args:
         node: The call.
-        arguments: Its positional arguments: tensors are still nodes, sizes are numbers.
-        options: Its keyword arguments.
-        image: Tells the shape of the first tensor without the batch axis.
+        image: Shape of its first tensor without the batch axis.
+        traced: The graph, which holds its constants.
 
     Raises:
         CaptureError: The intermediate representation has no such operation.
     """
-    target, extra = node.target, arguments[1:]
+    target, arguments, options, extra = node.target, node.args, node.kwargs, node.args[1:]
+    if target in _PRIMITIVES:
+        constants = [traced_constant(traced, argument) for argument in arguments]
+        return [_PRIMITIVES[target](*constants)]
     if target in functions.IDENTITIES:
         return []
+    if target in functions.RESHAPES:
+        return _reshaped(image, tuple(node.meta["shape"]))
     if target in functions.MODULES:
         operation = module_operation(place(node), _module(node, extra, options), image, {})
         return [] if operation is None else [operation]
     operations: list[op.Operation] | None = None
     if target in functions.MEANS:
-        operations = _mean(image(), **_bound(node, extra, options, ("dim", "keepdim")))
+        operations = _mean(image, **_bound(node, extra, options, ("dim", "keepdim")))
     elif target in functions.ADDITIONS:
         tensors = [argument for argument in arguments if isinstance(argument, fx.Node)]
         operations = [op.Add()] if len(tensors) == len(arguments) == 2 and not options else None  # noqa: PLR2004 - a + b
     elif target in functions.CONCATENATIONS:
         axis = _bound(node, extra, options, ("dim",)).get("dim", 0)
-        operations = [op.Concat()] if axis in (1, -len(image())) else None
+        operations = [op.Concat()] if axis in (1, -len(image)) else None
     elif target in functions.CLIPS:
         operations = _clip(**_bound(node, extra, options, ("min", "max")))
-    elif target in functions.RESHAPES and not options:
-        operations = _reshape(extra, image())
     if operations is None:
         raise unknown(node)
     return operations
@@ -137,10 +127,36 @@ def _mean(image: Shape, dim: Any = None, keepdim: Any = False) -> list[op.Operat
     return [op.GlobalAveragePool()] if keepdim else [op.GlobalAveragePool(), op.Flatten()]
 
 
-def _reshape(extra: tuple[Any, ...], image: Shape) -> list[op.Operation] | None:
-    wanted = extra[0] if len(extra) == 1 and isinstance(extra[0], (tuple, list)) else extra
-    if len(wanted) != _BATCH_AXIS_AND_FEATURES:
-        return None
-    batch, features = wanted
-    known = {math.prod(image)} | ({-1} if batch is Batch.SIZE else set())
-    return [op.Flatten()] if (batch is Batch.SIZE or batch == -1) and features in known else None
+def _reshaped(image: Shape, shape: Shape) -> list[op.Operation]:
+    if len(shape) == 1:
+        return [op.Flatten()]
+    return [] if shape == image else [op.Reshape(shape=shape)]
+
+
+def traced_constant(traced: fx.GraphModule, argument: Any) -> Any:
+    """Return the constant tensor that an argument stands for; any other argument as it is."""
+    if isinstance(argument, fx.Node) and argument.op == "get_attr":
+        return getattr(traced, str(argument.target)).numpy()
+    return argument
+
+
+_PRIMITIVES: Mapping[Any, Callable[..., op.Operation]] = {
+    p.multiply: lambda _a, _b: op.Multiply(),
+    p.add: lambda _a, _b: op.Add(),
+    p.elementwise: lambda _x, function: op.Elementwise(function=function),
+    p.scale_bias: lambda _x, scale, bias: op.ScaleBias(scale=np.array(scale), bias=np.array(bias)),
+    p.rectify: lambda _x: op.Relu(),
+    p.clip: lambda _x, low, high: op.Clip(minimum=low, maximum=high),
+    p.reduce: lambda _x, function, axes: op.Reduce(function=function, axes=axes),
+    p.global_average: lambda _x: op.GlobalAveragePool(),
+    p.crop: lambda _x, start, stop, step: op.Slice(start=start, stop=stop, step=step),
+    p.pad: lambda _x, before, after, value: op.Pad(before=before, after=after, value=value),
+    p.reshape: lambda _x, shape: op.Flatten() if len(shape) == 1 else op.Reshape(shape=shape),
+    p.transpose: lambda _x, order: op.Transpose(order=order),
+    p.concatenate: lambda axis, *_parts: op.Concat(axis=axis),
+    p.resample: lambda _x, rows, columns: op.Resample(rows=rows.ravel(), columns=columns.ravel()),
+    p.largest: lambda _x, kernel, stride, padding: op.MaxPool(
+        kernel=kernel, stride=stride, padding=padding
+    ),
+}
+"""By the function of `primitives`, which has the same arguments."""

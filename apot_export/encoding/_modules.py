@@ -24,6 +24,7 @@ from apot_export.original.quantized_layers import (
     LastLinear,
     QuantConv2d,
     QuantizedLayer,
+    padding_of,
 )
 from apot_export.original.tracing import is_plain
 
@@ -32,14 +33,14 @@ _VOID = (nn.Dropout, nn.Dropout2d, nn.Identity)
 
 
 def module_operation(
-    path: str, module: nn.Module, image: Callable[[], Shape], layers: dict[str, SourceLayer]
+    path: str, module: nn.Module, image: Shape, layers: dict[str, SourceLayer]
 ) -> op.Operation | None:
     """Return a module's operation, adding its layer; None where evaluation mode makes it void.
 
     Args:
         path: The module's dotted path, or the line of a function that computes the same.
         module: The module.
-        image: Tells the shape of its input without the batch axis.
+        image: Shape of its input without the batch axis.
         layers: Weighted layers by path.
 
     Raises:
@@ -52,7 +53,7 @@ def module_operation(
             raise _unknown(path, module)
         return _weighted(path, module, layers)
     if isinstance(module, nn.Upsample):
-        return _upsample(path, module, image())
+        return _upsample(path, module, image)
     if isinstance(module, nn.AdaptiveAvgPool2d) and _is_as_large(module, image):
         return None
     for kind, operation in _PLAIN_MODULES.items():
@@ -87,17 +88,19 @@ def _weighted(
     layers[path] = _source_layer(path, module)
     if isinstance(module, nn.Linear):
         return op.Linear(layer=path)
-    _require(
-        module.padding_mode == "zeros" and not isinstance(module.padding, str),
-        "A convolution pads in a way that the graph cannot express.",
-        path,
-        expected="numeric zero padding",
-        got=f"{module.padding_mode}, {module.padding}",
-    )
+    padding = padding_of(module)
+    if padding is None or module.padding_mode != "zeros":
+        raise CaptureError(
+            "A convolution pads in a way that the graph cannot express.",
+            where=path,
+            expected="zeros, as many on both sides",
+            got=f"{module.padding_mode}, {module.padding}",
+            fix="pad in a layer of its own before it: ZeroPad2d, ReplicationPad2d",
+        )
     return op.Convolution(
         layer=path,
         stride=_pair(module.stride),
-        padding=_pair(module.padding),
+        padding=padding,
         dilation=_pair(module.dilation),
         groups=module.groups,
     )
@@ -192,11 +195,11 @@ def _adaptive_pool(path: str, module: nn.AdaptiveAvgPool2d) -> op.GlobalAverageP
     return op.GlobalAveragePool()
 
 
-def _is_as_large(module: nn.AdaptiveAvgPool2d, image: Callable[[], Shape]) -> bool:
+def _is_as_large(module: nn.AdaptiveAvgPool2d, image: Shape) -> bool:
     """Tell whether an adaptive pool leaves the image as it is, being there for larger ones."""
     wanted: Any = module.output_size
     pair = (wanted, wanted) if isinstance(wanted, int) else tuple(wanted)
-    return pair != (1, 1) and pair == image()[1:]
+    return pair != (1, 1) and pair == image[1:]
 
 
 def _flatten(path: str, module: nn.Flatten) -> op.Flatten:
@@ -232,6 +235,7 @@ def _upsample(path: str, module: nn.Upsample, image: Shape) -> op.Upsample:
 _PLAIN_MODULES: dict[type[nn.Module], Callable[[str, Any], op.Operation]] = {
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
+    nn.SyncBatchNorm: _batch_norm,
     nn.ReLU: lambda _path, _module: op.Relu(),
     nn.Hardtanh: _hardtanh,
     nn.MaxPool2d: _max_pool,

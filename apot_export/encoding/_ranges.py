@@ -106,7 +106,45 @@ def _of_operation(source: SourceNetwork, node: Node, inputs: list[Ends]) -> Ends
             low, high = low + inputs[1][0], high + inputs[1][1]
         case op.Concat():
             low, high = map(np.concatenate, zip(*inputs, strict=True))
+            if operation.axis != 1:
+                channels = source.shapes[node.name][0]
+                low, high = np.full(channels, low.min()), np.full(channels, high.max())
         case op.Flatten():
             places = math.prod(source.shapes[node.inputs[0]][1:])
             low, high = low.repeat(places), high.repeat(places)
+        case _ if isinstance(operation, op.SelfComputing):
+            low, high = _of_self_computing(source, node, operation, inputs)
     return low, high
+
+
+def _of_self_computing(
+    source: SourceNetwork, node: Node, operation: op.SelfComputing, inputs: list[Ends]
+) -> Ends:
+    """Return one range for all channels: operations may mix them."""
+    ends = [(min(float(low.min()), 0.0), max(float(high.max()), 0.0)) for low, high in inputs]
+    low, high = ends[0]
+    if isinstance(operation, op.Multiply):
+        products = [one * other for one in ends[0] for other in ends[-1]]
+        low, high = min(products), max(products)
+    elif isinstance(operation, op.Pad) and operation.value is not None:
+        low, high = min(low, operation.value), max(high, operation.value)
+    elif isinstance(operation, op.Resample):
+        _, height, width = source.shapes[node.inputs[0]]
+        gain = math.prod(
+            float(np.abs(m).sum(axis=1).max()) for m in operation.matrices(height, width)
+        )
+        low, high = (low - high) * gain, (high - low) * gain
+    elif isinstance(operation, op.Elementwise):
+        low, high = _of_function(operation.function, low, high)
+    channels = source.shapes[node.name][0]
+    return np.full(channels, low), np.full(channels, high)
+
+
+def _of_function(function: str, low: float, high: float) -> tuple[float, float]:
+    """Return a range of a function's results; those that have no bound get the largest one."""
+    limit = 2.0**64
+    if function in ("reciprocal", "log"):
+        return -limit, limit
+    ends = np.array([low, high]) if function != "sqrt" else np.array([0.0, high])
+    results = op.Elementwise(function=function).compute(ends.astype(np.float32))
+    return float(min(results.min(), 0)), float(min(max(results.max(), 0), limit))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import fx, nn
 
-from apot_export.encoding._functions import Batch, function_operations, is_in_place_call, unknown
+from apot_export.encoding._functions import function_operations, is_in_place_call, unknown
 from apot_export.encoding._modules import is_in_place, module_operation
 from apot_export.errors import CaptureError
 from apot_export.network import (
@@ -22,17 +20,8 @@ from apot_export.network import (
     SourceNetwork,
 )
 from apot_export.network import operations as op
+from apot_export.original.observed import tensors_of
 from apot_export.original.tracing import place, source_line, trace, value_names
-
-_ARITHMETIC = (
-    operator.getitem,
-    operator.add,
-    operator.sub,
-    operator.mul,
-    operator.floordiv,
-    operator.neg,
-)
-"""What forward passes do to sizes before they give them to a view."""
 
 
 def capture(
@@ -51,10 +40,10 @@ def capture(
         CaptureError: The graph cannot be traced or holds an unknown operation.
     """
     try:
-        return _captured(trace(module), input_shape, quantizers or {})
+        return _captured(trace(module, input_shape), input_shape, quantizers or {})
     except CaptureError:
         # Once more, so that the error can say which line of the network it was.
-        return _captured(trace(module, with_lines=True), input_shape, quantizers or {})
+        return _captured(trace(module, input_shape, with_lines=True), input_shape, quantizers or {})
 
 
 def _captured(
@@ -67,7 +56,7 @@ def _captured(
         builder.add(node)
     for name, quantizer in quantizers.items():
         builder.layers[name] = dataclasses.replace(builder.layers[name], quantizer=quantizer)
-    return builder.network(builder.output)
+    return builder.network(*builder.outputs)
 
 
 @dataclass
@@ -79,23 +68,19 @@ class _Builder:
     """Value name of every fx node."""
     input_shape: Shape
     input: str = ""
-    output: str = ""
+    outputs: list[str] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     layers: dict[str, SourceLayer] = field(default_factory=dict)
     alias: dict[str, str] = field(default_factory=dict)
     """Value that each fx node passes on: its own, or that of a node before it."""
-    sizes: dict[str, Any] = field(default_factory=dict)
-    """Results of fx nodes that are no tensors: shapes, and numbers made of them."""
     memory: dict[str, str] = field(default_factory=dict)
     """Values that share memory with another: the first value that had it."""
     overwritten: set[str] = field(default_factory=set)
     """Values that an operation in place has replaced: what a reader gets is not defined."""
-    shapes: dict[str, Shape] = field(default_factory=dict)
-    """Shapes that were asked for so far, without the batch axis."""
     lines: dict[str, str] = field(default_factory=dict)
     """Line of the network's code that each value comes from."""
 
-    def network(self, output: str) -> SourceNetwork:
+    def network(self, output: str, *further: str) -> SourceNetwork:
         """Return the network up to a value."""
         try:
             return SourceNetwork(
@@ -104,6 +89,7 @@ class _Builder:
                 input=self.input,
                 input_shape=self.input_shape,
                 output=output,
+                further_outputs=further,
             )
         except CaptureError as error:
             if error.where in self.lines:
@@ -117,29 +103,34 @@ class _Builder:
                 raise CaptureError("The network has more than one input.", where=str(node.name))
             self.input = self.alias[node.name] = self.names[node.name]
         elif node.op == "output":
-            values = self._values(node)
-            if len(values) != 1 or not isinstance(node.args[0], fx.Node):
-                raise CaptureError(
-                    "The network must return one tensor.",
-                    where=values[-1] if values else "the forward pass",
-                    expected="logits alone",
-                    got=f"{len(values)} values" if len(values) != 1 else "a tensor in a container",
-                    fix="in evaluation, return the logits without auxiliary results",
-                )
-            (self.output,) = values
+            self._add_outputs(node)
+        elif node.op == "get_attr":
+            return  # a constant, which the operations that read it look up
         elif node.op not in ("call_module", "call_function", "call_method"):
             raise unknown(node)
-        elif node.op == "call_module" or not self._add_size(node):
+        elif "shape" in node.meta or node.op == "call_module":
             self._add_operations(node)
+            if "shape" not in node.meta:
+                self.network(self.alias[node.name])  # tells what of the shapes does not fit
+                raise unknown(node)
+        elif "values" not in node.meta or tensors_of(node.meta["values"]):
+            raise unknown(node)
+
+    def _add_outputs(self, node: fx.Node) -> None:
+        values = [value for value in dict.fromkeys(self._values(node)) if value != self.input]
+        if not values:
+            raise CaptureError(
+                "The network must return a tensor that it computed.",
+                where="the forward pass",
+                got=node.format_node() or "nothing",
+            )
+        self.outputs = values
 
     def _add_operations(self, node: fx.Node) -> None:
         values = self._values(node)
         if not values:
             raise unknown(node)
-
-        def image() -> Shape:
-            return self._shape(values[0])
-
+        image = tuple(node.all_input_nodes[0].meta["shape"])
         if node.op == "call_module":
             path = str(node.target)
             module = self.traced.get_submodule(path)
@@ -152,8 +143,7 @@ class _Builder:
             operations = [] if operation is None else [operation]
             in_place = is_in_place(module)
         else:
-            arguments, options = self._known(node.args), self._known(node.kwargs)
-            operations = function_operations(node, arguments, options, image)
+            operations = function_operations(node, image, self.traced)
             in_place = is_in_place_call(node)
         self._append(node, values, operations, in_place=in_place)
 
@@ -176,14 +166,9 @@ class _Builder:
     def _owner(self, value: str) -> str:
         return self.memory.get(value, value)
 
-    def _shape(self, value: str) -> Shape:
-        if value not in self.shapes:
-            self.shapes |= self.network(value).shapes
-        return self.shapes[value]
-
     def _values(self, node: fx.Node) -> list[str]:
         """Return the names of the values that a node reads."""
-        tensors = [source for source in node.all_input_nodes if source.name not in self.sizes]
+        tensors = [source for source in node.all_input_nodes if source.name in self.alias]
         positional: list[fx.Node] = []
         fx.node.map_arg(node.args, positional.append)
         if any(tensor not in positional for tensor in tensors):
@@ -199,30 +184,3 @@ class _Builder:
                 got=value,
             )
         return values
-
-    # --- sizes ------------------------------------------------------------------------------------
-
-    def _known(self, arguments: Any) -> Any:
-        """Put what is known of sizes in the place of their nodes."""
-        return fx.node.map_arg(arguments, lambda node: self.sizes.get(node.name, node))
-
-    def _add_size(self, node: fx.Node) -> bool:
-        """Compute a node that is a size of a tensor, or a number made of sizes."""
-        source = node.args[0] if node.args else None
-        if isinstance(source, fx.Node) and source.name not in self.sizes:
-            is_shape = node.target is getattr and node.args[1] == "shape"
-            if not is_shape and node.target != "size":
-                return False
-            shape = (Batch.SIZE, *self._shape(self.alias[source.name]))
-            axes = self._known(node.args[1:] if node.target == "size" else ())
-            axes += tuple(node.kwargs.values())
-            self.sizes[node.name] = shape[axes[0]] if axes else shape
-            return True
-        are_sizes = all(source.name in self.sizes for source in node.all_input_nodes)
-        if isinstance(node.target, str) or node.target not in _ARITHMETIC or not are_sizes:
-            return False
-        try:
-            self.sizes[node.name] = node.target(*self._known(node.args))
-        except (TypeError, IndexError, ZeroDivisionError) as error:
-            raise unknown(node) from error
-        return True

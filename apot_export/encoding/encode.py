@@ -65,6 +65,7 @@ def encode_network(source: SourceNetwork, *, alpha_terms: int = 0) -> CodedNetwo
         input=source.input,
         input_shape=source.input_shape,
         output=source.output,
+        further_outputs=source.further_outputs,
     )
 
 
@@ -81,7 +82,7 @@ def _scale_node(source: SourceNetwork, node: Node, layer: Layer, sums: str) -> N
         require_finite(source_layer.bias, f"{layer.name}.bias")
         bias = source_layer.bias.astype(np.float64)
     name, users = node.name, source.users(node.name)
-    if len(users) == 1 and node.name != source.output:
+    if len(users) == 1 and node.name not in (source.output, *source.further_outputs):
         batch_norm = users[0].operation
         if isinstance(batch_norm, op.ScaleBias):
             name = users[0].name

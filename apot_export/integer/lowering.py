@@ -73,6 +73,12 @@ class _Lowering:
 
     def run(self, input_bits: int, pixels: Pixels | None) -> IntegerNetwork:
         network = self.network
+        if network.further_outputs:
+            raise IntegerError(
+                "An all-integer network has one output.",
+                where=", ".join(network.further_outputs),
+                fix="leave out --integer, or return one result",
+            )
         self.shapes.update(network.shapes)
         image = f"{network.input}.fixed"
         lowered, found = fixed.fixed_input(image, network.input_shape[0], input_bits, pixels)
@@ -117,6 +123,7 @@ class _Lowering:
     # --- nodes ------------------------------------------------------------------------------------
 
     def _add(self, node: Node, inputs: tuple[str, ...]) -> None:
+        self._require_form(node)
         name, operation, value = node.name, node.operation, self.values[inputs[0]]
         match operation:
             case op.Convolution() | op.Linear():
@@ -143,6 +150,17 @@ class _Lowering:
                 self._put(name, inputs, operation, value.units, found)
             case op.MaxPool() | op.Upsample():
                 self._put(name, inputs, operation, value.units, value.range)
+
+    def _require_form(self, node: Node) -> None:
+        if not self.network.is_elementary(node):
+            raise IntegerError(
+                "An operation of the network has no integer form.",
+                where=node.name,
+                expected="layers, sums of one shape, concatenated channels, clips, pools, repeats",
+                got=f"{type(node.operation).__name__} of "
+                + ", ".join(str(list(self.network.shapes[name])) for name in node.inputs),
+                fix="leave out --integer: the float models compute it",
+            )
 
     def _add_weighted(
         self, name: str, operation: op.Convolution | op.Linear, inputs: tuple[str, ...]

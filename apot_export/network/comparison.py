@@ -7,6 +7,7 @@ reaches the next. Levels and accumulators must be equal; floats may differ by fl
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -162,11 +163,19 @@ def _bound(packed: CodedNetwork, node: Node, inputs: list[NDArray[Any]]) -> NDAr
     of absolute values.
     """
     operation = node.operation
-    taps = 0
+    taps = 0.0
     if isinstance(operation, op.ScaleBias):
         operation = op.ScaleBias(scale=np.abs(operation.scale), bias=np.abs(operation.bias))
     elif isinstance(operation, (op.AveragePool, op.GlobalAveragePool)):
         taps = inputs[0][0, 0].size
+    elif isinstance(operation, op.Reduce):
+        taps = inputs[0].size / max(1, operation.compute(inputs[0]).size)
+    elif isinstance(operation, op.Resample):
+        operation = op.Resample(rows=np.abs(operation.rows), columns=np.abs(operation.columns))
+        taps = math.prod(inputs[0].shape[2:])
+    elif isinstance(operation, op.Elementwise):
+        result = np.abs(operation.compute(inputs[0])) + op.FUNCTIONS[operation.function].scale
+        return np.asarray(op.FUNCTION_ROUNDINGS * UNIT_ROUNDOFF * result.astype(np.float64))
     elif isinstance(operation, (op.Convolution, op.Linear)):
         layer = packed.layers[operation.layer]
         weights = layer.levels() if isinstance(layer, CodedLayer) else layer.weights()

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from apot_export.errors import CaptureError
 from apot_export.network import operations as op
 from apot_export.network.layers import ActivationQuantizer, Layer, SourceLayer
@@ -39,6 +41,8 @@ class Network(Generic[LayerType]):
     input_shape: Shape
     """One image: (channels, height, width)."""
     output: str
+    further_outputs: tuple[str, ...] = ()
+    """Values that the network returns beside its output."""
     shapes: Mapping[str, Shape] = field(init=False)
     """Shape of every value without the batch axis."""
 
@@ -48,6 +52,15 @@ class Network(Generic[LayerType]):
     def users(self, value: str) -> list[Node]:
         """Return the nodes that read a value."""
         return [node for node in self.nodes if value in node.inputs]
+
+    def is_elementary(self, node: Node) -> bool:
+        """Tell whether a node is of the operations that integers and native kernels have, too."""
+        operation = node.operation
+        if isinstance(operation, op.Add):
+            return len({self.shapes[name] for name in node.inputs}) == 1
+        if isinstance(operation, op.Concat):
+            return operation.axis == 1
+        return not isinstance(operation, op.SelfComputing)
 
     def input_quantizer(self, layer: str) -> ActivationQuantizer:
         """Return the quantizer of a layer's input.
@@ -78,8 +91,9 @@ def _infer_shapes(network: Network[LayerType]) -> dict[str, Shape]:
         if node.name in shapes:
             raise CaptureError("Two values of the graph share a name.", where=node.name)
         shapes[node.name] = _output_shape(node, [shapes[name] for name in node.inputs], network)
-    if network.output not in shapes:
-        raise CaptureError("The network's output is produced by no node.", where=network.output)
+    for output in (network.output, *network.further_outputs):
+        if output not in shapes:
+            raise CaptureError("The network's output is produced by no node.", where=output)
     return shapes
 
 
@@ -105,12 +119,14 @@ def _output_shape(node: Node, inputs: list[Shape], network: Network[LayerType]) 
             for values in (operation.scale, operation.bias):
                 if values.shape != (1,):
                     _expect(node, values.shape, (shape[0],))
-        case op.Add():
-            _expect(node, inputs[1], shape)
+        case op.Add() | op.Multiply():
+            shape = _broadcast(node, *inputs)
         case op.Concat():
+            place = operation.axis - 1
             for other in inputs[1:]:
-                _expect(node, other[1:], shape[1:])
-            shape = (sum(other[0] for other in inputs), *shape[1:])
+                rest = (*other[:place], *other[place + 1 :])
+                _expect(node, rest, (*shape[:place], *shape[place + 1 :]))
+            shape = (*shape[:place], sum(other[place] for other in inputs), *shape[place + 1 :])
         case _:
             shape = _resized(node, shape)
     return shape
@@ -131,12 +147,33 @@ def _resized(node: Node, shape: Shape) -> Shape:
             shape = (shape[0], 1, 1)
         case op.Flatten():
             shape = (math.prod(shape),)
+        case _ if isinstance(operation, op.SelfComputing):
+            shape = _computed(node, operation, shape)
     return shape
+
+
+def _computed(node: Node, operation: op.SelfComputing, shape: Shape) -> Shape:
+    """Return the shape of what an operation makes of no images."""
+    try:
+        found = operation.compute(np.zeros((0, *shape), np.float32))  # type: ignore[call-arg]  # those of two inputs are not here
+    except (ValueError, IndexError) as error:
+        raise CaptureError(
+            "An operation does not fit its input.", where=node.name, got=f"{shape}: {error}"
+        ) from error
+    return found.shape[1:]
+
+
+def _broadcast(node: Node, first: Shape, second: Shape) -> Shape:
+    if len(first) != len(second) or any(
+        a != b and 1 not in (a, b) for a, b in zip(first, second, strict=False)
+    ):
+        _expect(node, second, first)
+    return tuple(max(a, b) for a, b in zip(first, second, strict=True))
 
 
 def _require_operands(node: Node, found: int) -> None:
     variable = isinstance(node.operation, op.Concat)
-    expected = 2 if isinstance(node.operation, op.Add) else 1
+    expected = 2 if isinstance(node.operation, (op.Add, op.Multiply)) else 1
     if (variable and found < 1) or (not variable and found != expected):
         raise CaptureError(
             "An operation has the wrong number of inputs.",

@@ -85,6 +85,8 @@ def apply(operation: op.Operation, inputs: list[Array]) -> Array:
             found = taps.mean(axis=(4, 5), dtype=np.float64).astype(np.float32)
         case op.GlobalAveragePool():
             found = first.mean(axis=(2, 3), keepdims=True, dtype=np.float64).astype(np.float32)
+        case _ if isinstance(operation, op.SelfComputing):
+            found = operation.compute(*inputs)
         case _:
             found = rearrange(operation, inputs)
     return found
@@ -192,7 +194,7 @@ def rearrange(operation: object, inputs: list[Array]) -> Array:
         case op.Add():
             return np.asarray(first + inputs[1])
         case op.Concat():
-            return np.concatenate(inputs, axis=1)
+            return np.concatenate(inputs, axis=operation.axis)
         case op.Upsample():
             return first.repeat(operation.scale[0], axis=2).repeat(operation.scale[1], axis=3)
         case op.Flatten():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 from torch.nn import functional
 
-from apot_export.original.quantized_layers import QuantConv2d
+from apot_export.original.quantized_layers import QuantConv2d, padding_of
 from apot_export.original.tracing import trace
 
 Floats = NDArray[np.float64]
@@ -83,8 +82,8 @@ def find_sites(module: nn.Module, input_shape: tuple[int, ...]) -> list[Site]:
         module: A network of the layers of `quantized_layers` and plain PyTorch ones.
         input_shape: One image: (channels, height, width).
     """
-    traced = trace(module)
-    sizes = _image_sizes(traced, input_shape)
+    traced = trace(module, input_shape)
+    sizes = {node: node.meta["shape"][1:] for node in traced.graph.nodes if "shape" in node.meta}
     values: dict[fx.Node, Normal | None] = {}
     sites = []
     for node in traced.graph.nodes:
@@ -93,38 +92,6 @@ def find_sites(module: nn.Module, input_shape: tuple[int, ...]) -> list[Site]:
         if site is not None:
             sites.append(site)
     return sites
-
-
-def _image_sizes(
-    traced: fx.GraphModule, input_shape: tuple[int, ...]
-) -> dict[fx.Node, tuple[int, ...]]:
-    """Return height and width of every value, as far as convolutions and pools decide them."""
-    sizes: dict[fx.Node, tuple[int, ...]] = {}
-    for node in traced.graph.nodes:
-        known = [sizes[source] for source in node.all_input_nodes if source in sizes]
-        sizes[node] = known[0] if known else tuple(input_shape[1:])
-        module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
-            sizes[node] = tuple(
-                _output_size(module, axis, size) for axis, size in enumerate(sizes[node])
-            )
-    return sizes
-
-
-def _output_size(layer: Any, axis: int, size: int) -> int:
-    """Return the size of a convolution's or pool's output along an axis of the image."""
-    kernel, stride, padding, dilation = (
-        value[axis] if isinstance(value, tuple) else value
-        for value in (
-            layer.kernel_size,
-            layer.stride,
-            layer.padding,
-            getattr(layer, "dilation", 1),
-        )
-    )
-    rest = size + 2 * int(padding) - dilation * (kernel - 1) - 1
-    up = -(-rest // stride) if getattr(layer, "ceil_mode", False) else rest // stride
-    return int(up) + 1
 
 
 def _normal(
@@ -208,8 +175,9 @@ def _site(
 def _inside(layer: QuantConv2d, read: tuple[int, ...], written: tuple[int, ...]) -> Floats:
     """Return the share of positions at which each tap of a kernel lies inside the image."""
     shares = []
+    padding = padding_of(layer) or (0, 0)
     for axis in range(2):
-        starts = np.arange(written[axis]) * layer.stride[axis] - int(layer.padding[axis])
+        starts = np.arange(written[axis]) * layer.stride[axis] - padding[axis]
         taps = np.arange(layer.kernel_size[axis]) * layer.dilation[axis]
         places = starts[:, None] + taps
         shares.append(((places >= 0) & (places < read[axis])).mean(axis=0))

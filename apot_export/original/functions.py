@@ -18,8 +18,13 @@ ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 CLIPS = (torch.clamp, torch.clip, "clamp", "clip", "clamp_", "clip_")
 MEANS = (torch.mean, "mean")
-RESHAPES = (torch.reshape, "reshape", "view")
-IDENTITIES = ("contiguous", "detach", "clone")
+RESHAPES = (
+    torch.reshape, torch.flatten, torch.squeeze, torch.unsqueeze, torch.unflatten,
+    "reshape", "view", "flatten", "squeeze", "unsqueeze", "unflatten", "view_as", "reshape_as",
+)  # fmt: skip
+"""Calls whose result is their input's numbers, image by image, in the shape of the result."""
+IDENTITIES = ("contiguous", "detach", "clone", "float", "cpu", "to", "type_as", "requires_grad_")
+"""Methods that change no number of a float32 tensor."""
 
 _POOL = ("kernel_size", "stride", "padding")
 _RESIZE = ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias")
@@ -45,8 +50,6 @@ MODULES: Mapping[Any, tuple[type[nn.Module], tuple[str, ...], Mapping[str, Any]]
     functional.interpolate: (nn.Upsample, _RESIZE, {}),
     functional.dropout: (nn.Dropout, _DROPOUT, {"training": True}),
     functional.dropout2d: (nn.Dropout2d, _DROPOUT, {"training": True}),
-    torch.flatten: (nn.Flatten, ("start_dim", "end_dim"), {"start_dim": 0}),
-    "flatten": (nn.Flatten, ("start_dim", "end_dim"), {"start_dim": 0}),
 }
 """Functions that are a module's forward pass: the module, names of the arguments after the tensor,
 and their defaults where the module has others."""

@@ -15,6 +15,18 @@ from apot_export.original.level_sets import activation_level_set, nearest_level,
 from apot_export.original.quantization import SIGNED, TERNARY_BITS, UNSIGNED, Quantization
 
 
+def padding_of(layer: nn.Conv2d) -> tuple[int, int] | None:
+    """Return the zeros on both sides of height and width; None where the sides differ."""
+    if isinstance(layer.padding, tuple):
+        return int(layer.padding[0]), int(layer.padding[1])
+    if layer.padding == "valid":
+        return 0, 0
+    height, width = (
+        gap * (size - 1) for gap, size in zip(layer.dilation, layer.kernel_size, strict=True)
+    )
+    return None if height % 2 or width % 2 else (height // 2, width // 2)
+
+
 class QuantConv2d(nn.Conv2d):
     """A convolution with quantized weights and quantized input.
 

@@ -5,18 +5,31 @@ from __future__ import annotations
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from apot_export.errors import CaptureError
+from apot_export.original.observed import tensors_of
 from apot_export.original.quantized_layers import QuantizedLayer
+from apot_export.original.rewriting import (
+    MODULES,
+    REWRITINGS,
+    constant_of,
+    is_tensor,
+    without_tracing,
+)
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n {4}(?P<code>.+))?')
-_NOT_THE_NETWORK = (Path(torch.__file__).parent, Path(__file__))
+_OWN = ("tracing", "_calls", "_arithmetic", "_rearranging", "_windows")
+_NOT_THE_NETWORK = (
+    Path(torch.__file__).parent,
+    *(Path(__file__).with_name(f"{name}.py") for name in _OWN),
+)
 """Files whose frames lie between a line of the network and its operation."""
 
 
@@ -30,15 +43,54 @@ def is_plain(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
 
 
+_BATCHES = (2, 3)
+"""Numbers of images that every operation is tried with: what depends on neither is a constant."""
+
+_LEAVES = (
+    nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm,  # noqa: SLF001 - bases of all of them
+    nn.Linear, nn.MultiheadAttention, nn.RNNBase, nn.ReLU, nn.Hardtanh,
+    nn.Flatten, nn.Upsample, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
+)  # fmt: skip
+"""Modules of PyTorch that are operations; others are what their forward passes call."""
+
+
+class _Proxy(fx.Proxy):
+    """A value of the forward pass that knows its shape, and its number where it is one."""
+
+    def __getattr__(self, name: str) -> Any:
+        values = self.node.meta.get("values")
+        if values is not None and isinstance(values[0], torch.Tensor):
+            if name == "shape":
+                return self.size()
+            if name in ("ndim", "dtype"):
+                return getattr(values[0], name)
+            if name == "device":
+                return torch.device("cpu")
+        return super().__getattr__(name)
+
+    def __len__(self) -> int:
+        values = self.node.meta.get("values")
+        if values is None or len(values[0]) != len(values[1]):
+            raise RuntimeError("the length of a value that depends on the number of images")
+        return len(values[0])
+
+
 class _Tracer(fx.Tracer):
-    def __init__(self, *, with_lines: bool) -> None:
+    """Traces with the shapes of an image, so that code may ask for them and branch on them."""
+
+    def __init__(self, input_shape: Sequence[int], *, with_lines: bool) -> None:
         super().__init__()
+        self.input_shape = tuple(input_shape)
         self.record_stack_traces = with_lines
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, QuantizedLayer) or is_plain(m):
             return True
-        return super().is_leaf_module(m, module_qualified_name)
+        is_known = isinstance(m, _LEAVES) and "forward" not in vars(m)
+        return is_known and super().is_leaf_module(m, module_qualified_name)
 
     def path_of_module(self, mod: nn.Module) -> str:
         # Of a module with several names the first, which is what `named_modules` calls it, too.
@@ -46,6 +98,111 @@ class _Tracer(fx.Tracer):
             if module is mod:
                 return name
         return super().path_of_module(mod)
+
+    def create_proxy(
+        self,
+        kind: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *rest: Any,
+        **more: Any,
+    ) -> Any:
+        """Add an operation in terms of `primitives`, or return what it is where that is known."""
+        if kind in ("call_function", "call_method", "call_module"):
+            rewritten = self._rewritten(kind, target, args, kwargs)
+            if rewritten is not None:
+                return rewritten
+            values = self._values(kind, target, args, kwargs)
+            if values is not None and not tensors_of(values[0]) and values[0] == values[1]:
+                return values[0]
+        else:
+            values = self._given(kind, target)
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
+        if values is not None:
+            proxy.node.meta["values"] = values
+            if isinstance(values[0], torch.Tensor):
+                shapes = [tuple(value.shape) for value in values]
+                is_batch = tuple(shape[0] for shape in shapes if shape) == _BATCHES
+                if is_batch and shapes[0][1:] == shapes[1][1:] and kind != "get_attr":
+                    proxy.node.meta["shape"] = shapes[0][1:]
+        return proxy
+
+    def _rewritten(
+        self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        rewriting = REWRITINGS.get(target)
+        if kind == "call_module":
+            module = self.root.get_submodule(target)
+            rewriting = MODULES.get(type(module), lambda _module, *_: None)
+            args = (module, *args)
+        tensors = [arg for arg in args[kind == "call_module" :] if is_tensor(arg)]
+        lists = [arg for arg in args if isinstance(arg, (tuple, list)) and any(map(is_tensor, arg))]
+        if rewriting is None or not (tensors or lists):
+            return None
+        try:
+            return rewriting(*args, **kwargs)
+        except CaptureError:
+            raise
+        except (TypeError, ValueError, IndexError, KeyError):
+            return None
+
+    def _given(self, kind: str, target: Any) -> tuple[Any, Any] | None:
+        if kind == "placeholder":
+            one, other = (torch.empty(n, *self.input_shape, device="meta") for n in _BATCHES)
+            return one, other
+        if kind == "get_attr":
+            found = constant_of(self.root, str(target))
+            meta = found.to("meta") if isinstance(found, torch.Tensor) else found
+            return meta, meta
+        return None
+
+    def _values(
+        self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, Any] | None:
+        """Run an operation on tensors without content; None where it does not run so."""
+        found = []
+        for index in range(2):
+
+            def known(value: Any, index: int = index) -> Any:
+                if isinstance(value, fx.Proxy):
+                    return value.node.meta["values"][index]
+                return value.to("meta") if isinstance(value, torch.Tensor) else value
+
+            try:
+                plain, options = (_mapped(part, known) for part in (args, kwargs))
+                with torch.no_grad(), without_tracing():
+                    if kind == "call_module":
+                        found.append(_run_on_meta(self.root.get_submodule(target), plain, options))
+                    elif kind == "call_method":
+                        found.append(getattr(plain[0], target)(*plain[1:], **options))
+                    else:
+                        found.append(target(*plain, **options))
+            except Exception:  # noqa: BLE001 - whatever the code raises: then nothing is known
+                return None
+        return found[0], found[1]
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        values = obj.node.meta.get("values")
+        if values is None or tensors_of(values) or bool(values[0]) != bool(values[1]):
+            return super().to_bool(obj)
+        return bool(values[0])
+
+
+def _run_on_meta(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    return torch.func.functional_call(module, meta, args, options)
+
+
+def _mapped(values: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(values, (tuple, list)) and not isinstance(values, torch.Size):
+        return type(values)(_mapped(value, change) for value in values)
+    if isinstance(values, dict):
+        return {name: _mapped(value, change) for name, value in values.items()}
+    if isinstance(values, slice):
+        return slice(*(change(part) for part in (values.start, values.stop, values.step)))
+    return change(values)
 
 
 @contextmanager
@@ -60,11 +217,16 @@ def eagerly() -> Iterator[None]:
         yield
 
 
-def trace(module: nn.Module, *, with_lines: bool = False) -> fx.GraphModule:
+def trace(
+    module: nn.Module, input_shape: Sequence[int], *, with_lines: bool = False
+) -> fx.GraphModule:
     """Trace a module's forward pass down to its layers.
+
+    The tensors' nodes have their shape without the batch axis in `meta["shape"]`.
 
     Args:
         module: The network.
+        input_shape: One image: (channels, height, width).
         with_lines: Record the source line of every operation; PyTorch takes a second for it.
 
     Raises:
@@ -72,19 +234,30 @@ def trace(module: nn.Module, *, with_lines: bool = False) -> fx.GraphModule:
     """
     try:
         with eagerly():
-            return fx.GraphModule(module, _Tracer(with_lines=with_lines).trace(module))
+            tracer = _Tracer(input_shape, with_lines=with_lines)
+            return fx.GraphModule(module, tracer.trace(module))
     except Exception as error:
         frames = [
             (frame.filename, frame.lineno or 0, frame.line or "")
             for frame in traceback.extract_tb(error.__traceback__)
         ]
+        where = _last_of_network(frames) or type(module).__name__
+        if isinstance(error, CaptureError):
+            error.where = where
+            raise
         raise CaptureError(
             "The network's forward pass cannot be captured as a graph.",
-            where=_last_of_network(frames) or type(module).__name__,
+            where=where,
             expected="a forward pass without data-dependent control flow",
             got=(str(error) or type(error).__name__).splitlines()[0],
             fix="let no Python branch, loop or index depend on a tensor's values",
         ) from error
+
+
+def result_of(traced: fx.GraphModule) -> fx.Node | None:
+    """Return the first tensor that a network computes and returns."""
+    results = next(node for node in traced.graph.nodes if node.op == "output").all_input_nodes
+    return next((node for node in results if node.op != "placeholder"), None)
 
 
 def source_line(node: fx.Node) -> str | None:

@@ -166,7 +166,7 @@ def test_a_flipped_bit_of_the_header_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("member", "value"), [("format_version", "3"), ("format_version", "01"), ("format", "other")]
+    ("member", "value"), [("format_version", "4"), ("format_version", "01"), ("format", "other")]
 )
 def test_another_format_or_version_is_named(tmp_path: Path, member: str, value: str) -> None:
     header, data = unseal(packed())

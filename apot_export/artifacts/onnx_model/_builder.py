@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from apot_export.artifacts.onnx_model._general import operators_of
 from apot_export.artifacts.onnx_model.functions import DOMAIN, OPSET, function, function_name
 from apot_export.network import (
     ActivationQuantizer,
@@ -20,6 +21,7 @@ from apot_export.network import (
     CodedNetwork,
     FloatLayer,
     PlaneLayer,
+    Shape,
 )
 from apot_export.network import operations as op
 from apot_export.network.codebook import Codebook
@@ -70,6 +72,7 @@ class GraphBuilder:
     """What the network calls its images, which the graph calls `INPUT`."""
     output: str
     """What the network calls its logits, which the graph calls `OUTPUT`."""
+    further_outputs: tuple[str, ...] = ()
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
@@ -106,12 +109,13 @@ class GraphBuilder:
             )
             for value, shape in shapes.items()
         }
-        images, logits = values.pop(self.input), values.pop(self.output)
+        images = values.pop(self.input)
+        results = [values.pop(name) for name in (self.output, *self.further_outputs)]
         graph = helper.make_graph(
             self.nodes,
             name,
             [images],
-            [logits],
+            results,
             initializer=list(self.initializers.values()),
             value_info=list(values.values()),
         )
@@ -142,9 +146,24 @@ class GraphBuilder:
             scales = self._initializer(f"{name}.scales", scale)
             self._standard("Resize", [*inputs, "", scales], output, **_UPSAMPLING)
             return
-        axis = {"axis": 1} if isinstance(operation, (op.Concat, op.Flatten)) else {}
+        axis = {"axis": 1} if isinstance(operation, op.Flatten) else {}
+        if isinstance(operation, op.Concat):
+            axis = {"axis": operation.axis}
         kind = type(operation).__name__
         self._standard(kind, inputs, output, **axis, **attributes_of(operation))
+
+    def _add_general(
+        self, name: str, operation: op.SelfComputing, inputs: list[str], shape: Shape
+    ) -> None:
+        """Add the nodes of an operation that computes itself, on an image of a shape."""
+        operators = operators_of(operation, shape, self.opset)
+        output = self._value(name)
+        for number, one in enumerate(operators, start=1):
+            made = output if number == len(operators) else f"{output}.part{number}"
+            read = self._initializers({f"{name}.{k}": v for k, v in one.constants.items()})
+            inputs = [*read, *inputs] if one.constant_first else [*inputs, *read]
+            self._standard(one.kind, inputs, made, **one.attributes)
+            inputs = [made]
 
     def _float_weights(self, layer: PlaneLayer | FloatLayer) -> str:
         """Add a layer's float weights: an initializer, or the node that decodes planes."""

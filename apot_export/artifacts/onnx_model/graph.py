@@ -81,6 +81,7 @@ def build_model(
         network=network,
         input=network.input,
         output=network.output,
+        further_outputs=network.further_outputs,
         proofs=proofs,
         bodies=bodies,
         opset=PLAIN_OPSET if is_plain else OPSET,
@@ -162,6 +163,9 @@ class _Graph(GraphBuilder):
                 array = np.array(limit, dtype=np.float32)
                 inputs.append(self._initializer(f"clip_{limit:g}", array))
             self._standard("Clip", inputs, output)
+        elif isinstance(operation, op.SelfComputing):
+            shape = self.network.shapes[node.inputs[0]]
+            self._add_general(node.name, operation, inputs, shape)
         else:
             self._add_standard(node.name, operation, inputs)
 

@@ -17,9 +17,11 @@ from apot_export.artifacts import strict_json
 from apot_export.errors import PackedFileError
 
 FORMAT = "apot-packed"
-FORMAT_VERSION = 2
-"""What is written; version 1 is read, too."""
-_READ_VERSIONS = ("1", "2")
+FORMAT_VERSION = 3
+"""The newest; version 1 is read, too."""
+ELEMENTARY_VERSION = 2
+"""What is written where a network has no operation that version 3 added."""
+_READ_VERSIONS = ("1", "2", "3")
 ALIGNMENT = 64
 _ALIGNED_BYTES = 16384
 """Smallest tensor that begins at a multiple of the alignment."""
@@ -73,7 +75,7 @@ def write(metadata: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> b
     stored = {
         "header_crc32": _UNKNOWN_CRC.decode(),
         "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
+        "format_version": str(ELEMENTARY_VERSION),
         **metadata,
         "checksums": checksums,
     }

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from apot_export.artifacts import strict_json
 from apot_export.artifacts.packed import _digits, _rans
 from apot_export.artifacts.packed._container import StoredTensors, unexpected
+from apot_export.network import CodedNetwork
 from apot_export.network.bitpack import unpack
 from apot_export.network.codebook import MAXIMUM_LEVEL, Codebook, storage_bytes
 from apot_export.network.layers import (
@@ -88,6 +89,12 @@ class Parameters:
             )
         self._runs.append((begin, end))
         return self._numbers[begin:end]
+
+    def require_version_of(self, network: CodedNetwork) -> None:
+        """Raise `ValueError` where a file of an older version has what version 3 added."""
+        elementary = all(network.is_elementary(node) for node in network.nodes)
+        if self._version in {"1", "2"} and (network.further_outputs or not elementary):
+            raise ValueError(f"version {self._version} has no such operation, or one output")
 
     def require_end(self) -> None:
         """Raise `ValueError` unless every number was taken exactly once."""

@@ -37,10 +37,21 @@ from apot_export.network.layers import (
 )
 
 _OPERATION_BY_NAME = {operation.__name__: operation for operation in get_args(op.Operation)}
+_INDICES = {
+    "axes": 1,
+    "order": 1,
+    "start": 0,
+    "stop": 1,
+    "step": 1,
+    "before": 0,
+    "after": 0,
+    "shape": 1,
+}
+"""Attributes that are arrays of integers, and the least of each."""
 _FLOAT = "float32 values"
 _ACCUMULATORS = "accumulators"
 _WEIGHTED = (op.Convolution, op.Linear, op.QuantizeActivation)
-_SPATIAL = (op.MaxPool, op.AveragePool, op.GlobalAveragePool, op.Upsample)
+_SPATIAL = (op.Resample, op.MaxPool, op.AveragePool, op.GlobalAveragePool, op.Upsample)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,8 +150,11 @@ def _require_program(tensors: StoredTensors) -> None:
 
 
 def _network(content: Any, tensors: StoredTensors, parameters: Parameters) -> CodedNetwork:
-    image, output, books, layers, nodes = strict_json.fields(
-        "network", content, "input", "output", "codebooks", "layers", "nodes"
+    image, output, books, layers, nodes, further = strict_json.members(
+        "network",
+        content,
+        ("input", "output", "codebooks", "layers", "nodes"),
+        {"further_outputs": []},
     )
     name, extents = strict_json.fields("input", image, "name", "shape")
     channels, height, width = strict_json.integers("input", extents, least=1)
@@ -163,7 +177,12 @@ def _network(content: Any, tensors: StoredTensors, parameters: Parameters) -> Co
         input=strict_json.text("input", name),
         input_shape=(channels, height, width),
         output=strict_json.text("output", output),
+        further_outputs=tuple(
+            strict_json.text("further_outputs", one)
+            for one in strict_json.array("further_outputs", further)
+        ),
     )
+    parameters.require_version_of(network)
     for node, description in zip(network.nodes, nodes, strict=True):
         _require_every_channel(node, description, network)
     return network
@@ -203,24 +222,25 @@ def _node(description: Any, before: str, parameters: Parameters) -> Node:
 
 def _attribute(
     where: str, kind: type[Any], field: str, attribute: Any, parameters: Parameters
-) -> str | int | float | tuple[int, int] | NDArray[Any]:
-    if kind is op.ScaleBias:
-        return _channels(where, attribute, parameters)
-    if field == "layer":
+) -> str | int | float | tuple[int, ...] | NDArray[Any] | None:
+    if kind in (op.ScaleBias, op.Resample):
+        is_run = kind is op.Resample or isinstance(attribute, list)
+        return parameters.take(where, attribute) if is_run else _for_all_channels(where, attribute)
+    if field in {"layer", "function"}:
         return strict_json.text(where, attribute)
-    if field in {"minimum", "maximum"}:
-        return strict_json.number(where, attribute)
-    if field == "groups":
+    if field in _INDICES:
+        return strict_json.integers(where, attribute, least=_INDICES[field])
+    if field in {"minimum", "maximum", "value"}:
+        is_none = field == "value" and attribute is None
+        return None if is_none else strict_json.number(where, attribute)
+    if field in {"groups", "axis"}:
         return strict_json.integer(where, attribute, least=1)
     pair = list(attribute) if isinstance(attribute, tuple) else attribute
     height, width = strict_json.integers(where, pair, least=0 if field == "padding" else 1)
     return height, width
 
 
-def _channels(where: str, attribute: Any, parameters: Parameters) -> NDArray[Any]:
-    """Return one number for all channels, or one a channel."""
-    if isinstance(attribute, list):
-        return parameters.take(where, attribute)
+def _for_all_channels(where: str, attribute: Any) -> NDArray[Any]:
     with np.errstate(over="ignore", under="ignore"):
         value = np.array([strict_json.number(where, attribute)]).astype(np.float32)
     if not np.isfinite(value).all():
@@ -246,12 +266,17 @@ def _require_well_formed(network: CodedNetwork, tensors: Iterable[str]) -> None:
                 raise ValueError(f"{node.name}: {source} is of {kinds[source]}")
         kinds[node.name] = produced
         _check_geometry(network, node)
-    if kinds[network.output] != _FLOAT:
-        raise ValueError(f"the output {network.output} is of {kinds[network.output]}")
+    _require_floats(kinds, (network.output, *network.further_outputs))
     for name, shape in network.shapes.items():
         if math.prod(shape) > strict_json.LARGEST_INTEGER:
             raise ValueError(f"{name}: {list(shape)} is too large")
     _check_names(network, tensors)
+
+
+def _require_floats(kinds: Mapping[str, str], outputs: Iterable[str]) -> None:
+    for output in outputs:
+        if kinds[output] != _FLOAT:
+            raise ValueError(f"the output {output} is of {kinds[output]}")
 
 
 def _check_quantizer(name: str, quantizer: ActivationQuantizer) -> None:
@@ -288,6 +313,10 @@ def _check_geometry(network: CodedNetwork, node: Node) -> None:
         network.layers[operation.layer].shape[0] % operation.groups
     ):
         raise ValueError(f"{node.name}: {operation.groups} groups do not divide the outputs")
+    if isinstance(operation, op.Elementwise) and operation.function not in op.FUNCTIONS:
+        raise ValueError(f"{node.name}: no function {operation.function}")
+    if isinstance(operation, op.Reduce) and operation.function not in {"mean", "max"}:
+        raise ValueError(f"{node.name}: no reduction {operation.function}")
     if isinstance(operation, _SPATIAL) and rank != 3:  # noqa: PLR2004 - C, H, W
         raise ValueError(f"{node.name}: pools an input without height and width")
     if isinstance(operation, op.Clip) and not operation.minimum <= operation.maximum:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from apot_export.artifacts import strict_json
 from apot_export.artifacts.packed import _digits, _rans
-from apot_export.artifacts.packed._container import positions, write
+from apot_export.artifacts.packed._container import FORMAT_VERSION, positions, write
 from apot_export.artifacts.packed._read_layers import (
     DIGITS,
     ENTROPY,
@@ -32,6 +32,7 @@ from apot_export.network import (
     Layer,
     Node,
     PlaneLayer,
+    Resample,
     ScaleBias,
 )
 from apot_export.network.bitpack import unpack
@@ -77,10 +78,15 @@ def packed_file_bytes(
             writer.node(node, before) for node, before in zip(network.nodes, names, strict=False)
         ],
     }
+    if network.further_outputs:
+        content["further_outputs"] = list(network.further_outputs)
     metadata = {
         "network": strict_json.dumps(content),
         "provenance": strict_json.dumps(provenance, sort_keys=True),
     }
+    elementary = all(network.is_elementary(node) for node in network.nodes)
+    if network.further_outputs or not elementary:
+        metadata = {"format_version": str(FORMAT_VERSION), **metadata}
     tensors = writer.tensors()
     if integer is not None:
         program = program_bytes(integer, network, tensors, positions(tensors))
@@ -181,7 +187,9 @@ class _Writer:
             description["inputs"] = list(node.inputs)
         for field in dataclasses.fields(node.operation):
             value = getattr(node.operation, field.name)
-            if isinstance(node.operation, ScaleBias):
+            if isinstance(node.operation, Resample):
+                description[field.name] = self._run(value)
+            elif isinstance(node.operation, ScaleBias):
                 channels = self._channels(value)
                 if channels != NEUTRAL[field.name]:
                     description[field.name] = channels

@@ -70,6 +70,7 @@ def fuse(network: CodedNetwork) -> tuple[list[Fused], str]:
     Raises:
         KernelError: An operation or a layer has no kernel.
     """
+    _require_kernels(network)
     _require_bytes(network)
     nodes, output = _without_trivial_flattening(network)
     return _Fuser(network, nodes, output).steps(), output
@@ -197,6 +198,18 @@ def is_depthwise(network: CodedNetwork, operation: op.Convolution) -> bool:
     """Whether the convolution is depthwise: one group, and one input channel, per output."""
     outputs, inputs = network.layers[operation.layer].shape[:2]
     return operation.groups == outputs > 1 and inputs == 1
+
+
+def _require_kernels(network: CodedNetwork) -> None:
+    unknown = [node.name for node in network.nodes if not network.is_elementary(node)]
+    if unknown or network.further_outputs:
+        raise KernelError(
+            "The kernels do not know an operation of the network."
+            if unknown
+            else "The kernels compute networks of one output.",
+            where=", ".join(unknown or network.further_outputs),
+            fix="run the ONNX model",
+        )
 
 
 def _require_bytes(network: CodedNetwork) -> None:

@@ -8,7 +8,7 @@ quantizer lies within that bound, and anything else is not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import fx, nn
 from apot_export.network.bounds import UNIT_ROUNDOFF
 from apot_export.network.comparison import LOGITS, Difference, first_place
 from apot_export.original.quantized_layers import QuantConv2d
-from apot_export.original.tracing import trace, value_names
+from apot_export.original.tracing import result_of, trace, value_names
 from apot_export.verification.proof.decisions import distances, levels_of
 from apot_export.verification.proof.rounding import (
     Bounded,
@@ -46,7 +46,7 @@ def compare_levels(
         images: float32 [N, C, H, W].
         exported: Every value of the ONNX graph on these images, by name; the logits too.
     """
-    return ForcedWalk(module, exported, {}).compare(images)
+    return ForcedWalk(module, images.shape[1:], exported, {}).compare(images)
 
 
 @dataclass
@@ -91,6 +91,7 @@ class ForcedWalk(fx.Interpreter):
     def __init__(
         self,
         module: nn.Module,
+        input_shape: Sequence[int],
         exported: Mapping[str, NDArray[Any]],
         watched: Mapping[str, tuple[int, ...]],
     ) -> None:
@@ -98,13 +99,15 @@ class ForcedWalk(fx.Interpreter):
 
         Args:
             module: The original, on the CPU.
+            input_shape: One image: (channels, height, width).
             exported: Every value of the ONNX graph on the images, by name; the logits too.
             watched: Indices into values whose original numbers are kept, by value.
         """
-        traced = trace(module)
+        traced = trace(module, input_shape)
         super().__init__(traced, garbage_collect_values=True)
         self.exported = exported
         self.names = value_names(traced)
+        self.result = result_of(traced)
         self.running = ""
         """Name of the value that is being computed."""
         self.layers: dict[str, _LayerCounts] = {}
@@ -146,7 +149,7 @@ class ForcedWalk(fx.Interpreter):
         elif n.op == "output" or not isinstance(computed, Bounded):
             return computed
         else:
-            is_result = any(user.op == "output" for user in n.users)
+            is_result = n is self.result
             layer = str(n.target) if n.op == "call_module" else self.running
             forced = self._compare_values(LOGITS if is_result else self.running, layer, computed)
         for user in n.users:

@@ -85,7 +85,8 @@ def prove_export(
     )
     disputed: list[Difference] = []
     accumulators = compare_oracle(packed, sample[:_ORACLE_IMAGES], exported, disputed)
-    walk = ForcedWalk(module, exported, {one.value: one.place for one in disputed if one.place})
+    watched = {one.value: one.place for one in disputed if one.place}
+    walk = ForcedWalk(module, sample.shape[1:], exported, watched)
     levels = walk.compare(sample)
     found += walk.found
     found += [_attributed(one, walk, packed) for one in disputed]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from apot_export.network import operations as op
 from apot_export.network.bounds import UNIT_ROUNDOFF, sum_roundings
 from apot_export.original import functions
+from apot_export.original import primitives as p
 from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer
 
 _PRODUCT_ROUNDINGS = 12
@@ -67,7 +70,7 @@ def _linear(
 
 def bounded_module(module: nn.Module, operand: Bounded) -> Bounded:
     """Run a module without weights, or a batch-norm."""
-    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)):
         return _batch_norm(module, operand)
     return _moved(type(module), operand, lambda pick: module(pick(operand)))
 
@@ -86,6 +89,8 @@ def bounded_function(
     _each(arguments, operands.append)
     if not operands:
         return call(arguments)
+    if target in _NUMBERWISE:
+        return _NUMBERWISE[target](call(_each(arguments, _copied)), arguments, operands)
     if target in functions.ADDITIONS:
         result = call(_each(arguments, _copied))
         bound = operands[0].bound + operands[1].bound + UNIT_ROUNDOFF * result.abs()
@@ -98,10 +103,79 @@ _KINDS: dict[Any, type[nn.Module]] = {
     **dict.fromkeys(functions.CLIPS, nn.Hardtanh),
     **dict.fromkeys(functions.MEANS, nn.AdaptiveAvgPool2d),
     **dict.fromkeys(functions.CONCATENATIONS + functions.IDENTITIES, nn.Identity),
-    **dict.fromkeys(functions.RESHAPES, nn.Flatten),
     **{target: kind for target, (kind, _, _) in functions.MODULES.items()},
+    **dict.fromkeys(functions.RESHAPES, nn.Flatten),
+    **dict.fromkeys(p.CHOICES, nn.Flatten),
+    **dict.fromkeys((p.rectify, p.clip), nn.Hardtanh),
+    p.global_average: nn.AdaptiveAvgPool2d,
 }
 """The kind of module that treats bounds as a function does."""
+
+
+_STEEPEST = {
+    "sqrt": math.inf,
+    "reciprocal": math.inf,
+    "exp": math.inf,
+    "log": math.inf,
+    "erf": 1.13,
+}
+"""Largest slope of a function where it is not 1: how far an error of its argument carries."""
+
+
+def _multiplied(result: torch.Tensor, _: Any, operands: list[Bounded]) -> Bounded:
+    a, b = operands
+    carried = a.bound * b.value.abs() + b.bound * (a.value.abs() + a.bound)
+    return Bounded(result, carried + UNIT_ROUNDOFF * result.abs())
+
+
+def _added(result: torch.Tensor, _: Any, operands: list[Bounded]) -> Bounded:
+    return Bounded(result, operands[0].bound + operands[1].bound + UNIT_ROUNDOFF * result.abs())
+
+
+def _scaled(result: torch.Tensor, arguments: Any, operands: list[Bounded]) -> Bounded:
+    (x,), (_, scale, bias) = operands, arguments
+    factor = tuple(map(abs, scale))
+    magnitude = p.scale_bias(x.value.abs(), factor, tuple(map(abs, bias)))
+    carried = p.scale_bias(x.bound, factor, (0.0,))
+    return Bounded(result, carried + _BATCH_NORM_ROUNDINGS * UNIT_ROUNDOFF * magnitude)
+
+
+def _of_function(result: torch.Tensor, arguments: Any, operands: list[Bounded]) -> Bounded:
+    (x,), name = operands, arguments[1]
+    # Operands are the export's values, without error, unless the export has none of that name.
+    carried = torch.where(x.bound > 0, x.bound * _STEEPEST.get(name, 1.0), 0.0)
+    magnitude = result.abs() + op.FUNCTIONS[name].scale
+    return Bounded(result, carried + op.FUNCTION_ROUNDINGS * UNIT_ROUNDOFF * magnitude)
+
+
+def _reduced(result: torch.Tensor, arguments: Any, operands: list[Bounded]) -> Bounded:
+    (x,), (_, function, axes) = operands, arguments
+    if function == "max":
+        return Bounded(result, p.reduce(x.bound, "max", axes))
+    roundings = sum_roundings(x.value.numel() / max(1, result.numel())) + 2
+    magnitude = p.reduce(x.value.abs(), function, axes)
+    return Bounded(
+        result, p.reduce(x.bound, function, axes) + roundings * UNIT_ROUNDOFF * magnitude
+    )
+
+
+def _resampled(result: torch.Tensor, arguments: Any, operands: list[Bounded]) -> Bounded:
+    (x,), (_, rows, columns) = operands, arguments
+    roundings = sum_roundings(rows.shape[1]) + sum_roundings(columns.shape[1]) + 2
+    magnitude = p.resample(x.value.abs(), rows.abs(), columns.abs())
+    carried = p.resample(x.bound, rows.abs(), columns.abs())
+    return Bounded(result, carried + roundings * UNIT_ROUNDOFF * magnitude)
+
+
+_NUMBERWISE: Mapping[Any, Callable[[torch.Tensor, Any, list[Bounded]], Bounded]] = {
+    p.multiply: _multiplied,
+    p.add: _added,
+    p.scale_bias: _scaled,
+    p.elementwise: _of_function,
+    p.reduce: _reduced,
+    p.resample: _resampled,
+}
+"""Bounds of functions by their results, arguments and bounded operands."""
 
 
 def _copied(operand: Bounded) -> torch.Tensor:
@@ -125,7 +199,8 @@ def _moved(
     if issubclass(kind, _CLIPS):
         return Bounded(result, operand.bound)
     if issubclass(kind, _CHOICES):
-        return Bounded(result, run(lambda part: part.bound))
+        # A constant among them, as of a padding, has no error, and may be negative.
+        return Bounded(result, run(lambda part: part.bound).abs())
     if issubclass(kind, _AVERAGES):
         window = max(1, operand.value.numel() / max(1, result.numel()))
         roundings = sum_roundings(window) + 2
@@ -144,7 +219,9 @@ def _each(arguments: tuple[Any, ...], change: Callable[[Bounded], Any]) -> tuple
     return changed
 
 
-def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, operand: Bounded) -> Bounded:
+def _batch_norm(
+    module: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm, operand: Bounded
+) -> Bounded:
     mean, variance = module.running_mean, module.running_var
     if mean is None or variance is None:
         raise TypeError("a captured batch-norm has running statistics")

@@ -1,0 +1,89 @@
+"""Calls of PyTorch in a traced forward pass, and the registry of what they are rewritten to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+
+from apot_export.errors import CaptureError
+
+Rewriting = Callable[..., Any]
+REWRITINGS: dict[Any, Rewriting] = {}
+"""By function, or name of method."""
+
+
+def rewrites(*targets: Any) -> Callable[[Rewriting], Rewriting]:
+    def register(rewriting: Rewriting) -> Rewriting:
+        REWRITINGS.update(dict.fromkeys(targets, rewriting))
+        return rewriting
+
+    return register
+
+
+def is_tensor(value: object) -> bool:
+    """Tell whether a value is a tensor of the graph."""
+    return isinstance(value, fx.Proxy) and "shape" in value.node.meta
+
+
+def shape_of(x: fx.Proxy) -> tuple[int, ...]:
+    """Return a tensor's shape without the batch axis."""
+    return tuple(x.node.meta["shape"])
+
+
+def call(function: Callable[..., Any], *arguments: Any) -> fx.Proxy:
+    tracer = next(a for a in arguments if isinstance(a, fx.Proxy)).tracer
+    return tracer.create_proxy("call_function", function, arguments, {})
+
+
+def constant_in(value: Any) -> torch.Tensor | None:
+    """Return a parameter or buffer, else None."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, fx.Proxy) and value.node.op == "get_attr":
+        return constant_of(cast("Any", value.tracer).root, str(value.node.target)).detach().cpu()
+    return None
+
+
+@contextmanager
+def without_tracing() -> Iterator[None]:
+    """Use modules as they are while a trace has replaced how they are called and read."""
+    call, get = nn.Module.__call__, nn.Module.__getattr__
+    nn.Module.__call__, nn.Module.__getattr__ = _CALL, _GET  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__call__, nn.Module.__getattr__ = call, get  # type: ignore[method-assign]
+
+
+_CALL, _GET = nn.Module.__call__, nn.Module.__getattr__
+
+
+def constant_of(root: nn.Module, path: str) -> torch.Tensor:
+    """Return the parameter, buffer or other tensor that a network has under a dotted name."""
+    found: Any = root
+    with without_tracing():
+        for name in path.split("."):
+            found = getattr(found, name)
+    tensor: torch.Tensor = found
+    return tensor
+
+
+def refused(x: fx.Proxy, what: str) -> CaptureError:
+    return CaptureError(
+        "An operation has no meaning for the exporter in this form.",
+        where=None,
+        expected="constant numbers, and axes other than the batch's",
+        got=f"{what} on an image of shape {list(shape_of(x))}",
+    )
+
+
+def axis_of(x: fx.Proxy, axis: int) -> int:
+    rank = len(shape_of(x)) + 1
+    found = axis % rank
+    if found == 0:
+        raise refused(x, "an operation along the batch axis")
+    return found

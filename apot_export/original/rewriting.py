@@ -1,0 +1,16 @@
+"""PyTorch's functions, methods and operators in terms of `primitives`.
+
+Every rewriting gets the call's arguments as they are, tensors as proxies of known shapes, and
+returns the proxy of its result; None where it leaves the call as it is.
+"""
+
+from __future__ import annotations
+
+from apot_export.original import _arithmetic, _rearranging
+from apot_export.original._calls import REWRITINGS, constant_of, is_tensor, without_tracing
+from apot_export.original._windows import MODULES
+
+FILLED_BY = (_arithmetic, _rearranging)
+"""Modules that enter into the registry what they rewrite."""
+
+__all__ = ["MODULES", "REWRITINGS", "constant_of", "is_tensor", "without_tracing"]
