@@ -185,10 +185,14 @@ class Network(nn.Module):
         return self.step(self.conv(torch.relu(self.norm(self.first(image)))))
 
 
-def network_around(step: Step) -> Network:
+def network_around(step: Step) -> nn.Module:
     """Return the network, with weights and statistics that are the same each time."""
     torch.manual_seed(7)
-    network = Network(step)
+    return with_statistics(Network(step))
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
+    """Return a network whose batch-norms have seen images, in evaluation mode."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             assert module.running_mean is not None

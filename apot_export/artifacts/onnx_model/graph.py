@@ -91,8 +91,7 @@ def build_model(
     graph.add_nodes()
     largest = max((proof.bound for proof in proofs.values()), default=0)
     facts = {"largest_accumulator_bound": str(largest)}
-    if target != PORTABLE:
-        facts["target"] = target
+    facts |= {} if target == PORTABLE else {"target": target}
     if target == CUDA:
         facts["tf32_exact"] = str(tf32_is_exact(network)).lower()
     if is_plain:
