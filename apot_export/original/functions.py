@@ -23,7 +23,7 @@ RESHAPES = (
     "reshape", "view", "flatten", "squeeze", "unsqueeze", "unflatten", "view_as", "reshape_as",
 )  # fmt: skip
 """Calls whose result is their input's numbers, image by image, in the shape of the result."""
-IDENTITIES = ("contiguous", "detach", "clone", "float", "cpu", "to", "type_as", "requires_grad_")
+IDENTITIES = ("contiguous", "detach", "clone", "float", "cpu", "to")
 """Methods that change no number of a float32 tensor."""
 
 _POOL = ("kernel_size", "stride", "padding")

@@ -124,6 +124,7 @@ class _Tracer(fx.Tracer):
             if isinstance(values[0], torch.Tensor):
                 shapes = [tuple(value.shape) for value in values]
                 is_batch = tuple(shape[0] for shape in shapes if shape) == _BATCHES
+                is_batch &= values[0].dtype is torch.float32
                 if is_batch and shapes[0][1:] == shapes[1][1:] and kind != "get_attr":
                     proxy.node.meta["shape"] = shapes[0][1:]
         return proxy

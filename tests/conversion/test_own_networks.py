@@ -18,7 +18,15 @@ import apot_export
 from apot_export.artifacts.directory import ONNX_MODEL
 from apot_export.errors import ApotExportError
 from apot_export.runtimes.onnx_runtime import open_session
-from tests.support.training_codes import QuantConvV2, make
+from tests.support.training_codes import (
+    QuantConvV1,
+    QuantConvV2,
+    WeightQuant,
+    levels,
+    make,
+    nearest,
+    normalised,
+)
 
 SHAPE = (1, 8, 8)
 
@@ -178,3 +186,50 @@ def test_a_layer_of_full_precision_by_its_bits(tmp_path: Path) -> None:
     network.fuse.bit = 32
     result = apot_export.convert(network, tmp_path / "export", input_shape=SHAPE)
     assert result.bits == 4
+
+
+# --- what objects state, and what they compute ----------------------------------------------------
+
+
+class AuthorsWeightQuant(WeightQuant):
+    """As the code of 2020 holds it: without its level set, with the bits of magnitudes."""
+
+    def __init__(self, bit: int) -> None:
+        super().__init__(levels(bit - 1))
+        self.w_bit = bit - 1
+        self.kept, self.grids = (self.grids,), None  # type: ignore[assignment]
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        weight = normalised(weight, self.wgt_alpha)
+        return nearest(weight.abs(), self.kept[0]) * weight.sign() * self.wgt_alpha
+
+
+@pytest.mark.parametrize(("said", "bits"), [(4, 3), (3, 4), (4, 4)])
+def test_layers_whose_quantizers_were_replaced_are_what_they_compute(
+    said: int, bits: int, tmp_path: Path
+) -> None:
+    network: Any = make(kind="v1", bit=said)
+    for layer in network.modules():
+        if isinstance(layer, QuantConvV1):
+            layer.weight_quant = AuthorsWeightQuant(bits)
+            layer.act_grid = levels(bits)
+    result = apot_export.convert(network, tmp_path / "export", input_shape=SHAPE)
+    assert (result.bits, result.activation_bits) == (bits, bits)
+
+
+def test_a_level_set_that_nothing_states_is_found(tmp_path: Path) -> None:
+    class Silent(QuantConvV2):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            self.power = False
+            result = super().forward(image)
+            del self.power
+            return result
+
+    network: Any = make(power=False)
+    for layer in network.modules():
+        if isinstance(layer, QuantConvV2):
+            layer.__class__ = Silent
+            layer.bit = np.int64(4)
+            del layer.power
+    result = apot_export.convert(network, tmp_path / "export", input_shape=SHAPE)
+    assert (result.bits, result.method, result.method_from) == (4, "uniform", "network")

@@ -401,7 +401,7 @@ def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
 def test_another_version_is_named(tmp_path: Path) -> None:
     header, data = unseal(packed())
     header["__metadata__"]["format_version"] = "4"
-    with pytest.raises(ValueError, match="'3'"):
+    with pytest.raises(ValueError, match="'4'"):
         read(tmp_path, seal(header, data))
 
 

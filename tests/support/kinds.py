@@ -13,7 +13,7 @@ from tests.support.training_codes import FirstConv, QuantConvV2
 
 CHANNELS, HEIGHT, WIDTH = 8, 6, 6
 Step = Callable[[Tensor], Any]
-SINGLE = nn.AdaptiveAvgPool2d([1, 1])  # type: ignore[arg-type]  # as people write it
+SINGLE: Any = [1, 1]
 
 
 def _shortcut(x: Tensor) -> Tensor:
@@ -100,9 +100,10 @@ CONVERTED: dict[str, dict[str, Step]] = {
         "mean over axes": lambda x: x.mean([2, 3]) + x.mean(dim=(-1, -2)),
         "mean after mean": lambda x: x.mean(3).mean(2) + x.mean(2).mean(2),
         "mean of channels": lambda x: x.mean(1, keepdim=True),
-        "sum, amax, max": lambda x: x.sum(1) * x.amax([2]) + x.max(3)[0],
+        "sum, amax, max": lambda x: x.sum(1).unsqueeze(1) * x.amax([2, 3])[:, :, None, None]
+        + x.max(3)[0][..., None],
         "global pools": lambda x: functional.adaptive_max_pool2d(x, 1).flatten(1)
-        + SINGLE(x).squeeze(3).squeeze(2),
+        + functional.adaptive_avg_pool2d(x, SINGLE).squeeze(3).squeeze(2),
         "adaptive pools": nn.Sequential(nn.AdaptiveAvgPool2d((4, 5)), nn.AdaptiveMaxPool2d((2, 5))),
         "ceil_mode": _pools(ceil_mode=True),
         "padded averages": _pools(padding=1),

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -36,8 +37,6 @@ def require_agreement(
 ) -> tuple[dict[nn.Module, WeightedLayer | None], Observed]:
     """Run a network on random images and compare each layer with what may replace it.
 
-    What moves when thresholds do by a few units in the last place is float noise.
-
     Args:
         module: The user's network.
         candidates: Our own layers, by the user's; the most usual first.
@@ -63,7 +62,8 @@ def require_agreement(
         found = [_difference(names[layer], layer, one, inputs, output) for one in left]
         agreeing[layer] = [one for one, wrong in zip(left, found, strict=True) if wrong is None]
         if left and not agreeing[layer]:
-            findings.extend(wrong for wrong in found[:1] if wrong is not None)
+            _, closest = min((one for one in found if one is not None), key=itemgetter(0))
+            findings.append(closest)
 
     # Before hooks of the user's, so that what those do to an output is seen behind it.
     handles = [layer.register_forward_hook(compare, prepend=True) for layer in names]
@@ -125,13 +125,12 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 def _difference(
     name: str, layer: nn.Module, replacement: WeightedLayer, inputs: tuple[Any, ...], output: Any
-) -> RecognitionError | None:
+) -> tuple[float, RecognitionError] | None:
+    """Return how far a replacement's outputs are away, and what to say; None where it agrees."""
     if len(inputs) != 1 or not all(isinstance(v, torch.Tensor) for v in (*inputs, output)):
-        return RecognitionError(
-            "A layer is not called with one tensor.",
-            where=name,
-            got=", ".join(type(value).__name__ for value in inputs) or "keywords alone",
-        )
+        got = ", ".join(type(value).__name__ for value in inputs) or "keywords alone"
+        says = "A layer is not called with one tensor."
+        return math.inf, RecognitionError(says, where=name, got=got)
     image = inputs[0].cpu()
     expected = replacement(image)
     got = output.cpu()
@@ -151,7 +150,7 @@ def _difference(
         )
     elif not isinstance(replacement, QuantizedLayer):
         formula = "a plain layer, for its bit-width is 32"
-    return RecognitionError(
+    return float(distance.max()), RecognitionError(
         "A layer of the network computes something else than its family's formula.",
         where=f"{name} ({type(layer).__name__})",
         expected=formula,

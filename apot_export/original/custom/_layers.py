@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,8 @@ class ThresholdLayer:
     weight_alpha: torch.Tensor
     act_alpha: torch.Tensor
     facts: LayerFacts
+    other_bits: tuple[int, ...] = ()
+    """Bit-widths that its weight quantizer may mean, beside that of the facts."""
 
 
 def weighted_layers(module: nn.Module) -> Iterator[tuple[str, WeightedLayer]]:
@@ -84,6 +87,13 @@ def threshold_layer(name: str, layer: nn.Module, stated: str | None) -> Threshol
     weight_key = "weight_alpha" if in_quantizer is None else "weight_quant.wgt_alpha"
     keys = [*layer.state_dict(), "act_alpha", weight_key]
     bits = said_bits(layer, name)
+    other_bits: tuple[int, ...] = ()
+    inner_bits = said_bits(inner, f"{name}.weight_quant", "w_bit")
+    if bits is not None and inner_bits is not None:
+        # It counts the bits of magnitudes, or all; its owner's attribute may be out of date.
+        if inner_bits not in (bits, bits - 1):
+            bits = inner_bits + 1
+        other_bits = tuple({inner_bits, inner_bits + 1} - {bits})
     power = getattr(layer, "power", None)
     if power is None and bits != TERNARY_BITS:  # whose weights are rounded in any case
         power = getattr(inner, "power", None)
@@ -99,21 +109,26 @@ def threshold_layer(name: str, layer: nn.Module, stated: str | None) -> Threshol
             weight_levels=_level_set(_WEIGHT_SETS, layer, inner),
             activation_levels=_level_set(_ACTIVATION_SETS, layer, inner),
         ),
+        other_bits=other_bits,
     )
 
 
-def said_bits(layer: nn.Module, name: str) -> int | None:
-    """Return the bit-width that a layer's object states, if it does.
+def said_bits(layer: object, name: str, attribute: str = "bit") -> int | None:
+    """Return the bit-width that an object states, if it does.
 
     Raises:
         BitWidthError: It is not a whole number.
     """
-    bits = getattr(layer, "bit", None)
-    if bits is not None and (not isinstance(bits, int) or isinstance(bits, bool)):
+    bits = getattr(layer, attribute, None)
+    if bits is None:
+        return None
+    if isinstance(bits, bool) or not isinstance(bits, numbers.Integral):  # numpy's, too
         raise BitWidthError(
-            "A layer's bit-width is not a whole number.", where=f"{name}.bit", got=repr(bits)
+            "A layer's bit-width is not a whole number.",
+            where=f"{name}.{attribute}",
+            got=repr(bits),
         )
-    return bits
+    return int(bits)
 
 
 def float_replacement(name: str, layer: WeightedLayer) -> WeightedLayer | None:

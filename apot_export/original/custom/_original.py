@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import itertools
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from apot_export.original.custom._layers import (
 )
 from apot_export.original.custom._wrappers import drop_hooks, refresh_weights, unwrapped
 from apot_export.original.families import Family
+from apot_export.original.level_sets import activation_level_set, weight_level_set
 from apot_export.original.loading import load_state
 from apot_export.original.multi_bit import multi_bit_layers, shorten_coordinates
 from apot_export.original.original import Original
@@ -136,17 +139,19 @@ def _original(
             candidates[layer] = [replacement]
     family = _family(found, ours, multi_bit, choices.family)
     if family.has_thresholds:
-        path = checkpoint.path if checkpoint else None
-        plan = resolve(family, [layer.facts for layer in found], choices, path, ours=ours)
+        facts, path = [layer.facts for layer in found], checkpoint.path if checkpoint else None
+        plan = resolve(family, facts, choices, path, ours=ours)
         choices = plan.choices
     else:
         plan = resolve(family, [], Choices(first_last=choices.first_last), None)
-    for recognised in found:
-        candidates[recognised.layer] = [
-            threshold_replacement(recognised, quantization)
-            for quantization in _possible(plan.layers.get(recognised.facts.name), family, choices)
-        ]
-    used, observed = require_agreement(module, candidates, input_shape)
+    for one in found:
+        possible = _possible(plan.layers.get(one.facts.name), family, choices)
+        candidates[one.layer] = [threshold_replacement(one, some) for some in possible]
+    try:
+        used, observed = require_agreement(module, candidates, input_shape)
+    except RecognitionError:
+        _add_others(candidates, found, plan, family, choices)
+        used, observed = require_agreement(module, candidates, input_shape)
     names = [name for name, layer in weighted_layers(module) if layer in used]
     rebuilt = _rebuilt(module, used)
     plan = _as_computed(plan, rebuilt, [layer.facts.name for layer in found])
@@ -168,20 +173,21 @@ def _original(
         plan=plan,
         module=rebuilt,
         multi_bit=multi_bit,
-        powers_of_two=find_powers_of_two(
-            _plain_weights(rebuilt, {*plan.floats, *multi_bit}), choices
-        ),
+        powers_of_two=_powers_of_two(rebuilt, {*plan.floats, *multi_bit}, choices),
         choices=choices,
         observed=observed,
     )
 
 
-def _plain_weights(module: nn.Module, skipped: Collection[str]) -> dict[str, torch.Tensor]:
-    return {
+def _powers_of_two(
+    module: nn.Module, skipped: Collection[str], choices: Choices
+) -> Mapping[str, Any]:
+    plain = {
         name: layer.weight
         for name, layer in weighted_layers(module)
         if not isinstance(layer, QuantizedLayer) and name not in skipped
     }
+    return find_powers_of_two(plain, choices)
 
 
 def _possible(
@@ -197,8 +203,56 @@ def _possible(
     return [dataclasses.replace(quantization, activation_sign=sign) for sign in signs]
 
 
+def _add_others(
+    candidates: dict[nn.Module, list[WeightedLayer]],
+    found: Sequence[ThresholdLayer],
+    plan: LayerPlan,
+    family: Family,
+    choices: Choices,
+) -> None:
+    """Add the quantizations that nothing states, for layers that do not compute the usual ones."""
+    for recognised in found:
+        quantization = plan.layers.get(recognised.facts.name)
+        if quantization is None:
+            continue
+        others = list(_others(quantization, recognised, family, choices))
+        candidates[recognised.layer] += [threshold_replacement(recognised, one) for one in others]
+
+
+def _others(
+    usual: Quantization, layer: ThresholdLayer, family: Family, choices: Choices
+) -> Iterator[Quantization]:
+    widths = (usual.weight_bits, *(layer.other_bits if choices.bits is None else ()))
+    sets = [usual.method] if choices.method else family.methods
+    activation_sets = (
+        [usual.activation_method] if choices.activation_method else (family.activation_methods)
+    )
+    normalized = [True, False] if choices.normalize_weights else [False]
+    for bits, method, activations, normalizes, legacy in itertools.product(
+        widths, sets, activation_sets, normalized, (False, True)
+    ):
+        if legacy and activations != "uniform":
+            continue
+        other = dataclasses.replace(
+            usual,
+            weight_bits=bits,
+            activation_bits=bits
+            if usual.activation_bits == usual.weight_bits
+            else (usual.activation_bits),
+            method=method,
+            activation_method=activations,
+            normalize_weights=normalizes,
+            legacy_divisor=legacy or usual.legacy_divisor,
+        )
+        if other != usual:
+            with suppress(BitWidthError):  # a level set that does not exist at this width
+                weight_level_set(other)
+                activation_level_set(other)
+                yield other
+
+
 def _as_computed(plan: LayerPlan, rebuilt: nn.Module, names: Sequence[str]) -> LayerPlan:
-    """Return a plan with the signs of activations that layers turned out to compute."""
+    """Return a plan with what layers turned out to compute."""
     modules = dict(rebuilt.named_modules())
     computed = {
         name: layer.quantization
@@ -210,8 +264,19 @@ def _as_computed(plan: LayerPlan, rebuilt: nn.Module, names: Sequence[str]) -> L
         return plan
     usual = Counter(layers[name] for name, was in plan.layers.items() if was == plan.default)
     ((default, _),) = usual.most_common(1)
-    sign = Stated(default.activation_sign, NETWORK)
-    return dataclasses.replace(plan, default=default, layers=layers, activation_sign=sign)
+    parts = {
+        "bits": default.weight_bits,
+        "activation_bits": default.activation_bits,
+        "method": default.method,
+        "activation_method": default.activation_method,
+        "activation_sign": default.activation_sign,
+    }
+    changed: dict[str, Any] = {
+        name: Stated(value, NETWORK)
+        for name, value in parts.items()
+        if value != getattr(plan, name).value or name == "activation_sign"
+    }
+    return dataclasses.replace(plan, default=default, layers=layers, **changed)
 
 
 def _first_last(rebuilt: nn.Module, names: Sequence[str], choices: Choices) -> Stated[str]:
