@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional
 
 from apot_export.errors import CaptureError
 from apot_export.original.observed import tensors_of
@@ -191,6 +192,11 @@ class _Tracer(fx.Tracer):
 
 
 def _run_on_meta(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    if isinstance(module, (nn.Conv2d, nn.Linear)):  # quantized or not, of the same shapes
+        (image,), weight = args, module.weight.to("meta")
+        if isinstance(module, nn.Linear):
+            return functional.linear(image, weight)
+        return module._conv_forward(image, weight, None)  # noqa: SLF001 - pads as the layer does
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
     return torch.func.functional_call(module, meta, args, options)

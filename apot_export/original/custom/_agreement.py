@@ -24,6 +24,8 @@ from apot_export.original.tracing import eagerly
 
 _SEED = 20190928
 _IMAGES = 2
+_LARGE_IMAGE = 1 << 15
+"""Pixels from which on one image shows enough of every layer."""
 _NUDGE = 2.0**-18
 """Relative change of thresholds whose effect on levels counts as float noise."""
 _EIGHT_BIT_STEPS = 127
@@ -94,7 +96,8 @@ def require_agreement(
 def _images(module: nn.Module, input_shape: ImageShape) -> torch.Tensor:
     first = next(module.parameters(), torch.zeros(()))
     generator = torch.Generator().manual_seed(_SEED)
-    return torch.randn((_IMAGES, *input_shape), generator=generator).to(first.device)
+    count = _IMAGES if math.prod(input_shape[1:]) < _LARGE_IMAGE else 1
+    return torch.randn((count, *input_shape), generator=generator).to(first.device)
 
 
 def _run(module: nn.Module, images: torch.Tensor) -> Any:
