@@ -99,6 +99,11 @@ def print_export_conversion(result: ExportConversion) -> None:
     console = console_of_output()
     says = f"{result.source}/ to {result.path}/, target {result.target}"
     console.print(Text.assemble(("Converted ", "bold green"), says), soft_wrap=True)
+    facts = [("packed file", "entropy-coded")] * result.compressed
+    if result.integer is not None:
+        facts.append(("integer", _integer_line(result.integer)))
+    if facts:
+        console.print(facts_table(facts))
     table = new_table("file", "size")
     for name, count in result.files.items():
         table.add_row(name, _bytes(count))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import _options
 from ._errors import reported
 
-_OF_THE_MODEL = ("target", "batch", "keep_functions")
+if TYPE_CHECKING:
+    from apot_export.conversion.integer_choices import IntegerChoices
+
+_OF_AN_EXPORT = ("target", "batch", "keep_functions", "compress", "force")
+"""Options that say what is made of an export, beside those of the integer network."""
 
 
 def convert(
@@ -121,18 +125,21 @@ def convert(
     """Convert CHECKPOINT into an ONNX model and a packed-weight file.
 
     Writes model.onnx, model.apot.safetensors and manifest.json; with --integer also
-    model.integer.onnx. Of an export it writes another one, with a model for another --target: from
-    its packed file, without the checkpoint.
+    model.integer.onnx. Of an export it writes another one, for another --target, with --integer or
+    with --compress: from its packed file, without the checkpoint.
     """
     with reported(debug=debug):
         from apot_export.artifacts.directory import MANIFEST
 
+        from ._parsing import integer_choices
+
+        form = integer_choices(fraction_bits, input_bits, input_type, data, wanted=integer)
         if (checkpoint / MANIFEST).is_file():
-            _convert_export(ctx, checkpoint, output, force=force, as_json=as_json)
+            _convert_export(ctx, checkpoint, output, form, as_json=as_json)
             return
         from apot_export.conversion.convert import convert as convert_checkpoint
 
-        from ._parsing import integer_choices, parse_arguments, quantization_choices
+        from ._parsing import parse_arguments, quantization_choices
 
         choices = quantization_choices(
             layer_bits,
@@ -160,7 +167,7 @@ def convert(
             model_arguments=parse_arguments(model_kwarg or []),
             input_shape=input_shape,
             choices=choices,
-            integer=integer_choices(fraction_bits, input_bits, input_type, data, wanted=integer),
+            integer=form,
             compress=compress,
             target=target,
             batch=batch,
@@ -177,14 +184,19 @@ def convert(
 
 
 def _convert_export(
-    ctx: typer.Context, export: Path, output: Path | None, *, force: bool, as_json: bool
+    ctx: typer.Context,
+    export: Path,
+    output: Path | None,
+    integer: IntegerChoices | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Write another export from an export's packed file."""
     from apot_export.conversion.convert_export import convert_export
 
-    _require_options_of_the_model(ctx, export)
-    options = {name: ctx.params[name] for name in _OF_THE_MODEL}
-    result = convert_export(export, output, force=force, **options)
+    _require_options_of_exports(ctx, export)
+    options = {name: ctx.params[name] for name in _OF_AN_EXPORT}
+    result = convert_export(export, output, integer=integer, **options)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
     else:
@@ -193,11 +205,12 @@ def _convert_export(
         print_export_conversion(result)
 
 
-def _require_options_of_the_model(ctx: typer.Context, export: Path) -> None:
-    """Raise `ExportError` for options that describe a checkpoint or change other files."""
+def _require_options_of_exports(ctx: typer.Context, export: Path) -> None:
+    """Raise `ExportError` for options that describe a checkpoint."""
     from apot_export.errors import ExportError
 
-    possible = {*_OF_THE_MODEL, "checkpoint", "output", "force", "as_json", "debug"}
+    possible = {*_OF_AN_EXPORT, "checkpoint", "output", "as_json", "debug"}
+    possible |= {"integer", "fraction_bits", "input_bits", "input_type", "data"}
     given = [
         parameter.opts[0]
         for parameter in ctx.command.params
@@ -206,9 +219,9 @@ def _require_options_of_the_model(ctx: typer.Context, export: Path) -> None:
     ]
     if given:
         raise ExportError(
-            "Of an export another ONNX model is made, and nothing else changes.",
+            "The weights of an export are codes already: no option can change them.",
             where=str(export),
-            expected="--target, --batch, --keep-functions, -o, --force",
+            expected="--target, --batch, --keep-functions, --integer, --compress, -o, --force",
             got=", ".join(given),
             fix="leave them out, or convert the checkpoint again",
         )

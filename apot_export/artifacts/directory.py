@@ -236,15 +236,27 @@ def found_from(folder: Path, directory: Path, checkpoint: Mapping[str, Any]) -> 
     return {**checkpoint, "path": os.path.relpath(path, folder.absolute())}
 
 
-def of_another_model(manifest: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-    """Return a manifest without what it says of its ONNX model, and with a new one's options."""
-    changed: dict[str, Any] = {}
+def of_another_model(
+    manifest: Mapping[str, Any],
+    options: Mapping[str, Any],
+    changed: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return a manifest without what it says of its ONNX model, and with a new one's options.
+
+    Args:
+        manifest: The manifest.
+        options: Of the new model.
+        changed: Other members that are new; None in place of one removes it.
+    """
+    kept: dict[str, Any] = {}
     for key, value in manifest.items():
         if key == "target":
-            changed |= {option: chosen for option, chosen in options.items() if chosen}
+            kept |= {option: chosen for option, chosen in options.items() if chosen}
         elif key not in _OF_ONE_MODEL:
-            changed[key] = value
-    return changed
+            kept[key] = value
+    files = kept.pop("files")  # the last member, where it was
+    kept |= changed or {}
+    return {**{key: value for key, value in kept.items() if value is not None}, "files": files}
 
 
 def find_newest(below: Path) -> Path:

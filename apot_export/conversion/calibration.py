@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from torch import nn
 
 from apot_export.artifacts.onnx_model import build_integer_model, serialise
 from apot_export.conversion.integer_choices import IntegerChoices
@@ -18,7 +19,6 @@ from apot_export.errors import BoundError, DatasetError, IntegerError
 from apot_export.integer import IntegerNetwork, Pixels, lower, operation_counts
 from apot_export.integer.fixed_point import LARGEST_FRACTION_BITS
 from apot_export.network import CodedNetwork
-from apot_export.original.original import Original
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.runtimes.torch_runtime import torch_executor, twin_executor
 
@@ -38,7 +38,7 @@ class IntegerForm:
     agreement: float | None
     """With the float export, on the calibration images."""
     yardstick: float | None
-    """The original's agreement with itself, on the same images."""
+    """The original's agreement with itself, on the same images; None without an original."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that manifests store."""
@@ -63,10 +63,19 @@ class IntegerForm:
 def integer_form(
     coded: CodedNetwork,
     float_model: onnx.ModelProto,
-    original: Original,
     choices: IntegerChoices,
+    preprocessing: str,
+    module: nn.Module | None,
 ) -> IntegerForm:
     """Lower a coded network with the fraction bits that were given, or that images call for.
+
+    Args:
+        coded: The network.
+        float_model: Its ONNX model.
+        choices: What the user says of the integer form.
+        preprocessing: Of calibration images: see `Family.preprocessing`.
+        module: The original; None where it is not there: then fraction bits suffice only where the
+            integer network names the class of the float one for all calibration images.
 
     Raises:
         BoundError: A value could overflow with these fraction bits, or with any.
@@ -74,7 +83,7 @@ def integer_form(
         DatasetError: The folder of calibration images is none, or the normalisation of pixels is
             not known.
     """
-    pixels = _pixels(coded, original) if choices.pixels else None
+    pixels = _pixels(coded, preprocessing) if choices.pixels else None
     if choices.fraction_bits is not None:
         network = lower(
             coded,
@@ -86,9 +95,9 @@ def integer_form(
             network=network, fraction_bits_from="option", agreement=None, yardstick=None
         )
     largest = _largest_provable(coded, choices, pixels)
-    images = _calibration_images(coded, original, choices.data)
+    images = _calibration_images(coded, preprocessing, choices.data)
     if images is not None:
-        found = _calibrated(coded, float_model, original, choices, pixels, images, largest)
+        found = _calibrated(coded, float_model, module, choices, pixels, images, largest)
         if found is not None:
             return found
     return IntegerForm(
@@ -96,10 +105,10 @@ def integer_form(
     )
 
 
-def _pixels(coded: CodedNetwork, original: Original) -> Pixels:
+def _pixels(coded: CodedNetwork, preprocessing: str) -> Pixels:
     classes = coded.shapes[coded.output][0]
     kind = kind_of(None, coded.input_shape, classes)
-    normalisation = kind.normalisation(original.family.preprocessing)
+    normalisation = kind.normalisation(preprocessing)
     if normalisation is None:
         raise IntegerError(
             "The network's dataset has no pixels of 8 bits.",
@@ -119,12 +128,12 @@ def _largest_provable(
 
 
 def _calibration_images(
-    coded: CodedNetwork, original: Original, data: str | None
+    coded: CodedNetwork, preprocessing: str, data: str | None
 ) -> Dataset | None:
     """Return calibration images; None where there are none and none were named."""
     try:
         kind = kind_of(None, coded.input_shape, coded.shapes[coded.output][0])
-        found = kind.open(None if data is None else Path(data), original.family.preprocessing)
+        found = kind.open(None if data is None else Path(data), preprocessing)
     except DatasetError:
         if data is not None:
             raise
@@ -135,18 +144,23 @@ def _calibration_images(
 def _calibrated(
     coded: CodedNetwork,
     float_model: onnx.ModelProto,
-    original: Original,
+    module: nn.Module | None,
     choices: IntegerChoices,
     pixels: Pixels | None,
     images: Dataset,
     largest: IntegerNetwork,
 ) -> IntegerForm | None:
-    """Return the form with the smallest fraction bits that agree as the original with itself."""
+    """Return the form of the fewest fraction bits that agree as often as the original with itself.
+
+    Without an original they must agree on all images.
+    """
     batches = [batch for batch, _ in images.batches(_CALIBRATION_BATCH)]
-    module = original.module.eval()
-    itself = np.concatenate([torch_executor(module, "cpu")(batch) for batch in batches])
-    twin = np.concatenate([twin_executor(module, "cpu")(batch) for batch in batches])
-    yardstick = _agreement(itself, twin)
+    yardstick = None
+    if module is not None:
+        module.eval()
+        itself = np.concatenate([torch_executor(module, "cpu")(batch) for batch in batches])
+        twin = np.concatenate([twin_executor(module, "cpu")(batch) for batch in batches])
+        yardstick = _agreement(itself, twin)
     session = open_session(serialise(float_model), "cpu")
     exported = np.concatenate([session.run(batch) for batch in batches])
     for bits in range(_SMALLEST_TRIED, largest.fraction_bits + 1):
@@ -156,7 +170,7 @@ def _calibrated(
             continue
         logits = _integer_logits(coded, network, batches)
         agreement = _agreement(exported, logits)
-        if agreement >= yardstick:
+        if agreement >= (1.0 if yardstick is None else yardstick):
             return IntegerForm(
                 network=network,
                 fraction_bits_from="calibration",

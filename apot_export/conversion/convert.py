@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-from apot_export._version import VERSION
 from apot_export.artifacts.directory import (
-    INTEGER_MODEL,
-    ONNX_MODEL,
     PACKED_MODEL,
     export_name,
-    require_free,
     write_export,
 )
-from apot_export.artifacts.onnx_model import build_integer_model, build_model, serialise
-from apot_export.artifacts.onnx_model.lowering import PLAIN, PORTABLE, require_target
-from apot_export.artifacts.packed.writing import packed_file_bytes, require_compressible
+from apot_export.artifacts.onnx_model.lowering import PORTABLE
 from apot_export.conversion.faithful import require_same_results
 from apot_export.conversion.integer_choices import IntegerChoices
+from apot_export.conversion.output import TOOL, Output
 from apot_export.conversion.premise import require_supported
 from apot_export.conversion.result import ConversionResult, Sizes
 from apot_export.encoding.capture import capture
 from apot_export.encoding.encode import encode_network
 from apot_export.errors import IntegerError
-from apot_export.network import CodedNetwork
 from apot_export.original.checkpoint import require_checkpoint_file
 from apot_export.original.choices import Choices
 from apot_export.original.custom import ModelSpec, unwrapped
@@ -40,13 +32,6 @@ from apot_export.original.opening import model_spec, open_original
 from apot_export.original.original import Original
 from apot_export.original.parts import stated_parts
 from apot_export.original.quantization import FLOAT, OPTION
-
-if TYPE_CHECKING:
-    import onnx
-
-    from apot_export.conversion.calibration import IntegerForm
-
-_TOOL = f"apot-export {VERSION}"
 
 
 def convert(
@@ -92,20 +77,21 @@ def convert(
     """
     started = time.perf_counter()
     path, name = _path_and_name(checkpoint)
-    output = _Output(
+    output = Output(
         folder=Path(name if directory is None else directory),
         # File names may be any bytes; the strings of artifacts are Unicode.
         name=name.encode(errors="backslashreplace").decode(),
         model={"target": target, "batch": batch, "keep_functions": keep_functions},
+        integer=integer,
         compress=compress,
         force=force,
     )
-    output.require_possible(integer)
+    output.require_possible()
     chosen = choices or Choices(**stated)
     spec = model_spec(checkpoint, model, model_arguments, input_shape)
     original = open_original(checkpoint, chosen, spec, input_shape)
     statistics = require_supported(original, trust=trust_options)
-    return _export(original, spec, integer, output, path, statistics, started)
+    return _export(original, spec, output, path, statistics, started)
 
 
 def _path_and_name(checkpoint: str | PathLike[str] | nn.Module) -> tuple[Path | None, str]:
@@ -116,41 +102,25 @@ def _path_and_name(checkpoint: str | PathLike[str] | nn.Module) -> tuple[Path | 
     return path, export_name(path)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Output:
-    """Where and in which form an export is written."""
-
-    folder: Path
-    name: str
-    model: dict[str, Any]
-    """Options of the ONNX model: target, batch, keep_functions."""
-    compress: bool
-    force: bool
-
-    def require_possible(self, integer: IntegerChoices | None) -> None:
-        require_free(self.folder, force=self.force)
-        require_target(**self.model)
-        require_compressible(compress=self.compress, integer=integer is not None)
-
-
 def _export(
     original: Original,
     spec: ModelSpec | None,
-    integer: IntegerChoices | None,
-    output: _Output,
+    output: Output,
     path: Path | None,
     statistics: dict[str, Any] | None,
     started: float,
 ) -> ConversionResult:
     """Encode an original, write its export and describe it."""
-    if integer is not None:
+    if output.integer is not None:
         _require_coded_layers(original)
     quantizers: dict[str, Any] = {**original.multi_bit, **original.powers_of_two}
     source = capture(original.module, original.architecture.input_shape, quantizers)
     if original.observed is not None:
         require_same_results(source, original.observed)
     coded = encode_network(source, alpha_terms=original.choices.alpha_terms)
-    files, form = _artifacts(coded, original, integer, output)
+    files, form = output.files(
+        coded, _provenance(original), original.family.preprocessing, original.module
+    )
     record = original.checkpoint.record if original.checkpoint else None
     optional = {
         "record": record.to_json() if record else None,
@@ -200,39 +170,10 @@ def _require_coded_layers(original: Original) -> None:
     )
 
 
-def _artifacts(
-    coded: CodedNetwork,
-    original: Original,
-    integer: IntegerChoices | None,
-    output: _Output,
-) -> tuple[dict[str, bytes], IntegerForm | None]:
-    """Return the contents of the export's files by name, and its all-integer network."""
-    provenance = _provenance(original)
-    metadata = {"apot_export": json.dumps(provenance, sort_keys=True)}
-    name = output.name
-    model = build_model(coded, name=name, tool=_TOOL, metadata=metadata, **output.model)
-    form = None if integer is None else _integer_form(coded, model, original, integer)
-    network = form.network if form else None
-    packed = packed_file_bytes(coded, provenance, network, compress=output.compress)
-    files = {ONNX_MODEL: serialise(model), PACKED_MODEL: packed}
-    if network is not None:
-        model = build_integer_model(
-            coded,
-            network,
-            name=name,
-            tool=_TOOL,
-            metadata=metadata,
-            plain=output.model["target"] == PLAIN,
-            batch=output.model["batch"],
-        )
-        files[INTEGER_MODEL] = serialise(model)
-    return files, form
-
-
 def _provenance(original: Original) -> dict[str, Any]:
     """Return what every artifact records about the original."""
     provenance = {
-        "tool": _TOOL,
+        "tool": TOOL,
         "checkpoint_sha256": original.checkpoint.sha256 if original.checkpoint else None,
         "family": original.family.name,
         "architecture": original.architecture.name,
@@ -243,7 +184,7 @@ def _provenance(original: Original) -> dict[str, Any]:
     return provenance
 
 
-def _manifest(original: Original, output: _Output, path: Path | None) -> dict[str, Any]:
+def _manifest(original: Original, output: Output, path: Path | None) -> dict[str, Any]:
     """Return what the manifest records about the original, enough to build it again."""
     provenance = _provenance(original)
     return {
@@ -260,12 +201,3 @@ def _manifest(original: Original, output: _Output, path: Path | None) -> dict[st
             "sha256": provenance["checkpoint_sha256"],
         },
     }
-
-
-def _integer_form(
-    coded: CodedNetwork, model: onnx.ModelProto, original: Original, choices: IntegerChoices
-) -> IntegerForm:
-    # It imports what other conversions do without: datasets, and with them torchvision.
-    from apot_export.conversion.calibration import integer_form
-
-    return integer_form(coded, model, original, choices)

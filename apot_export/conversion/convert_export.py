@@ -1,28 +1,28 @@
-"""From an export directory to one with another ONNX model, without the checkpoint."""
+"""From an export directory to one of another form, without the checkpoint."""
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from apot_export._version import VERSION
 from apot_export.artifacts.directory import (
-    ONNX_MODEL,
     PACKED_MODEL,
     check_files,
     found_from,
     of_another_model,
     read_manifest,
-    require_free,
     write_export,
 )
-from apot_export.artifacts.onnx_model import build_model, serialise
-from apot_export.artifacts.onnx_model.lowering import PORTABLE, require_target
+from apot_export.artifacts.onnx_model.lowering import PORTABLE
 from apot_export.artifacts.packed import load_packed
+from apot_export.conversion.integer_choices import IntegerChoices
+from apot_export.conversion.output import Output
+from apot_export.errors import ExportError
+from apot_export.original import families
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,10 @@ class ExportConversion:
     """The export whose packed file it was made from."""
     target: str
     """Runtime that the ONNX model is lowered for."""
+    integer: dict[str, Any] | None
+    """What the manifest records about the integer network; None without one."""
+    compressed: bool
+    """Whether codes that get smaller by it are entropy-coded in the packed file."""
     files: dict[str, int]
     """Bytes of every file by name."""
     seconds: float
@@ -51,50 +55,108 @@ def convert_export(
     target: str = PORTABLE,
     batch: int = 0,
     keep_functions: bool = False,
+    integer: IntegerChoices | None = None,
+    compress: bool = False,
     force: bool = False,
 ) -> ExportConversion:
     """Write an export with an ONNX model for another target, made from the packed file.
 
-    All other files are copied. The model is the one that `convert` makes of the checkpoint.
+    The files are those that `convert` makes of the checkpoint, and the manifest keeps what it says
+    of that. An integer network and compressed codes are kept.
 
     Args:
         export: The export directory.
-        directory: The directory to write; None for one named after the export and the target, here.
+        directory: The directory to write; None for one named after the export and its form, here.
         target: Runtime that the ONNX model is lowered for, as in `convert`.
         batch: Images in every batch of target "plain"; 0 for any number.
         keep_functions: Leave the `apot` functions of target "plain" in.
+        integer: How to write the all-integer network, too. Fraction bits that are not given are the
+            fewest with which it names the float network's class for all calibration images.
+        compress: Entropy-code the codes in the packed file; not beside an integer network.
         force: Replace an earlier export in `directory`.
 
     Raises:
         ApotExportError: With what is wrong with the export; nothing is left half-written.
     """
     started = time.perf_counter()
-    options: dict[str, Any] = {"target": target, "batch": batch, "keep_functions": keep_functions}
-    require_target(**options)
     source = Path(export)
     manifest = read_manifest(source)
+    recorded = None if integer else manifest.get("integer")
+    if compress and recorded:
+        raise _read_by_a_program(source)
     name = str(manifest.get("name", source.absolute().name))
-    folder = Path(f"{name}_{target}" if directory is None else directory)
-    require_free(folder, force=force)
-    check_files(source, manifest)
-    files = {file: (source / file).read_bytes() for file in manifest["files"]}
-    packed = load_packed(source / PACKED_MODEL)
-    provenance = {"apot_export": json.dumps(packed.provenance, sort_keys=True)}
-    model = build_model(
-        packed.network, name=name, tool=f"apot-export {VERSION}", metadata=provenance, **options
-    )
-    files[ONNX_MODEL] = serialise(model)
-    checkpoint = found_from(folder, source, manifest["checkpoint"])
-    written = write_export(
-        folder,
-        files,
-        of_another_model({**manifest, "checkpoint": checkpoint}, **options),
+    output = Output(
+        folder=_default_folder(name, target, integer, compress=compress)
+        if directory is None
+        else Path(directory),
+        name=name,
+        model={"target": target, "batch": batch, "keep_functions": keep_functions},
+        integer=_as_recorded(recorded) if recorded else integer,
+        compress=compress or (integer is None and manifest.get("compressed", False)),
         force=force,
     )
+    output.require_possible()
+    check_files(source, manifest)
+    written, form = _write(output, source, manifest, recorded)
     return ExportConversion(
-        path=folder,
+        path=output.folder,
         source=source,
         target=target,
+        integer=form,
+        compressed=output.compress,
         files=written,
         seconds=time.perf_counter() - started,
     )
+
+
+def _write(
+    output: Output, source: Path, manifest: Mapping[str, Any], recorded: dict[str, Any] | None
+) -> tuple[dict[str, int], dict[str, Any] | None]:
+    """Write an export; return its files' bytes and what its manifest says of its integer network.
+
+    Args:
+        output: Where and in which form.
+        source: The export that it is made from.
+        manifest: Of the source.
+        recorded: What the manifest says of the integer network, if that stays as it is.
+    """
+    packed = load_packed(source / PACKED_MODEL)
+    preprocessing = families.by_name(manifest["family"]).preprocessing
+    files, made = output.files(packed.network, packed.provenance, preprocessing, None)
+    form = recorded or (made and made.to_json())
+    changed = {
+        "checkpoint": found_from(output.folder, source, manifest["checkpoint"]),
+        "integer": form,
+        "compressed": output.compress or None,
+    }
+    content = of_another_model(manifest, output.model, changed)
+    return write_export(output.folder, files, content, force=output.force), form
+
+
+def _read_by_a_program(export: Path) -> ExportError:
+    return ExportError(
+        "The program of the export's integer network reads codes where they lie, so they cannot be "
+        "compressed.",
+        where=str(export),
+        fix="leave out --compress, or convert the checkpoint without --integer",
+    )
+
+
+def _as_recorded(form: Mapping[str, Any]) -> IntegerChoices:
+    """Return the choices that make an integer network as a manifest records it."""
+    pixels = form["normalisation"] is not None
+    return IntegerChoices(
+        fraction_bits=form["fraction_bits"],
+        input_bits=None if pixels else form["input_bits"],
+        pixels=pixels,
+    )
+
+
+def _default_folder(
+    name: str, target: str, integer: IntegerChoices | None, *, compress: bool
+) -> Path:
+    """Return a folder that is named after an export and what is new about it."""
+    made = ["integer"] * (integer is not None) + ["compressed"] * compress
+    if target != PORTABLE or not made:
+        made.insert(0, target)
+    return Path("_".join([name, *made]))

@@ -326,5 +326,5 @@ def _tuned(manifest: Mapping[str, Any], result: TuningResult) -> dict[str, Any]:
     """Return the manifest with how its model was chosen, without the verdict on the old model."""
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     measured = {k: v for k, v in result.to_json().items() if k not in _UNRECORDED}
-    kept = of_another_model(manifest, target=result.target)
+    kept = of_another_model(manifest, {"target": result.target})
     return {**kept, "tuning": {"date": date, **measured}}

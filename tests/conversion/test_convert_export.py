@@ -35,11 +35,48 @@ def test_it_is_byte_for_byte_what_the_checkpoint_gives(options: dict[str, Any]) 
 
 @here
 @pytest.mark.parametrize("option", ["--compress", "--integer", "--unsigned-zeros"])
-def test_other_files_are_copied(option: str) -> None:
+@pytest.mark.parametrize("target", ["cpu", "plain"])
+def test_what_an_export_has_is_kept(option: str, target: str) -> None:
     assert run("convert", CHECKPOINT, "-o", "a", option).exit_code == 0
-    assert run("convert", CHECKPOINT, "-o", "b", option, "--target", "cpu").exit_code == 0
-    assert run("convert", "a", "-o", "c", "--target", "cpu").exit_code == 0
+    assert run("convert", CHECKPOINT, "-o", "b", option, "--target", target).exit_code == 0
+    assert run("convert", "a", "-o", "c", "--target", target).exit_code == 0
     assert contents(Path("c")) == contents(Path("b"))
+
+
+@here
+@pytest.mark.parametrize(
+    "options", [("--compress",), ("--integer", "--fraction-bits", "11", "--target", "plain")]
+)
+def test_what_it_has_not_is_made_as_of_the_checkpoint(options: tuple[str, ...]) -> None:
+    assert run("convert", CHECKPOINT, "-o", "b", *options).exit_code == 0
+    Path(CHECKPOINT).rename("elsewhere")
+    assert run("convert", EXPORT, "-o", "c", *options).exit_code == 0
+    assert contents(Path("c")) == contents(Path("b"))
+
+
+@here
+def test_fraction_bits_are_calibrated_without_the_checkpoint() -> None:
+    Path(CHECKPOINT).unlink()
+    result = run("convert", EXPORT, "--integer")
+    assert "agreement 100.0% on calibration images" in result.stdout
+    form = json.loads(Path("res8_4bit_integer/manifest.json").read_text())["integer"]
+    assert (form["fraction_bits_from"], form["yardstick"]) == ("calibration", None)
+    assert 4 <= form["fraction_bits"] < 16
+    result = run("convert", "res8_4bit_integer", "--integer", "--fraction-bits", "9", "-o", "nine")
+    assert "9 fraction bits (as given)" in result.stdout
+
+
+@here
+def test_codes_that_a_program_reads_are_not_compressed() -> None:
+    assert run("convert", EXPORT, "-o", "a", "--integer", "--fraction-bits", "9").exit_code == 0
+    result = run("convert", "a", "-o", "b", "--compress")
+    assert result.exit_code == 2
+    assert "cannot be compressed" in result.stderr
+    assert run("convert", EXPORT, "-o", "c", "--compress").exit_code == 0
+    # An integer network that is asked for replaces compressed codes by a bit stream.
+    assert run("convert", "c", "-o", "d", "--integer", "--fraction-bits", "9").exit_code == 0
+    assert contents(Path("d")) == contents(Path("a"))
+    assert not Path("b").exists()
 
 
 @here
@@ -82,7 +119,7 @@ def test_an_export_can_be_replaced_by_its_own() -> None:
 
 @here
 @pytest.mark.parametrize(
-    "options", [("--bits", "4"), ("--compress",), ("--integer",), ("--family", "apot-v1")]
+    "options", [("--bits", "4"), ("--trust-options",), ("--family", "apot-v1")]
 )
 def test_options_that_describe_the_checkpoint_are_refused(options: tuple[str, ...]) -> None:
     result = run("convert", EXPORT, "-o", "a", "--target", "cpu", *options)
