@@ -56,8 +56,8 @@ def print_report(report: Report) -> None:
         checks.add_row(mark, name, Text(text))
     console.print(checks)
     console.print()
-    style = "bold green" if report.verdict == "PASS" else "bold red"
-    console.print(Text(report.verdict, style))
+    styles = {"PASS": "bold green", "FAIL": "bold red"}
+    console.print(Text(report.verdict, styles.get(report.verdict, "bold yellow")))
     for failure in report.failures:
         console.print(Text(f"  {failure}"), soft_wrap=True)
     if report.divergence is not None:
@@ -109,8 +109,7 @@ def _sides(report: Report) -> Table:
         speed = f"{side.images_per_second:,.0f}"
         table.add_row(name, *accuracy, speed, *([agreement] if several else []))
 
-    pytorch = f"PyTorch {settings['torch']}, {_original(settings)}"
-    add(pytorch if settings["original"] else "your outputs", report.original, "")
+    add(_held_to(settings), report.original, "")
     for position, side in enumerate(report.sides):
         name = _SIDE_NAMES[side.name]
         if side.name.startswith("ort"):
@@ -129,10 +128,25 @@ def _print_divergence(console: Console, found: Divergence) -> None:
     console.print(Text(f"  probable cause: {cause}. {found.evidence}"), soft_wrap=True)
 
 
+def _held_to(settings: Mapping[str, Any]) -> str:
+    """Return what the sides are compared with."""
+    if "baseline" in settings:
+        return f"the packed file, {_SIDE_NAMES[settings['baseline']]}"
+    if settings["original"] is None:
+        return "your outputs"
+    return f"PyTorch {settings['torch']}, {_original(settings)}"
+
+
 def _original(settings: Mapping[str, Any]) -> str:
     if settings["alpha_terms"]:
         return f"coordinates rounded to {settings['alpha_terms']} powers of two"
     return "the original"
+
+
+def _compared_weights(report: Report) -> str:
+    if report.settings["original"] is None:
+        return "ONNX and packed file; not compared with the checkpoint"
+    return "packed file and ONNX"
 
 
 def _exactness(report: Report) -> str:
@@ -197,7 +211,7 @@ def _proofs(report: Report) -> Iterator[tuple[bool, str, str]]:
             weights.exact == weights.layers and not weights.offenders,
             "weights",
             f"{weights.exact} of {weights.layers} layers equal {_exactness(report)} "
-            f"({weights.weights:,} weights, packed file and ONNX)",
+            f"({weights.weights:,} weights, {_compared_weights(report)})",
         )
     if accumulators.compared:
         yield (
@@ -232,6 +246,9 @@ def _comparisons(report: Report) -> Iterator[tuple[bool, str, str]]:
             "agreement",
             f"{report.agreement:.2%} in top-1; PyTorch with itself: {_yardsticks(report)}",
         )
+    if "baseline" in report.settings:
+        says = f"{report.agreement:.2%} in top-1 with the packed file's network"
+        yield holds("the packed file's network"), "agreement", says
     if report.reference is not None:
         yield holds("your outputs"), "reference", _reference(report.reference)
     yield holds("did not run on"), "provider", report.provider

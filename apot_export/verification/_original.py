@@ -138,6 +138,12 @@ def find_original(directory: Path, manifest: Mapping[str, Any], statement: State
     return HeldTo(original=original, stated=stated, choices=choices, spec=spec)
 
 
+def is_gone(directory: Path, manifest: Mapping[str, Any]) -> bool:
+    """Tell whether nothing lies where an export's checkpoint was, or there never was a file."""
+    path = _recorded_path(directory, manifest)
+    return path is None or ("\0" not in str(path) and not os.path.lexists(path))
+
+
 def is_available(directory: Path, manifest: Mapping[str, Any]) -> bool:
     """Tell whether the recorded original can be built unasked: its file is there, and no user code.
 

@@ -25,6 +25,7 @@ from apot_export.datasets import KINDS, ArrayFile, Batch, Dataset
 from apot_export.errors import DatasetError, ExportError
 from apot_export.network import CodedNetwork
 from apot_export.original.checkpoint import Checkpoint
+from apot_export.original.record import Record
 from apot_export.runtimes import onnx_runtime
 from apot_export.runtimes.torch_runtime import Executor, torch_executor, twin_executors
 from apot_export.verification._options import RunOptions
@@ -32,6 +33,7 @@ from apot_export.verification._original import HeldTo, settings_of
 from apot_export.verification._verdict import (
     agreement_failures,
     backend_failures,
+    baseline_failures,
     compare_record,
     record_failures,
     record_warnings,
@@ -78,7 +80,9 @@ class Run:
     manifest: Mapping[str, Any]
     packed: CodedNetwork
     held_to: HeldTo | None
-    """None where the user's own outputs are all that the export is held to."""
+    """None where there is no original."""
+    baseline: tuple[str, Executor] | None
+    """Side and executor that is compared with on images for which there are no outputs, either."""
     images: Dataset
     positions: NDArray[np.int64]
     """Of `images` in the file or folder that they were chosen from."""
@@ -147,6 +151,7 @@ class Run:
                 *proofs.failures,
                 *opened.failures(),
                 *agreement_failures(measured.images, sides, next(iter(yardsticks), None)),
+                *(baseline_failures(measured.images, sides) if self.baseline else ()),
                 *reference_failures(outputs),
                 *record_failures(record),
                 *backend_failures(integers),
@@ -259,6 +264,9 @@ class Run:
             module = self.held_to.original.module.to(self.device)
             run = torch_executor(module, self.device)
             return lambda batch: run(batch.images), twin_executors(module, self.device)
+        if self.baseline is not None:
+            _, packed = self.baseline
+            return lambda batch: packed(batch.images), {}
         logits = np.asarray(self.reference.logits if self.reference else None, dtype=np.float32)
         return lambda batch: logits[self.positions[batch.indices]], {}
 
@@ -284,6 +292,8 @@ class Run:
     def _compare_record(self, hits: int | None, images: int) -> RecordComparison | None:
         """Compare an accuracy on the network's own dataset with what the checkpoint records."""
         record = self.checkpoint.record if self.checkpoint else None
+        if self.held_to is None:
+            record = Record.of_json(self.manifest.get("record"))
         if record is None or hits is None or self.images.name not in {kind.name for kind in KINDS}:
             return None
         return compare_record(record, hits, images, ignored=self.options.ignore_record)
@@ -292,7 +302,13 @@ class Run:
         """Yield what this run cannot show."""
         if self.checkpoint and self.checkpoint.record_note:
             yield self.checkpoint.record_note
-        if self.held_to is None:
+        if self.baseline is not None:
+            yield (
+                "the original is not there: that the weights are those of the checkpoint "
+                f"(SHA-256 {self.manifest['checkpoint']['sha256']}) was not proven; name it with "
+                "--checkpoint FILE to prove it"
+            )
+        elif self.held_to is None:
             yield (
                 "no original was built (its checkpoint is not there, or is of a custom network "
                 "without --model): weights and levels were not compared with it"
@@ -350,6 +366,7 @@ class Run:
             "limit": self.options.limit,
             "seed": self.options.seed,
             **settings_of(self.held_to, self.manifest),
+            **({"baseline": self.baseline[0]} if self.baseline else {}),
             "assumptions": self.manifest.get("assumptions"),
             **self.flags,
             **_versions(),

@@ -29,14 +29,17 @@ _FEWEST = 10
 
 
 def proof_failures(
-    weights: WeightCertificate, levels: LevelComparison, accumulators: AccumulatorComparison
+    weights: WeightCertificate,
+    levels: LevelComparison,
+    accumulators: AccumulatorComparison,
+    held_to: str = "the original",
 ) -> list[str]:
     """Judge what must be exact, or explained by float rounding."""
     failures = []
     if weights.exact != weights.layers or weights.offenders:
         failures.append(
             f"{weights.layers - weights.exact} of {weights.layers} layers have other weights "
-            f"than the original: {'; '.join(weights.offenders)}"
+            f"than {held_to}: {'; '.join(weights.offenders)}"
         )
     if levels.unexplained or levels.values_outside:
         failures.append(
@@ -76,8 +79,7 @@ def reference_failures(found: ReferenceComparison | None) -> list[str]:
     if found is None:
         return []
     failures = []
-    chance = math.sqrt(_EQUAL_CLASSES * (1 - _EQUAL_CLASSES) / found.images)
-    wanted = _EQUAL_CLASSES - 4 * chance - 1 / found.images
+    wanted = _least_agreement(found.images)
     if found.agreement < wanted:
         failures.append(
             f"the export names the class of your outputs for {found.agreement:.2%} of the images; "
@@ -94,6 +96,23 @@ def reference_failures(found: ReferenceComparison | None) -> list[str]:
     if failures:
         failures[-1] += f". {_blame(found)}"
     return failures
+
+
+def baseline_failures(images: int, sides: Sequence[ComparedSide]) -> list[str]:
+    """Judge how often each side names the class of the packed file, where no original is there."""
+    wanted = _least_agreement(images)
+    return [
+        f"{side.name} names the class of the packed file's network for {side.agreement:.2%} of the "
+        f"images; at least {wanted:.2%} are expected of {images} images"
+        for side in sides
+        if side.agreement < wanted
+    ]
+
+
+def _least_agreement(images: int) -> float:
+    """Return how often two computations of one network name the same class at least."""
+    chance = math.sqrt(_EQUAL_CLASSES * (1 - _EQUAL_CLASSES) / images)
+    return _EQUAL_CLASSES - 4 * chance - 1 / images
 
 
 def _blame(found: ReferenceComparison) -> str:

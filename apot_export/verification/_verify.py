@@ -30,12 +30,14 @@ from apot_export.verification._original import (
     Statement,
     find_original,
     is_available,
+    is_gone,
     require_same_structure,
 )
 from apot_export.verification._run import Run
 from apot_export.verification.report import Report
 from apot_export.verification.running.processes import Processes, joined_processes
 from apot_export.verification.running.shards import Progress
+from apot_export.verification.running.sides import packed_executor
 
 _DEVICES = ("auto", "cuda", "cpu")
 
@@ -57,8 +59,10 @@ def verify(
 
     Without `choices` (or fields of it) the original is the one that the export's manifest records,
     by digest. With them it is the one that they describe, as `convert` would read it, whatever the
-    manifest records. Under torchrun (or in an open process group of PyTorch's) the processes share
-    the images, and each returns the same report.
+    manifest records. Where the recorded checkpoint is gone and nothing is stated, ONNX model and
+    packed file are held to each other, and the best verdict is "PASS, without its original". Under
+    torchrun (or in an open process group of PyTorch's) the processes share the images, and each
+    returns the same report.
 
     Args:
         export: The export directory.
@@ -107,8 +111,12 @@ def _opened(
     check_files(directory, manifest)
     packed = load_packed(directory / PACKED_MODEL).network
     alone = options.reference is not None and not (options.dataset or options.data)
-    held_to = None
-    if not (alone and statement.names_nothing and not is_available(directory, manifest)):
+    held_to = baseline = None
+    without = is_gone(directory, manifest) or (alone and not is_available(directory, manifest))
+    if without and statement.names_nothing:
+        if not alone:
+            baseline = packed_executor(directory, packed, torch.get_num_threads())
+    else:
         held_to = find_original(directory, manifest, statement)
         if held_to.stated:
             require_same_structure(held_to.original, packed)
@@ -120,6 +128,7 @@ def _opened(
         manifest=manifest,
         packed=packed,
         held_to=held_to,
+        baseline=baseline,
         images=images.chosen(positions),
         positions=positions,
         reference=reference,

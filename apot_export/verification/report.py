@@ -18,6 +18,8 @@ DIFFERENCE_EDGES = tuple(10.0**power for power in range(-7, 3))
 """Logit differences are counted below the first, between neighbours, and from the last one on."""
 DISTANCE_EDGES = (0.125, 0.25, 0.5, 1.0)
 """Distances to decision points, likewise."""
+WITHOUT_ORIGINAL = "PASS, without its original"
+"""The verdict where ONNX model, packed file and oracle agree, and no original is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +231,7 @@ class BackendComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything that `verify` measured; the verdict is PASS when there are no failures."""
+    """Everything that `verify` measured; the verdict is a PASS when there are no failures."""
 
     path: Path
     dataset: str
@@ -243,7 +245,7 @@ class Report:
     date: str
     """When the run ended: ISO 8601, UTC."""
     original: Side
-    """Without an original, what the user's own outputs (`reference`) are worth."""
+    """Without an original, the user's own outputs (`reference`), else the packed file's network."""
     sides: tuple[ComparedSide, ...]
     """What was compared with the original; the first one is the export of the verdict."""
     yardsticks: tuple[Yardstick, ...]
@@ -275,8 +277,10 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """PASS or FAIL."""
-        return "FAIL" if self.failures else "PASS"
+        """PASS or FAIL; `WITHOUT_ORIGINAL` where nothing but the export itself was there."""
+        nothing = "baseline" in self.settings and self.reference is None
+        passed = WITHOUT_ORIGINAL if nothing else "PASS"
+        return "FAIL" if self.failures else passed
 
     @property
     def export(self) -> Side:

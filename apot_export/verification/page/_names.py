@@ -34,7 +34,8 @@ def word(name: str) -> str | None:
 def original(report: Report) -> str:
     """Return the name of what the sides are compared with."""
     if report.settings.get("original", {}) is None:
-        return "Your outputs"
+        baseline = report.settings.get("baseline")
+        return f"Packed file, {executor(baseline)}" if baseline else "Your outputs"
     terms = report.settings.get("alpha_terms")
     if terms:
         return f"PyTorch original, coordinates rounded to {terms} powers of two"

@@ -7,7 +7,7 @@ codebooks of the packed file; nothing is shared with the code that wrote the art
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -94,16 +94,46 @@ def certify_weights(
         ]
         found += differences
         offenders += differences[:1]
-    differing = len(offenders)
-    for name in packed.layers:
-        if name not in expected:
-            offenders.append(_weights(name, "not a layer of the original"))
-            found.append(offenders[-1])
+    extra = [
+        _weights(name, "not a layer of the original")
+        for name in packed.layers
+        if name not in expected
+    ]
+    found += extra
+    return _certificate(expected, offenders, extra)
+
+
+def certify_model(
+    packed: CodedNetwork,
+    model_weights: Mapping[str, NDArray[Any]],
+    attributes: Mapping[str, Mapping[str, Any]],
+) -> WeightCertificate:
+    """Compare the ONNX model's weights with the packed file's, where no original is there.
+
+    Arguments are those of `certify_weights`.
+    """
+    expected = {name: layer.weights() for name, layer in packed.layers.items()}
+    offenders: list[Difference] = []
+    for name, layer in packed.layers.items():
+        differences = [
+            *_compare_weights(name, expected[name], layer, model_weights.get(name)),
+            *_compare_attributes(name, packed, attributes),
+        ]
+        offenders += differences[:1]
+    return _certificate(expected, offenders)
+
+
+def _certificate(
+    expected: Mapping[str, NDArray[np.float32]],
+    offenders: Sequence[Difference],
+    extra: Sequence[Difference] = (),
+) -> WeightCertificate:
+    """Return what was found of layers, those that differ and those that should not be there."""
     return WeightCertificate(
         layers=len(expected),
-        exact=len(expected) - differing,
+        exact=len(expected) - len(offenders),
         weights=sum(weights.size for weights in expected.values()),
-        offenders=tuple(f"{offender.layer}: {offender.says}" for offender in offenders[:_SHOWN]),
+        offenders=tuple(f"{one.layer}: {one.says}" for one in [*offenders, *extra][:_SHOWN]),
     )
 
 

@@ -32,7 +32,7 @@ from apot_export.network.comparison import (
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification._verdict import proof_failures
 from apot_export.verification.diagnosis import probable_cause
-from apot_export.verification.proof.certificate import certify_weights
+from apot_export.verification.proof.certificate import certify_model, certify_weights
 from apot_export.verification.proof.levels import ForcedWalk
 from apot_export.verification.report import (
     Divergence,
@@ -79,7 +79,7 @@ def prove_export(
     exported = integers_as_such(packed, session.run_all(sample))
     found: list[Difference] = []
     if module is None:
-        return _compare_artifacts(packed, sample, exported)
+        return _compare_artifacts(graph, packed, sample, exported)
     weights = certify_weights(
         module, packed, _model_weights(graph), stated_attributes(graph), found
     )
@@ -100,16 +100,21 @@ def prove_export(
 
 
 def _compare_artifacts(
-    packed: CodedNetwork, sample: NDArray[np.float32], exported: Mapping[str, NDArray[Any]]
+    graph: onnx.ModelProto,
+    packed: CodedNetwork,
+    sample: NDArray[np.float32],
+    exported: Mapping[str, NDArray[Any]],
 ) -> Proofs:
     """Compare the ONNX model with the packed file, where there is no original."""
-    weights, levels = WeightCertificate(), LevelComparison()
+    weights = certify_model(packed, _model_weights(graph), stated_attributes(graph))
+    levels = LevelComparison()
     accumulators = compare_oracle(packed, sample[:_ORACLE_IMAGES], exported)
+    failures = proof_failures(weights, levels, accumulators, "the packed file")
     return Proofs(
         weights=weights,
         levels=levels,
         accumulators=accumulators,
-        failures=tuple(proof_failures(weights, levels, accumulators)),
+        failures=tuple(failures),
         divergence=None,
     )
 

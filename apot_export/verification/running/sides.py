@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from apot_export.artifacts.directory import PACKED_MODEL
 from apot_export.artifacts.onnx_model.probe import tf32_exact
-from apot_export.errors import DeviceError, ExportError
+from apot_export.errors import DeviceError, ExportError, KernelError
 from apot_export.network import CodedNetwork, oracle
 from apot_export.runtimes.exactness import Exactness, find_exact
 from apot_export.runtimes.onnx_runtime import Placement, measure_placement, open_session
@@ -150,6 +150,16 @@ def open_sides(
             opened.placements[name] = (session.provider, placement)
             opened.exactness[name] = found
     return opened
+
+
+def packed_executor(directory: Path, packed: CodedNetwork, threads: int) -> tuple[str, Executor]:
+    """Return the name and the executor of the fastest side that runs an export's packed file."""
+    from apot_export.runtimes.native import compile_network
+
+    try:
+        return "native", compile_network(packed, threads=threads).run
+    except KernelError:  # no C compiler, or a network that the kernels do not run
+        return "packed", _downstream(directory / PACKED_MODEL)
 
 
 def _downstream(path: Path) -> Executor:
