@@ -123,7 +123,7 @@ def _write(
     packed = load_packed(source / PACKED_MODEL)
     preprocessing = families.by_name(manifest["family"]).preprocessing
     files, made = output.files(packed.network, packed.provenance, preprocessing, None)
-    form = recorded or (made and made.to_json())
+    form = recorded or (made.to_json() if made else None)
     changed = {
         "checkpoint": found_from(output.folder, source, manifest["checkpoint"]),
         "integer": form,

@@ -35,6 +35,7 @@ from apot_export.verification._verdict import (
     backend_failures,
     baseline_failures,
     compare_record,
+    note_without_original,
     record_failures,
     record_warnings,
     reference_failures,
@@ -302,17 +303,8 @@ class Run:
         """Yield what this run cannot show."""
         if self.checkpoint and self.checkpoint.record_note:
             yield self.checkpoint.record_note
-        if self.baseline is not None:
-            yield (
-                "the original is not there: that the weights are those of the checkpoint "
-                f"(SHA-256 {self.manifest['checkpoint']['sha256']}) was not proven; name it with "
-                "--checkpoint FILE to prove it"
-            )
-        elif self.held_to is None:
-            yield (
-                "no original was built (its checkpoint is not there, or is of a custom network "
-                "without --model): weights and levels were not compared with it"
-            )
+        if self.held_to is None:
+            yield note_without_original(self.manifest, is_gone=self.baseline is not None)
 
     def _compare_outputs(self, opened: OpenedSides) -> ReferenceComparison | None:
         """Compare the export with the user's outputs, if there are any."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from apot_export.datasets.significance import wilson_interval
 from apot_export.network.comparison import AccumulatorComparison
@@ -176,6 +177,20 @@ def record_warnings(found: RecordComparison | None) -> list[str]:
         "the training set or on a subset), of another epoch or preprocessing; or bits, level set "
         "or first and last layers are not those of the training"
     ]
+
+
+def note_without_original(manifest: Mapping[str, Any], *, is_gone: bool) -> str:
+    """Say what a run without an original could not show."""
+    if is_gone:
+        return (
+            f"the original is not there: that the weights are those of the checkpoint (SHA-256 "
+            f"{manifest['checkpoint']['sha256']}) was not proven; name it with "
+            "--checkpoint FILE to prove it"
+        )
+    return (
+        "no original was built (its checkpoint is not there, or is of a custom network without "
+        "--model): weights and levels were not compared with it"
+    )
 
 
 def backend_failures(found: BackendComparison | None) -> list[str]:
