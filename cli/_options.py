@@ -24,7 +24,8 @@ Weights = Annotated[
 Bits = Annotated[
     int | None,
     typer.Option(
-        help="Bit-width it was trained with; default: from its file or folder name.",
+        help="Bit-width it was trained with; default: from its names, options "
+        "in the file, or its batch-norms.",
         show_default=False,
     ),
 ]
@@ -35,7 +36,8 @@ ActivationBits = Annotated[
 Method = Annotated[
     str | None,
     typer.Option(
-        help="Level set of weights: apot, pot or uniform; default: from its name, else apot.",
+        help="Level set of weights: apot, pot or uniform; default: from its names or "
+        "batch-norms, else apot.",
         show_default=False,
     ),
 ]

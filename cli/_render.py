@@ -60,7 +60,8 @@ def facts_table(facts: Iterable[tuple[str, str]]) -> Table:
 def _bar(console: Console, share: float, least: int = 0) -> Text:
     """Return a bar for a share in [0, 1], of at least `least` characters."""
     block = "█" if console.encoding.startswith("utf") else "#"
-    return Text(block * max(least, round(share * _BAR_WIDTH)), "cyan")
+    width = _BAR_WIDTH if console.width >= _WITHOUT_A_TERMINAL else _BAR_WIDTH // 2
+    return Text(block * max(least, round(share * width)), "cyan")
 
 
 def _bytes(count: int) -> str:
@@ -127,7 +128,8 @@ def _conversion_facts(result: ConversionResult) -> Iterator[tuple[str, str]]:
     if result.statistics is not None:
         yield "batch-norm", _statistics_line(result.statistics)
     if result.layer_bits:
-        yield "layers", f"{result.layer_bits} have other bits (as given)"
+        have = "has" if result.layer_bits == 1 else "have"
+        yield "layers", f"{result.layer_bits} {have} other bits (as given)"
     if result.target != _EVERYWHERE:
         yield "target", result.target
     if result.compressed:
@@ -181,7 +183,7 @@ def print_thresholds(found: Thresholds) -> None:
         console.print(f"No layer has clipping thresholds: {kind}.")
         return
     table = new_table("layer", "weight alpha", "activation alpha", "bits (w/a)")
-    table.add_column("activation alpha, relative")
+    table.add_column("share")
     largest = max(abs(layer.activation_alpha) for layer in found.layers)
     for layer in found.layers:
         share = abs(layer.activation_alpha) / largest if largest else 0.0
@@ -234,15 +236,18 @@ def print_integer(path: Path, form: Mapping[str, Any]) -> None:
         f"{form['fraction_bits']} fraction bits, {form['input']} input of {form['input_bits']}; "
         f"one unit of a logit is {float(Fraction(form['logit_scale'])):.3g}"
     )
-    table = new_table("value", *_OPERATIONS, "bits", "smallest", "largest")
+    table = new_table("value", "additions", "shifts", "compares", "bits", "smallest", "largest")
+    # 80 columns hold it, with names of one quantized layer in a line.
+    table.padding = (0, 1, 0, 0)
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
     for name, counts in form["operations"].items():
         low, high = form["ranges"][name]
         table.add_row(
             name,
             *(f"{counts[kind] / 1000:,.0f} k" if counts[kind] else "" for kind in _OPERATIONS),
             str(counts["bits"]),
-            f"{low:.3g}",
-            f"{high:.3g}",
+            f"{low:.2g}",
+            f"{high:.2g}",
         )
     console.print(table)
     totals = ", ".join(f"{total:,} {kind}" for kind, total in _operation_totals(form).items())

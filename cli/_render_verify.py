@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from apot_export.verification.report import RecordComparison, ReferenceComparison, SkippedImage
 
 _SHOWN_NAMES = 5
+_YOURS = "your outputs"
 _OK, _WARNING, _FAIL = Text("ok", "green"), Text("!", "yellow"), Text("FAIL", "bold red")
 _SIDE_NAMES = {
     "ort-cpu": "ONNX Runtime",
@@ -106,7 +107,7 @@ def _sides(report: Report) -> Table:
         if side.top1 is not None and side.top5 is not None and side.top1_interval is not None:
             low, high = side.top1_interval
             accuracy = [f"{side.top1:.2%}", f"{low:.1%} - {high:.1%}", f"{side.top5:.2%}"]
-        speed = f"{side.images_per_second:,.0f}"
+        speed = f"{side.images_per_second:,.0f}" if name != _YOURS else "-"
         table.add_row(name, *accuracy, speed, *([agreement] if several else []))
 
     add(_held_to(settings), report.original, "")
@@ -179,11 +180,12 @@ def _reference(found: ReferenceComparison) -> str:
     original = ""
     if found.original_agreement is not None and found.original_equal is not None:
         original = (
-            f"; the rebuilt original {found.original_agreement:.2%} and {found.original_equal:.2%}"
+            f"; by the rebuilt original for {found.original_agreement:.2%} and "
+            f"{found.original_equal:.2%}"
         )
     return (
-        f"{found.agreement:.2%} of the classes and {found.equal:.2%} of the outputs, up to "
-        f"rounding, are yours on {found.images:,} images{original}"
+        f"your class is reproduced for {found.agreement:.2%} of {found.images:,} images, your "
+        f"outputs up to rounding for {found.equal:.2%}{original}"
     )
 
 

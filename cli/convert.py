@@ -100,7 +100,7 @@ def convert(
         ),
     ] = "portable",
     batch: Annotated[
-        int, typer.Option(help="Images in every batch of target plain; 0: any number.")
+        int, typer.Option(min=0, help="Images in every batch of target plain; 0: any number.")
     ] = 0,
     keep_functions: Annotated[
         bool,

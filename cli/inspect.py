@@ -85,7 +85,7 @@ def bits(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show the bits of every layer's weights and the bytes that they take."""
+    """Show bits and bytes of every layer's weights."""
     with reported(debug=debug):
         from apot_export.inspection.widths import layer_bits
 
@@ -112,7 +112,7 @@ def integer(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show the integer network of an export: operations and proven range of every layer."""
+    """Show operations and ranges of the integer network."""
     with reported(debug=debug):
         from apot_export.inspection.widths import integer_summary
 

@@ -45,7 +45,7 @@ def tune(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure which target is fastest on this machine, and write its model into the export.
+    """Write the target that is the fastest on this machine.
 
     Rewrites model.onnx: the same integers, other function bodies. It is kept where no target is
     faster by more than noise. The native kernels race as well: they need no ONNX model.

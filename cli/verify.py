@@ -140,7 +140,7 @@ def verify(
     as_json: _options.Json = False,
     debug: _options.Debug = False,
 ) -> None:
-    """Verify an export: PyTorch original, ONNX Runtime and oracle on the same images.
+    """Verify an export against its original, on the same images.
 
     The original is the one that the export was made from. With options of convert that say how the
     checkpoint was trained (--bits, --method, ...), it is the one that they state.

@@ -42,6 +42,14 @@ def export_name(checkpoint: Path) -> str:
     return name
 
 
+def default_directory(checkpoint: Path) -> Path:
+    """Return where a checkpoint's export is written by default: here, beside its own folder."""
+    directory = Path(export_name(checkpoint))
+    if directory.resolve() == checkpoint.resolve().parent:
+        return Path(f"{directory}_export")
+    return directory
+
+
 def require_free(directory: Path, *, force: bool) -> None:
     """Raise `ExportError` unless an export may be written to a directory.
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from apot_export.artifacts.directory import (
     PACKED_MODEL,
+    default_directory,
     export_name,
     write_export,
 )
@@ -77,8 +78,9 @@ def convert(
     """
     started = time.perf_counter()
     path, name = _path_and_name(checkpoint)
+    usual = Path(name) if path is None else default_directory(path)
     output = Output(
-        folder=Path(name if directory is None else directory),
+        folder=usual if directory is None else Path(directory),
         # File names may be any bytes; the strings of artifacts are Unicode.
         name=name.encode(errors="backslashreplace").decode(),
         model={"target": target, "batch": batch, "keep_functions": keep_functions},

@@ -94,7 +94,7 @@ def require_checkpoint_file(path: Path) -> None:
             "The checkpoint is not a file.",
             where=str(path),
             expected="a file, such as model_best.pth.tar",
-            fix="name the checkpoint file inside the folder",
+            fix="name the checkpoint file; a folder that is an export does not hold it",
         )
 
 

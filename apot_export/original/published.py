@@ -55,7 +55,12 @@ def load_original(
         BitWidthError: The bit-width is not given, or contradicts the file.
         CodebookError: The level set or grid is none that the family has.
     """
-    return rebuild(load_checkpoint(path, choices.weights), choices, input_shape)
+    loaded = load_checkpoint(path, choices.weights)
+    try:
+        return rebuild(loaded, choices, input_shape)
+    except RecognitionError as error:
+        error.where = error.where or str(path)
+        raise
 
 
 def rebuild(
@@ -179,12 +184,13 @@ def _require_no_bits(
     with torch.device("meta"):
         known = architecture.build().state_dict()
     unknown = [key for key in state if key not in known]
+    source = "--bits" if stated.source == OPTION else f"the {stated.source}"
     raise BitWidthError(
-        f"The {stated.source} says {stated.value} bits, but the checkpoint has no clipping "
-        "thresholds, which quantized layers have.",
+        f"{source[0].upper()}{source[1:]} says {stated.value} bits, but the checkpoint has no "
+        "clipping thresholds, which quantized layers have.",
         where=str(checkpoint.path),
         expected="keys such as conv1.weight_quant.wgt_alpha or conv1.weight_alpha",
-        got=f"{stated.value} bits from the {stated.source}; "
+        got=f"{stated.value} bits from {source}; "
         + some_keys(unknown, f"unknown to {architecture.name}"),
         fix="name the constructor of their network: --model PACKAGE.MODULE:FACTORY"
         if unknown

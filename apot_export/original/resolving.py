@@ -389,11 +389,12 @@ class _Resolver:
     ) -> None:
         if bits.value not in offered:
             has = "it has thresholds" if self.family.has_thresholds else "no clipping thresholds"
+            source = option.removesuffix(" N") if bits.source == OPTION else f"the {bits.source}"
             raise BitWidthError(
-                f"The {bits.source} says {bits.value} bits, which does not fit the checkpoint.",
+                f"The checkpoint cannot have the {bits.value} bits that {source} states.",
                 where=self._where(),
                 expected=f"{', '.join(map(str, offered))} bits (family {self.family.name}, level "
                 f"set {method}: {has})",
-                got=f"{bits.value} bits from the {bits.source}",
+                got=f"{bits.value} bits from {source}",
                 fix=f"say which of these the network was trained with: {option}",
             )

@@ -121,8 +121,8 @@ def _blame(found: ReferenceComparison) -> str:
         return "The rebuilt original is equal to your outputs: the export is wrong"
     return (
         "Your code and the export compute different networks: other bits, level set or first and "
-        "last layers, another checkpoint, images that are preprocessed differently, or outputs of "
-        "training mode, half precision or TF32"
+        "last layers, another checkpoint, images that are preprocessed differently, or outputs "
+        "after softmax, of training mode, half precision or TF32"
     )
 
 

@@ -251,9 +251,9 @@ def test_a_broken_published_checkpoint(folder: Path, reference: Path) -> None:
 CONTRADICTIONS = {
     "two widths": ("res8_2bit_4bit.pth.tar", [], "2 bit, 4 bit"),
     "two widths in the folder": ("res8_2bit_4bit/model_best.pth.tar", [], "2 bit, 4 bit"),
-    "a width that is not offered": ("res8_7bit.pth.tar", [], "file name says 7 bits"),
+    "a width that is not offered": ("res8_7bit.pth.tar", [], "7 bits from the file name"),
     **{
-        f"--bits {bits}": (NAME, ["--bits", str(bits)], f"option says {bits} bits")
+        f"--bits {bits}": (NAME, ["--bits", str(bits)], f"{bits} bits from --bits")
         for bits in (32, 1, 7, 0, -3, 10**30)
     },
     "--method": (NAME, ["--method", "log"], "apot or pot or uniform"),
@@ -277,12 +277,12 @@ def test_a_quantized_name_of_a_full_precision_network(state: Tensors, folder: Pa
     error = refused(folder, "convert", NAME)
     assert "The file name says 4 bits" in error
     assert "no clipping thresholds" in error
-    assert "4 bits from the option" in refused(folder, "convert", NAME, "--bits", 4)
+    assert "4 bits from --bits" in refused(folder, "convert", NAME, "--bits", 4)
 
 
 def test_a_published_checkpoint_called_full_precision(folder: Path, reference: Path) -> None:
     path = reference / PUBLISHED / "res20_3bit" / "model_best.pth.tar"
-    assert "32 bits from the option" in refused(folder, "convert", path, "--bits", 32)
+    assert "32 bits from --bits" in refused(folder, "convert", path, "--bits", 32)
 
 
 # --- verification that cannot run -----------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from apot_export._version import VERSION
-from apot_export.artifacts.directory import MANIFEST, PACKED_MODEL, export_name
+from apot_export.artifacts.directory import MANIFEST, PACKED_MODEL, default_directory, export_name
 from apot_export.artifacts.packed import load_packed
 from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.network import CodedLayer
@@ -232,6 +232,29 @@ def test_json_of_verify() -> None:
 )
 def test_names_of_exports(checkpoint: str, name: str) -> None:
     assert export_name(Path(checkpoint)) == name
+
+
+def test_an_export_is_not_written_into_its_checkpoints_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "res20_4bit" / "model_best.pth.tar"
+    checkpoint.parent.mkdir()
+    monkeypatch.chdir(tmp_path)
+    for path in (checkpoint, checkpoint.relative_to(tmp_path)):
+        assert default_directory(path) == Path("res20_4bit_export")
+    monkeypatch.chdir(checkpoint.parent)
+    assert default_directory(Path(checkpoint.name)) == Path("res20_4bit")
+
+
+@pytest.mark.parametrize(
+    "verb", ["", "convert", "verify", "tune", "inspect", "inspect bits", "inspect identify"]
+)
+def test_help_is_whole_at_80_columns(verb: str) -> None:
+    shown = run(*verb.split(), "--help", COLUMNS="80")
+    assert shown.exit_code == 0
+    assert "…" not in shown.stdout
+    assert not re.search(r"^  \w+ .*\w\.\.\.$", shown.stdout, re.MULTILINE)  # a verb, cut
+    assert max(map(len, shown.stdout.splitlines())) <= 80
 
 
 @here

@@ -64,7 +64,7 @@ def test_the_first_release_has_uniform_activations_and_nothing_else() -> None:
         resolve(family, SILENT, Choices(bits=3, activation_method="apot"), None)
     with pytest.raises(CodebookError, match="no such level set"):
         resolve(family, SILENT, Choices(bits=3, method="uniform"), None)
-    with pytest.raises(BitWidthError, match="option says 4 bits"):
+    with pytest.raises(BitWidthError, match="4 bits that --bits states"):
         resolve(family, SILENT, Choices(bits=4), None)
 
 
@@ -135,7 +135,7 @@ def test_a_network_without_thresholds_has_a_default() -> None:
     ("choices", "facts", "kind", "text"),
     [
         (Choices(), LayerFacts(name="a"), BitWidthError, "--bits N"),
-        (Choices(bits=9), LayerFacts(name="a"), BitWidthError, "option says 9 bits"),
+        (Choices(bits=9), LayerFacts(name="a"), BitWidthError, "9 bits that --bits states"),
         (Choices(bits=2, activation_bits=7), LayerFacts(name="a"), BitWidthError, "--activation"),
         (Choices(bits=3), LayerFacts(name="a", bits=4), BitWidthError, "another bit-width"),
         (Choices(bits=2, method="pot"), LayerFacts(name="a"), CodebookError, "no such level set"),
