@@ -19,6 +19,7 @@ from apot_export.network import (
 )
 from apot_export.network import operations as op
 from apot_export.original import families
+from apot_export.original.moments import weight_moments
 from apot_export.original.quantized_layers import (
     FirstConv2d,
     LastLinear,
@@ -116,7 +117,9 @@ def _source_layer(path: str, module: nn.Conv2d | nn.Linear) -> SourceLayer:
     family = families.by_name(quantization.family)
     rule = family.weight_rule(quantization)
     activation_rule = family.activation_rule(quantization)
-    normalized = quantization.normalize_weights
+    mean = std = None
+    if quantization.normalize_weights:
+        mean, std = (np.float32(moment.item()) for moment in weight_moments(module.weight))
     return SourceLayer(
         name=path,
         weight=weight,
@@ -126,9 +129,8 @@ def _source_layer(path: str, module: nn.Conv2d | nn.Linear) -> SourceLayer:
             candidates=rule.candidates,
             zeros="positive" if quantization.unsigned_zeros else rule.zeros,
             alpha=np.float32(module.weight_alpha.item()),
-            # With PyTorch's own reductions: an ulp in either could move a weight over a boundary.
-            mean=np.float32(module.weight.mean().item()) if normalized else None,
-            std=np.float32(module.weight.std().item()) if normalized else None,
+            mean=mean,
+            std=std,
         ),
         bias=bias,
         activation=ActivationQuantizer(

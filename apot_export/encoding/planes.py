@@ -9,24 +9,7 @@ from apot_export.network.bitpack import pack
 from apot_export.network.layers import MultiBitWeights
 from apot_export.network.planes import Planes, as_terms, summed_terms
 
-_LANES = 4
 _MAXIMUM_BASES = 255
-
-
-def summation_order(slots: int) -> list[int]:
-    """Return the order in which PyTorch adds up the slots of a group.
-
-    Its sums along an axis keep four partial sums, of every fourth element; elements beyond the last
-    whole four go to the first one, and the partial sums are added at the end. Below eight slots
-    each of the others holds one element, so that this is a plain order of additions; from eight
-    on no order is the same, and the last bits of the weights may differ.
-
-    >>> summation_order(6)
-    [0, 4, 5, 1, 2, 3]
-    """
-    if not _LANES <= slots < 2 * _LANES:
-        return list(range(slots))
-    return [0, *range(_LANES, slots), *range(1, _LANES)]
 
 
 def encode_planes(
@@ -49,8 +32,6 @@ def encode_planes(
             expected=f"{list(shape)} weights",
             got=f"bases {list(bases.shape)}, mask {list(mask.shape)}",
         )
-    order = summation_order(slots)
-    bases, mask = bases[:, :, order], mask[:, :, order]
     used = bases[mask]
     if used.size and not (np.abs(used) == 1).all():
         raise WeightError(
@@ -61,7 +42,7 @@ def encode_planes(
     counts = mask.sum(axis=2).reshape(-1)
     if counts.max(initial=0) > _MAXIMUM_BASES:
         raise WeightError("A group has more than 255 bases.", where=name)
-    coordinates = np.ascontiguousarray(weights.coordinates[:, :, order][mask], dtype=np.float32)
+    coordinates = np.ascontiguousarray(weights.coordinates[mask], dtype=np.float32)
     if not np.isfinite(coordinates).all():
         raise WeightError(
             "A coordinate is not finite.", where=name, expected="finite float32 values"

@@ -6,16 +6,18 @@ them is checked here before anything reads it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from apot_export.errors import CheckpointError, RecognitionError
 from apot_export.network.layers import MultiBitWeights
+from apot_export.network.planes import ungrouped
 from apot_export.original._pickles import StandIn
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ _STRUCTURES = {
 }
 """Names of groupings, and whether a group holds the input channels of one kernel position."""
 _AXES = 4
+_LANES = 4
+"""Partial sums of PyTorch's sums."""
 
 
 def multi_bit_weights(entry: object, where: str) -> MultiBitWeights:
@@ -69,27 +73,6 @@ def multi_bit_weights(entry: object, where: str) -> MultiBitWeights:
     )
 
 
-def require_bases_of(
-    name: str, weights: MultiBitWeights, expected: torch.Tensor, path: Path
-) -> None:
-    """Raise `RecognitionError` unless sign vectors add up to the state dict's weights."""
-    out, groups, slots, group_size = weights.bases.shape
-    if out * groups * group_size != expected.numel():
-        return  # encoding says so with both shapes
-    bases, coordinates = torch.from_numpy(weights.bases), torch.from_numpy(weights.coordinates)
-    sums = _summed(weights, bases, coordinates, expected.shape)
-    magnitudes = _summed(weights, torch.ones_like(bases), coordinates.abs(), expected.shape)
-    differs = (sums - expected).abs() > slots * 2.0**-23 * magnitudes
-    if differs.any():
-        raise RecognitionError(
-            "The bases of a layer contradict its weights.",
-            where=f"{path}: {name}",
-            expected="sign vectors that add up to the layer's weights",
-            got=f"{int(differs.sum())} of {expected.numel()} weights differ",
-            fix="convert a checkpoint whose bases and state dict were saved together",
-        )
-
-
 def shorten_coordinates(
     module: nn.Module, multi_bit: Mapping[str, MultiBitWeights], terms: int
 ) -> None:
@@ -103,18 +86,11 @@ def shorten_coordinates(
             power = torch.where(rest.abs() > 0, power * rest.sign(), 0.0)
             rounded, rest = rounded + power, rest - power
         layer: Any = module.get_submodule(name)
-        bases = torch.from_numpy(weights.bases)
-        sums = _summed(weights, bases, rounded.float(), layer.weight.shape)
-        layer.weight = nn.Parameter(sums, requires_grad=False)
-
-
-def _summed(
-    weights: MultiBitWeights, bases: torch.Tensor, coordinates: torch.Tensor, shape: torch.Size
-) -> torch.Tensor:
-    """Return the sums of the sign vectors in use times their coordinates, in the weights' shape."""
-    used = coordinates * torch.from_numpy(weights.mask).float()
-    groups = (bases.float() * used.unsqueeze(-1)).sum(dim=2)
-    return (groups.transpose(1, 2) if weights.position_major else groups).reshape(shape)
+        sums = _sums(weights, rounded.float().numpy(), range(weights.bases.shape[2]))
+        shortened = ungrouped(
+            sums, tuple(layer.weight.shape), position_major=weights.position_major
+        )
+        layer.weight = nn.Parameter(torch.from_numpy(shortened), requires_grad=False)
 
 
 def multi_bit_layers(
@@ -122,8 +98,11 @@ def multi_bit_layers(
 ) -> dict[str, MultiBitWeights]:
     """Match sign vectors with the layers that they belong to: the weights of two or more axes.
 
+    The vectors of each group are put into the order in which they add up to its trained weights.
+
     Raises:
-        RecognitionError: There are more or fewer of them than layers.
+        RecognitionError: There are more or fewer of them than layers, or they do not add up to the
+            layers' weights.
     """
     if not checkpoint.multi_bit:
         return {}
@@ -139,4 +118,71 @@ def multi_bit_layers(
             expected=f"{len(names)} layers: {', '.join(names[:4])}, ...",
             got=f"{len(checkpoint.multi_bit)} sets of bases",
         )
-    return dict(zip(names, checkpoint.multi_bit, strict=True))
+    return {
+        name: _in_order_of_sums(weights, state[f"{name}.weight"], f"{checkpoint.path}: {name}")
+        for name, weights in zip(names, checkpoint.multi_bit, strict=True)
+    }
+
+
+def _in_order_of_sums(
+    weights: MultiBitWeights, trained: torch.Tensor, where: str
+) -> MultiBitWeights:
+    """Order each group's slots so that most of its sums are the trained weights bit for bit.
+
+    Raises:
+        RecognitionError: The sums are other numbers than the weights.
+    """
+    out, groups, slots, size = weights.bases.shape
+    if out * groups * size != trained.numel():
+        return weights  # encoding says so with both shapes
+    values = np.asarray(trained)
+    if weights.position_major:
+        values = values.reshape(out, size, groups).swapaxes(1, 2)
+    values = values.reshape(out, groups, size)
+    orders = np.array(_orders(slots))
+    sums = [_sums(weights, weights.coordinates, order) for order in orders]
+    magnitudes = (np.abs(weights.coordinates) * weights.mask).sum(axis=2, keepdims=True)
+    differs = np.abs(sums[0] - values) > slots * 2.0**-23 * magnitudes
+    if differs.any():
+        raise RecognitionError(
+            "The bases of a layer contradict its weights.",
+            where=where,
+            expected="sign vectors that add up to the layer's weights",
+            got=f"{int(differs.sum())} of {values.size} weights differ",
+            fix="convert a checkpoint whose bases and state dict were saved together",
+        )
+    order = orders[np.argmin([(found != values).sum(axis=2) for found in sums], axis=0)]
+    return dataclasses.replace(
+        weights,
+        bases=np.take_along_axis(weights.bases, order[..., None], axis=2),
+        coordinates=np.take_along_axis(weights.coordinates, order, axis=2),
+        mask=np.take_along_axis(weights.mask, order, axis=2),
+    )
+
+
+def _orders(slots: int) -> list[list[int]]:
+    """Return the orders in which PyTorch adds up the slots of a group.
+
+    Where neighbouring weights lie next to each other in memory, it adds slot after slot. Elsewhere,
+    and in what is left of a row, it keeps four partial sums, of every fourth slot. Those beyond the
+    last whole four go to the first sum, and the four are added at the end. From eight slots on that
+    is no order of additions.
+
+    >>> _orders(6)
+    [[0, 4, 5, 1, 2, 3], [0, 1, 2, 3, 4, 5]]
+    """
+    plain = list(range(slots))
+    if not _LANES < slots < 2 * _LANES:
+        return [plain]
+    return [[0, *plain[_LANES:], *plain[1:_LANES]], plain]
+
+
+def _sums(
+    weights: MultiBitWeights, coordinates: NDArray[np.float32], order: Iterable[int]
+) -> NDArray[np.float32]:
+    """Return sums of scaled sign vectors, added slot after slot: [out, groups, group_size]."""
+    used = coordinates * weights.mask
+    total = np.zeros((*used.shape[:2], weights.bases.shape[3]), dtype=np.float32)
+    for slot in order:
+        total += weights.bases[:, :, slot] * used[:, :, slot, None]
+    return total

@@ -16,11 +16,7 @@ from apot_export.original.choices import Choices
 from apot_export.original.families import Family
 from apot_export.original.layer_facts import LayerFacts
 from apot_export.original.loading import some_keys
-from apot_export.original.multi_bit import (
-    multi_bit_layers,
-    require_bases_of,
-    shorten_coordinates,
-)
+from apot_export.original.multi_bit import multi_bit_layers, shorten_coordinates
 from apot_export.original.naming import bits_from_name, method_from_name
 from apot_export.original.original import Original
 from apot_export.original.plan import LayerPlan
@@ -98,8 +94,6 @@ def rebuild(
     state = {key: value for key, value in state.items() if key not in unused}
     module = architectures.build(architecture, state, plan.layers, eight_bit, family.name)
     multi_bit = multi_bit_layers(checkpoint, state)
-    for name, weights in multi_bit.items():
-        require_bases_of(name, weights, state[f"{name}.weight"], checkpoint.path)
     if choices.alpha_terms:
         shorten_coordinates(module, multi_bit, choices.alpha_terms)
     return Original(

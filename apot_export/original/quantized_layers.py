@@ -12,6 +12,7 @@ from torch.nn import functional
 from apot_export.errors import RecognitionError
 from apot_export.original import families
 from apot_export.original.level_sets import activation_level_set, nearest_level, weight_level_set
+from apot_export.original.moments import weight_moments
 from apot_export.original.quantization import SIGNED, TERNARY_BITS, UNSIGNED, Quantization
 
 
@@ -65,7 +66,8 @@ class QuantConv2d(nn.Conv2d):
         """Return what the levels are chosen for: float32 in [-1, 1], weight shape."""
         weight = self.weight
         if self.quantization.normalize_weights:
-            weight = weight.add(-weight.mean()).div(weight.std())
+            mean, deviation = weight_moments(weight)
+            weight = weight.add(-mean).div(deviation)
         return weight.div(self.weight_alpha).clamp(min=-1, max=1)
 
     def quantized_weight(self) -> torch.Tensor:

@@ -34,6 +34,7 @@ from apot_export.original.batch_norm import Floats, Site, find_sites, normal_cdf
 from apot_export.original.choices import Choices
 from apot_export.original.families import Family
 from apot_export.original.level_sets import activation_level_set, weight_level_set
+from apot_export.original.moments import weight_moments
 from apot_export.original.quantization import FULL_PRECISION_BITS, Quantization
 
 DECISIVE = 10.0
@@ -333,7 +334,8 @@ def _scaled(site: Site, *, normalize: bool) -> Floats:
         weight = site.layer.weight
         chosen = weight[torch.from_numpy(site.channels)]
         if normalize:
-            chosen = chosen.sub(weight.mean()).div(weight.std())
+            mean, deviation = weight_moments(weight)
+            chosen = chosen.sub(mean).div(deviation)
         scaled = chosen.div(site.layer.weight_alpha).clamp(min=-1, max=1).flatten(start_dim=2)
     return np.asarray(scaled.double().numpy())
 

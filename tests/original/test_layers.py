@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,15 +71,6 @@ def neighbours(values: Floats, reach: int) -> Floats:
     return near.reshape(-1).view(np.float32)
 
 
-@contextmanager
-def without_normalisation() -> Iterator[None]:
-    """Let weights reach the quantizer as they are, in PyTorch and in what capture records."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.Tensor, "mean", lambda _: torch.tensor(0.0))
-        patch.setattr(torch.Tensor, "std", lambda _: torch.tensor(1.0))
-        yield
-
-
 # --- level sets -----------------------------------------------------------------------------------
 
 
@@ -139,10 +129,10 @@ def test_encoding_at_and_around_every_tie(kind: Quantization, alpha: float) -> N
     beyond = floats(threshold * 1.001, threshold * 1000)
     tiny = floats(1e-37, 1e-30)
     magnitudes = np.concatenate([ties, ends, beyond, tiny])
+    kind = replace(kind, normalize_weights=False)
     module = convolution(kind, np.concatenate([magnitudes, -magnitudes]), alpha)
-    with without_normalisation():
-        expected = module.quantized_weight().detach().numpy()
-        got = encoded(module).weights()
+    expected = module.quantized_weight().detach().numpy()
+    got = encoded(module).weights()
     np.testing.assert_array_equal(got, expected)
     assert got.tobytes() == expected.tobytes()
 
@@ -151,9 +141,9 @@ def test_encoding_at_and_around_every_tie(kind: Quantization, alpha: float) -> N
 @pytest.mark.parametrize("alpha", [3.3, -3.3])
 def test_encoding_zeros(kind: Quantization, alpha: float) -> None:
     """Zeros of either sign, and weights that the threshold takes below the smallest float."""
+    kind = replace(kind, normalize_weights=False)
     module = convolution(kind, floats(1, -1, 0, -0.0, 1e-45, -1e-45), alpha)
-    with without_normalisation():
-        layer, expected = encoded(module), module.quantized_weight().detach().numpy()
+    layer, expected = encoded(module), module.quantized_weight().detach().numpy()
     assert layer.levels().reshape(-1)[2:].tolist() == [0, 0, 0, 0]
     assert layer.weights().tobytes() == expected.tobytes()
 
