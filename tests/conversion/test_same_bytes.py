@@ -36,8 +36,8 @@ def digest(export: Path) -> str:
     found = hashlib.sha256()
     for layer in load_packed(export).layers.values():
         assert isinstance(layer, CodedLayer)
-        found.update(layer.packed)
-        found.update(layer.values)
+        found.update(layer.packed.tobytes())
+        found.update(layer.values.tobytes())
     return found.hexdigest()
 
 
