@@ -210,6 +210,7 @@ def _share(equal: list[NDArray[np.bool_]]) -> float | None:
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
     """Return the line of a client's output that says most."""
-    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    said = (done.stdout + done.stderr).partition("Stack backtrace")[0]
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     telling = [line for line in lines if "rror" in line or "panicked" in line]
     return (telling or lines or [f"exit code {done.returncode}"])[-1][:300]
