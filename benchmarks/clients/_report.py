@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._cases import NETWORKS, TARGETS
@@ -27,16 +28,23 @@ def page(outcomes: Mapping[str, Mapping[str, Any]], versions: Mapping[str, str])
     """Return the page for outcomes by "client|network|target"."""
     parts = [_HEAD]
     for target in TARGETS:
-        parts += [f"\n## `{target}`\n", _table(outcomes, versions, target)]
+        networks = [
+            name for name in NETWORKS if any(k.endswith(f"|{name}|{target}") for k in outcomes)
+        ]
+        if networks:
+            parts += [f"\n## `{target}`\n", _table(outcomes, versions, target, networks)]
     return "\n".join([*parts, "\n## What breaks\n", _reasons(outcomes)])
 
 
 def _table(
-    outcomes: Mapping[str, Mapping[str, Any]], versions: Mapping[str, str], target: str
+    outcomes: Mapping[str, Mapping[str, Any]],
+    versions: Mapping[str, str],
+    target: str,
+    networks: Sequence[str],
 ) -> str:
-    rows = [f"| client | {' | '.join(NETWORKS)} |", f"|{'---|' * (1 + len(NETWORKS))}"]
+    rows = [f"| client | {' | '.join(networks)} |", f"|{'---|' * (1 + len(networks))}"]
     for client, version in versions.items():
-        cells = [outcomes.get(f"{client}|{network}|{target}") for network in NETWORKS]
+        cells = [outcomes.get(f"{client}|{network}|{target}") for network in networks]
         if any(cells):
             name = client if version in client else f"{client} {version}"
             rows.append(f"| {name} | {' | '.join(map(_cell, cells))} |")
@@ -63,17 +71,13 @@ def _percent(share: float) -> str:
 
 
 def _reasons(outcomes: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return every message once, with the cases that end in it."""
-    cases: dict[tuple[str, str], list[str]] = {}
-    for key, outcome in outcomes.items():
-        client, network, target = key.split("|")
-        if not outcome["runs"]:
-            reason = outcome["breaks"].replace("`", "'").replace("|", "/")
-            cases.setdefault((client, reason), []).append(f"{network} ({target})")
-    return (
-        "\n".join(
-            f"- **{client}**, {', '.join(where)}: `{reason}`"
-            for (client, reason), where in cases.items()
-        )
-        + "\n"
-    )
+    """Return one message for each client and target that breaks."""
+    lines = []
+    for client in dict.fromkeys(key.split("|")[0] for key in outcomes):
+        for target in TARGETS:
+            found = (outcomes.get(f"{client}|{network}|{target}") for network in NETWORKS)
+            broken = next((outcome for outcome in found if outcome and not outcome["runs"]), None)
+            if broken:
+                reason = re.sub(r"/\S*/", "", broken["breaks"]).replace("`", "'")
+                lines.append(f"- **{client}**, `{target}`: `{reason}`")
+    return "\n".join(lines) + "\n"
