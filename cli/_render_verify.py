@@ -44,10 +44,11 @@ def print_report(report: Report) -> None:
     if settings["original"] and settings["original"]["stated"]:
         console.print(Text(_stated(settings["original"])), soft_wrap=True)
     console.print(_sides(report))
+    held_to = "the packed file" if "baseline" in settings else "the original"
     for side in report.sides:
         if side.flips is not None:
             console.print(
-                f"{side.flips.original_only} images are right by the original alone, "
+                f"{side.flips.original_only} images are right by {held_to} alone, "
                 f"{side.flips.export_only} by {_SIDE_NAMES[side.name]} alone (McNemar: "
                 f"p = {side.flips.probability:.2g})."
             )

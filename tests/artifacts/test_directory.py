@@ -330,7 +330,7 @@ def test_a_truncated_packed_file_is_refused() -> None:
 
 def test_a_checkpoint_that_has_gone(folder: Path) -> None:
     Path(CHECKPOINT).unlink()
-    error = refused("verify", EXPORT)
+    error = refused("verify", EXPORT, "--bits", "4")
     assert f"where: {folder / CHECKPOINT}" in error
     assert "--checkpoint" in error
     assert "is not there" in refused("verify", EXPORT, "--checkpoint", "nowhere.pth.tar")
