@@ -98,7 +98,10 @@ def print_conversion(result: ConversionResult) -> None:
 def print_export_conversion(result: ExportConversion) -> None:
     """Show what was written from an export."""
     console = console_of_output()
-    says = f"{result.source}/ to {result.path}/, target {result.target}"
+    says = (
+        f"{result.source}/ to {result.path}/, target {result.target}, "
+        f"{result.image_size} image size"
+    )
     console.print(Text.assemble(("Converted ", "bold green"), says), soft_wrap=True)
     facts = [("packed file", "entropy-coded")] * result.compressed
     if result.integer is not None:
@@ -132,6 +135,7 @@ def _conversion_facts(result: ConversionResult) -> Iterator[tuple[str, str]]:
         yield "layers", f"{result.layer_bits} {have} other bits (as given)"
     if result.target != _EVERYWHERE:
         yield "target", result.target
+    yield "image size", result.image_size
     if result.compressed:
         yield "packed file", "entropy-coded"
     if result.integer is not None:

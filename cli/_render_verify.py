@@ -16,7 +16,12 @@ from ._render import console_of_output, new_table
 
 if TYPE_CHECKING:
     from apot_export.verification import Divergence, LevelComparison, Report, Side
-    from apot_export.verification.report import RecordComparison, ReferenceComparison, SkippedImage
+    from apot_export.verification.report import (
+        RecordComparison,
+        ReferenceComparison,
+        SizeComparison,
+        SkippedImage,
+    )
 
 _SHOWN_NAMES = 5
 _YOURS = "your outputs"
@@ -198,6 +203,17 @@ def _record(record: RecordComparison) -> str:
     )
 
 
+def _another_size(found: SizeComparison) -> str:
+    integers, levels = found.accumulators, found.levels
+    floats = integers.values_compared + levels.values_compared
+    outside = integers.values_outside + levels.values_outside
+    return (
+        f"on random images of {found.size}: {integers.mismatches:,} of {integers.compared:,} "
+        f"integers differ; {levels.unexplained:,} of {levels.compared:,} levels and {outside:,} of "
+        f"{floats:,} floats beyond float rounding"
+    )
+
+
 def _checks(report: Report) -> Iterator[tuple[Text, str, str]]:
     """Yield a mark, a name and what was found of everything that was checked."""
     for good, name, text in (*_proofs(report), *_comparisons(report)):
@@ -237,6 +253,8 @@ def _proofs(report: Report) -> Iterator[tuple[bool, str, str]]:
             f"{levels.values_outside:,} of {levels.values_compared:,} beyond float rounding "
             f"(largest difference {levels.largest_ratio:,.0%} of its bound)",
         )
+    if report.another_size is not None:
+        yield not report.another_size.failures, "size", _another_size(report.another_size)
 
 
 def _comparisons(report: Report) -> Iterator[tuple[bool, str, str]]:

@@ -14,7 +14,7 @@ from ._errors import reported
 if TYPE_CHECKING:
     from apot_export.conversion.integer_choices import IntegerChoices
 
-_OF_AN_EXPORT = ("target", "batch", "keep_functions", "compress", "force")
+_OF_AN_EXPORT = ("target", "batch", "keep_functions", "dynamic_size", "compress", "force")
 """Options that say what is made of an export, beside those of the integer network."""
 
 
@@ -108,6 +108,14 @@ def convert(
             "--keep-functions", help="Leave the apot functions in the model of target plain."
         ),
     ] = False,
+    dynamic_size: Annotated[
+        bool,
+        typer.Option(
+            "--dynamic-size",
+            help="Leave the height and width of the ONNX model's images open: targets portable, "
+            "cuda and plain, for networks that average over the whole image or return images.",
+        ),
+    ] = False,
     trust_options: Annotated[
         bool,
         typer.Option(
@@ -172,6 +180,7 @@ def convert(
             target=target,
             batch=batch,
             keep_functions=keep_functions,
+            dynamic_size=dynamic_size,
             trust_options=trust_options,
             force=force,
         )
@@ -221,7 +230,8 @@ def _require_options_of_exports(ctx: typer.Context, export: Path) -> None:
         raise ExportError(
             "The weights of an export are codes already: no option can change them.",
             where=str(export),
-            expected="--target, --batch, --keep-functions, --integer, --compress, -o, --force",
+            expected="--target, --batch, --keep-functions, --dynamic-size, --integer, --compress, "
+            "-o, --force",
             got=", ".join(given),
             fix="leave them out, or convert the checkpoint again",
         )

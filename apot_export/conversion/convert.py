@@ -18,11 +18,12 @@ from apot_export.artifacts.directory import (
     write_export,
 )
 from apot_export.artifacts.onnx_model.lowering import PORTABLE
+from apot_export.conversion.any_size import require_any_size
 from apot_export.conversion.faithful import require_same_results
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.conversion.output import TOOL, Output
 from apot_export.conversion.premise import require_supported
-from apot_export.conversion.result import ConversionResult, Sizes
+from apot_export.conversion.result import ConversionResult, Sizes, image_size
 from apot_export.encoding.capture import capture
 from apot_export.encoding.encode import encode_network
 from apot_export.errors import IntegerError
@@ -48,6 +49,7 @@ def convert(
     target: str = PORTABLE,
     batch: int = 0,
     keep_functions: bool = False,
+    dynamic_size: bool = False,
     trust_options: bool = False,
     force: bool = False,
     **stated: Any,
@@ -60,15 +62,15 @@ def convert(
         model: Factory of a custom network, as `package.module:factory`: it is imported and called,
             and gets the checkpoint's tensors. None for the published architectures.
         model_arguments: Keyword arguments of the factory, Python literals.
-        input_shape: One image, (channels, height, width); None for that of a published
-            architecture.
+        input_shape: Of one image (channels, height, width); None for the published architecture's.
         choices: How the network was trained, as far as its name and layers do not tell.
         integer: How to write the all-integer network, too; None: do not.
         compress: Entropy-code the codes in the packed file; not together with `integer`.
-        target: Runtime that the ONNX model is lowered for: "portable", "cpu", "cuda", "openvino",
-            or "plain" for clients that know old standard operators only.
+        target: Runtime of the ONNX model: "portable", "cpu", "cuda", "openvino", or "plain" for
+            clients that know old standard operators only.
         batch: Images in every batch of target "plain"; 0 for any number.
         keep_functions: Leave the `apot` functions of target "plain" in.
+        dynamic_size: Leave the ONNX model's height and width open; the integer model's stay fixed.
         trust_options: Convert also what the checkpoint's batch-norms contradict.
         force: Replace an earlier export in `directory`.
         **stated: Fields of `Choices`, in place of one: `bits=4`, `method="uniform"`, ...
@@ -79,19 +81,19 @@ def convert(
     started = time.perf_counter()
     path, name = _path_and_name(checkpoint)
     usual = Path(name) if path is None else default_directory(path)
+    options: dict[str, Any] = {"target": target, "batch": batch, "keep_functions": keep_functions}
     output = Output(
         folder=usual if directory is None else Path(directory),
         # File names may be any bytes; the strings of artifacts are Unicode.
         name=name.encode(errors="backslashreplace").decode(),
-        model={"target": target, "batch": batch, "keep_functions": keep_functions},
+        model={**options, "dynamic_size": dynamic_size},
         integer=integer,
         compress=compress,
         force=force,
     )
     output.require_possible()
-    chosen = choices or Choices(**stated)
     spec = model_spec(checkpoint, model, model_arguments, input_shape)
-    original = open_original(checkpoint, chosen, spec, input_shape)
+    original = open_original(checkpoint, choices or Choices(**stated), spec, input_shape)
     statistics = require_supported(original, trust=trust_options)
     return _export(original, spec, output, path, statistics, started)
 
@@ -119,6 +121,8 @@ def _export(
     source = capture(original.module, original.architecture.input_shape, quantizers)
     if original.observed is not None:
         require_same_results(source, original.observed)
+    if output.model["dynamic_size"]:
+        require_any_size(original.module, source, quantizers)
     coded = encode_network(source, alpha_terms=original.choices.alpha_terms)
     files, form = output.files(
         coded, _provenance(original), original.family.preprocessing, original.module
@@ -143,6 +147,7 @@ def _export(
         path=output.folder,
         files=written,
         target=output.model["target"],
+        image_size=image_size(dynamic=output.model["dynamic_size"]),
         statistics=statistics,
         integer=optional["integer"],
         compressed=output.compress,

@@ -21,6 +21,7 @@ from apot_export.artifacts.onnx_model.lowering import PORTABLE
 from apot_export.artifacts.packed import load_packed
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.conversion.output import Output
+from apot_export.conversion.result import image_size
 from apot_export.errors import ExportError
 from apot_export.original import families
 
@@ -35,6 +36,8 @@ class ExportConversion:
     """The export whose packed file it was made from."""
     target: str
     """Runtime that the ONNX model is lowered for."""
+    image_size: str
+    """Of the ONNX model: "fixed" or "dynamic"."""
     integer: dict[str, Any] | None
     """What the manifest records about the integer network; None without one."""
     compressed: bool
@@ -55,6 +58,7 @@ def convert_export(
     target: str = PORTABLE,
     batch: int = 0,
     keep_functions: bool = False,
+    dynamic_size: bool = False,
     integer: IntegerChoices | None = None,
     compress: bool = False,
     force: bool = False,
@@ -70,8 +74,8 @@ def convert_export(
         target: Runtime that the ONNX model is lowered for, as in `convert`.
         batch: Images in every batch of target "plain"; 0 for any number.
         keep_functions: Leave the `apot` functions of target "plain" in.
-        integer: How to write the all-integer network, too. Fraction bits that are not given are the
-            fewest with which it names the float network's class for all calibration images.
+        dynamic_size: Leave the height and width of images open, where the graph allows it.
+        integer: How to write the all-integer network, too; fraction bits not given are calibrated.
         compress: Entropy-code the codes in the packed file; not beside an integer network.
         force: Replace an earlier export in `directory`.
 
@@ -79,6 +83,7 @@ def convert_export(
         ApotExportError: With what is wrong with the export; nothing is left half-written.
     """
     started = time.perf_counter()
+    options: dict[str, Any] = {"target": target, "batch": batch, "keep_functions": keep_functions}
     source = Path(export)
     manifest = read_manifest(source)
     recorded = None if integer else manifest.get("integer")
@@ -86,11 +91,9 @@ def convert_export(
         raise _read_by_a_program(source)
     name = str(manifest.get("name", source.absolute().name))
     output = Output(
-        folder=_default_folder(name, target, integer, compress=compress)
-        if directory is None
-        else Path(directory),
+        folder=Path(directory or _default_folder(name, target, integer, compress=compress)),
         name=name,
-        model={"target": target, "batch": batch, "keep_functions": keep_functions},
+        model={**options, "dynamic_size": dynamic_size},
         integer=_as_recorded(recorded) if recorded else integer,
         compress=compress or (integer is None and manifest.get("compressed", False)),
         force=force,
@@ -102,6 +105,7 @@ def convert_export(
         path=output.folder,
         source=source,
         target=target,
+        image_size=image_size(dynamic=dynamic_size),
         integer=form,
         compressed=output.compress,
         files=written,

@@ -31,7 +31,7 @@ class Output:
     folder: Path
     name: str
     model: dict[str, Any]
-    """Options of the ONNX model: target, batch, keep_functions."""
+    """Options of `build_model`."""
     integer: IntegerChoices | None
     """How the all-integer network is written, too; None: not."""
     compress: bool

@@ -93,6 +93,8 @@ class ConversionResult:
     seconds: float
     target: str
     """Runtime that the ONNX model is lowered for."""
+    image_size: str
+    """Of the ONNX model: "fixed" or "dynamic"."""
     statistics: dict[str, Any] | None
     """Which weights batch-norms support, whether that is decisive, and whether it agrees."""
     integer: dict[str, Any] | None
@@ -127,6 +129,11 @@ class ConversionResult:
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form."""
         return {**dataclasses.asdict(self), "path": str(self.path)}
+
+
+def image_size(*, dynamic: bool) -> str:
+    """Return what results call the height and width of images."""
+    return "dynamic" if dynamic else "fixed"
 
 
 def _code_bits(coded: CodedNetwork, packed: bytes) -> int:

@@ -31,11 +31,11 @@ LOGITS = "logits"
 class AccumulatorComparison:
     """What a runtime and the oracle compute, node by node, from the same inputs."""
 
-    images: int
-    compared: int
+    images: int = 0
+    compared: int = 0
     """Integers: levels and accumulators."""
-    mismatches: int
-    offenders: tuple[str, ...]
+    mismatches: int = 0
+    offenders: tuple[str, ...] = ()
     values_compared: int = 0
     """Float values of the other nodes."""
     values_outside: int = 0

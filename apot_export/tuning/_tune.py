@@ -31,7 +31,12 @@ from apot_export.artifacts.directory import (
 )
 from apot_export.artifacts.onnx_model import build_model, serialise
 from apot_export.artifacts.onnx_model.lowering import CPU, CUDA, OPENVINO, PORTABLE
-from apot_export.artifacts.onnx_model.probe import integers_as_such, parse_model, with_outputs
+from apot_export.artifacts.onnx_model.probe import (
+    integers_as_such,
+    parse_model,
+    takes_any_size,
+    with_outputs,
+)
 from apot_export.artifacts.packed import load_packed
 from apot_export.errors import ExportError, KernelError, TuningError
 from apot_export.network import CodedNetwork
@@ -161,11 +166,13 @@ def tune_for(
     files = {name: (directory / name).read_bytes() for name in manifest["files"]}
     folder, replace = output or Path(os.path.realpath(directory)), force or output is None
     _require_writable(folder, replace=replace)
+    present = parse_model(files[ONNX_MODEL])
+    _require_one_size(present, directory)
     version = deployment.version()
     network = load_packed(directory / PACKED_MODEL).network
     progress("loading models", 0, 1)
     deployment = deployment.keeping(files[ONNX_MODEL], network)
-    models = _models(network, parse_model(files[ONNX_MODEL]), deployment)
+    models = _models(network, present, deployment)
     runs = _loaded(network, files[ONNX_MODEL], models, deployment)
     images = _random_images(network, deployment.batch)
     batches = {name: partial(run, images) for name, run in runs.items()}
@@ -215,6 +222,18 @@ def _require_writable(folder: Path, *, replace: bool) -> None:
             where=str(parent),
             expected="a folder that can be written",
             fix="choose another place with -o",
+        )
+
+
+def _require_one_size(model: onnx.ModelProto, directory: Path) -> None:
+    """Raise `TuningError` for a model of dynamic size: tuned ones are made for one size."""
+    if takes_any_size(model):
+        raise TuningError(
+            "The fastest models are made for images of one size.",
+            where=str(directory),
+            expected="a model of fixed size",
+            got="a model of dynamic size",
+            fix=f"tune one of fixed size: apot-export convert {directory} -o {directory}_fixed",
         )
 
 

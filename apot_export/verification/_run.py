@@ -125,8 +125,7 @@ class Run:
         measured, notes = self._measure(opened)
         integers = self._integers(backends)
         outputs = self._compare_outputs(opened)
-        labelled = self.images.labelled
-        sides = measured.compared(labelled=labelled)
+        sides = measured.compared(labelled=self.images.labelled)
         yardsticks = measured.compared_yardsticks()
         record = self._compare_record(sides[0].side.top1_hits, measured.images)
         report = Report(
@@ -137,13 +136,14 @@ class Run:
             skipped=self._skipped(measured),
             data_sha256=measured.data_sha256,
             date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            original=measured.original.side(measured.images, labelled=labelled),
+            original=measured.original.side(measured.images, labelled=self.images.labelled),
             sides=sides,
             yardsticks=yardsticks,
             flipped=self._flipped(measured),
             weights=proofs.weights,
             levels=proofs.levels,
             accumulators=proofs.accumulators,
+            another_size=proofs.another_size,
             placement=opened.placement(),
             exactness=opened.exactness,
             provider=opened.provider(),

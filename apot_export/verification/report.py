@@ -213,6 +213,17 @@ class LevelComparison:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SizeComparison:
+    """Values of an export of dynamic size on random images of another size than its own."""
+
+    size: str
+    """Height x width."""
+    levels: LevelComparison
+    accumulators: AccumulatorComparison
+    failures: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackendComparison:
     """The integer network on several backends."""
 
@@ -268,6 +279,8 @@ class Report:
     """The first place at which the export is not the original, where there is one."""
     backends: BackendComparison | None = None
     """The integer network on several backends, where that was asked for."""
+    another_size: SizeComparison | None = None
+    """The proof at another size of images; None for an export of one size."""
     record: RecordComparison | None = None
     """The accuracy that the checkpoint records; None without one, or on other images."""
     reference: ReferenceComparison | None = None

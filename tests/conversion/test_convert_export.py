@@ -15,6 +15,7 @@ from apot_export.errors import ExportError, TargetError
 from tests.support.commands import CHECKPOINT, EXPORT, document, here, replace_file, run
 
 PLAIN: dict[str, Any] = {"target": "plain", "batch": 2, "keep_functions": True}
+DYNAMIC: dict[str, Any] = {"target": "portable", "dynamic_size": True}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -22,7 +23,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @here
-@pytest.mark.parametrize("options", [*({"target": name} for name in TARGETS), PLAIN], ids=str)
+@pytest.mark.parametrize(
+    "options", [*({"target": name} for name in TARGETS), PLAIN, DYNAMIC], ids=str
+)
 def test_it_is_byte_for_byte_what_the_checkpoint_gives(options: dict[str, Any]) -> None:
     result = convert_export(EXPORT, "a", **options)
     convert(CHECKPOINT, "b", **options)

@@ -88,7 +88,7 @@ class GraphBuilder:
     def model(
         self,
         name: str,
-        shapes: Mapping[str, Sequence[int]],
+        shapes: Mapping[str, Sequence[int | str | None]],
         *,
         tool: str,
         metadata: Mapping[str, str],
@@ -97,7 +97,8 @@ class GraphBuilder:
 
         Args:
             name: Of the graph.
-            shapes: Of one image and of every node's value, by their names in the network.
+            shapes: Of one image and of every node's value, by their names in the network; names or
+                None stand for sizes that are open.
             tool: Name and version of the producer, separated by a blank.
             metadata: Model properties.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ from apot_export.artifacts.onnx_model.lowering import (
 from apot_export.network import CodedLayer, CodedNetwork, Node
 from apot_export.network import operations as op
 from apot_export.network.bounds import Proof, prove
+from apot_export.network.sizes import of_any_size, values_with_size
 
 _ONE = "one"
 """Name of the value that nodes with `Body.needs_one` read."""
@@ -51,6 +52,7 @@ def build_model(
     target: str = PORTABLE,
     batch: int = 0,
     keep_functions: bool = False,
+    dynamic_size: bool = False,
 ) -> onnx.ModelProto:
     """Build the model.
 
@@ -62,6 +64,7 @@ def build_model(
         target: The runtime that it is lowered for, one of `TARGETS`. Any other runs it, too.
         batch: Images in every batch of target "plain"; 0 for any number.
         keep_functions: Leave the functions of target "plain" in, and with them the domain `apot`.
+        dynamic_size: Leave the height and width of images open.
 
     Returns:
         A model with input `images` float32 [batch, C, H, W] and output `logits` float32
@@ -71,11 +74,12 @@ def build_model(
 
     Raises:
         BoundError: A layer's accumulator cannot be proven exact.
-        TargetError: There is no such target, or it has no such option.
+        TargetError: There is no such target, or it has no such option, or a node fixes the size.
     """
-    require_target(target, batch=batch, keep_functions=keep_functions)
+    require_target(target, batch=batch, keep_functions=keep_functions, dynamic_size=dynamic_size)
+    if dynamic_size:
+        network = of_any_size(network)
     proofs = prove(network)
-    bodies = bodies_of(network, proofs, target)
     is_plain = target == PLAIN
     graph = _Graph(
         network=network,
@@ -83,25 +87,43 @@ def build_model(
         output=network.output,
         further_outputs=network.further_outputs,
         proofs=proofs,
-        bodies=bodies,
+        bodies=bodies_of(network, proofs, target, dynamic_size=dynamic_size),
         opset=PLAIN_OPSET if is_plain else OPSET,
         batch=batch,
         stores_floats=is_plain,
     )
     graph.add_nodes()
-    largest = max((proof.bound for proof in proofs.values()), default=0)
-    facts = {"largest_accumulator_bound": str(largest)}
-    facts |= {} if target == PORTABLE else {"target": target}
-    if target == CUDA:
-        facts["tf32_exact"] = str(tf32_is_exact(network)).lower()
+    facts = _facts(network, proofs, target)
     if is_plain:
         facts["stated"] = json.dumps(graph.stated())
-    model = graph.model(name, network.shapes, tool=tool, metadata={**metadata, **facts})
+    shapes = _open_shapes(network) if dynamic_size else network.shapes
+    model = graph.model(name, shapes, tool=tool, metadata={**metadata, **facts})
     if not is_plain or keep_functions:
         return model
     flat = inlined(model)
     flat.ir_version = PLAIN_IR_VERSION
     return flat
+
+
+def _facts(network: CodedNetwork, proofs: Mapping[str, Proof], target: str) -> dict[str, str]:
+    """Return what the metadata say of a model beside its provenance."""
+    largest = max((proof.bound for proof in proofs.values()), default=0)
+    facts = {"largest_accumulator_bound": str(largest)}
+    facts |= {} if target == PORTABLE else {"target": target}
+    if target == CUDA:
+        facts["tf32_exact"] = str(tf32_is_exact(network)).lower()
+    return facts
+
+
+def _open_shapes(network: CodedNetwork) -> dict[str, Sequence[int | str | None]]:
+    """Return the shape of every value for images of any size."""
+    sized = values_with_size(network)
+    shapes: dict[str, Sequence[int | str | None]] = {
+        name: (shape[0], None, None) if name in sized else shape
+        for name, shape in network.shapes.items()
+    }
+    shapes[network.input] = (network.input_shape[0], "height", "width")
+    return shapes
 
 
 @dataclass(kw_only=True)

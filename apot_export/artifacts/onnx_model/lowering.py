@@ -28,6 +28,8 @@ OPENVINO = "openvino"
 PLAIN = "plain"
 TARGETS = (PORTABLE, CPU, CUDA, OPENVINO, PLAIN)
 """The runtimes that a model can be lowered for."""
+_OF_FIXED_SIZE = (CPU, OPENVINO)
+"""Targets whose bodies hold heights and widths."""
 
 _LARGEST_LEVEL = 255
 _LARGEST_WEIGHT = 127
@@ -42,7 +44,9 @@ _IMAGE_RANK = 3
 """Of channels, height, width."""
 
 
-def require_target(target: str, *, batch: int = 0, keep_functions: bool = False) -> None:
+def require_target(
+    target: str, *, batch: int = 0, keep_functions: bool = False, dynamic_size: bool = False
+) -> None:
     """Raise `TargetError` unless there is a target of this name, and with these options."""
     if target not in TARGETS:
         raise TargetError(
@@ -60,6 +64,13 @@ def require_target(target: str, *, batch: int = 0, keep_functions: bool = False)
             got=f"--target {target}",
             fix="leave them out, or take --target plain",
         )
+    if dynamic_size and target in _OF_FIXED_SIZE:
+        raise TargetError(
+            "The bodies of this target are made for images of one size.",
+            expected=", ".join(name for name in TARGETS if name not in _OF_FIXED_SIZE),
+            got=f"--target {target} with --dynamic-size",
+            fix="leave out one of them",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +87,20 @@ class Body:
     """Whether the node's levels or accumulators are float32 that holds integers, not integers."""
 
 
-def bodies_of(network: CodedNetwork, proofs: Mapping[str, Proof], target: str) -> dict[str, Body]:
+def bodies_of(
+    network: CodedNetwork,
+    proofs: Mapping[str, Proof],
+    target: str,
+    *,
+    dynamic_size: bool = False,
+) -> dict[str, Body]:
     """Return the body of every node that has another than the usual one, by node.
 
     Args:
         network: The network.
         proofs: Of its accumulators, by layer.
         target: The runtime that it is lowered for.
+        dynamic_size: Take no body that holds heights and widths.
     """
     chooser = {
         PORTABLE: _portable_body,
@@ -101,7 +119,8 @@ def bodies_of(network: CodedNetwork, proofs: Mapping[str, Proof], target: str) -
                     constants={"first": np.array(first, dtype=np.float32)},
                     float_values=target in {PORTABLE, PLAIN},
                 )
-    return {name: body for name, body in bodies.items() if body is not None}
+    left = functions.WINOGRAD if dynamic_size else None
+    return {name: body for name, body in bodies.items() if body is not None and body.name != left}
 
 
 def shared_images(

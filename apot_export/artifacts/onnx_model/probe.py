@@ -52,6 +52,12 @@ def tf32_exact(model: onnx.ModelProto) -> bool:
     return facts.get("target") == "cuda" and facts.get("tf32_exact") == "true"
 
 
+def takes_any_size(model: onnx.ModelProto) -> bool:
+    """Return whether a model leaves the height and width of its images open."""
+    sizes = model.graph.input[0].type.tensor_type.shape.dim[2:]
+    return not all(size.HasField("dim_value") for size in sizes)
+
+
 def with_outputs(model: onnx.ModelProto, names: Iterable[str] | None = None) -> bytes:
     """Return the model with values of its graph (all described ones unless named) as outputs."""
     copy = onnx.ModelProto()

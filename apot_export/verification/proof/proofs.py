@@ -18,6 +18,7 @@ from apot_export.artifacts.onnx_model.probe import (
     integers_as_such,
     stated_attributes,
     stored_weights,
+    takes_any_size,
     tf32_exact,
     with_outputs,
 )
@@ -34,9 +35,11 @@ from apot_export.verification._verdict import proof_failures
 from apot_export.verification.diagnosis import probable_cause
 from apot_export.verification.proof.certificate import certify_model, certify_weights
 from apot_export.verification.proof.levels import ForcedWalk
+from apot_export.verification.proof.sizes import compare_another_size
 from apot_export.verification.report import (
     Divergence,
     LevelComparison,
+    SizeComparison,
     WeightCertificate,
 )
 
@@ -52,6 +55,7 @@ class Proofs:
     accumulators: AccumulatorComparison
     failures: tuple[str, ...]
     divergence: Divergence | None
+    another_size: SizeComparison | None = None
 
 
 def prove_export(
@@ -77,9 +81,26 @@ def prove_export(
     """
     session = open_session(with_outputs(graph), device, tf32=tf32_exact(graph), algorithm=algorithm)
     exported = integers_as_such(packed, session.run_all(sample))
-    found: list[Difference] = []
     if module is None:
-        return _compare_artifacts(graph, packed, sample, exported)
+        proofs = _compare_artifacts(graph, packed, sample, exported)
+    else:
+        proofs = _compare_original(module, graph, packed, sample, exported)
+    if not takes_any_size(graph):
+        return proofs
+    another = compare_another_size(module, session, packed)
+    failures = (*proofs.failures, *another.failures)
+    return dataclasses.replace(proofs, failures=failures, another_size=another)
+
+
+def _compare_original(
+    module: nn.Module,
+    graph: onnx.ModelProto,
+    packed: CodedNetwork,
+    sample: NDArray[np.float32],
+    exported: Mapping[str, NDArray[Any]],
+) -> Proofs:
+    """Compare both artifacts with the original."""
+    found: list[Difference] = []
     weights = certify_weights(
         module, packed, _model_weights(graph), stated_attributes(graph), found
     )
