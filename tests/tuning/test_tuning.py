@@ -313,7 +313,7 @@ def test_a_model_of_several_lowerings_still_verifies(
 ) -> None:
     """Version 1 of `tune` mixed the bodies of targets, layer by layer."""
 
-    def mixed(network: CodedNetwork, proofs: Any, target: str) -> dict[str, Any]:
+    def mixed(network: CodedNetwork, proofs: Any, target: str, **_: Any) -> dict[str, Any]:
         bodies = {
             name: lowering.bodies_of(network, proofs, name) for name in (target, "cpu", "openvino")
         }
