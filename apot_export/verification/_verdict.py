@@ -25,6 +25,8 @@ _CLEARLY_WORSE = 0.03
 """How far an accuracy must lie below a record, which its interval must not contain, to fail."""
 _EQUAL_CLASSES = 0.99
 """Share of images of which PyTorch names the same class when it computes otherwise: measured."""
+_ALIKE = 10
+"""Times that rounding's own differences are exceeded by outputs of another order of additions."""
 _FEWEST = 10
 """Images from which another network is told apart by its outputs."""
 
@@ -75,7 +77,8 @@ def reference_failures(found: ReferenceComparison | None) -> list[str]:
 
     Rounding moves levels in some images, so neither all classes nor all images are equal, but
     another network is equal in none: half of the images must be, and 99 % of the classes, both
-    within chance.
+    within chance. Where hardly a level moves, outputs differ by next to nothing: an output that is
+    scaled or shifted a little differs there, too.
     """
     if found is None:
         return []
@@ -93,6 +96,12 @@ def reference_failures(found: ReferenceComparison | None) -> list[str]:
             f"are expected of {found.images} images: the typical image differs by "
             f"{found.typical_difference:.2g} standard deviations of the outputs, rounding changes "
             f"{found.noise:.2g}"
+        )
+    elif found.least_difference > _ALIKE * found.least_noise:
+        failures.append(
+            f"your outputs differ by {found.least_difference:.2g} of their standard deviation or "
+            f"more in nine of ten images, rounding alone changes {found.least_noise:.2g} there: "
+            "they may be scaled or shifted"
         )
     if failures:
         failures[-1] += f". {_blame(found)}"

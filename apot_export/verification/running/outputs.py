@@ -18,8 +18,9 @@ _NOISE = 1e-6
 another order of additions changes."""
 _SMALLEST = 1e-4
 """Differences up to this share of the outputs' standard deviation are rounding in any network."""
-_RARE = 0.9
-"""Quantile of the differences under noise that counts as what rounding does."""
+_RARE, _BEST = 0.9, 0.1
+"""Quantiles of the differences under noise: what rounding does where it moves levels, and where it
+hardly does."""
 _NOISY_IMAGES, _MOST_REPEATS = 64, 8
 """Few images run several times with noise, to know it as well as from many."""
 
@@ -61,7 +62,8 @@ def compare_outputs(
             noise = 1 + _NOISE * random.uniform(-1, 1, images.shape)
             moved = export((images * noise).astype(np.float32))
             noisy.append(_differences(moved, got[rows]) / spread)
-    noise_level = max(_SMALLEST, float(np.quantile(np.concatenate(noisy), _RARE)))
+    rounding = np.quantile(np.concatenate(noisy), (_RARE, _BEST))
+    noise_level, least_noise = np.maximum(_SMALLEST, rounding).tolist()
     differences = _differences(got, expected) / spread
 
     def agreement(outputs: NDArray[np.float64]) -> float:
@@ -74,6 +76,8 @@ def compare_outputs(
         agreement=agreement(got),
         equal=float((differences <= noise_level).mean()),
         noise=noise_level,
+        least_difference=float(np.quantile(differences, _BEST)),
+        least_noise=least_noise,
         typical_difference=float(np.median(differences)),
         largest_difference=float(differences.max()),
         original_agreement=None if original is None else agreement(ours),
