@@ -66,7 +66,14 @@ def rebuild(
 
     Raises the errors of `load_original`.
     """
-    family = families.recognise(checkpoint.keys, choices.family, bare=checkpoint.bare)
+    named = bits_from_name(checkpoint.path) if checkpoint.bare and not choices.bits else None
+    family = families.recognise(
+        checkpoint.keys,
+        choices.family,
+        bare=checkpoint.bare,
+        bits=named.value if named else choices.bits,
+        method=choices.method,
+    )
     given, (choices, source) = choices, _completed(checkpoint, choices, family)
     state = canonical_state(checkpoint, family)
     architecture = architectures.recognise(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from apot_export.artifacts.packed import load_packed
 from apot_export.conversion.convert import convert
@@ -78,6 +80,17 @@ def test_the_family_must_be_said(checkpoint: Path, tmp_path: Path) -> None:
     refused = run("convert", checkpoint, "-o", tmp_path / "export")
     assert refused.exit_code == 2
     assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize("stated", [{"bits": 4}, {"bits": 3, "method": "uniform"}])
+def test_what_one_family_alone_offers_tells_which_it_is(
+    reference: Path, tmp_path: Path, stated: dict[str, Any]
+) -> None:
+    published = reference / "checkpoints/CIFAR10/result/res20_4bit/model_best.pth.tar"
+    bare = tmp_path / "network.pth"
+    torch.save(load_checkpoint(published).state, bare)
+    result = convert(bare, tmp_path / "export", trust_options=True, **stated)
+    assert result.family == "apot-v1"
 
 
 def test_an_integer_network_rounds_the_ends_on_request(checkpoint: Path, tmp_path: Path) -> None:

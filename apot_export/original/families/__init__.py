@@ -21,7 +21,14 @@ FAMILIES: tuple[Family, ...] = (
 """Tried in this order: `nonzero` has what `apot-v1` has and more; the last has no thresholds."""
 
 
-def recognise(keys: Iterable[str], name: str | None = None, *, bare: bool = False) -> Family:
+def recognise(
+    keys: Iterable[str],
+    name: str | None = None,
+    *,
+    bare: bool = False,
+    bits: int | None = None,
+    method: str | None = None,
+) -> Family:
     """Return the family whose key names a state dict has.
 
     Args:
@@ -29,6 +36,8 @@ def recognise(keys: Iterable[str], name: str | None = None, *, bare: bool = Fals
         name: The family that the user states.
         bare: Whether the file holds nothing but the state dict. Of two families with the same keys
             the first writes epoch and accuracy around it; the other does not.
+        bits: Stated bits of weights, which only one of two families may offer.
+        method: Stated level set of weights, likewise.
 
     Raises:
         RecognitionError: Thresholds of no known family, or not those of the stated one; or two
@@ -45,7 +54,8 @@ def recognise(keys: Iterable[str], name: str | None = None, *, bare: bool = Fals
                 fix="leave out --family, or name the right one",
             )
         return stated
-    if bare and len(fitting) > 1:
+    able = [family for family in fitting if _offers(family, bits, method)] or fitting
+    if bare and len(able) > 1:
         raise RecognitionError(
             "Two families have these keys, and nothing in the file tells which it is.",
             expected="; or ".join(f"{family.name}: {family.summary}" for family in fitting),
@@ -53,7 +63,16 @@ def recognise(keys: Iterable[str], name: str | None = None, *, bare: bool = Fals
             fix="say which code trained it: "
             + " or ".join(f"--family {family.name}" for family in fitting),
         )
-    return fitting[0]
+    return able[0]
+
+
+def _offers(family: Family, bits: int | None, method: str | None) -> bool:
+    """Return whether a family has stated bits and level set, as far as they are stated."""
+    sets = family.offered if method is None else (method,)
+    return any(
+        level_set in family.offered and (bits is None or bits in family.bit_widths(level_set))
+        for level_set in sets
+    )
 
 
 def candidates(keys: Iterable[str]) -> list[Family]:
