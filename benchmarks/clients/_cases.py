@@ -53,6 +53,8 @@ NETWORKS: dict[str, tuple[Path | str, str, str | None, int]] = {
 TARGETS: dict[str, dict[str, Any]] = {
     "portable": {},
     "cpu": {"target": "cpu"},
+    "cuda": {"target": "cuda"},
+    "openvino": {"target": "openvino"},
     "plain": {"target": "plain"},
     "plain batch 1": {"target": "plain", "batch": 1},
     "integer": {"integer": IntegerChoices(fraction_bits=12)},

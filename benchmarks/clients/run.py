@@ -18,6 +18,10 @@ from typing import Any
 
 import numpy as np
 
+_WINOGRAD_MEMORY_LEVEL = 3
+"""The hint of MNN by whose default it takes Winograd's algorithm on tiles so large that integers
+are rounded; at 0 it takes small ones."""
+
 Outputs = dict[str, "np.ndarray[Any, Any]"]
 Run = Callable[["np.ndarray[Any, Any]"], Outputs]
 """All images to all outputs; a client that takes one image at a time is called for each."""
@@ -112,7 +116,11 @@ def _mnn(model: Path) -> Run:
     )
     if not converted.exists():
         raise RuntimeError("mnnconvert wrote no model")
-    module = MNN.nn.load_module_from_file(str(converted), [graph.input[0].name], names)
+    manager = MNN.nn.create_runtime_manager(({"precision": "high", "numThread": 1},))
+    manager.set_hint(_WINOGRAD_MEMORY_LEVEL, 0)
+    module = MNN.nn.load_module_from_file(
+        str(converted), [graph.input[0].name], names, runtime_manager=manager
+    )
 
     def run(images: np.ndarray[Any, Any]) -> Outputs:
         image = MNN.expr.placeholder(list(images.shape), MNN.expr.NCHW)
