@@ -79,7 +79,7 @@ def test_float_noise_that_moves_levels_is_no_other_formula(bits: int) -> None:
     )
 
 
-def test_the_old_divisor_of_uniform_activations_must_be_said() -> None:
+def test_the_old_divisor_of_uniform_activations_is_found_by_what_the_layer_computes() -> None:
     class Old(Noisy):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             layer = QuantConv2d(
@@ -99,9 +99,9 @@ def test_the_old_divisor_of_uniform_activations_must_be_said() -> None:
             return output
 
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Old(bit=4))
-    with pytest.raises(RecognitionError, match="something else"):
-        original_of_module(network, (3, 16, 16), Choices())
-    assert original_of_module(network, (3, 16, 16), Choices(legacy_divisor=True))
+    for choices in (Choices(), Choices(legacy_divisor=True)):
+        (layer,) = original_of_module(network, (3, 16, 16), choices).plan.layers.values()
+        assert (layer.method, layer.legacy_divisor) == ("uniform", True)
 
 
 def test_a_layer_under_two_names_is_one_layer(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def _others(
     for bits, method, activations, normalizes, legacy in itertools.product(
         widths, sets, activation_sets, normalized, (False, True)
     ):
-        if legacy and activations != "uniform":
+        if (legacy or usual.activation_sign == SIGNED) and activations != "uniform":
             continue
         other = dataclasses.replace(
             usual,
