@@ -19,7 +19,8 @@ export function readPacked(bytes) {
   check(start <= file.length && crc32(header) === text(41, 49), "the header is damaged");
   const { __metadata__: metadata, ...entries } = JSON.parse(text(8, start));
   const version = `${metadata.format} ${metadata.format_version}`;
-  check(version === "apot-packed 2", `apot-packed 2 is read, not ${version}`);
+  const known = ["apot-packed 2", "apot-packed 3"]; // 3 has more operations, and the same layers
+  check(known.includes(version), `${known.join(" or ")} is read, not ${version}`);
 
   const tensors = {};
   const named = Object.entries(entries).filter(([name]) => !name.startsWith("_padding."));

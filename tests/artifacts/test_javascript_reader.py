@@ -16,7 +16,7 @@ import pytest
 
 from apot_export.artifacts.packed import load_packed
 from apot_export.artifacts.packed.writing import packed_file_bytes
-from apot_export.network import CodedLayer, CodedNetwork, PlaneLayer
+from apot_export.network import CodedLayer, CodedNetwork, PlaneLayer, operations
 from apot_export.network.bitpack import pack
 from apot_export.network.codebook import apot, power_of_two, uniform
 from tests.support.networks import Builder, quantizer, small_network
@@ -120,6 +120,14 @@ def of_all_level_sets() -> CodedNetwork:
     return builder.finished(value)
 
 
+def gated() -> CodedNetwork:
+    """Return a network with an operation that version 3 added."""
+    builder = Builder(image=(4, 4, 4))
+    levels = quantizer(apot(2, signed=False), 1.5)
+    value = builder.convolution("image", 4, (3, 3), apot(2, signed=True), levels, padding=(1, 1))
+    return builder.finished(builder.add(operations.Multiply(), value, value))
+
+
 def compressible() -> CodedNetwork:
     """Return a network whose layers of 6 and 9 bits are smaller when entropy-coded."""
     network = example()
@@ -141,6 +149,7 @@ def compressible() -> CodedNetwork:
 def test_every_feature_of_the_format(node: str, tmp_path: Path) -> None:
     contents = {
         "small": packed_file_bytes(small_network(), {}),
+        "version 3": packed_file_bytes(gated(), {}),
         "level sets": packed_file_bytes(of_all_level_sets(), {}),
         "digits": packed_file_bytes(example(), {}),
         "entropy": packed_file_bytes(example(), {}, compress=True),
@@ -158,6 +167,7 @@ def test_every_feature_of_the_format(node: str, tmp_path: Path) -> None:
             for order in ORDERS
         },
     }
+    assert unseal(contents["version 3"])[0]["__metadata__"]["format_version"] == "3"
     stored = json.loads(unseal(contents["wide entropy"])[0]["__metadata__"]["network"])["layers"]
     assert all("entropy" in stored[name]["storage"] for name in ("a", "b"))
     for name, content in contents.items():
@@ -195,7 +205,7 @@ def test_what_is_damaged_or_unknown_is_an_error(node: str, tmp_path: Path) -> No
         with_storage({"entropy": [9, 7]}, "a"),
     )
     expected = [
-        "apot-packed 2 is read, not apot-packed 1",
+        "apot-packed 2 or apot-packed 3 is read, not apot-packed 1",
         "is damaged",
         "the header is damaged",
         "is damaged",
