@@ -18,7 +18,7 @@ from apot_export.datasets._normalisation import Normalisation
 from apot_export.errors import DatasetError
 
 NAME = "arrays"
-_WRITE = "numpy.savez(FILE, images=..., logits=...)"
+_WRITE = "numpy.savez(FILE, images=..., labels=...), or logits=... for --reference"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,5 +156,5 @@ def _wrong(path: Path, array: str | None, expected: str, got: str) -> DatasetErr
         where=str(path) if array is None else f"{path}: {array}",
         expected=expected,
         got=got,
-        fix=f"write them with {_WRITE}; examples/dump_reference.py shows how",
+        fix=f"write them with {_WRITE} as examples/dump_reference.py does",
     )
