@@ -12,6 +12,7 @@ from apot_export._version import VERSION
 
 if TYPE_CHECKING:
     from apot_export.artifacts.packed import PackedNetwork, load_packed
+    from apot_export.budgets import max_memory
     from apot_export.conversion.convert import convert
     from apot_export.conversion.convert_export import ExportConversion, convert_export
     from apot_export.conversion.result import ConversionResult
@@ -33,6 +34,7 @@ _HOMES = {
     "convert": "conversion.convert",
     "convert_export": "conversion.convert_export",
     "load_packed": "artifacts.packed",
+    "max_memory": "budgets",
     "tune": "tuning",
     "verify": "verification",
 }
@@ -50,6 +52,7 @@ __all__ = [
     "convert",
     "convert_export",
     "load_packed",
+    "max_memory",
     "tune",
     "verify",
 ]

@@ -14,12 +14,13 @@ import pytest
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "_version": set(),
+    "budgets": {"errors"},
     "network": {"errors"},
-    "datasets": {"errors"},
-    "original": {"errors", "network"},
+    "datasets": {"errors", "budgets"},
+    "original": {"errors", "budgets", "network"},
     "encoding": {"errors", "network", "original"},
     "integer": {"errors", "network"},
-    "artifacts": {"errors", "network", "integer"},
+    "artifacts": {"errors", "budgets", "network", "integer"},
     "runtimes": {"errors", "network", "integer", "artifacts"},
     "inspection": {"errors", "network", "datasets", "original", "artifacts"},
     "conversion": {
@@ -234,6 +235,7 @@ def test_reading_a_packed_file_loads_readers_and_numpy_alone(exported: Path) -> 
     assert {name.partition(".")[0] for name in own} <= {
         "errors",
         "_version",
+        "budgets",
         "network",
         "artifacts",
     }
