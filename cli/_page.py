@@ -17,7 +17,8 @@ def require_writable(path: Path | None) -> None:
     if path is None:
         return
     folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    is_other = path.exists() and not path.is_file()  # a folder, or a device
+    if is_other or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ExportError(
             "The page cannot be written there.",
             where=str(path),
@@ -28,7 +29,8 @@ def require_writable(path: Path | None) -> None:
 
 def write_page(path: Path, report: Report) -> None:
     """Write a report's page in one step."""
-    from apot_export.artifacts.atomic import write_file
+    from apot_export.artifacts.atomic import replacing
     from apot_export.verification.page import render_page
 
-    write_file(path, render_page(report).encode())
+    with replacing(path) as new:
+        new.write_text(render_page(report), encoding="utf-8")

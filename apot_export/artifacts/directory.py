@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from apot_export.artifacts import strict_json
-from apot_export.artifacts.atomic import staged, write_file
+from apot_export.artifacts.atomic import TEMPORARY, replacing, staged
 from apot_export.errors import ExportError
 
 MANIFEST = "manifest.json"
@@ -66,7 +66,11 @@ def require_free(directory: Path, *, force: bool) -> None:
         raise _taken("The output exists already and is not a directory.", directory)
     try:
         own = _own_files(directory)
-        foreign = sorted(entry.name for entry in directory.iterdir() if entry not in own)
+        foreign = sorted(
+            entry.name
+            for entry in directory.iterdir()
+            if entry not in own and not entry.name.startswith(TEMPORARY)
+        )
     except OSError as error:
         raise _taken(
             "The output directory exists already and cannot be read.", directory, error.strerror
@@ -109,7 +113,6 @@ def write_export(
     Raises:
         ExportError: The directory exists (and `force` is off), or the files cannot be written.
     """
-    require_free(directory, force=force)
     described = {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for name, data in files.items()
@@ -118,9 +121,10 @@ def write_export(
     text = json.dumps(content, indent=2) + "\n"
     everything = {**files, MANIFEST: text.encode()}
     try:
-        with staged(directory) as stage:
+        with staged(directory, replace=force) as stage:
             for name, data in everything.items():
-                write_file(stage / name, data)
+                (stage / name).write_bytes(data)
+            require_free(directory, force=force)  # it took its time: others may have been faster
     except OSError as error:
         raise ExportError(
             "The export cannot be written; nothing of it was left behind.",
@@ -217,19 +221,32 @@ def check_files(directory: Path, manifest: Mapping[str, Any]) -> None:
             )
 
 
-def attach_to_manifest(directory: Path, name: str, content: Mapping[str, Any]) -> None:
-    """Put a member into an export's manifest, in one step; the export is no newer for it.
+def attach_to_manifest(directory: Path, verified: Mapping[str, Any], content: Any) -> None:
+    """Put a verdict into an export's manifest, in one step; the export is no newer for it.
+
+    Args:
+        directory: The export.
+        verified: The manifest of what was verified.
+        content: The verdict.
 
     Raises:
-        ExportError: The manifest cannot be read or written.
+        ExportError: The manifest cannot be read or written, or is another export's.
     """
-    path = directory / MANIFEST
-    manifest = {**read_manifest(directory), name: content}
-    text = json.dumps(manifest, indent=2) + "\n"
+    path, name = directory / MANIFEST, "verification"
     try:
-        status = path.stat()
-        write_file(path, text.encode())
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        with replacing(path) as new:
+            manifest = read_manifest(directory)
+            if {**manifest, name: None} != {**verified, name: None}:
+                raise ExportError(
+                    "The export was replaced while it was verified.",
+                    where=str(directory),
+                    got="another manifest than the verified one",
+                    fix="verify again",
+                )
+            text = json.dumps({**manifest, name: content}, indent=2) + "\n"
+            new.write_text(text, encoding="utf-8")
+            status = path.stat()
+            os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
     except OSError as error:
         raise ExportError(
             "The manifest cannot be written.", where=str(path), got=error.strerror or str(error)

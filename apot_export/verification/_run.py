@@ -379,7 +379,7 @@ class Run:
         if not (self.options.attach and self.processes.first):
             return report
         try:
-            attach_to_manifest(self.directory, "verification", report.verdict_to_json())
+            attach_to_manifest(self.directory, self.manifest, report.verdict_to_json())
         except ExportError as error:
             note = f"the verdict is not in the manifest: {error.got}"
             return replace(report, notes=(*report.notes, note))

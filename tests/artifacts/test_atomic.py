@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apot_export.artifacts.atomic import staged, write_file
+from apot_export.artifacts.atomic import TEMPORARY, replacing, staged, temporary_folder
 
 
 @pytest.fixture
@@ -21,6 +21,11 @@ def umask() -> Iterator[int]:
 
 def fail(*_: object) -> None:
     raise OSError("no space left")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    with replacing(path) as new:
+        new.write_bytes(data)
 
 
 def mode(path: Path) -> int:
@@ -58,7 +63,7 @@ def test_an_earlier_file_survives_a_failure(
 
 def test_a_folder_appears_with_its_parents(tmp_path: Path, umask: int) -> None:
     target = tmp_path / "new" / "folder"
-    with staged(target) as stage:
+    with staged(target, replace=False) as stage:
         (stage / "file").write_bytes(b"data")
         assert not target.exists()
     assert (target / "file").read_bytes() == b"data"
@@ -67,7 +72,7 @@ def test_a_folder_appears_with_its_parents(tmp_path: Path, umask: int) -> None:
 
 def test_a_failure_leaves_nothing_of_a_folder(tmp_path: Path) -> None:
     def write_half() -> None:
-        with staged(tmp_path / "new" / "folder") as stage:
+        with staged(tmp_path / "new" / "folder", replace=False) as stage:
             (stage / "file").write_bytes(b"data")
             fail()
 
@@ -82,14 +87,49 @@ def test_an_earlier_folder_survives_a_failure(
     target = tmp_path / "folder"
     target.mkdir()
     (target / "before").touch()
-    rename = Path.rename
-
-    def fail_for_the_stage(path: Path, to: Path) -> Path:
-        if (path / "after").exists():
-            fail()
-        return rename(path, to)
-
-    monkeypatch.setattr(Path, "rename", fail_for_the_stage)
-    with pytest.raises(OSError, match="no space"), staged(target) as stage:
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no space"), staged(target, replace=True) as stage:
         (stage / "after").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["folder", "before"]
+
+
+def test_a_folder_that_others_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+
+    def write_too_late() -> None:
+        with staged(target, replace=False) as stage:
+            (stage / "mine").touch()
+            target.mkdir()
+            (target / "theirs").touch()
+
+    with pytest.raises(OSError, match="not empty"):
+        write_too_late()
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "theirs"]
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("file")
+    write_file(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_folders_of_the_living_stay_and_those_of_the_dead_go(tmp_path: Path) -> None:
+    abandoned = tmp_path / f"{TEMPORARY}12345678"
+    (abandoned / "folder").mkdir(parents=True)
+    foreign = tmp_path / f"{TEMPORARY}note"
+    foreign.touch()
+    with temporary_folder(tmp_path) as first, temporary_folder(tmp_path) as second:
+        assert sorted(tmp_path.iterdir()) == sorted([first, second, foreign])
+    assert list(tmp_path.iterdir()) == [foreign]
+
+
+def test_without_locks_nothing_is_taken_for_abandoned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abandoned = tmp_path / f"{TEMPORARY}12345678"
+    abandoned.mkdir()
+    monkeypatch.setattr("fcntl.flock", fail)
+    with temporary_folder(tmp_path) as folder:
+        assert sorted(tmp_path.iterdir()) == sorted([abandoned, folder])
+    assert list(tmp_path.iterdir()) == [abandoned]

@@ -264,7 +264,7 @@ def test_a_directory_that_cannot_be_written_is_verified_all_the_same(
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr("apot_export.artifacts.atomic._locked_folder", refuse)
     report = workshop.verify(workshop.export)
     assert report.verdict == "PASS"
     assert "the verdict is not in the manifest: Permission denied" in report.notes

@@ -6,13 +6,12 @@ import ctypes
 import hashlib
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+from apot_export.artifacts.atomic import temporary_folder
 from apot_export.errors import KernelError
 from apot_export.runtimes.compiler import compiler_failure, find_compiler
 from apot_export.runtimes.native._structs import Step, View
@@ -55,10 +54,10 @@ def compile_kernels(folder: Path, flags: Sequence[str] = ("-O3",)) -> Path:
     """
     compiler = find_compiler()
     by_file = _FLAGS_OF_MACHINE.get(platform.machine().lower(), {})
-    with tempfile.TemporaryDirectory(dir=folder) as work:
+    with temporary_folder(folder) as work:
 
         def compiled(name: str) -> str:
-            target = str(Path(work) / f"{name}.o")
+            target = str(work / f"{name}.o")
             base = [compiler, *_FLAGS, *flags, "-c", str(SOURCES / name), "-o", target]
             # A compiler that does not know an instruction set builds the file without it: such a
             # file then says that it has no kernels.
@@ -70,13 +69,13 @@ def compile_kernels(folder: Path, flags: Sequence[str] = ("-O3",)) -> Path:
 
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             objects = list(pool.map(compiled, (*_ALWAYS, *sorted(_X86_FLAGS | _ARM_FLAGS))))
-        library = Path(work) / "libapot_fast.so"
+        library = work / "libapot_fast.so"
         failure = compiler_failure(
             [compiler, *_FLAGS, *flags, "-shared", "-o", str(library), *objects]
         )
         if failure:
             raise KernelError("The C compiler did not link the kernels.", got=failure)
-        return Path(shutil.move(library, folder / library.name))
+        return library.replace(folder / library.name)
 
 
 class Library:
