@@ -26,6 +26,9 @@ _TERM_EXPONENTS: dict[int, tuple[tuple[int, ...], ...]] = {
 }
 """Per magnitude bits and per term: the k of the addends 2 ** -k that may be chosen beside 0."""
 
+_UNITS_BESIDE = 2
+"""Units in the last place around a middle of two levels among which the upper one begins to win."""
+
 _ROWS = 3
 """The original always loops over three rows of addends; absent ones hold 0 alone."""
 
@@ -62,9 +65,23 @@ def activation_level_set(quantization: Quantization) -> torch.Tensor | None:
 
 def nearest_level(values: torch.Tensor, level_set: torch.Tensor) -> torch.Tensor:
     """Project values onto the first nearest entry of a level set, any shape, float32."""
-    flat = values.reshape(-1)
-    distances = (flat.unsqueeze(0) - level_set.unsqueeze(1)).abs()
-    return level_set[distances.min(dim=0)[1]].view(values.shape)
+    level_set = level_set.to(values.dtype)
+    ordered, _ = level_set.sort()
+    return ordered[torch.bucketize(values, _first_values(ordered, level_set), right=True)]
+
+
+def _first_values(ordered: torch.Tensor, level_set: torch.Tensor) -> torch.Tensor:
+    """Return the least value that takes each level but the lowest, ties and roundings included."""
+    # Both distances to a middle are off by less than a unit in its last place.
+    beside = [(ordered[1:] + ordered[:-1]) / 2]
+    for _ in range(_UNITS_BESIDE):
+        low, high = beside[0], beside[-1]
+        infinity = torch.full_like(low, torch.inf)
+        beside = [low.nextafter(-infinity), *beside, high.nextafter(infinity)]
+    around = torch.stack(beside)
+    distances = (around.unsqueeze(-1) - level_set).abs()
+    takes_upper = level_set[distances.min(dim=-1)[1]] == ordered[1:]
+    return around.gather(0, takes_upper.int().argmax(dim=0, keepdim=True))[0]
 
 
 def _sums(magnitude_bits: int, method: str) -> torch.Tensor:

@@ -55,6 +55,10 @@ _LEAVES = (
 """Modules of PyTorch that are operations; others are what their forward passes call."""
 
 
+_NUMBERWISE = (nn.modules.batchnorm._BatchNorm, nn.ReLU, nn.Hardtanh)  # noqa: SLF001 - likewise
+"""Modules among them whose results have the shape of their input."""
+
+
 class _Proxy(fx.Proxy):
     """A value of the forward pass that knows its shape, and its number where it is one."""
 
@@ -192,6 +196,8 @@ class _Tracer(fx.Tracer):
 
 
 def _run_on_meta(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    if isinstance(module, _NUMBERWISE) and not options:
+        return args[0]
     if isinstance(module, (nn.Conv2d, nn.Linear)):  # quantized or not, of the same shapes
         (image,), weight = args, module.weight.to("meta")
         if isinstance(module, nn.Linear):

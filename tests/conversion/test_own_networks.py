@@ -233,3 +233,29 @@ def test_a_level_set_that_nothing_states_is_found(tmp_path: Path) -> None:
             del layer.power
     result = apot_export.convert(network, tmp_path / "export", input_shape=SHAPE)
     assert (result.bits, result.method, result.method_from) == (4, "uniform", "network")
+
+
+# --- several results ------------------------------------------------------------------------------
+
+
+class Several(nn.Module):
+    """Three results, of which one may be more than the graph says."""
+
+    def __init__(self, hidden: float = 1.0) -> None:
+        super().__init__()
+        self.network = make()
+        self.hidden = hidden
+
+    def forward(self, image: torch.Tensor) -> Any:
+        logits = self.network(image)
+        doubled = logits * 2
+        # Under a trace a value is no tensor: what only tensors get is not captured.
+        third = logits * self.hidden if isinstance(logits, torch.Tensor) else logits * 1.0
+        return {"image": image, "first": logits, "again": logits, "rest": [doubled, third]}
+
+
+def test_every_result_is_compared(tmp_path: Path) -> None:
+    apot_export.convert(Several(), tmp_path / "export", input_shape=SHAPE)
+    with pytest.raises(ApotExportError, match="result 4"):
+        apot_export.convert(Several(1.1), tmp_path / "other", input_shape=SHAPE)
+    assert not (tmp_path / "other").exists()

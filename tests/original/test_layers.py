@@ -19,7 +19,7 @@ from apot_export.errors import WeightError
 from apot_export.network import ActivationQuantizer, CodedLayer, SourceLayer, WeightQuantizer
 from apot_export.network.codebook import apot, apot_candidates, distinct_levels
 from apot_export.network.oracle import quantize_activation
-from apot_export.original.level_sets import activation_level_set, nearest_level
+from apot_export.original.level_sets import _sums, activation_level_set, nearest_level
 from apot_export.original.quantization import Quantization
 from apot_export.original.quantized_layers import FirstConv2d, LastLinear, QuantConv2d
 
@@ -97,6 +97,20 @@ def test_nearest_level_takes_the_first_of_equals() -> None:
     values = torch.tensor([[0.25, 0.75], [0.2500001, 0.7499999]])
     expected = [[0.0, 1.0], [0.5, 0.5]]
     assert nearest_level(values, order).tolist() == expected
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("method", ["apot", "pot"])
+def test_nearest_level_is_the_first_of_least_distance_in_float32(method: str, bits: int) -> None:
+    levels = _sums(bits, method)
+    for order in (levels, levels.mul(1.0 / levels.max()), levels.flip(0)):
+        ordered = np.sort(order.numpy())
+        decisions = neighbours((ordered[1:] + ordered[:-1]) / 2, 6)
+        values = np.concatenate([decisions, ordered, floats(-1e30, -0.5, -0.0, 1e-40)])
+        distances = np.abs(values[:, None] - order.numpy())
+        expected = np.where(values < 0, ordered[0], order.numpy()[distances.argmin(axis=1)])
+        got = nearest_level(torch.from_numpy(values), order).numpy()
+        np.testing.assert_array_equal(got, expected)
 
 
 # --- weights --------------------------------------------------------------------------------------

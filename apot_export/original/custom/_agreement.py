@@ -135,13 +135,19 @@ def _difference(
         says = "A layer is not called with one tensor."
         return math.inf, RecognitionError(says, where=name, got=got)
     image = inputs[0].cpu()
-    expected = replacement(image)
+    values, weights = _operands(replacement, image)
+    expected = _products(replacement, values, weights, replacement.bias)
     got = output.cpu()
-    distance = allowed = torch.tensor(math.inf)
+    distance = torch.tensor(math.inf)
     if got.shape == expected.shape:
         distance = (got - expected).abs()
-        allowed = _noise(replacement, image)
-        if bool((distance <= allowed).all()):
+        # Float noise is worked out as far as it is needed: it takes longer than the layer.
+        if not distance.any():
+            return None
+        noise = _roundings(replacement, values, weights)
+        if bool((distance <= noise).all()):
+            return None
+        if bool((distance <= noise + _moved(replacement, image, values, weights)).all()):
             return None
     formula = "8-bit weights: round(w / max(w) * 127)"
     if isinstance(replacement, QuantConv2d):
@@ -166,29 +172,36 @@ def _difference(
 # --- float noise ----------------------------------------------------------------------------------
 
 
-def _noise(layer: WeightedLayer, image: torch.Tensor) -> torch.Tensor:
-    """Return how far float noise may move a layer's outputs, levels that it tips over included."""
-    values, weights = image, layer.weight
+def _operands(layer: WeightedLayer, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the input and the weights that a layer multiplies."""
+    values = layer.quantized_input(image) if isinstance(layer, QuantConv2d) else image
+    if isinstance(layer, QuantizedLayer):
+        return values, layer.quantized_weight()
+    return values, layer.weight
+
+
+def _roundings(layer: WeightedLayer, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return how far the roundings of its sums may move a layer's outputs."""
+    bias = None if layer.bias is None else layer.bias.abs()
+    roundings = (sum_roundings(weights[0].numel()) + _ROUNDINGS) * 2 * UNIT_ROUNDOFF
+    return roundings * _products(layer, values.abs(), weights.abs(), bias)
+
+
+def _moved(
+    layer: WeightedLayer, image: torch.Tensor, values: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Return how far levels that float noise tips over may move a layer's outputs."""
     moved_values, moved_weights = torch.zeros_like(values), torch.zeros_like(weights)
     if isinstance(layer, QuantConv2d):
-        low, high = (_scaled(layer, 1 + nudge) for nudge in (-_NUDGE, _NUDGE))
-        values, weights = layer.quantized_input(image), layer.quantized_weight()
-        moved_values = (high.quantized_input(image) - low.quantized_input(image)).abs()
-        moved_weights = (high.quantized_weight() - low.quantized_weight()).abs()
+        low, high = (_operands(_scaled(layer, 1 + n), image) for n in (-_NUDGE, _NUDGE))
+        moved_values, moved_weights = ((b - a).abs() for a, b in zip(low, high, strict=True))
     elif isinstance(layer, QuantizedLayer):
-        weights = layer.quantized_weight()
         steps = layer.weight / layer.weight.max() * _EIGHT_BIT_STEPS
         to_decision = (steps - steps.floor() - 0.5).abs()
         moved = to_decision <= _EIGHT_BIT_STEPS * _NUDGE
         moved_weights = moved * (layer.weight.max().abs() / _EIGHT_BIT_STEPS)
-    taps = weights[0].numel()
-    roundings = (sum_roundings(taps) + _ROUNDINGS) * 2 * UNIT_ROUNDOFF
-    noise = roundings * _products(layer, values.abs(), weights.abs())
-    noise = noise + _products(layer, moved_values, weights.abs() + moved_weights)
-    noise = noise + _products(layer, values.abs(), moved_weights)
-    if layer.bias is not None:
-        noise = noise + roundings * layer.bias.abs().reshape(1, -1, *[1] * (noise.ndim - 2))
-    return noise
+    noise = _products(layer, moved_values, weights.abs() + moved_weights)
+    return noise + _products(layer, values.abs(), moved_weights)
 
 
 def _scaled(layer: QuantConv2d, factor: float) -> QuantConv2d:
@@ -198,7 +211,12 @@ def _scaled(layer: QuantConv2d, factor: float) -> QuantConv2d:
     return scaled
 
 
-def _products(layer: WeightedLayer, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def _products(
+    layer: WeightedLayer,
+    values: torch.Tensor,
+    weights: torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
     if isinstance(layer, nn.Linear):
-        return functional.linear(values, weights)
-    return layer._conv_forward(values, weights, None)  # noqa: SLF001 - pads as the layer does
+        return functional.linear(values, weights, bias)
+    return layer._conv_forward(values, weights, bias)  # noqa: SLF001 - pads as the layer does
