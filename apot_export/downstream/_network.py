@@ -231,7 +231,7 @@ def _check_graph(
         except ValueError as error:
             shapes = [value.shape[1:] for value in operands]
             raise ValueError(f"{node.name} cannot read {shapes}: {error}") from error
-        fine = math.prod(result.shape[1:]) <= _LARGEST_VALUE
+        fine = 0 < math.prod(result.shape[1:]) <= _LARGEST_VALUE
         require(fine, f"{node.name} has the shape {result.shape[1:]}")
         kinds[node.name], values[node.name] = _result_kind(node), result
     for output in outputs:

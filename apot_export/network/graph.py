@@ -123,6 +123,12 @@ def _output_shape(node: Node, inputs: list[Shape], network: Network[LayerType]) 
             shape = _broadcast(node, *inputs)
         case op.Concat():
             place = operation.axis - 1
+            if place >= len(shape):
+                raise CaptureError(
+                    "Tensors do not have this axis.",
+                    where=node.name,
+                    got=f"{operation.axis} of {len(shape)}",
+                )
             for other in inputs[1:]:
                 rest = (*other[:place], *other[place + 1 :])
                 _expect(node, rest, (*shape[:place], *shape[place + 1 :]))
@@ -152,6 +158,7 @@ def _resized(node: Node, shape: Shape) -> Shape:
     return shape
 
 
+@np.errstate(over="ignore")  # a constant that becomes infinite
 def _computed(node: Node, operation: op.SelfComputing, shape: Shape) -> Shape:
     """Return the shape of what an operation makes of no images."""
     try:

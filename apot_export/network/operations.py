@@ -259,7 +259,8 @@ class Resample:
 
     def compute(self, x: Array) -> Array:
         """Return rows * image * columns transposed, in float64 and rounded once."""
-        rows, columns = self.matrices(*x.shape[2:])
+        _, _, height, width = x.shape
+        rows, columns = self.matrices(height, width)
         return (rows.astype(np.float64) @ x @ columns.T).astype(np.float32)
 
 

@@ -66,6 +66,7 @@ def compute(network: CodedNetwork, node: Node, inputs: list[Array]) -> Array:
     return convolve(operation, first, weights, product)
 
 
+@np.errstate(all="ignore")  # numbers may become infinite
 def apply(operation: op.Operation, inputs: list[Array]) -> Array:
     """Compute an operation that has no layer."""
     first = inputs[0]

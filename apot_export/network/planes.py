@@ -9,6 +9,7 @@ Source: Qu et al., "Adaptive Loss-aware Quantization for Multi-bit Networks", CV
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -106,6 +107,8 @@ _SMALLEST_COORDINATE = 2.0**-40
 TERM_ZERO = 0
 """The term that adds nothing."""
 _EXPONENT_BIAS = 64
+_EXACT_BITS = 53
+"""Bits of the integers that float64 holds."""
 _SIGN = 0x80
 
 
@@ -121,8 +124,23 @@ def term_values(terms: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def summed_terms(terms: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the sum of every row of terms, rounded to float32: [bases, K] to [bases]."""
-    return term_values(terms).sum(axis=1).astype(np.float32)
+    """Return the sum of every row of terms, rounded to float32 once: [bases, K] to [bases]."""
+    sums = term_values(terms).sum(axis=1)
+    powers = np.where(terms == TERM_ZERO, _EXPONENT_BIAS, terms & (_SIGN - 1)).astype(np.int64)
+    spans = powers.max(axis=1) - powers.min(axis=1) + terms.shape[1].bit_length()
+    for row in np.flatnonzero(spans >= _EXACT_BITS):
+        sums[row] = _sum_to_round(terms[row].tolist())
+    return sums.astype(np.float32)
+
+
+def _sum_to_round(terms: list[int]) -> float:
+    """Return a number that float32 rounds as it would the sum, which float64 may not hold."""
+    total = sum((-1 if term & _SIGN else 1) << (term & (_SIGN - 1)) for term in terms if term)
+    size = abs(total)
+    dropped = max(0, size.bit_length() - _EXACT_BITS + 1)
+    kept = size >> dropped
+    inexact = kept << dropped != size  # an odd last bit is no tie
+    return math.copysign(math.ldexp(kept | inexact, dropped - _EXPONENT_BIAS), total)
 
 
 def as_terms(coordinates: NDArray[np.float32], count: int) -> NDArray[np.uint8]:

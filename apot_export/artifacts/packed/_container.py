@@ -257,6 +257,8 @@ def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
     found = f"{zlib.crc32(blank):08x}"
     if stated != found:
         raise _damaged(path, f"header CRC-32 {stated}", f"CRC-32 {found}")
+    if not header.rstrip(b" ").endswith(b"}"):
+        raise _damaged(path, "an object and blanks as the header", f"{header[-1:]!r} at its end")
     try:
         entries = strict_json.mapping("header", strict_json.loads(header.decode("ascii")))
         json.dumps(entries, ensure_ascii=False).encode()  # refuses surrogates without a partner

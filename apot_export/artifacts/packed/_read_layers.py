@@ -14,7 +14,7 @@ from apot_export.artifacts.packed import _digits, _rans
 from apot_export.artifacts.packed._container import StoredTensors, unexpected
 from apot_export.network import CodedNetwork
 from apot_export.network.bitpack import unpack
-from apot_export.network.codebook import MAXIMUM_LEVEL, Codebook, storage_bytes
+from apot_export.network.codebook import MAXIMUM_DENOMINATOR, MAXIMUM_LEVEL, Codebook, storage_bytes
 from apot_export.network.layers import (
     ActivationQuantizer,
     CodedLayer,
@@ -206,6 +206,8 @@ def _planes(name: str, description: Any, tensors: StoredTensors, parameters: Par
     )
     shape = strict_json.integers(name, extents, least=1)
     group_size = strict_json.integer(name, size, least=1)
+    if strict_json.boolean(name, position_major) and len(shape) != 4:  # noqa: PLR2004 - N C H W
+        raise ValueError(f"{name}: groups of kernel positions in weights {list(shape)}")
     count_bits = strict_json.integer(name, width, least=1, most=8)
     columns = strict_json.integer(name, summands, least=0)
     groups, rest = divmod(math.prod(shape), group_size)
@@ -233,7 +235,7 @@ def _planes(name: str, description: Any, tensors: StoredTensors, parameters: Par
     return Planes(
         shape=shape,
         group_size=group_size,
-        position_major=strict_json.boolean(name, position_major),
+        position_major=position_major,
         counts=counts,
         packed=packed,
         coordinates=parameters.take(name, run, bases) if terms is None else summed_terms(terms),
@@ -249,7 +251,7 @@ def _activation(name: str, description: Any, codebooks: list[Codebook]) -> Activ
         rounded = np.float32(strict_json.number(name, alpha))
     codebook = _chosen(name, codebooks, book)
     if steps is not None:
-        steps = strict_json.integer(name, steps, least=1, most=MAXIMUM_LEVEL)
+        steps = strict_json.integer(name, steps, least=1, most=MAXIMUM_DENOMINATOR)
     return ActivationQuantizer(
         codebook=codebook,
         alpha=rounded,

@@ -268,8 +268,8 @@ def _require_well_formed(network: CodedNetwork, tensors: Iterable[str]) -> None:
         _check_geometry(network, node)
     _require_floats(kinds, (network.output, *network.further_outputs))
     for name, shape in network.shapes.items():
-        if math.prod(shape) > strict_json.LARGEST_INTEGER:
-            raise ValueError(f"{name}: {list(shape)} is too large")
+        if not 0 < math.prod(shape) <= strict_json.LARGEST_INTEGER:
+            raise ValueError(f"{name}: {list(shape)} is empty or too large")
     _check_names(network, tensors)
 
 
@@ -313,8 +313,6 @@ def _check_geometry(network: CodedNetwork, node: Node) -> None:
         network.layers[operation.layer].shape[0] % operation.groups
     ):
         raise ValueError(f"{node.name}: {operation.groups} groups do not divide the outputs")
-    if isinstance(operation, op.Elementwise) and operation.function not in op.FUNCTIONS:
-        raise ValueError(f"{node.name}: no function {operation.function}")
     if isinstance(operation, op.Reduce) and operation.function not in {"mean", "max"}:
         raise ValueError(f"{node.name}: no reduction {operation.function}")
     if isinstance(operation, _SPATIAL) and rank != 3:  # noqa: PLR2004 - C, H, W
@@ -335,7 +333,8 @@ def _check_names(network: CodedNetwork, tensors: Iterable[str]) -> None:
         if isinstance(layer, CodedLayer):
             parts = ("codes",)
         elif isinstance(layer, PlaneLayer):
-            parts = ("planes",) if layer.planes.terms is None else ("planes", "terms")
+            terms = layer.planes.terms
+            parts = ("planes",) if terms is None or not terms.size else ("planes", "terms")
         named.update(f"{name}.{part}" for part in parts)
     if left_over := set(tensors) - named:
         raise ValueError(f"no layer has the tensor {min(left_over)}")

@@ -1,0 +1,209 @@
+"""The conformance kit: its files are those that its script writes, and readers agree."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load as load_safetensors
+
+from apot_export import downstream
+from apot_export.artifacts.packed import load_packed
+from apot_export.errors import PackedFileError
+from apot_export.network import CodedLayer, oracle
+from conformance.generate import FOLDER, SUFFIX, kit
+from tests.support.format_vectors import SPECIFICATION, file_bytes
+
+VALID = sorted((FOLDER / "valid").glob(f"*{SUFFIX}"))
+INVALID = sorted((FOLDER / "invalid").glob(f"*{SUFFIX}"))
+Array = NDArray[Any]
+
+
+def name_of(path: Path) -> str:
+    return path.name.removesuffix(SUFFIX)
+
+
+every_valid_file = pytest.mark.parametrize("path", VALID, ids=name_of)
+
+
+def expected(path: Path) -> Any:
+    return json.loads(path.with_name(f"{name_of(path)}.json").read_text(encoding="utf-8"))
+
+
+def floats(words: str) -> NDArray[np.float32]:
+    return np.array([int(word, 16) for word in words.split()], dtype="<u4").view("<f4")
+
+
+# --- the files ------------------------------------------------------------------------------------
+
+
+def test_the_files_are_those_that_the_script_writes() -> None:
+    generated = kit()
+    files = {path for folder in ("valid", "invalid") for path in (FOLDER / folder).iterdir()}
+    assert {str(path.relative_to(FOLDER)) for path in files} == generated.keys()
+    for name, content in generated.items():
+        assert (FOLDER / name).read_bytes() == content, name
+    assert sum(map(len, generated.values())) <= 400_000
+
+
+def test_a_safetensors_library_reads_the_valid_files() -> None:
+    for path in VALID:
+        assert load_safetensors(path.read_bytes()) is not None
+
+
+def test_one_file_is_that_of_the_specification() -> None:
+    (path,) = (path for path in VALID if name_of(path) == "example-of-the-specification")
+    assert path.read_bytes() == file_bytes()
+
+
+def test_every_rule_of_the_specification_has_a_file() -> None:
+    rules = re.findall(r"^\| ([A-Z]\d+) \| [\d., ]+ \| .* \|$", SPECIFICATION, re.MULTILINE)
+    assert len(rules) == len(set(rules)) > 90
+    assert {name_of(path).partition("-")[0] for path in INVALID} == set(rules)
+
+
+# --- valid files ----------------------------------------------------------------------------------
+
+
+def assert_values(stated: Any, found: dict[str, Array]) -> None:
+    """Hold integers and outputs against the stated ones; the sign of zeros does not count."""
+    for value in (*stated["integers"], *stated["outputs"]):
+        array = found[value["name"]]
+        assert list(array.shape) == value["shape"], value["name"]
+        if "integers" in value:
+            assert array.ravel().tolist() == value["integers"], value["name"]
+        elif value["exact"]:
+            np.testing.assert_array_equal(array.ravel(), floats(value["numbers"]))
+        else:
+            numbers = floats(value["numbers"])
+            np.testing.assert_allclose(array.ravel(), numbers, rtol=1e-5, atol=1e-5)
+
+
+def batch(stated: Any) -> NDArray[np.float32]:
+    return floats(stated["input"]["numbers"]).reshape(stated["input"]["shape"])
+
+
+@every_valid_file
+def test_the_product_reads_valid_files(path: Path) -> None:
+    stated, packed = expected(path), load_packed(path).check()
+    assert [layer["name"] for layer in stated["layers"]] == sorted(packed.layers)
+    for layer in stated["layers"]:
+        found = packed.layers[layer["name"]]
+        assert list(found.shape) == layer["shape"]
+        assert found.weights().tobytes() == floats(layer["weights"]).tobytes()
+        if isinstance(found, CodedLayer):
+            assert found.codes.ravel().tolist() == layer["codes"]
+            assert found.levels().ravel().tolist() == layer["levels"]
+    images = batch(stated)
+    values: dict[str, Array] = {stated["input"]["name"]: images}
+    logits = oracle.run(packed.network, images, observe=values.__setitem__)
+    assert_values(stated, values)
+    assert logits.tobytes() == values[packed.network.output].tobytes()
+
+
+@every_valid_file
+def test_the_downstream_reader_reads_valid_files(path: Path) -> None:
+    stated, network = expected(path), downstream.load(path)
+    assert [layer["name"] for layer in stated["layers"]] == sorted(network.layers)
+    for layer in stated["layers"]:
+        found = network.layers[layer["name"]]
+        assert list(found.factors.shape) == layer["shape"]
+        assert network.weights(layer["name"]).tobytes() == floats(layer["weights"]).tobytes()
+        if layer["kind"] == "coded":
+            assert found.codes is not None
+            assert found.codes.ravel().tolist() == layer["codes"]
+            assert found.factors.ravel().tolist() == layer["levels"]
+    images = batch(stated)
+    assert_values(stated, {stated["input"]["name"]: images, **network.trace(images)})
+
+
+# --- invalid files --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", INVALID, ids=name_of)
+def test_both_readers_refuse_invalid_files(path: Path) -> None:
+    for lazy in (False, True):
+        with pytest.raises(PackedFileError) as caught:
+            load_packed(path, lazy=lazy).check()
+        assert str(caught.value.where).startswith(str(path))
+    with pytest.raises(ValueError, match=r"\S"):
+        downstream.load(path)
+
+
+PACKAGE = Path(downstream.__file__).parents[1]
+READING = [
+    *(PACKAGE / "artifacts" / "packed").glob("*.py"),
+    PACKAGE / "artifacts" / "strict_json.py",
+    *(PACKAGE / "downstream").glob("*.py"),
+]
+"""Modules whose refusals the invalid files reach."""
+ELSEWHERE = {
+    "is not stored": "the writer's",
+    "IntegerError": "the writer's",
+    "does not fit {bits} bits": "the encoder's",
+    "do not fit {slots} slots": "the encoder's",
+    "cannot be opened": "there is no file",
+    "raise ValueError(found)": "sizes of streams are checked before, as the file is opened",
+    "digits of base {base} in {content.shape}": "likewise",
+    "nested too deeply": "how deep depends on the interpreter",
+    "the images": "about the caller's images, not the file",
+    "reads a NaN": "likewise",
+    "leave int32": "the bound of section 4.2 is the writer's duty, which a reader may check",
+}
+"""Parts of refusals that no file of the kit reaches, and why."""
+
+
+def refusals(module: Path) -> dict[int, str]:
+    """Return the lines on which a module refuses a file, each with what it says."""
+    found = {}
+    for function in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(function, ast.FunctionDef):
+            for node in ast.walk(function):
+                call = node.value if isinstance(node, ast.Expr) else None
+                required = isinstance(call, ast.Call) and ast.unparse(call.func) == "require"
+                if required or (isinstance(node, ast.Raise) and node.exc is not None):
+                    assert isinstance(node, ast.stmt)
+                    found[node.lineno] = ast.unparse(node)
+    return found
+
+
+def lines_of(error: BaseException | None) -> set[tuple[str, int]]:
+    """Return the lines that an error and its causes went through."""
+    found: set[tuple[str, int]] = set()
+    while error is not None:
+        trace: TracebackType | None = error.__traceback__
+        while trace is not None:
+            found.add((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
+            trace = trace.tb_next
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def test_every_refusal_of_a_reader_is_reached_by_a_file() -> None:
+    reached: set[tuple[str, int]] = set()
+    for path in INVALID:
+        try:
+            load_packed(path).check()
+        except PackedFileError as error:
+            reached |= lines_of(error)
+        try:
+            downstream.load(path)
+        except ValueError as error:
+            reached |= lines_of(error)
+    missing = {
+        refusal: f"{module.relative_to(PACKAGE)}:{line}"
+        for module in READING
+        for line, refusal in refusals(module).items()
+        if (str(module), line) not in reached
+    }
+    for refusal, place in missing.items():
+        assert any(part in refusal for part in ELSEWHERE), (place, refusal)
+    for part in ELSEWHERE:
+        assert any(part in refusal for refusal in missing), f"a file reaches it: {part}"
