@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SECONDS ?= 3600
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test fuzz lint clean
 
 demo: $(INSTALLED)  ## convert, verify and inspect the embedded example
 	rm -rf build/demo && mkdir -p build/demo
@@ -14,6 +15,10 @@ demo: $(INSTALLED)  ## convert, verify and inspect the embedded example
 
 test: $(INSTALLED)  ## the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+fuzz: $(INSTALLED)  ## look for inputs that crash a reader, for SECONDS, from the corpus in build/fuzz
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check .

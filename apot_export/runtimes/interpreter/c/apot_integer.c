@@ -338,7 +338,8 @@ static void finish(post *p, const void *from, uint32_t kind, size_t plane, int64
         requantize_plane(p, from, kind, plane);
     else
         quantize_plane(p, from, kind, plane, thresholds);
-    p->record += p->step;
+    if (p->step) /* a plain store has no records */
+        p->record += p->step;
     p->to.at += plane << size_log2(p->to.kind);
 }
 

@@ -1,0 +1,71 @@
+"""Build and run the libFuzzer target of integer programs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from apot_export.artifacts.packed.writing import packed_file_bytes
+from apot_export.errors import KernelError
+from apot_export.integer import lower
+from apot_export.runtimes.compiler import compiler_failure
+from apot_export.runtimes.interpreter import SOURCES
+from tests.support.random_coded_networks import plane_network, random_network
+
+TARGET = Path(__file__).with_name("interpreter.c")
+FLAGS = (
+    *("-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", f"-I{SOURCES}"),
+    *("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"),
+)
+OPTIONS = ("-max_len=32768", "-timeout=20", "-print_final_stats=1", "-detect_leaks=1")
+FUNCTIONS = (
+    *("open", "run", "message", "model_bytes", "workspace_bytes", "channels", "height", "width"),
+    *("classes", "image_fraction_bits", "fraction_bits", "logit_scale"),
+)
+
+
+def find_clang() -> str | None:
+    """Return the compiler that has libFuzzer, where there is one."""
+    return shutil.which("clang")
+
+
+def build(folder: Path, clang: str) -> Path:
+    """Compile the target with both builds of the interpreter and return its path.
+
+    Raises:
+        KernelError: The compiler failed.
+    """
+    renamed = [f"-Dapot_{name}=shifts_{name}" for name in FUNCTIONS]
+    program, interpreter = folder / "interpreter", str(SOURCES / "apot_integer.c")
+    for flags in (
+        ["-c", interpreter, "-o", str(folder / "default.o")],
+        ["-c", interpreter, "-o", str(folder / "shifts.o"), "-DAPOT_NO_MULTIPLY", *renamed],
+        [str(TARGET), str(folder / "default.o"), str(folder / "shifts.o"), "-o", str(program)],
+    ):
+        if failure := compiler_failure([clang, *FLAGS, *flags]):
+            raise KernelError("The compiler refused the fuzzer.", where=clang, got=failure)
+    return program
+
+
+def write_seeds(folder: Path) -> Path:
+    """Write the data of valid files, programs at the end, and return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(6):
+        for name, network in (("all", random_network(seed)), ("signs", plane_network(seed))):
+            content = packed_file_bytes(network, {}, lower(network, fraction_bits=6))
+            header = int.from_bytes(content[:8], "little")
+            (folder / f"{name}{seed}").write_bytes(content[8 + header :])
+    return folder
+
+
+def fuzz_programs(corpus: Path, seconds: int) -> int:
+    """Fuzz for some seconds, from a corpus that grows; return the exit status."""
+    clang = find_clang()
+    if clang is None:
+        raise SystemExit("There is no clang to build the fuzzer of integer programs with.")
+    program = build(corpus.parent, clang)
+    seeds = write_seeds(corpus.parent / "seeds")
+    prefix = f"-artifact_prefix={corpus.parent}/"
+    options = [*OPTIONS, prefix, f"-max_total_time={seconds}"]
+    return subprocess.run([program, *options, corpus, seeds], check=False).returncode

@@ -1,0 +1,61 @@
+"""Packed files that are wrong anywhere: all readers refuse them, or read the same network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apot_export.artifacts.packed import PackedNetwork, load_packed
+from apot_export.downstream import DownstreamNetwork
+from apot_export.errors import ApotExportError, PackedFileError
+from apot_export.network import CodedLayer
+from tests.support.fuzzing import run_examples, scratch
+from tests.support.malformed_networks import both_readers
+from tests.support.packed_parts import changed_file, is_small
+
+OUTCOMES: Counter[str] = Counter()
+
+
+def read_lazily(path: Path) -> PackedNetwork | None:
+    try:
+        return load_packed(path, lazy=True).check()
+    except PackedFileError:
+        return None
+
+
+def require_same(product: PackedNetwork, other: DownstreamNetwork) -> None:
+    """Hold layers and results of the two readers against each other."""
+    assert product.layers.keys() == other.layers.keys()
+    for name, layer in product.layers.items():
+        assert other.weights(name).tobytes() == layer.weights().tobytes(), name
+        if isinstance(layer, CodedLayer):
+            np.testing.assert_array_equal(other.layers[name].codes, layer.codes, err_msg=name)
+    if is_small(product.network.shapes):
+        images = np.full((1, *product.network.input_shape), 0.5, np.float32)
+        try:
+            with np.errstate(all="ignore"):
+                expected = product.run(images)
+        except ApotExportError:
+            return
+        np.testing.assert_allclose(other.run(images), expected, rtol=1e-4, atol=1e-5)
+
+
+@given(st.data())
+def check_that_readers_of_packed_files_agree(data: st.DataObject) -> None:
+    content = changed_file(data)
+    product, other = both_readers(scratch(), content)
+    lazy = read_lazily(scratch() / "model.apot.safetensors")
+    OUTCOMES["refused" if product is None else "read"] += 1
+    assert (product is None) == (other is None) == (lazy is None)
+    if product is not None and other is not None:
+        require_same(product, other)
+
+
+def test_readers_of_packed_files_agree() -> None:
+    OUTCOMES.clear()
+    run_examples(check_that_readers_of_packed_files_agree, 600)
+    assert min(OUTCOMES["read"], OUTCOMES["refused"]) > 100, OUTCOMES

@@ -1,0 +1,40 @@
+"""Property tests as targets of fuzzers: what makes their examples, and where their files lie."""
+
+from __future__ import annotations
+
+import atexit
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+LARGEST_INPUT = 2048
+"""Bytes that an example is made of."""
+
+
+def random_input(seed: int) -> bytes:
+    return random.Random(seed).randbytes(LARGEST_INPUT)  # noqa: S311 - a test
+
+
+def run_examples(check: Callable[..., Any], count: int) -> None:
+    """Run a property on examples that are the same whenever, and beside whatever, it is run.
+
+    Those that hypothesis chooses itself depend on the modules that are loaded.
+    """
+    run = check.hypothesis.fuzz_one_input  # type: ignore[attr-defined]
+    for seed in range(count):
+        try:
+            run(random_input(seed))
+        except BaseException as error:  # noqa: PERF203 - to name the seed
+            raise AssertionError(f"the example of seed {seed} fails") from error
+
+
+@cache
+def scratch() -> Path:
+    """Return a folder for the files of this process."""
+    folder = tempfile.mkdtemp(prefix="apot-fuzz-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
