@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from apot_export.artifacts.directory import ONNX_MODEL
 from apot_export.artifacts.onnx_model import build_model, serialise
 from apot_export.errors import DeviceError, ExportError
-from apot_export.network import CodedNetwork, ScaleBias, oracle
+from apot_export.network import Add, CodedNetwork, Relu, ScaleBias, oracle
 from apot_export.network.codebook import Codebook, apot, uniform
 from apot_export.runtimes.openvino_runtime import OpenVinoSession, open_openvino
 from tests.support.networks import Builder, images_of, quantizer, small_network
@@ -126,6 +127,31 @@ def test_accumulators_are_exact(
     expected = oracle.run(network, images)
     assert least < np.abs(expected).max() < most
     np.testing.assert_array_equal(opened(network).run(images), expected)
+
+
+@pytest.mark.parametrize("target", ["portable", "openvino", "plain"])
+@pytest.mark.parametrize("batch", [0, 3])
+@pytest.mark.parametrize("first", ["same", "relu", "convolution"])
+def test_a_step_without_bias_that_feeds_both_operands(first: str, batch: int, target: str) -> None:
+    """OpenVINO 2026.4 multiplies by the step twice where nothing but the step is in between."""
+    builder = Builder(image=(3, 8, 8))
+    book, levels = apot(3, signed=True), quantizer(apot(4, signed=False), 1.3)
+
+    def convolution(source: str) -> str:
+        value = builder.convolution(source, 6, (3, 3), book, levels, padding=(1, 1), scalar=True)
+        last = builder.nodes[-1]
+        step = ScaleBias(scale=np.full(1, 0.01, np.float32), bias=np.zeros(1, np.float32))
+        builder.nodes[-1] = replace(last, operation=step)
+        return value
+
+    value = convolution("image")
+    made = {"relu": lambda: builder.add(Relu(), value), "convolution": lambda: convolution(value)}
+    network = builder.head(builder.add(Add(), made.get(first, lambda: value)(), value), 5, book)
+    images = images_of(network, 3)
+    model = build_model(network, name="x", tool="t 1", metadata={}, target=target)
+    found = open_openvino(serialise(model), threads=1, batch=batch).run(images)
+    expected = oracle.run(network, images)
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 # --- the session ----------------------------------------------------------------------------------

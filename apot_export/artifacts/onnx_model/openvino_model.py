@@ -57,11 +57,16 @@ def _leave_sums_float(model: onnx.ModelProto) -> None:
     """Leave out the conversion of sums to int32 where `ScaleBias` converts them back.
 
     Between a float convolution and its scale the conversion stays: the runtime would multiply the
-    weights instead, and sum what is not whole.
+    weights instead, and sum what is not whole. It stays in front of a bias of zeros, too: OpenVINO
+    2026.4 removes that addition, fuses the convolution with the addition of a residual instead,
+    and, where both operands come from the convolution and the batch is of any size, scales twice.
     """
     graph = model.graph
+    zeros = {t.name for t in graph.initializer if not numpy_helper.to_array(t).any()}
     kept = {value.name for value in graph.output}
-    kept |= {name for node in graph.node if operator_of(node) != "ScaleBias" for name in node.input}
+    for node in graph.node:
+        if operator_of(node) != "ScaleBias" or node.input[2] in zeros:
+            kept |= set(node.input)
     changed = set()
     for node in graph.node:
         if body_of(node) == EIGHT_BITS and node.output[0] not in kept:

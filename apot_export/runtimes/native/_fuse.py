@@ -73,6 +73,7 @@ def fuse(network: CodedNetwork) -> tuple[list[Fused], str]:
     _require_kernels(network)
     _require_bytes(network)
     nodes, output = _without_trivial_flattening(network)
+    nodes = _that_are_read(nodes, output)
     return _Fuser(network, nodes, output).steps(), output
 
 
@@ -89,6 +90,16 @@ def _without_trivial_flattening(network: CodedNetwork) -> tuple[list[Node], str]
         else:
             nodes.append(dataclasses.replace(node, inputs=inputs))
     return nodes, names.get(network.output, network.output)
+
+
+def _that_are_read(nodes: Sequence[Node], output: str) -> list[Node]:
+    """Return the nodes on which the output depends."""
+    read, kept = {output}, []
+    for node in reversed(nodes):
+        if node.name in read:
+            read.update(node.inputs)
+            kept.append(node)
+    return kept[::-1]
 
 
 class _Fuser:

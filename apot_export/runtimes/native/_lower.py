@@ -98,7 +98,7 @@ class _Lowering:
         self._buffers, self._arena = allocate(self._fused, self._shapes, network.input, output)
         self._output = self._buffers[output]
         for node in network.nodes:
-            if isinstance(node.operation, op.QuantizeActivation):
+            if isinstance(node.operation, op.QuantizeActivation) and node.name in self._buffers:
                 quantizer = network.input_quantizer(node.operation.layer)
                 self._buffers[node.name].zero = -quantizer.lowest_level
         self._constants = Constants()
