@@ -15,7 +15,7 @@ from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, PlaneLayer
 from apot_export.network.codebook import storage_bytes
 from apot_export.original.original import Original
 from apot_export.original.parts import stated_parts
-from apot_export.original.quantized_layers import QuantConv2d
+from apot_export.original.quantized_layers import ThresholdLayer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class ConversionResult:
         layers = [
             (module.quantization.weight_bits, module.quantization.activation_bits)
             for module in original.module.modules()
-            if isinstance(module, QuantConv2d)
+            if isinstance(module, ThresholdLayer)
         ]
         return ConversionResult(
             family=original.family.name,

@@ -23,8 +23,8 @@ from apot_export.original.moments import weight_moments
 from apot_export.original.quantized_layers import (
     FirstConv2d,
     LastLinear,
-    QuantConv2d,
     QuantizedLayer,
+    ThresholdLayer,
     padding_of,
 )
 from apot_export.original.tracing import is_plain
@@ -110,13 +110,21 @@ def _weighted(
 def _source_layer(path: str, module: nn.Conv2d | nn.Linear) -> SourceLayer:
     weight = _array(module.weight)
     bias = None if module.bias is None else _array(module.bias)
-    if not isinstance(module, QuantConv2d):
+    if not isinstance(module, ThresholdLayer):
         eight_bit = EightBitWeights() if isinstance(module, (FirstConv2d, LastLinear)) else None
         return SourceLayer(name=path, weight=weight, quantizer=eight_bit, bias=bias)
     quantization = module.quantization
     family = families.by_name(quantization.family)
     rule = family.weight_rule(quantization)
-    activation_rule = family.activation_rule(quantization)
+    activation, passes_negative_inputs = None, False
+    if module.quantizes_input:
+        activation_rule = family.activation_rule(quantization)
+        passes_negative_inputs = activation_rule.passes_negative_inputs
+        activation = ActivationQuantizer(
+            codebook=activation_rule.codebook,
+            alpha=np.float32(module.act_alpha.item()),
+            input_denominator=activation_rule.input_denominator,
+        )
     mean = std = None
     if quantization.normalize_weights:
         mean, std = (np.float32(moment.item()) for moment in weight_moments(module.weight))
@@ -133,12 +141,8 @@ def _source_layer(path: str, module: nn.Conv2d | nn.Linear) -> SourceLayer:
             std=std,
         ),
         bias=bias,
-        activation=ActivationQuantizer(
-            codebook=activation_rule.codebook,
-            alpha=np.float32(module.act_alpha.item()),
-            input_denominator=activation_rule.input_denominator,
-        ),
-        passes_negative_inputs=activation_rule.passes_negative_inputs,
+        activation=activation,
+        passes_negative_inputs=passes_negative_inputs,
     )
 
 

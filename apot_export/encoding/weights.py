@@ -190,10 +190,13 @@ def _encode_thresholded(
     threshold = np.abs(quantizer.alpha)
     with np.errstate(over="ignore"):
         scaled = np.divide(scaled, threshold, out=None if scaled is layer.weight else scaled)
+    codebook = quantizer.codebook
+    if quantizer.rule == "steps":
+        values = (codebook.levels * threshold).astype(np.float32)
+        return _rounded_steps(scaled, codebook.levels), codebook, values
     negative, zero = np.signbit(scaled), scaled == 0
     magnitude = np.abs(scaled, out=scaled)
     np.minimum(magnitude, np.float32(1), out=magnitude)
-    codebook = quantizer.codebook
     unit_values = _unit_values(codebook, quantizer.rule)
     if quantizer.rule == "round":
         factor = np.float32(codebook.denominator)
@@ -211,6 +214,13 @@ def _encode_thresholded(
         codebook, unit_values, codes = _with_zero(codebook, unit_values, codes, zero)
     values = unit_values * threshold
     return codes, codebook, np.concatenate([values, -values])
+
+
+def _rounded_steps(scaled: NDArray[np.float32], levels: NDArray[np.int32]) -> Codes:
+    """Return the codes of numbers in steps, clipped at the ends of the levels; at most 8 bits."""
+    order = np.argsort(levels)
+    rounded = np.rint(scaled.clip(levels.min(), levels.max()))
+    return np.asarray(order[np.searchsorted(levels[order], rounded)], dtype=np.uint8)
 
 
 def _with_zero(

@@ -84,7 +84,8 @@ class WeightQuantizer:
 
     `rule` names the projection: "nearest" takes the first nearest of `candidates` to the magnitude
     (in that order), whose values the original divided by the largest; "nearest-undivided" takes
-    them as they are; "round" rounds the magnitude times the codebook's denominator half to even.
+    them as they are; "round" rounds the magnitude times the codebook's denominator half to even;
+    "steps" rounds the weight in units of alpha half to even, clipped where the codebook ends.
     """
 
     codebook: Codebook

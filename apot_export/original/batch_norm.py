@@ -147,7 +147,7 @@ def _site(
         return None
     layer = traced.get_submodule(str(convolution.target))
     source = values.get(convolution.all_input_nodes[0])
-    if not isinstance(layer, QuantConv2d) or source is None:
+    if not isinstance(layer, QuantConv2d) or source is None or not layer.has_thresholds:
         return None
     if norm.running_mean is None or norm.running_var is None:
         return None

@@ -24,7 +24,8 @@ class LayerFacts:
 
     name: str
     bits: int | None = None
-    """Nominal bits of weights and activations."""
+    """Nominal bits of weights, and of activations unless they have their own."""
+    activation_bits: int | None = None
     power: bool | None = None
     """Whether levels are powers of two or sums of them, rather than uniform."""
     weight_levels: torch.Tensor | None = None

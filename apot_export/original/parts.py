@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from apot_export.original import families
 from apot_export.original.original import Original
 from apot_export.original.quantization import (
     ASSUMPTION,
@@ -75,16 +76,21 @@ def _found(original: Original) -> str:
 def _of_thresholds(original: Original) -> Iterator[tuple[str, Stated[Any]]]:
     plan, family, default = original.plan, original.family, original.quantization
     yield "weight bits", plan.bits
-    yield "activation bits", plan.activation_bits
+    if default.quantizes_inputs:
+        yield "activation bits", plan.activation_bits
+    else:
+        yield "activations", Stated(FLOAT, plan.activation_bits.source)
     yield "weight levels", plan.method
-    yield "activation levels", plan.activation_method
-    yield "activation sign", _activation_sign(original)
+    if default.quantizes_inputs:
+        yield "activation levels", plan.activation_method
+        yield "activation sign", _activation_sign(original)
     if family.has_grids(default.weight_bits):
         yield "grid", plan.grid
         if default.grid == "nonzero":
             source = NETWORK if plan.grid.source == NETWORK else OPTION
             yield "exponent Z", Stated(default.z, source)
     uniform = default.activation_method == "uniform" and not default.signed_activations
+    uniform &= default.quantizes_inputs
     if family.had_legacy_divisor and uniform:
         divisor = "2^(bits-1) - 1" if default.legacy_divisor else "2^bits - 1"
         yield "activation divisor", _of_option(divisor, stated=default.legacy_divisor)
@@ -98,12 +104,13 @@ def _activation_sign(original: Original) -> Stated[str]:
     plan = original.plan
 
     def says(quantization: Quantization) -> str:
-        rule = original.family.activation_rule(quantization)
+        rule = families.by_name(quantization.family).activation_rule(quantization)
         passes = CLIPPED_ABOVE if rule.passes_negative_inputs else UNSIGNED
         return quantization.activation_sign or passes
 
     usual = says(plan.default)
-    others = {name: says(own) for name, own in plan.layers.items() if says(own) != usual}
+    quantized = {name: own for name, own in plan.layers.items() if own.quantizes_inputs}
+    others = {name: says(own) for name, own in quantized.items() if says(own) != usual}
     more = f", {len(others)} layers otherwise" if len(others) > 1 else ""
     if len(others) == 1:
         more = "".join(f", {name} {sign}" for name, sign in others.items())

@@ -80,6 +80,11 @@ class Quantization:
     """Weights of level 0 become +0, whatever sign training left them."""
 
     @property
+    def quantizes_inputs(self) -> bool:
+        """Whether activations are quantized, rather than float."""
+        return self.activation_bits != FULL_PRECISION_BITS
+
+    @property
     def signed_activations(self) -> bool:
         """Whether activations have as many levels below 0 as above."""
         return self.activation_sign == SIGNED

@@ -13,7 +13,12 @@ from apot_export.errors import RecognitionError
 from apot_export.original import families
 from apot_export.original.level_sets import activation_level_set, nearest_level, weight_level_set
 from apot_export.original.moments import weight_moments
-from apot_export.original.quantization import SIGNED, TERNARY_BITS, UNSIGNED, Quantization
+from apot_export.original.quantization import (
+    SIGNED,
+    TERNARY_BITS,
+    UNSIGNED,
+    Quantization,
+)
 
 
 def padding_of(layer: nn.Conv2d) -> tuple[int, int] | None:
@@ -28,15 +33,19 @@ def padding_of(layer: nn.Conv2d) -> tuple[int, int] | None:
     return None if height % 2 or width % 2 else (height // 2, width // 2)
 
 
-class QuantConv2d(nn.Conv2d):
-    """A convolution with quantized weights and quantized input.
+class ThresholdLayer(nn.Module):
+    """A layer with quantized weights and, unless its activations have 32 bits, quantized input.
 
     Attributes:
-        weight_alpha: Clipping threshold of the normalised weights, scalar parameter.
-        act_alpha: Clipping threshold of the input, scalar parameter.
+        weight_alpha: Clipping threshold of the (normalised) weights, scalar parameter.
+        act_alpha: Clipping threshold of the input, scalar parameter; None for float inputs.
         quantization: Bit-widths, level set and family.
     """
 
+    weight: torch.Tensor
+    bias: Any
+    weight_alpha: nn.Parameter
+    act_alpha: nn.Parameter
     weight_levels: torch.Tensor | None
     activation_levels: torch.Tensor | None
 
@@ -44,10 +53,21 @@ class QuantConv2d(nn.Conv2d):
         super().__init__(*args, **kwargs)
         self.quantization = quantization
         self.weight_alpha = nn.Parameter(torch.tensor(3.0))
-        self.act_alpha = nn.Parameter(torch.tensor(8.0))
+        alpha = nn.Parameter(torch.tensor(8.0)) if self.quantizes_input else None
+        self.register_parameter("act_alpha", alpha)
         # A checkpoint's networks are built on the meta device: nothing to place there.
         if not self.weight_alpha.is_meta:
             self.reset_level_sets()
+
+    @property
+    def quantizes_input(self) -> bool:
+        """Whether the layer's input is quantized, rather than float."""
+        return self.quantization.quantizes_inputs
+
+    @property
+    def has_thresholds(self) -> bool:
+        """Whether weights and input have one clipping threshold each."""
+        return self.quantizes_input and not self._family.counts_steps
 
     @property
     def _family(self) -> families.Family:
@@ -55,24 +75,31 @@ class QuantConv2d(nn.Conv2d):
 
     def reset_level_sets(self) -> None:
         """Make the level sets on the threshold's device; they are constants, not state."""
+        made = self.quantizes_input
         for name, level_set in (
             ("weight_levels", weight_level_set(self.quantization)),
-            ("activation_levels", activation_level_set(self.quantization)),
+            ("activation_levels", activation_level_set(self.quantization) if made else None),
         ):
             placed = None if level_set is None else level_set.to(self.weight_alpha.device)
             self.register_buffer(name, placed, persistent=False)
 
     def scaled_weight(self) -> torch.Tensor:
-        """Return what the levels are chosen for: float32 in [-1, 1], weight shape."""
+        """Return what the levels are chosen for: float32 in [-1, 1], or in steps, weight shape."""
         weight = self.weight
         if self.quantization.normalize_weights:
             mean, deviation = weight_moments(weight)
             weight = weight.add(-mean).div(deviation)
-        return weight.div(self.weight_alpha).clamp(min=-1, max=1)
+        scaled = weight.div(self.weight_alpha)
+        if self._family.counts_steps:
+            steps = 2 ** (self.quantization.weight_bits - 1)
+            return scaled.clamp(min=-steps, max=steps - 1)
+        return scaled.clamp(min=-1, max=1)
 
     def quantized_weight(self) -> torch.Tensor:
         """Return the quantized weights, float32, weight shape."""
         scaled = self.scaled_weight()
+        if self._family.counts_steps:
+            return scaled.round().mul(self.weight_alpha) + 0.0
         if self.weight_levels is not None:
             levels = nearest_level(scaled.abs(), self.weight_levels).mul(scaled.sign())
         else:
@@ -89,15 +116,18 @@ class QuantConv2d(nn.Conv2d):
     def scaled_input(self, image: torch.Tensor) -> torch.Tensor:
         """Return what the input's levels are chosen for: float32 up to 1, the input's shape.
 
-        It is at least 0 or, where activations are signed, -1; some codes clip at 1 alone.
+        It is at least 0 or, where activations are signed, about -1; some codes clip at 1 alone.
         """
-        lowest = {SIGNED: -1, UNSIGNED: 0}.get(self.quantization.activation_sign)
+        signed = (self.lowest_level() or 0) / self.input_denominator()
+        lowest = {SIGNED: signed, UNSIGNED: 0}.get(self.quantization.activation_sign)
         if lowest is None and not self._family.rounds_magnitudes:
             lowest = 0
         return image.div(self.act_alpha).clamp(min=lowest, max=1)
 
     def quantized_input(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the quantized input, float32, the input's shape."""
+        """Return the quantized input, float32, the input's shape; a float input as it is."""
+        if not self.quantizes_input:
+            return image
         scaled = self.scaled_input(image)
         if self.activation_levels is not None:
             levels = nearest_level(scaled, self.activation_levels)
@@ -124,13 +154,26 @@ class QuantConv2d(nn.Conv2d):
     def lowest_level(self) -> int | None:
         """Return the lowest level of the input; None where negative inputs pass unclipped."""
         if self.quantization.signed_activations:
-            return -self.input_denominator()
+            return -self.input_denominator() - int(self._family.counts_steps)
         lets_pass = self.activation_levels is None and self._family.rounds_magnitudes
         return None if lets_pass and not self.quantization.activation_sign else 0
+
+
+class QuantConv2d(ThresholdLayer, nn.Conv2d):
+    """A convolution with quantized weights."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Convolve the quantized input with the quantized weights: float32 N C H W to N C H W."""
         return self._conv_forward(self.quantized_input(image), self.quantized_weight(), self.bias)
+
+
+class QuantLinear(ThresholdLayer, nn.Linear):
+    """A linear layer with quantized weights."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Multiply the quantized input with the quantized weights: float32 [N, in] to [N, out]."""
+        values = self.quantized_input(features)
+        return functional.linear(values, self.quantized_weight(), self.bias)
 
 
 def eight_bit_weight(weight: torch.Tensor) -> torch.Tensor:
@@ -165,7 +208,7 @@ class LastLinear(nn.Linear):
 
 LayerT = TypeVar("LayerT", bound=nn.Module)
 
-QuantizedLayer = (QuantConv2d, FirstConv2d, LastLinear)
+QuantizedLayer = (QuantConv2d, QuantLinear, FirstConv2d, LastLinear)
 """Layers whose weights are not what the state dict says."""
 
 

@@ -204,11 +204,8 @@ class _Resolver:
     def _bits(self) -> Stated[int | None]:
         if self.choices.bits is not None:
             return Stated(self.choices.bits, OPTION)
-        silent = [
-            layer.name
-            for layer in self.layers
-            if layer.bits is None and layer.name not in self.exceptions
-        ]
+        silent = [layer.name for layer in self.layers if layer.bits is None]
+        silent = [name for name in silent if name not in self.exceptions]
         if (self.layers or self.ours) and not silent:
             self._require_name_agrees()
             return Stated(None, NETWORK if self._network_states_bits else OPTION)
@@ -217,10 +214,9 @@ class _Resolver:
             return Stated(FULL_PRECISION_BITS, CHECKPOINT)
         if named is None:
             raise BitWidthError(
-                "The bit-width is not known: neither a layer's object nor a name states it.",
+                "The bit-width is not known: no name states it.",
                 where=self._where(silent[0]),
-                expected="a name such as res20_4bit/model_best.pth.tar or res18_4bit.pth.tar; or, "
-                "in a custom network, an attribute `bit`",
+                expected="a name such as res20_4bit/model_best.pth.tar or res18_4bit.pth.tar",
                 fix="say it: --bits N; apot-export inspect identify ranks what it may be",
             )
         return named
@@ -320,11 +316,12 @@ class _Resolver:
     def quantization(self, layer: LayerFacts) -> Quantization:
         """Return the first of the family's quantizations that fits all statements."""
         activation_bits = weight_bits = self.weight_bits(layer.name, layer.bits)
-        if layer.name in self.exceptions:
-            exception = self.exceptions[layer.name]
+        if exception := self.exceptions.get(layer.name):
             activation_bits = Stated(exception.activation_bits, weight_bits.source)
         elif self.activation_bits.value is not None:
             activation_bits = Stated(self.activation_bits.value, self.activation_bits.source)
+        elif layer.activation_bits is not None:
+            activation_bits = Stated(layer.activation_bits, NETWORK)
         base = Quantization(
             family=self.family.name,
             weight_bits=weight_bits.value,
@@ -342,6 +339,8 @@ class _Resolver:
         if not wanted:
             raise self._contradiction(layer, base, fitting)
         chosen = wanted[0]
+        if activation_bits.source == NETWORK:  # its layers tell the level sets, too
+            chosen = next((each for each in wanted if self.family.offers(each)), chosen)
         if chosen.grid == "nonzero" and self.choices.z is None and layer.weight_levels is None:
             raise BitWidthError(
                 "The exponent Z of the non-zero grid is not known.",

@@ -28,7 +28,7 @@ from apot_export.original.quantization import (
     TERNARY_BITS,
     UNSIGNED,
 )
-from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer, eight_bit_weight
+from apot_export.original.quantized_layers import QuantizedLayer, ThresholdLayer, eight_bit_weight
 from apot_export.verification.proof.certificate import activation_levels, quantized_weights
 
 WRONG_BITS, LEGACY_DIVISOR, NORMALISATION = CAUSES = (
@@ -58,7 +58,7 @@ def probable_cause(module: nn.Module, layer: Layer | None) -> tuple[str | None, 
             fitting = dict(_causes_of_weights(module, layer))
         elif (original.view(np.uint32) != export.view(np.uint32)).any():
             return None, "only signs of zeros differ: see --unsigned-zeros"
-        elif isinstance(module, QuantConv2d) and isinstance(layer, CodedLayer):
+        elif isinstance(module, ThresholdLayer) and isinstance(layer, CodedLayer):
             fitting = dict(_causes_of_activations(module, layer.activation))
     if not fitting:
         return None, f"no known cause ({', '.join(CAUSES)}) reproduces what the export holds"
@@ -73,7 +73,7 @@ def _causes_of_weights(module: nn.Conv2d | nn.Linear, layer: Layer) -> Iterator[
     """Yield each cause that reproduces the export's weights, the most specific first, and how."""
     export = layer.weights()
     latent = module.weight.detach().cpu()
-    if isinstance(module, QuantConv2d):
+    if isinstance(module, ThresholdLayer):
         normalised = module.quantization.normalize_weights
         other = _requantized(module, normalize_weights=not normalised)
         if np.array_equal(quantized_weights(other), export):
@@ -85,7 +85,7 @@ def _causes_of_weights(module: nn.Conv2d | nn.Linear, layer: Layer) -> Iterator[
     if isinstance(module, QuantizedLayer) and isinstance(layer, FloatLayer):
         names = [f"{FULL_PRECISION_BITS} bits, not quantized"]
         names = names if np.array_equal(latent.numpy(), export) else []
-    elif isinstance(module, QuantConv2d):
+    elif isinstance(module, ThresholdLayer):
         names = [
             _name(other)
             for other in _other_weights(module)
@@ -98,7 +98,7 @@ def _causes_of_weights(module: nn.Conv2d | nn.Linear, layer: Layer) -> Iterator[
         yield WRONG_BITS, f"the export's weights are exactly those of {_joined(names)}"
 
 
-def _other_weights(module: QuantConv2d) -> Iterator[QuantConv2d]:
+def _other_weights(module: ThresholdLayer) -> Iterator[ThresholdLayer]:
     """Yield a layer with every other bit-width, level set and grid of its weights."""
     family = families.by_name(module.quantization.family)
     grids = [("zero", 0), *(("nonzero", z) for z in family.exponents)]
@@ -108,7 +108,7 @@ def _other_weights(module: QuantConv2d) -> Iterator[QuantConv2d]:
             yield from _candidate(module, **changes, grid=grid, z=z)
 
 
-def _name(module: QuantConv2d) -> str:
+def _name(module: ThresholdLayer) -> str:
     """Return how the level set of a layer's weights is called."""
     quantization = module.quantization
     levels = quantization.method
@@ -121,7 +121,7 @@ def _name(module: QuantConv2d) -> str:
 
 
 def _causes_of_activations(
-    module: QuantConv2d, quantizer: ActivationQuantizer | None
+    module: ThresholdLayer, quantizer: ActivationQuantizer | None
 ) -> Iterator[tuple[str, str]]:
     """Yield each cause that reproduces the export's quantizer of activations, and how."""
     if quantizer is None or _quantizes_like(module, quantizer):
@@ -150,7 +150,7 @@ def _causes_of_activations(
         yield WRONG_BITS, f"{says} {_joined(names)}"
 
 
-def _quantizes_like(module: QuantConv2d, quantizer: ActivationQuantizer) -> bool:
+def _quantizes_like(module: ThresholdLayer, quantizer: ActivationQuantizer) -> bool:
     """Tell whether a packed quantizer has a layer's threshold, levels and steps."""
     return (
         float(quantizer.alpha) == float(module.act_alpha)
@@ -162,7 +162,7 @@ def _quantizes_like(module: QuantConv2d, quantizer: ActivationQuantizer) -> bool
     )
 
 
-def _requantized(module: QuantConv2d, **changes: Any) -> QuantConv2d:
+def _requantized(module: ThresholdLayer, **changes: Any) -> ThresholdLayer:
     """Return a copy of a layer with other choices.
 
     Raises:
@@ -174,7 +174,7 @@ def _requantized(module: QuantConv2d, **changes: Any) -> QuantConv2d:
     return made
 
 
-def _candidate(module: QuantConv2d, **changes: Any) -> Iterator[QuantConv2d]:
+def _candidate(module: ThresholdLayer, **changes: Any) -> Iterator[ThresholdLayer]:
     """Yield a copy of a layer with other choices, unless they are its own or make no level set."""
     own = module.quantization
     other = dataclasses.replace(own, **changes)

@@ -266,7 +266,7 @@ def test_a_name_that_contradicts_the_layers_is_refused(
     assert confirmed.bits_from == "option"
 
 
-def test_a_layer_that_does_not_say_its_bits_takes_them_from_the_name(
+def test_a_layer_that_does_not_say_its_bits_has_those_that_it_computes(
     make: Make,
 ) -> None:
     network = make(bit=3)
@@ -274,11 +274,12 @@ def test_a_layer_that_does_not_say_its_bits_takes_them_from_the_name(
         if hasattr(layer, "bit"):
             layer.forward = Remembering(layer)
             del layer.bit, layer.power
-    with pytest.raises(BitWidthError, match="not known"):
-        original_of_module(network, SHAPE, Choices())
-    original = original_of_module(network, SHAPE, Choices(bits=3))
-    assert original.quantization.weight_bits == 3
-    assert original.plan.bits.source == "option"
+    for choices, source in ((Choices(), "network"), (Choices(bits=3), "option")):
+        original = original_of_module(network, SHAPE, choices)
+        assert original.quantization.weight_bits == 3
+        assert original.plan.bits.source == source
+    with pytest.raises(RecognitionError, match="something else"):
+        original_of_module(network, SHAPE, Choices(bits=4))
 
 
 class Remembering:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.support import quantizer_forms
 from tests.support.training_codes import FirstConv, QuantConvV2
 
 CHANNELS, HEIGHT, WIDTH = 8, 6, 6
@@ -149,6 +150,7 @@ CONVERTED: dict[str, dict[str, Step]] = {
             nn.Conv2d(CHANNELS, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, padding="valid")
         ),
     },
+    "Quantizers": dict(quantizer_forms.CONVERTED),
     "Results": {
         "several": lambda x: (x.mean((2, 3)), x),
         "in a dict": lambda x: {"out": x, "aux": torch.relu(x)},
@@ -157,6 +159,7 @@ CONVERTED: dict[str, dict[str, Step]] = {
 """By group and kind: the step between the quantized layers of a small network."""
 
 REFUSED: dict[str, tuple[Step, str]] = {
+    **quantizer_forms.REFUSED,
     "branches that depend on values": (lambda x: x if x.sum() > 0 else -x, "data-dependent"),
     "axes of the batch": (lambda x: x.mean(0, keepdim=True), "batch"),
     "sorting": (lambda x: torch.sort(x, 1)[0], "does not know"),

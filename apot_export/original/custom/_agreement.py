@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional
 
 from apot_export.errors import ApotExportError, ModelError, RecognitionError
 from apot_export.network.bounds import UNIT_ROUNDOFF, sum_roundings
 from apot_export.original.custom._factory import ImageShape
-from apot_export.original.custom._layers import WeightedLayer, weighted_layers
+from apot_export.original.custom._layers import WeightedLayer
 from apot_export.original.custom._wrappers import hooks_of
 from apot_export.original.observed import Observed, tensors_of
-from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer
+from apot_export.original.quantized_layers import QuantizedLayer, ThresholdLayer
 from apot_export.original.tracing import eagerly
 
 _SEED = 20190928
@@ -28,47 +29,48 @@ _LARGE_IMAGE = 1 << 15
 """Pixels from which on one image shows enough of every layer."""
 _NUDGE = 2.0**-18
 """Relative change of thresholds whose effect on levels counts as float noise."""
+_NEAR, _TINY = 0.3, 1e-30
+"""Root of the mean square of differences, of that of the numbers, that noise stays far below."""
+_REACHES = (1.5, 300.0)
+"""Largest probes in units of a threshold, and of a step of 8 bits."""
 _EIGHT_BIT_STEPS = 127
 _ROUNDINGS = 16
 
+Call = tuple[tuple[Any, ...], Any]
+"""Inputs and output of a layer, on the CPU."""
 
-def require_agreement(
-    module: nn.Module,
-    candidates: Mapping[nn.Module, Sequence[WeightedLayer]],
-    input_shape: ImageShape,
-) -> tuple[dict[nn.Module, WeightedLayer | None], Observed]:
-    """Run a network on random images and compare each layer with what may replace it.
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a network and its layers computed on random images."""
+
+    calls: Mapping[nn.Module, Sequence[Call]]
+    """Of the layers that the forward pass uses, in the order of their first calls."""
+    observed: Observed
+
+
+def run(module: nn.Module, names: Mapping[nn.Module, str], input_shape: ImageShape) -> Run:
+    """Run a network on random images.
 
     Args:
         module: The user's network.
-        candidates: Our own layers, by the user's; the most usual first.
+        names: Of the layers to watch.
         input_shape: One image.
 
-    Returns:
-        The layers that the forward pass uses, each with the first candidate that computes the same;
-        None where the layer can stay. And what the network computed.
-
     Raises:
-        ModelError: The network does not run.
-        RecognitionError: A layer differs from its replacement.
+        ModelError: The network does not run, or uses none of the layers.
     """
-    names: dict[nn.Module, str] = {layer: name for name, layer in weighted_layers(module)}
-    agreeing: dict[nn.Module, list[WeightedLayer]] = {}
-    findings: list[RecognitionError] = []
-    calls: dict[str, list[tuple[Any, Any]]] = {}
+    calls: dict[nn.Module, list[Call]] = {}
+    arrays: dict[str, list[tuple[Any, Any]]] = {}
 
-    def compare(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        arrays = [tensor.cpu().numpy().copy() for tensor in tensors_of((*inputs[:1], output))]
-        calls.setdefault(names[layer], []).append((arrays[0], arrays[-1]))
-        left = agreeing.get(layer, candidates.get(layer, ()))
-        found = [_difference(names[layer], layer, one, inputs, output) for one in left]
-        agreeing[layer] = [one for one, wrong in zip(left, found, strict=True) if wrong is None]
-        if left and not agreeing[layer]:
-            _, closest = min((one for one in found if one is not None), key=itemgetter(0))
-            findings.append(closest)
+    def watch(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        kept = fx.node.map_aggregate((inputs, output), _copied)
+        calls.setdefault(layer, []).append(kept)
+        tensors = [tensor.numpy() for tensor in tensors_of((*kept[0][:1], kept[1]))]
+        arrays.setdefault(names[layer], []).append((tensors[0], tensors[-1]))
 
     # Before hooks of the user's, so that what those do to an output is seen behind it.
-    handles = [layer.register_forward_hook(compare, prepend=True) for layer in names]
+    handles = [layer.register_forward_hook(watch, prepend=True) for layer in names]
     images = _images(module, input_shape)
     try:
         with torch.no_grad(), _evaluating(module), eagerly():
@@ -76,9 +78,7 @@ def require_agreement(
     finally:
         for handle in handles:
             handle.remove()
-    if findings:
-        raise findings[0]
-    if not agreeing:
+    if not calls:
         raise ModelError(
             "The network uses none of its layers.",
             where=type(module).__name__,
@@ -86,11 +86,72 @@ def require_agreement(
         )
     observed = Observed(
         images=images.cpu().numpy(),
-        calls=calls,
+        calls=arrays,
         results=[tensor.cpu().numpy() for tensor in tensors_of(results)],
         hooks=tuple(hooks_of(module)),
     )
-    return {layer: next(iter(left), None) for layer, left in agreeing.items()}, observed
+    return Run(calls=calls, observed=observed)
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
+
+
+def probes(
+    layer: nn.Module, calls: Sequence[Call], thresholds: Iterable[torch.Tensor]
+) -> list[Call]:
+    """Return what a layer computes of random inputs on both sides of its thresholds.
+
+    They are of the signs that its inputs in the network have. The network's own inputs may all lie
+    below a threshold, where they do not tell one bit-width from another.
+    """
+    largest = max((float(alpha.abs().max()) for alpha in thresholds), default=0.0)
+    inputs, _ = calls[0]
+    if not largest or len(inputs) != 1 or not isinstance(inputs[0], torch.Tensor):
+        return []
+    generator = torch.Generator().manual_seed(_SEED)
+    found = []
+    for reach in _REACHES:
+        values = torch.rand(inputs[0][:1].shape, generator=generator) * (reach * largest)
+        if any(bool((given[0] < 0).any()) for given, _ in calls):
+            values *= torch.randint(0, 2, values.shape, generator=generator) * 2 - 1
+        device = next(layer.parameters()).device
+        with torch.no_grad(), _evaluating(layer), eagerly():
+            output = layer.forward(values.to(device))
+        found.append(((values,), _copied(output)))
+    return found
+
+
+def chosen(
+    name: str, layer: nn.Module, calls: Sequence[Call], candidates: Iterable[WeightedLayer]
+) -> WeightedLayer:
+    """Return the first of several layers of ours that computes what the user's does.
+
+    Args:
+        name: The user's layer's.
+        layer: The user's layer.
+        calls: What it computed.
+        candidates: Our own layers; the most usual first.
+
+    Raises:
+        RecognitionError: All differ; the error is about the closest one.
+    """
+    tried = 0
+    closest = math.inf, RecognitionError("A layer has no formula.", where=name)
+    for candidate in candidates:
+        tried += 1
+        for inputs, output in calls:
+            with torch.no_grad():
+                wrong = _difference(name, layer, candidate, inputs, output)
+            if wrong is not None:
+                closest = min(closest, wrong, key=itemgetter(0))
+                break
+        else:
+            return candidate
+    _, error = closest
+    if tried > 1 and error.expected:
+        error.expected += f" (the closest of {tried} formulas tried)"
+    raise error
 
 
 def _images(module: nn.Module, input_shape: ImageShape) -> torch.Tensor:
@@ -134,47 +195,60 @@ def _difference(
         got = ", ".join(type(value).__name__ for value in inputs) or "keywords alone"
         says = "A layer is not called with one tensor."
         return math.inf, RecognitionError(says, where=name, got=got)
-    image = inputs[0].cpu()
+    (image,) = inputs
     values, weights = _operands(replacement, image)
     expected = _products(replacement, values, weights, replacement.bias)
-    got = output.cpu()
     distance = torch.tensor(math.inf)
-    if got.shape == expected.shape:
-        distance = (got - expected).abs()
+    if output.shape == expected.shape:
+        distance = (output - expected).abs()
         # Float noise is worked out as far as it is needed: it takes longer than the layer.
         if not distance.any():
             return None
+        # Levels that it tips over are few: most of the numbers agree, or nothing does.
+        is_near = distance.square().mean() <= _NEAR**2 * expected.square().mean() + _TINY
         noise = _roundings(replacement, values, weights)
         if bool((distance <= noise).all()):
             return None
-        if bool((distance <= noise + _moved(replacement, image, values, weights)).all()):
+        if is_near and bool(
+            (distance <= noise + _moved(replacement, image, values, weights)).all()
+        ):
             return None
-    formula = "8-bit weights: round(w / max(w) * 127)"
-    if isinstance(replacement, QuantConv2d):
-        said = replacement.quantization
-        formula = (
-            f"family {said.family}: {said.weight_bits}-bit weights and {said.activation_bits}-bit "
-            f"activations, level sets {said.method} and "
-            f"{said.activation_sign} {said.activation_method}".replace("  ", " ")
-        )
-    elif not isinstance(replacement, QuantizedLayer):
-        formula = "a plain layer, for its bit-width is 32"
     return float(distance.max()), RecognitionError(
         "A layer of the network computes something else than its family's formula.",
         where=f"{name} ({type(layer).__name__})",
-        expected=formula,
+        expected=_formula(replacement),
         got=f"outputs that differ by up to {float(distance.max()):.3g}, far beyond float rounding",
         fix="say how it was trained (--bits, --method, --activation-method, --activation-sign, "
         "--grid, --legacy-divisor, --no-weight-normalization); other formulas cannot be converted",
     )
 
 
+def _formula(layer: WeightedLayer) -> str:
+    """Describe what a layer computes."""
+    if not isinstance(layer, QuantizedLayer):
+        return "a plain layer, for its bit-width is 32"
+    if not isinstance(layer, ThresholdLayer):
+        return "8-bit weights: round(w / max(w) * 127)"
+    said = layer.quantization
+    weights = f"{said.weight_bits}-bit weights"
+    normalised = "" if said.normalize_weights else ", not normalised"
+    if not layer.quantizes_input:
+        return f"family {said.family}: {weights}, level set {said.method}{normalised}; float inputs"
+    return (
+        f"family {said.family}: {weights} and {said.activation_bits}-bit activations, level sets "
+        f"{said.method} and {f'{said.activation_sign} {said.activation_method}'.strip()}"
+        f"{normalised}"
+    )
+
+
 # --- float noise ----------------------------------------------------------------------------------
 
 
-def _operands(layer: WeightedLayer, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _operands(
+    layer: WeightedLayer | ThresholdLayer, image: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the input and the weights that a layer multiplies."""
-    values = layer.quantized_input(image) if isinstance(layer, QuantConv2d) else image
+    values = layer.quantized_input(image) if isinstance(layer, ThresholdLayer) else image
     if isinstance(layer, QuantizedLayer):
         return values, layer.quantized_weight()
     return values, layer.weight
@@ -192,7 +266,7 @@ def _moved(
 ) -> torch.Tensor:
     """Return how far levels that float noise tips over may move a layer's outputs."""
     moved_values, moved_weights = torch.zeros_like(values), torch.zeros_like(weights)
-    if isinstance(layer, QuantConv2d):
+    if isinstance(layer, ThresholdLayer):
         low, high = (_operands(_scaled(layer, 1 + n), image) for n in (-_NUDGE, _NUDGE))
         moved_values, moved_weights = ((b - a).abs() for a, b in zip(low, high, strict=True))
     elif isinstance(layer, QuantizedLayer):
@@ -204,10 +278,12 @@ def _moved(
     return noise + _products(layer, values.abs(), moved_weights)
 
 
-def _scaled(layer: QuantConv2d, factor: float) -> QuantConv2d:
-    scaled = copy.deepcopy(layer)
-    scaled.weight_alpha.mul_(factor)
-    scaled.act_alpha.mul_(factor)
+def _scaled(layer: ThresholdLayer, factor: float) -> ThresholdLayer:
+    scaled = copy.copy(layer)
+    scaled._parameters = {  # noqa: SLF001 - no other copy shares the weights
+        name: nn.Parameter(value * factor) if value is not None and "alpha" in name else value
+        for name, value in layer._parameters.items()  # noqa: SLF001 - likewise
+    }
     return scaled
 
 

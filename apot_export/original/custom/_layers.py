@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import numbers
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from apot_export.original.quantized_layers import (
     LayerT,
     QuantConv2d,
     QuantizedLayer,
+    QuantLinear,
     like,
 )
 from apot_export.original.tracing import is_plain
@@ -30,22 +32,34 @@ _FIRST_KINDS = ("FConv2d", "LFC")
 """What `layer_type` says of layers with 8-bit weights and float inputs."""
 _WEIGHT_SETS = ("proj_set_weight", "grids", "grid")
 _ACTIVATION_SETS = ("proj_set_act", "act_grid")
+_BITS = ("bit", "bits", "nbit", "nbits", "n_bit", "n_bits", "num_bits", "bitwidth", "bit_width")
+_WEIGHT_BITS = ("w_bit", "w_bits", "wbit", "wbits", "bit_w", "bits_w", "nbits_w", "weight_bits")
+_ACTIVATION_BITS = ("a_bit", "a_bits", "abit", "abits", "bit_a", "bits_a", "nbits_a", "act_bits")
+_KNOWN_WEIGHT, _KNOWN_ACTIVATION = ("weight_quant.wgt_alpha", "weight_alpha"), ("act_alpha",)
+"""Names of thresholds in the families' codes; others are found by the tensors' sizes."""
+_WEIGHT_WORDS = re.compile(r"w|wq|wt|wgt.*|weight.*")
+_ACTIVATION_WORDS = re.compile(r"a|aq|x|act.*|inp.*")
+_WORDS = re.compile(r"[._]|(?<=[a-z])(?=[A-Z])")
 _RECOGNISED = (
-    "plain Conv2d and Linear; act_alpha beside weight_quant.wgt_alpha or weight_alpha; "
-    "layer_type FConv2d or LFC"
+    "plain Conv2d and Linear; a clipping threshold or step size of weights, and of inputs where "
+    "they are quantized; layer_type FConv2d or LFC"
 )
 
 WeightedLayer = nn.Conv2d | nn.Linear
+Thresholds = Mapping[str, torch.Tensor]
+"""Numbers that may be a threshold or a step, by their dotted names in a layer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ThresholdLayer:
-    """A convolution with clipping thresholds, and what its object states about quantization."""
+class FoundLayer:
+    """A layer with clipping thresholds or steps, and what its object states of quantization."""
 
-    layer: nn.Conv2d
-    family: Family
-    weight_alpha: torch.Tensor
-    act_alpha: torch.Tensor
+    layer: WeightedLayer
+    family: Family | None
+    """The one whose thresholds it has; None where their names tell none."""
+    weights: Thresholds
+    activations: Thresholds
+    """Of the input; empty for float inputs."""
     facts: LayerFacts
     other_bits: tuple[int, ...] = ()
     """Bit-widths that its weight quantizer may mean, beside that of the facts."""
@@ -58,8 +72,8 @@ def weighted_layers(module: nn.Module) -> Iterator[tuple[str, WeightedLayer]]:
             yield name, layer
 
 
-def threshold_layer(name: str, layer: nn.Module, stated: str | None) -> ThresholdLayer | None:
-    """Recognise a convolution with clipping thresholds; None for any other layer.
+def found_layer(name: str, layer: WeightedLayer, stated: str | None) -> FoundLayer | None:
+    """Recognise a layer with thresholds or steps; None for any other layer.
 
     Args:
         name: The layer's.
@@ -67,68 +81,135 @@ def threshold_layer(name: str, layer: nn.Module, stated: str | None) -> Threshol
         stated: Name of the family, if the user states it.
 
     Raises:
-        RecognitionError: It has one of the two thresholds, or is not a convolution.
+        RecognitionError: It quantizes its input alone.
     """
-    if isinstance(layer, QuantizedLayer) or said_bits(layer, name) == FULL_PRECISION_BITS:
+    bits = said_bits(layer, name)
+    if isinstance(layer, QuantizedLayer) or bits == FULL_PRECISION_BITS:
         return None
-    inner = getattr(layer, "weight_quant", None)
-    in_quantizer = _number(inner, "wgt_alpha")
-    weight_alpha = _number(layer, "weight_alpha") if in_quantizer is None else in_quantizer
-    act_alpha = _number(layer, "act_alpha")
-    if weight_alpha is None and act_alpha is None:
+    tensors = _tensors(layer)
+    known = {key: tensors[key] for key in _KNOWN_WEIGHT[:1] if key in tensors} or {
+        key: tensors[key] for key in _KNOWN_WEIGHT[1:] if key in tensors
+    }
+    weights: Thresholds = known
+    activations: Thresholds = {key: tensors[key] for key in _KNOWN_ACTIVATION if key in tensors}
+    family = families.by_name(stated) if stated else None
+    if weights and activations:
+        keys = [*layer.state_dict(), *weights, *activations]
+        family = families.recognise([f"{name}.{key}" for key in keys], stated)
+    elif not (weights or activations) and (
+        getattr(layer, "layer_type", None) in _FIRST_KINDS or is_plain(layer)
+    ):
         return None
-    if weight_alpha is None or act_alpha is None or not isinstance(layer, nn.Conv2d):
+    else:
+        weights, activations = _by_role(tensors)
+    if not weights and not activations:
+        return None
+    if not weights:
         raise RecognitionError(
             "A layer with a clipping threshold is of no known family.",
             where=name,
-            expected=f"a convolution with both thresholds ({_RECOGNISED})",
+            expected=f"thresholds of weights, and of the input or not ({_RECOGNISED})",
             got=f"{type(layer).__name__}: {', '.join(layer.state_dict())}",
         )
-    weight_key = "weight_alpha" if in_quantizer is None else "weight_quant.wgt_alpha"
-    keys = [*layer.state_dict(), "act_alpha", weight_key]
-    bits = said_bits(layer, name)
-    other_bits: tuple[int, ...] = ()
-    inner_bits = said_bits(inner, f"{name}.weight_quant", "w_bit")
-    if bits is not None and inner_bits is not None:
-        # It counts the bits of magnitudes, or all; its owner's attribute may be out of date.
-        if inner_bits not in (bits, bits - 1):
-            bits = inner_bits + 1
-        other_bits = tuple({inner_bits, inner_bits + 1} - {bits})
-    power = getattr(layer, "power", None)
-    if power is None and bits != TERNARY_BITS:  # whose weights are rounded in any case
-        power = getattr(inner, "power", None)
-    return ThresholdLayer(
+    facts, other_bits = _facts(name, layer, bits)
+    return FoundLayer(
         layer=layer,
-        family=families.recognise([f"{name}.{key}" for key in keys], stated),
-        weight_alpha=weight_alpha,
-        act_alpha=act_alpha,
-        facts=LayerFacts(
-            name=name,
-            bits=bits,
-            power=power if isinstance(power, bool) else None,
-            weight_levels=_level_set(_WEIGHT_SETS, layer, inner),
-            activation_levels=_level_set(_ACTIVATION_SETS, layer, inner),
-        ),
+        family=family,
+        weights=weights,
+        activations=activations,
+        facts=facts,
         other_bits=other_bits,
     )
 
 
-def said_bits(layer: object, name: str, attribute: str = "bit") -> int | None:
+def _facts(name: str, layer: WeightedLayer, bits: int | None) -> tuple[LayerFacts, tuple[int, ...]]:
+    """Return what a layer's object states, and further bits that it may mean."""
+    inner = _weight_quantizer(layer)
+    other_bits: tuple[int, ...] = ()
+    inner_bits = said_bits(inner, f"{name}.weight_quant", *_WEIGHT_BITS, *_BITS)
+    if inner_bits is not None:
+        # It counts the bits of magnitudes, or all; its owner's attribute may be out of date.
+        if bits not in (inner_bits, inner_bits + 1):
+            bits = inner_bits + (bits is not None)
+        other_bits = tuple({inner_bits, inner_bits + 1} - {bits})
+    power = getattr(layer, "power", None)
+    if power is None and bits != TERNARY_BITS:  # whose weights are rounded in any case
+        power = getattr(inner, "power", None)
+    facts = LayerFacts(
+        name=name,
+        bits=bits,
+        activation_bits=said_bits(layer, name, *_ACTIVATION_BITS),
+        power=power if isinstance(power, bool) else None,
+        weight_levels=_level_set(_WEIGHT_SETS, layer, inner),
+        activation_levels=_level_set(_ACTIVATION_SETS, layer, inner),
+    )
+    return facts, other_bits
+
+
+def said_bits(layer: object, name: str, *attributes: str) -> int | None:
     """Return the bit-width that an object states, if it does.
+
+    Args:
+        layer: The object.
+        name: Its own, for messages.
+        attributes: Names under which it may; the usual ones of a layer unless given.
 
     Raises:
         BitWidthError: It is not a whole number.
     """
-    bits = getattr(layer, attribute, None)
-    if bits is None:
-        return None
-    if isinstance(bits, bool) or not isinstance(bits, numbers.Integral):  # numpy's, too
-        raise BitWidthError(
-            "A layer's bit-width is not a whole number.",
-            where=f"{name}.{attribute}",
-            got=repr(bits),
-        )
-    return int(bits)
+    for attribute in attributes or (*_BITS, *_WEIGHT_BITS):
+        bits = getattr(layer, attribute, None)
+        if bits is None:
+            continue
+        if isinstance(bits, torch.Tensor) and bits.numel() == 1 and bits.detach() % 1 == 0:
+            bits = int(bits)
+        if isinstance(bits, bool) or not isinstance(bits, numbers.Integral):  # numpy's, too
+            raise BitWidthError(
+                "A layer's bit-width is not a whole number.",
+                where=f"{name}.{attribute}",
+                got=repr(bits),
+            )
+        return int(bits)
+    return None
+
+
+def _tensors(layer: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a layer's numbers beside weight and bias, and those of its parts, by dotted name."""
+    found: dict[str, torch.Tensor] = {}
+    for path, part in layer.named_modules():
+        held = {**vars(part), **part._parameters, **part._buffers}  # noqa: SLF001 - None among them
+        for name, value in held.items():
+            if isinstance(value, torch.Tensor) and (path or name not in ("weight", "bias")):
+                found[f"{path}.{name}".lstrip(".")] = value
+    return {name: value.detach() for name, value in found.items() if value.is_floating_point()}
+
+
+def _by_role(tensors: Thresholds) -> tuple[Thresholds, Thresholds]:
+    """Return what may be the threshold of weights and of inputs, by sizes and names.
+
+    A tensor whose name tells neither may be either.
+    """
+    roles: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = ({}, {})
+    for name, value in tensors.items():
+        if value.numel() != 1 or not bool((value != 0).all() and value.isfinite().all()):
+            continue
+        words = [word.lower() for word in _WORDS.split(name)]
+        says = [
+            any(kind.fullmatch(word) for word in words)
+            for kind in (_WEIGHT_WORDS, _ACTIVATION_WORDS)
+        ]
+        for role, said, other in zip(roles, says, says[::-1], strict=True):
+            if said or not other:
+                role[name] = value
+    return roles
+
+
+def _weight_quantizer(layer: nn.Module) -> nn.Module | None:
+    """Return the part of a layer that quantizes its weights, by its name."""
+    for name, part in layer.named_children():
+        if any(_WEIGHT_WORDS.fullmatch(word.lower()) for word in _WORDS.split(name)):
+            return part
+    return None
 
 
 def float_replacement(name: str, layer: WeightedLayer) -> WeightedLayer | None:
@@ -161,12 +242,22 @@ def eight_bit_replacement(layer: WeightedLayer) -> FirstConv2d | LastLinear:
     return made.eval().requires_grad_(requires_grad=False)
 
 
-def threshold_replacement(found: ThresholdLayer, quantization: Quantization | None) -> nn.Conv2d:
-    """Return our layer for a convolution with thresholds; without a quantization a plain one."""
+def threshold_replacement(
+    layer: WeightedLayer,
+    quantization: Quantization | None,
+    weight_alpha: torch.Tensor | None = None,
+    act_alpha: torch.Tensor | None = None,
+) -> WeightedLayer:
+    """Return our layer for one with thresholds; without a quantization a plain one."""
+    is_convolution = isinstance(layer, nn.Conv2d)
     if quantization is None:
-        return _made(found.layer, nn.Conv2d)
-    thresholds = {"weight_alpha": found.weight_alpha, "act_alpha": found.act_alpha}
-    made = _made(found.layer, QuantConv2d, thresholds, quantization=quantization)
+        return _made(layer, nn.Conv2d) if is_convolution else _made(layer, nn.Linear)
+    thresholds = {"weight_alpha": weight_alpha, "act_alpha": act_alpha}
+    options: dict[str, Any] = {"quantization": quantization}
+    if is_convolution:
+        made: QuantConv2d | QuantLinear = _made(layer, QuantConv2d, thresholds, **options)
+    else:
+        made = _made(layer, QuantLinear, thresholds, **options)
     made.reset_level_sets()
     return made
 
@@ -174,22 +265,18 @@ def threshold_replacement(found: ThresholdLayer, quantization: Quantization | No
 def _made(
     layer: WeightedLayer,
     kind: Callable[..., LayerT],
-    thresholds: Mapping[str, torch.Tensor] | None = None,
+    thresholds: Mapping[str, torch.Tensor | None] | None = None,
     **options: Any,
 ) -> LayerT:
     """Return a layer of another kind with copies of a layer's tensors, on the CPU."""
-    tensors = {"weight": layer.weight, "bias": layer.bias}
-    tensors |= {key: value.reshape(()) for key, value in (thresholds or {}).items()}
+    tensors: dict[str, torch.Tensor | None] = {"weight": layer.weight, "bias": layer.bias}
+    given = (thresholds or {}).items()
+    tensors |= {key: None if value is None else value.reshape(()) for key, value in given}
     with torch.device("meta"):
         made = like(layer, kind, **options)
     state = {k: v.detach().cpu().clone() for k, v in tensors.items() if v is not None}
     made.load_state_dict(state, assign=True)
     return made
-
-
-def _number(holder: object, name: str) -> torch.Tensor | None:
-    value = getattr(holder, name, None)
-    return value if isinstance(value, torch.Tensor) and value.numel() == 1 else None
 
 
 def _level_set(names: tuple[str, ...], *holders: object) -> torch.Tensor | None:

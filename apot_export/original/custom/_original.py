@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +16,27 @@ from torch import nn
 from apot_export.errors import BitWidthError, ModelError, RecognitionError
 from apot_export.network.layers import MultiBitWeights
 from apot_export.original import families
+from apot_export.original.applicability import layer_exceptions
 from apot_export.original.architectures import Architecture
 from apot_export.original.checkpoint import Checkpoint, load_checkpoint, require_finite
 from apot_export.original.choices import Choices
-from apot_export.original.custom._agreement import require_agreement
+from apot_export.original.custom._agreement import Run, chosen, probes, run
 from apot_export.original.custom._factory import ImageShape, ModelSpec, build
+from apot_export.original.custom._hypotheses import ANY_BITS, Form, Hypotheses
 from apot_export.original.custom._layers import (
-    ThresholdLayer,
+    FoundLayer,
     WeightedLayer,
     eight_bit_replacement,
     float_replacement,
-    threshold_layer,
+    found_layer,
     threshold_replacement,
     weighted_layers,
 )
 from apot_export.original.custom._wrappers import drop_hooks, refresh_weights, unwrapped
 from apot_export.original.families import Family
-from apot_export.original.level_sets import activation_level_set, weight_level_set
 from apot_export.original.loading import load_state
 from apot_export.original.multi_bit import multi_bit_layers, shorten_coordinates
+from apot_export.original.naming import bits_from_name
 from apot_export.original.original import Original
 from apot_export.original.plan import LayerPlan
 from apot_export.original.powers_of_two import find_powers_of_two
@@ -45,16 +45,14 @@ from apot_export.original.quantization import (
     FLOAT,
     NETWORK,
     OPTION,
-    SIGNED,
-    UNSIGNED,
     Quantization,
     Stated,
 )
 from apot_export.original.quantized_layers import (
     FirstConv2d,
     LastLinear,
-    QuantConv2d,
     QuantizedLayer,
+    ThresholdLayer,
 )
 from apot_export.original.resolving import resolve
 
@@ -127,35 +125,34 @@ def _original(
 ) -> Original:
     digest = state_sha256(module)
     refresh_weights(module)
-    found: list[ThresholdLayer] = []
-    candidates: dict[nn.Module, list[WeightedLayer]] = {}
+    found: list[FoundLayer] = []
+    names: dict[nn.Module, str] = {}
     ours: dict[str, Quantization] = {}
+    fixed: dict[nn.Module, WeightedLayer] = {}
     for name, layer in weighted_layers(module):
-        if isinstance(layer, QuantConv2d):
+        names[layer] = name
+        if isinstance(layer, ThresholdLayer):
             ours[name] = layer.quantization
-        elif (recognised := threshold_layer(name, layer, choices.family)) is not None:
+        elif (recognised := found_layer(name, layer, choices.family)) is not None:
             found.append(recognised)
         elif (replacement := float_replacement(name, layer)) is not None:
-            candidates[layer] = [replacement]
+            fixed[layer] = replacement
+    path = checkpoint.path if checkpoint else None
     family = _family(found, ours, multi_bit, choices.family)
     if family.has_thresholds:
-        facts, path = [layer.facts for layer in found], checkpoint.path if checkpoint else None
-        plan = resolve(family, facts, choices, path, ours=ours)
+        found = _with_bits(found, ours, choices, path)
+        plan = resolve(family, [layer.facts for layer in found], choices, path, ours=ours)
         choices = plan.choices
     else:
         plan = resolve(family, [], Choices(first_last=choices.first_last), None)
-    for one in found:
-        possible = _possible(plan.layers.get(one.facts.name), family, choices)
-        candidates[one.layer] = [threshold_replacement(one, some) for some in possible]
-    try:
-        used, observed = require_agreement(module, candidates, input_shape)
-    except RecognitionError:
-        _add_others(candidates, found, plan, family, choices)
-        used, observed = require_agreement(module, candidates, input_shape)
-    names = [name for name, layer in weighted_layers(module) if layer in used]
+    made = run(module, names, input_shape)
+    used = _chosen(made, names, fixed, found, plan, Hypotheses(family=family, choices=choices))
+    used_names = [names[layer] for layer in names if layer in used]
     rebuilt = _rebuilt(module, used)
     plan = _as_computed(plan, rebuilt, [layer.facts.name for layer in found])
-    plan = dataclasses.replace(plan, first_last=_first_last(rebuilt, names, choices))
+    plan = dataclasses.replace(plan, first_last=_first_last(rebuilt, used_names, choices))
+    if family.has_thresholds:
+        family = families.by_name(plan.default.family)
     if choices.alpha_terms:
         shorten_coordinates(rebuilt, multi_bit, choices.alpha_terms)
     return Original(
@@ -166,8 +163,8 @@ def _original(
             name=type(module).__name__,
             input_shape=input_shape,
             input_shape_from=OPTION,
-            first=names[0],
-            last=names[-1],
+            first=used_names[0],
+            last=used_names[-1],
             build=lambda: copy.deepcopy(rebuilt),
         ),
         plan=plan,
@@ -175,7 +172,7 @@ def _original(
         multi_bit=multi_bit,
         powers_of_two=_powers_of_two(rebuilt, {*plan.floats, *multi_bit}, choices),
         choices=choices,
-        observed=observed,
+        observed=made.observed,
     )
 
 
@@ -190,65 +187,64 @@ def _powers_of_two(
     return find_powers_of_two(plain, choices)
 
 
-def _possible(
-    quantization: Quantization | None, family: Family, choices: Choices
-) -> list[Quantization | None]:
-    """Return a layer's quantization, then those that differ in the sign of its activations."""
-    if quantization is None or quantization.activation_method != "uniform":
-        return [quantization]
-    if choices.activation_sign is not None or choices.legacy_divisor:
-        return [quantization]
-    passes = family.activation_rule(quantization).passes_negative_inputs
-    signs = ["", SIGNED, *[UNSIGNED] * passes]
-    return [dataclasses.replace(quantization, activation_sign=sign) for sign in signs]
-
-
-def _add_others(
-    candidates: dict[nn.Module, list[WeightedLayer]],
-    found: Sequence[ThresholdLayer],
-    plan: LayerPlan,
-    family: Family,
-    choices: Choices,
-) -> None:
-    """Add the quantizations that nothing states, for layers that do not compute the usual ones."""
-    for recognised in found:
-        quantization = plan.layers.get(recognised.facts.name)
-        if quantization is None:
-            continue
-        others = list(_others(quantization, recognised, family, choices))
-        candidates[recognised.layer] += [threshold_replacement(recognised, one) for one in others]
-
-
-def _others(
-    usual: Quantization, layer: ThresholdLayer, family: Family, choices: Choices
-) -> Iterator[Quantization]:
-    widths = (usual.weight_bits, *(layer.other_bits if choices.bits is None else ()))
-    sets = [usual.method] if choices.method else family.methods
-    activation_sets = (
-        [usual.activation_method] if choices.activation_method else (family.activation_methods)
-    )
-    normalized = [True, False] if choices.normalize_weights else [False]
-    for bits, method, activations, normalizes, legacy in itertools.product(
-        widths, sets, activation_sets, normalized, (False, True)
-    ):
-        if (legacy or usual.activation_sign == SIGNED) and activations != "uniform":
-            continue
-        other = dataclasses.replace(
-            usual,
-            weight_bits=bits,
-            activation_bits=bits
-            if usual.activation_bits == usual.weight_bits
-            else (usual.activation_bits),
-            method=method,
-            activation_method=activations,
-            normalize_weights=normalizes,
-            legacy_divisor=legacy or usual.legacy_divisor,
+def _with_bits(
+    found: list[FoundLayer], ours: Collection[str], choices: Choices, path: Path | None
+) -> list[FoundLayer]:
+    """Let layers for which nothing states a bit-width try all of them."""
+    if choices.bits is not None or (path is not None and bits_from_name(path) is not None):
+        return found
+    first, *others = ANY_BITS
+    stated = layer_exceptions(choices, [*(layer.facts.name for layer in found), *ours], [])
+    return [
+        layer
+        if layer.facts.bits is not None or layer.facts.name in stated
+        else dataclasses.replace(
+            layer,
+            facts=dataclasses.replace(layer.facts, bits=first),
+            other_bits=tuple(others),
         )
-        if other != usual:
-            with suppress(BitWidthError):  # a level set that does not exist at this width
-                weight_level_set(other)
-                activation_level_set(other)
-                yield other
+        for layer in found
+    ]
+
+
+def _chosen(
+    made: Run,
+    names: Mapping[nn.Module, str],
+    fixed: Mapping[nn.Module, WeightedLayer],
+    found: Sequence[FoundLayer],
+    plan: LayerPlan,
+    hypotheses: Hypotheses,
+) -> dict[nn.Module, WeightedLayer | None]:
+    """Return our layer for each that the network uses; None where the user's can stay.
+
+    Raises:
+        RecognitionError: A layer computes something else than all that it may.
+    """
+    used: dict[nn.Module, WeightedLayer | None] = {}
+    quantized: dict[nn.Module, FoundLayer] = {one.layer: one for one in found}
+    for layer, calls in made.calls.items():
+        name = names[layer]
+        if (one := quantized.get(layer)) is None:
+            replacement = fixed.get(layer)
+            used[layer] = replacement and chosen(name, layer, calls, [replacement])
+            continue
+        if name not in plan.layers:  # which the user leaves in float
+            used[layer] = chosen(name, layer, calls, [threshold_replacement(one.layer, None)])
+            continue
+        tried: list[Form] = []
+
+        def candidates(
+            one: FoundLayer = one, tried: list[Form] = tried, name: str = name
+        ) -> Iterator[WeightedLayer]:
+            for form in hypotheses.forms(one, plan.layers[name]):
+                tried.append(form)
+                yield form.layer(one)
+
+        shown = [*calls, *probes(layer, calls, one.activations.values())]
+        used[layer] = chosen(name, layer, shown, candidates())
+        if tried[-1] not in hypotheses.confirmed:
+            hypotheses.confirmed.append(tried[-1])
+    return used
 
 
 def _as_computed(plan: LayerPlan, rebuilt: nn.Module, names: Sequence[str]) -> LayerPlan:
@@ -257,7 +253,7 @@ def _as_computed(plan: LayerPlan, rebuilt: nn.Module, names: Sequence[str]) -> L
     computed = {
         name: layer.quantization
         for name in names
-        if isinstance(layer := modules.get(name), QuantConv2d)
+        if isinstance(layer := modules.get(name), ThresholdLayer)
     }
     layers = {**plan.layers, **computed}
     if layers == plan.layers:
@@ -305,7 +301,7 @@ def _first_last(rebuilt: nn.Module, names: Sequence[str], choices: Choices) -> S
 
 
 def _family(
-    found: Sequence[ThresholdLayer],
+    found: Sequence[FoundLayer],
     ours: Mapping[str, Quantization],
     multi_bit: Mapping[str, MultiBitWeights],
     stated: str | None,
@@ -315,7 +311,7 @@ def _family(
     Raises:
         RecognitionError: They are of more than one, or not of the stated one.
     """
-    layer_of = {layer.family.name: layer.facts.name for layer in found}
+    layer_of = {layer.family.name: layer.facts.name for layer in found if layer.family}
     layer_of |= {own.family: name for name, own in ours.items()}
     if len(layer_of) > 1:
         raise RecognitionError(
@@ -323,8 +319,9 @@ def _family(
             expected="layers of one training code",
             got=", ".join(f"{layer}: {family}" for family, layer in layer_of.items()),
         )
-    unthresholded: Family = families.MULTI_BIT if multi_bit else families.FULL_PRECISION
-    family = families.by_name(*layer_of) if layer_of else unthresholded
+    unstated: Family = families.MULTI_BIT if multi_bit else families.FULL_PRECISION
+    unstated = families.USUAL if found else unstated
+    family = families.by_name(*layer_of) if layer_of else unstated
     if stated not in (None, family.name):
         raise RecognitionError(
             "The network's layers are of another family.",

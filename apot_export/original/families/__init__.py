@@ -13,12 +13,14 @@ from apot_export.original.families.apot_v2 import ApotV2
 from apot_export.original.families.first_release import FirstRelease
 from apot_export.original.families.full_precision import FullPrecision
 from apot_export.original.families.nonzero import NonZero
+from apot_export.original.families.step_size import StepSize
 
-MULTI_BIT, FULL_PRECISION = Alq(), FullPrecision()
+MULTI_BIT, FULL_PRECISION, USUAL = Alq(), FullPrecision(), ApotV2()
 FAMILIES: tuple[Family, ...] = (
-    *(MULTI_BIT, NonZero(), ApotV1(), FirstRelease(), ApotV2(), FULL_PRECISION),
+    *(MULTI_BIT, NonZero(), ApotV1(), FirstRelease(), USUAL, StepSize(), FULL_PRECISION),
 )
-"""Tried in this order: `nonzero` has what `apot-v1` has and more; the last has no thresholds."""
+"""Tried in this order: `nonzero` has what `apot-v1` has and more; the last has no thresholds.
+`USUAL` is that of layers whose names tell none."""
 
 
 def recognise(
@@ -127,6 +129,7 @@ __all__ = [
     "FAMILIES",
     "FULL_PRECISION",
     "MULTI_BIT",
+    "USUAL",
     "Family",
     "by_name",
     "candidates",

@@ -79,6 +79,9 @@ class Family(ABC):
     adds_gradient_terms: ClassVar[bool] = False
     """Whether nearest levels q of scaled weights t are computed as (q - t) + t, which turns -0 into
     +0."""
+    counts_steps: ClassVar[bool] = False
+    """Whether weights are rounded multiples of their threshold, which is a step, and levels reach
+    one step further below 0 than above."""
     divides_weight_levels: ClassVar[bool] = True
     """Whether the levels of weights are divided by the largest one."""
 
@@ -104,6 +107,13 @@ class Family(ABC):
     def activation_bit_widths(self, method: str) -> tuple[int, ...]:
         """Return the bit-widths that activations may have on a level set; none for others."""
         return (self.offered_activations or self.offered).get(method, ())
+
+    def offers(self, quantization: Quantization) -> bool:
+        """Tell whether the code has a quantization's bits on its level sets."""
+        bits, method = quantization.activation_bits, quantization.activation_method
+        return quantization.weight_bits in self.bit_widths(quantization.method) and (
+            not quantization.quantizes_inputs or bits in self.activation_bit_widths(method)
+        )
 
     def activation_method(self, method: str) -> Stated[str]:
         """Return the level set of activations beside one of weights, where no user states it."""

@@ -27,7 +27,7 @@ from apot_export.network.bounds import UNIT_ROUNDOFF
 from apot_export.network.codebook import Codebook, distinct_levels
 from apot_export.network.comparison import Difference, first_place
 from apot_export.network.planes import ungrouped
-from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer
+from apot_export.original.quantized_layers import QuantizedLayer, ThresholdLayer
 from apot_export.verification.report import WeightCertificate
 
 _SHOWN = 5
@@ -45,13 +45,13 @@ def original_weights(module: nn.Module) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def quantized_weights(layer: nn.Conv2d | nn.Linear) -> NDArray[np.float32]:
+def quantized_weights(layer: nn.Conv2d | nn.Linear | ThresholdLayer) -> NDArray[np.float32]:
     """Return the weights that a layer of the original computes with, float32, weight shape."""
     weight = layer.quantized_weight() if isinstance(layer, QuantizedLayer) else layer.weight
     return np.asarray(weight.detach().cpu().numpy())
 
 
-def activation_levels(module: QuantConv2d, quantizer: ActivationQuantizer) -> NDArray[np.int64]:
+def activation_levels(module: ThresholdLayer, quantizer: ActivationQuantizer) -> NDArray[np.int64]:
     """Return the integer levels of a layer's input quantizer, ascending.
 
     Where training let negative inputs pass, its levels have no end: then they are those down to the
@@ -224,11 +224,12 @@ def _compare_constants(name: str, module: nn.Module, layer: Layer | None) -> Ite
 def _constants(layer: Layer, module: nn.Module) -> Iterator[tuple[str, float | None, float | None]]:
     """Yield constants of a layer: name, the original's number, the packed file's."""
     quantizer = layer.activation if isinstance(layer, CodedLayer) else None
-    quantized = module if isinstance(module, QuantConv2d) else None
+    quantized = module if isinstance(module, ThresholdLayer) else None
     if isinstance(layer, CodedLayer):
         yield "step of the weights", _step_of_values(layer), layer.step
         threshold = None if quantized is None else float(quantized.weight_alpha)
         yield "weight threshold", threshold, layer.alpha
+    quantized = quantized if quantized is not None and quantized.quantizes_input else None
     threshold = None if quantized is None else float(quantized.act_alpha)
     got = None if quantizer is None else float(quantizer.alpha)
     yield "activation threshold", threshold, got

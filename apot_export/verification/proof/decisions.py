@@ -6,19 +6,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from apot_export.original.quantized_layers import QuantConv2d
+from apot_export.original.quantized_layers import ThresholdLayer
 
 _LARGEST = int(np.array(np.finfo(np.float32).max).view(np.int32))
 """The largest float32 number's bits: those of floats above 0 are ordered as the floats are."""
 
 
-def levels_of(module: QuantConv2d, inputs: torch.Tensor) -> torch.Tensor:
+def levels_of(module: ThresholdLayer, inputs: torch.Tensor) -> torch.Tensor:
     """Return the integer levels that a layer's quantizer gives, float64, the inputs' shape."""
     step = float(module.act_alpha) / module.activation_denominator()
     return (module.quantized_input(inputs).double() / step).round()
 
 
-def first_inputs(module: QuantConv2d, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+def first_inputs(module: ThresholdLayer, levels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the smallest float32 input that becomes each level, [count], or one above it.
 
     It is infinite where no input does, and minus infinity where all do.
@@ -42,7 +42,7 @@ def _float_at(places: torch.Tensor) -> torch.Tensor:
 
 
 def distances(
-    module: QuantConv2d, values: NDArray[np.float64], levels: NDArray[np.float64]
+    module: ThresholdLayer, values: NDArray[np.float64], levels: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return how far each value is from the nearest input that becomes the level beside it.
 

@@ -19,7 +19,7 @@ from torch import fx, nn
 
 from apot_export.network.bounds import UNIT_ROUNDOFF
 from apot_export.network.comparison import LOGITS, Difference, first_place
-from apot_export.original.quantized_layers import QuantConv2d
+from apot_export.original.quantized_layers import ThresholdLayer
 from apot_export.original.tracing import result_of, trace, value_names
 from apot_export.verification.proof.decisions import distances, levels_of
 from apot_export.verification.proof.rounding import (
@@ -161,7 +161,7 @@ class ForcedWalk(fx.Interpreter):
         """Run a layer; a quantized one on the export's levels, where they are known."""
         module = self.fetch_attr(target)
         (operand,) = args
-        if isinstance(module, QuantConv2d):
+        if isinstance(module, ThresholdLayer) and module.quantizes_input:
             levels = self.exported.get(f"{self.running}.levels")
             if levels is not None and levels.shape == tuple(operand.value.shape):
                 step = module.act_alpha / module.input_denominator()
@@ -233,7 +233,7 @@ class ForcedWalk(fx.Interpreter):
     def _compare_levels(self, user: fx.Node, computed: Bounded, forced: torch.Tensor) -> None:
         """Compare the levels that a quantized layer makes of a value."""
         module = self.fetch_attr(str(user.target)) if user.op == "call_module" else None
-        if not isinstance(module, QuantConv2d):
+        if not (isinstance(module, ThresholdLayer) and module.quantizes_input):
             return
         layer, name = str(user.target), f"{self.names[user.name]}.levels"
         if not self._known(name, layer, "levels", tuple(computed.value.shape)):
@@ -283,7 +283,7 @@ class ForcedWalk(fx.Interpreter):
 
 
 def _within_rounding(
-    module: QuantConv2d, exported: torch.Tensor, ends: list[torch.Tensor], slack: torch.Tensor
+    module: ThresholdLayer, exported: torch.Tensor, ends: list[torch.Tensor], slack: torch.Tensor
 ) -> torch.Tensor:
     """Tell where a level is one that the original gives between two values, `slack` around them."""
     lowest = levels_of(module, (torch.minimum(*ends) - slack).float())

@@ -15,7 +15,7 @@ from apot_export.network import operations as op
 from apot_export.network.bounds import UNIT_ROUNDOFF, sum_roundings
 from apot_export.original import functions
 from apot_export.original import primitives as p
-from apot_export.original.quantized_layers import QuantConv2d, QuantizedLayer
+from apot_export.original.quantized_layers import QuantizedLayer, ThresholdLayer
 
 _PRODUCT_ROUNDINGS = 12
 """Roundings of one product: both factors' own (levels times thresholds), product and scale."""
@@ -45,7 +45,7 @@ def bounded_layer(module: nn.Conv2d | nn.Linear, operand: Bounded) -> Bounded:
     weight = module.quantized_weight() if isinstance(module, QuantizedLayer) else module.weight
     roundings = sum_roundings(weight[0].numel()) + _PRODUCT_ROUNDINGS
     result = module(operand.value)
-    if isinstance(module, QuantConv2d):
+    if isinstance(module, ThresholdLayer) and module.quantizes_input:
         # Its input is levels, which are compared before they get here.
         magnitude = _linear(module, module.quantized_input(operand.value).abs(), weight.abs())
         carried = torch.zeros_like(magnitude)
