@@ -39,7 +39,7 @@ class Kind(NamedTuple):
 BYTES = Kind("bytes of decoded data", 1, grows=True)
 WEIGHTS = Kind("weights", 16, grows=True)
 NUMBERS = Kind("numbers of an image's values at the same time", 8, grows=True)
-TABLE_ENTRIES = Kind("entries of codebooks and of activation quantizers' tables", 16, grows=False)
+TABLE_ENTRIES = Kind("entries of codebooks and of activation quantizers' tables", 8, grows=False)
 JSON_BYTES = Kind("bytes of JSON", 32, grows=False)
 JSON_VALUES = Kind("JSON values", 1024, grows=False)
 

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from apot_export import budgets
 from apot_export.artifacts import strict_json
 from apot_export.artifacts.atomic import TEMPORARY, replacing, staged
+from apot_export.budgets import Budget
 from apot_export.errors import ExportError
 
 MANIFEST = "manifest.json"
@@ -143,6 +145,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """
     path = directory / MANIFEST
     try:
+        budget = Budget(path.stat().st_size)
+        budget.require(budgets.JSON_BYTES, budget.file_bytes, str(path), ExportError)
         data = path.read_bytes()
     except OSError as error:
         raise ExportError(
@@ -152,6 +156,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             got=error.strerror,
             fix="run apot-export convert CHECKPOINT first, or name the export's directory",
         ) from error
+    strict_json.require_modest(budget, data, str(path), ExportError)
     try:
         manifest = strict_json.mapping("manifest", strict_json.loads(data.decode()))
         version = strict_json.integer("manifest_version", manifest.get("manifest_version"))

@@ -8,6 +8,10 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from apot_export import budgets
+from apot_export.budgets import Budget
+from apot_export.errors import ApotExportError
+
 LARGEST_INTEGER = (1 << 31) - 1
 """Largest extent, attribute or index of the format."""
 
@@ -21,16 +25,37 @@ def dumps(content: object, *, sort_keys: bool = False) -> str:
     return json.dumps(content, separators=(",", ":"), allow_nan=False, sort_keys=sort_keys)
 
 
+def require_modest(
+    budget: Budget, content: bytes, where: str, error: type[ApotExportError]
+) -> None:
+    """Raise `error` where JSON, strings of it included, is larger than a file may ask for."""
+    budget.require(budgets.JSON_BYTES, len(content), where, error)
+    values = sum(content.count(mark) for mark in (b",", b"[", b"{"))
+    budget.require(budgets.JSON_VALUES, values, where, error)
+
+
 def loads(text: str) -> Any:
     """Parse strictly.
 
     Raises:
         ValueError: The text is not JSON, repeats a name, holds NaN or is nested too deeply.
     """
+    too_deep = f"more than {budgets.DEEPEST_JSON} arrays and objects inside each other"
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        content = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
     except RecursionError as error:
-        raise ValueError("JSON is nested too deeply") from error
+        raise ValueError(too_deep) from error
+    level = [content]
+    for _ in range(budgets.DEEPEST_JSON + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (list, dict))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise ValueError(too_deep)
+    return content
 
 
 def fields(where: str, content: Any, *names: str) -> list[Any]:

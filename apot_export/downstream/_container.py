@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._budget import JSON_BYTES, JSON_VALUES, Budget
 from ._members import TENSOR, members, parse, require
 
 _PREFIX = b'{"__metadata__":{"header_crc32":"'
@@ -19,9 +20,11 @@ _DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4"
 _VERSIONS = ("1", "2", "3")
 
 
-def read_container(content: bytes) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+def read_container(
+    content: bytes, budget: Budget
+) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
     """Return metadata and tensors of a file, having checked every byte of it."""
-    header, data = _read_header(content)
+    header, data = _read_header(content, budget)
     metadata = header.pop("__metadata__")
     require(all(type(text) is str for text in metadata.values()), "metadata must be strings")
     version = metadata.get("format_version")
@@ -60,14 +63,16 @@ def read_container(content: bytes) -> tuple[dict[str, str], dict[str, NDArray[An
     return metadata, tensors
 
 
-def _read_header(content: bytes) -> tuple[dict[str, Any], memoryview]:
+def _read_header(content: bytes, budget: Budget) -> tuple[dict[str, Any], memoryview]:
     require(content[8:41] == _PREFIX, "this is no packed file")
     length = int.from_bytes(content[:8], "little")
     fine = length <= min(_LONGEST_HEADER, len(content) - 8) and (8 + length) % _BOUNDARY == 0
     require(fine, f"a header of {length} bytes: the file is truncated or damaged")
+    budget.check(JSON_BYTES, length, "the header")
     header = content[8 : 8 + length]
     checksum = b'%08x"' % zlib.crc32(header[:33] + b"00000000" + header[41:])
     require(header[33:42] == checksum, "the header is damaged: its checksum is wrong")
+    budget.check(JSON_VALUES, sum(map(header.count, (b",", b"[", b"{"))), "the header")
     fine = header.isascii() and header.rstrip(b" ").endswith(b"}")
     require(fine, "the header is no JSON in ASCII with blanks behind it")
     parsed = parse(header.decode("ascii"), "the header")

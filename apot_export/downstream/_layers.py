@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._budget import TABLE_ENTRIES, WEIGHTS, Budget
 from ._codes import read_codes, unpack
 from ._members import ACTIVATION, CODEBOOK, LAYERS, members, require
 
@@ -22,7 +23,10 @@ _EXACT_BITS = 53
 class Tensors:
     """The tensors of a file, each to be taken once, and the runs of its small numbers (2.4)."""
 
-    def __init__(self, tensors: dict[str, NDArray[Any]], version: str = "2") -> None:
+    def __init__(
+        self, tensors: dict[str, NDArray[Any]], version: str = "2", budget: Budget | None = None
+    ) -> None:
+        self.budget = budget or Budget(0, None)
         self._tensors = dict(tensors)
         if "integer" in tensors:
             self.take("integer", np.uint8, 1)
@@ -89,10 +93,14 @@ class Codebook:
 
     def levels(self) -> NDArray[np.int64]:
         """Return the level of every code."""
-        return np.array([sum(self.addends(code)) for code in range(2**self.bits)])
+        rest, levels = np.arange(2**self.bits), np.zeros(2**self.bits, np.int64)
+        for table in self.tables:
+            levels += np.array(table)[rest % len(table)]
+            rest //= len(table)
+        return np.where(rest, -levels, levels)
 
 
-def read_codebook(value: Any, where: str) -> Codebook:
+def read_codebook(value: Any, where: str, budget: Budget) -> Codebook:
     """Check and return a codebook (2.2)."""
     book = Codebook(**members(value, where, CODEBOOK))
     for table in book.tables:
@@ -103,6 +111,7 @@ def read_codebook(value: Any, where: str) -> Codebook:
     require(1 <= book.bits <= _WIDEST_CODE, f"{where}: codes of {book.bits} bits")
     largest = sum(max(abs(addend) for addend in table) for table in book.tables)
     require(largest < _LEVELS_BELOW, f"{where}: levels up to {largest}")
+    budget.take(TABLE_ENTRIES, 2**book.bits, where)
     return book
 
 
@@ -125,10 +134,10 @@ class Quantizer(NamedTuple):
     scale: np.float32
     first: int
     last: int
-    table: NDArray[np.int64]
+    table: NDArray[np.int32]
 
 
-def _read_quantizer(value: Any, where: str, books: list[Codebook]) -> Quantizer:
+def _read_quantizer(value: Any, where: str, books: list[Codebook], budget: Budget) -> Quantizer:
     record = members(value, where, ACTIVATION)
     require(record["codebook"] < len(books), f"{where}: no such codebook")
     book = books[record["codebook"]]
@@ -141,10 +150,11 @@ def _read_quantizer(value: Any, where: str, books: list[Codebook]) -> Quantizer:
         scale = np.float32(last) / alpha
     fine = 0 < alpha < np.inf and scale < np.inf
     require(fine, f"{where}: the threshold {record['alpha']} is not positive and finite enough")
-    # In quarters of a step, entry i is the level nearest to 2 i + 1, and two levels part at twice
-    # their sum.
-    parting = 2 * (levels[1:] + levels[:-1])
-    table = levels[np.searchsorted(parting, 2 * np.arange(first, last + 1) + 1)]
+    # Two levels part at half their sum: at half step number level + next level.
+    budget.take(TABLE_ENTRIES, last - first, where)
+    begins = np.clip(levels[1:] + levels[:-1], first, last + 1)
+    counts = np.diff([first, *begins, last + 1])
+    table = np.repeat(levels.astype(np.int32), counts)
     return Quantizer(scale, first, last, table)
 
 
@@ -159,6 +169,8 @@ class Layer:
     values: Floats | None = None
     """The float32 weight of every code (3.4)."""
     quantizer: Quantizer | None = None
+    operands: dict[bool, NDArray[Any]] = field(default_factory=dict)
+    """What nodes compute with: the quantizer's table (True), and the factors (False)."""
 
     def weights(self) -> Floats:
         """Return the float32 weights, bit for bit those that were trained."""
@@ -174,13 +186,16 @@ def read_layer(value: Any, name: str, books: list[Codebook], tensors: Tensors) -
     require(fine, f"{where} is of no known kind")
     layer = members(value, where, LAYERS[value["kind"]])
     if layer["kind"] == "float":
-        return Layer(factors=tensors.take(f"{name}.weight", np.float32, 2, 4))
+        weights = tensors.take(f"{name}.weight", np.float32, 2, 4)
+        tensors.budget.take(WEIGHTS, weights.size, where)
+        return Layer(factors=weights)
+    count = math.prod(layer["shape"])
+    tensors.budget.take(WEIGHTS, count, where)
     if layer["kind"] == "planes":
         return Layer(factors=_read_planes(layer, name, tensors))
     require(layer["codebook"] < len(books), f"{where}: no such codebook")
     book = books[layer["codebook"]]
     stream = tensors.take(f"{name}.codes", np.uint8, 1)
-    count = math.prod(layer["shape"])
     codes = read_codes(stream, layer["storage"], book.bits, count, where).reshape(layer["shape"])
     return Layer(
         factors=book.levels().astype(np.int32)[codes],
@@ -189,7 +204,7 @@ def read_layer(value: Any, name: str, books: list[Codebook], tensors: Tensors) -
         values=tensors.numbers(where, layer["values"], 2**book.bits),
         quantizer=None
         if layer["activation"] is None
-        else _read_quantizer(layer["activation"], where, books),
+        else _read_quantizer(layer["activation"], where, books, tensors.budget),
     )
 
 

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _Check = Callable[[Any], bool]
+DEEPEST_JSON = 32
+"""Arrays and objects inside each other (5.1)."""
+_MOST_AXES = 33
 
 
 def require(fine: Any, problem: str) -> None:
@@ -31,6 +34,11 @@ def parse(text: str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is no JSON that the format allows: {error}") from error
     require(type(value) is dict, f"{where} is no JSON object")
+    level = [value]
+    for _ in range(DEEPEST_JSON + 1):
+        inside = [list(one.values()) if type(one) is dict else one for one in level]
+        level = [inner for one in inside if type(one) is list for inner in one]
+    require(not level, f"{where}: more than {DEEPEST_JSON} arrays and objects inside each other")
     return dict(value)
 
 
@@ -55,11 +63,11 @@ def _array(item: _Check, *lengths: int) -> _Check:
 _KINDS: Mapping[str, _Check] = {
     "array": _is(list),
     "bits": _integer(1, 8),
-    "counts": _array(_integer(0)),
+    "counts": _array(_integer(0), *range(_MOST_AXES)),
     "denominator": _integer(1, 2**23),
     "digits": _array(_integer(0), *range(2, 17)),
     "dtype": ["U8", "F32"].__contains__,
-    "extents": _array(_integer(1)),
+    "extents": _array(_integer(1), *range(_MOST_AXES)),
     "flag": _is(bool),
     "image": _array(_integer(1), 3),
     "integer": _integer(0),

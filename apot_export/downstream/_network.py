@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._budget import NUMBERS, Budget
 from ._container import read_container
 from ._layers import Floats, Layer, Tensors, float32, read_codebook, read_layer
 from ._members import (
@@ -23,7 +24,7 @@ from ._members import (
     parse,
     require,
 )
-from ._operations import RUN, Array, Node
+from ._operations import RUN, Array, Node, numbers_between
 
 _LARGEST_VALUE = 2**31 - 1
 _FLOAT32_HOLDS_INTEGERS_BELOW = 2**24
@@ -31,18 +32,25 @@ _FLOAT32_HOLDS_INTEGERS_BELOW = 2**24
 holds: whatever the order, all partial sums are integers."""
 
 
-def load(path: str | Path) -> DownstreamNetwork:
+def load(path: str | Path, max_memory: int | None = None) -> DownstreamNetwork:
     """Read a packed file.
+
+    Args:
+        path: The file.
+        max_memory: Bytes that it may ask for; None: as many as a file of its size needs (5.1).
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is damaged, of another version, or breaks a rule of the format.
+        ValueError: It is damaged, of another version, breaks a rule of the format, or asks for more
+            memory than it may.
     """
-    metadata, tensors = read_container(Path(path).read_bytes())
+    content = Path(path).read_bytes()
+    budget = Budget(len(content), max_memory)
+    metadata, tensors = read_container(content, budget)
     version = metadata["format_version"]
     return _read_network(
         parse(metadata["network"], "network"),
-        Tensors(tensors, version),
+        Tensors(tensors, version, budget),
         is_new=version not in {"1", "2"},
     )
 
@@ -62,8 +70,7 @@ class DownstreamNetwork:
     _last_reader: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for node in self.nodes:
-            self._last_reader.update(dict.fromkeys(node.inputs, node.name))
+        self._last_reader.update(_last_readers(self.nodes))
 
     def run(self, images: Floats) -> Floats:
         """Run a batch: float32 [N, C, H, W] to logits float32 [N, classes].
@@ -94,7 +101,7 @@ class DownstreamNetwork:
             for node in self.nodes:
                 read = (values[name] for name in node.inputs)
                 values[node.name] = RUN[node.operation](node, *read)
-                for name in set(node.inputs):
+                for name in {node.name, *node.inputs}:
                     if self._last_reader[name] == node.name and name not in kept:
                         del values[name]
         return values
@@ -112,7 +119,7 @@ def _read_network(value: dict[str, Any], tensors: Tensors, *, is_new: bool) -> D
     network = members(value, "network", NETWORK)
     source = members(network["input"], "input", INPUT)
     books = [
-        read_codebook(book, f"codebooks[{index}]")
+        read_codebook(book, f"codebooks[{index}]", tensors.budget)
         for index, book in enumerate(network["codebooks"])
     ]
     layers = {
@@ -127,7 +134,8 @@ def _read_network(value: dict[str, Any], tensors: Tensors, *, is_new: bool) -> D
     tensors.finish()
     outputs = (network["output"], *network["further_outputs"])
     require(is_new or len(outputs) == 1, "several outputs need version 3")
-    _check_graph(source["name"], tuple(source["shape"]), outputs, nodes, is_new=is_new)
+    shapes = _check_graph(source["name"], tuple(source["shape"]), outputs, nodes, is_new=is_new)
+    _check_memory(nodes, shapes, {*outputs}, tensors.budget)
     return DownstreamNetwork(
         input=source["name"],
         input_shape=tuple(source["shape"]),
@@ -180,20 +188,31 @@ def _read_node(
 
 def _operand(operation: str, layer: Layer, where: str, *, precise: bool) -> Array:
     """Return what an operation needs of its layer, in the type in which it computes."""
-    quantizer, factors = layer.quantizer, layer.factors
-    if operation == "QuantizeActivation":
-        require(quantizer is not None, f"{where}: the layer's input is not quantized")
+    quantizes = operation == "QuantizeActivation"
+    if quantizes:
+        require(layer.quantizer is not None, f"{where}: the layer's input is not quantized")
     else:
         axes = 2 if operation == "Linear" else 4
-        require(factors.ndim == axes, f"{where}: the layer has {factors.ndim} axes")
+        require(layer.factors.ndim == axes, f"{where}: the layer has {layer.factors.ndim} axes")
+    # Nodes with the same layer share one array.
+    if quantizes not in layer.operands:
+        layer.operands[quantizes] = _made_operand(
+            layer, where, quantizes=quantizes, precise=precise
+        )
+    return layer.operands[quantizes]
+
+
+def _made_operand(layer: Layer, where: str, *, quantizes: bool, precise: bool) -> Array:
+    quantizer, factors = layer.quantizer, layer.factors
     if quantizer is None:
         return factors.astype(np.float64 if precise else np.float32)
-    rows = factors.reshape(len(factors), -1).astype(np.int64)
-    positive, negative = rows.clip(min=0).sum(axis=1), -rows.clip(max=0).sum(axis=1)
+    rows = factors.reshape(len(factors), -1)
+    positive = rows.clip(min=0).sum(axis=1, dtype=np.int64)
+    negative = -rows.clip(max=0).sum(axis=1, dtype=np.int64)
     sums = positive + negative if quantizer.first else np.maximum(positive, negative)
     bound = int(abs(quantizer.table).max()) * int(sums.max())  # of every partial sum (4.2)
     require(bound <= _LARGEST_VALUE, f"{where}: sums up to {bound} leave int32")
-    numbers = quantizer.table if operation == "QuantizeActivation" else factors
+    numbers = quantizer.table if quantizes else factors
     return numbers.astype(np.float32 if bound < _FLOAT32_HOLDS_INTEGERS_BELOW else np.float64)
 
 
@@ -211,8 +230,8 @@ def _check_graph(
     nodes: list[Node],
     *,
     is_new: bool,
-) -> None:
-    """Check the names, kinds and shapes of all values, by computing with no images."""
+) -> dict[str, tuple[int, ...]]:
+    """Check names, kinds and shapes of all values, by computing with no images; return shapes."""
     kinds = {source: "float"}
     values = {source: np.zeros((0, *shape), np.float32)}
     for node in nodes:
@@ -236,6 +255,28 @@ def _check_graph(
         kinds[node.name], values[node.name] = _result_kind(node), result
     for output in outputs:
         require(kinds.get(output) == "float", f"the output {output} is no value, or not of floats")
+    return {name: value.shape[1:] for name, value in values.items()}
+
+
+def _last_readers(nodes: Sequence[Node]) -> dict[str, str]:
+    """Return the node after which each value is not needed: its own where none reads it."""
+    own = {node.name: node.name for node in nodes}
+    return {**own, **{name: node.name for node in nodes for name in node.inputs}}
+
+
+def _check_memory(
+    nodes: Sequence[Node], shapes: Mapping[str, tuple[int, ...]], outputs: set[str], budget: Budget
+) -> None:
+    """Check how many numbers of an image there are at once (5.1)."""
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    last = _last_readers(nodes)
+    held = sum(size for name, size in sizes.items() if name not in {node.name for node in nodes})
+    for node in nodes:
+        held += sizes[node.name]
+        further = numbers_between(node, shapes[node.inputs[0]], shapes[node.name])
+        budget.check(NUMBERS, held + further, node.name)
+        done = {name for name in (node.name, *node.inputs) if last[name] == node.name}
+        held -= sum(sizes[name] for name in done - outputs)
 
 
 def _levels(node: Node) -> str:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from itertools import product as pairs
 from typing import Any
 
 import numpy as np
@@ -57,14 +58,29 @@ def _convolve(node: Node, x: Array) -> Array:
     padded = _padded(x.astype(weights.dtype, copy=False), node.attributes["padding"], 0)
     windows = _windows(padded, kernel, stride, dilation)
     height, width = windows.shape[4:]
-    sums = np.empty((len(x), *weights.shape[:2], height * width), weights.dtype)
-    column_bytes = math.prod(windows.shape[1:]) * weights.itemsize
-    step = max(1, _COLUMN_BYTES // column_bytes)
-    for first in range(0, len(x), step):
-        some = windows[first : first + step]
-        columns = some.reshape(len(some), groups, -1, height * width)
-        np.matmul(weights, columns, out=sums[first : first + step])
+    sums = np.empty((len(x), *weights.shape[:2], height, width), weights.dtype)
+    row_bytes = math.prod(windows.shape[1:4]) * width * weights.itemsize
+    rows = min(height, max(1, _COLUMN_BYTES // row_bytes))
+    step = max(1, _COLUMN_BYTES // (rows * row_bytes))
+    for first, top in pairs(range(0, len(x), step), range(0, height, rows)):
+        some = windows[first : first + step, :, :, :, top : top + rows]
+        columns = some.reshape(len(some), groups, weights.shape[2], -1)
+        found = np.matmul(weights, columns)
+        into = sums[first : first + step, :, :, top : top + rows]
+        into[...] = found.reshape(into.shape)
     return _result(node, sums.reshape(len(x), outputs, height, width))
+
+
+def numbers_between(node: Node, given: tuple[int, ...], made: tuple[int, ...]) -> int:
+    """Return how many numbers an operation makes of an image on its way to a result (5.1)."""
+    if node.operation == "Resample":
+        return math.prod((*made[:-1], given[-1]))
+    if not node.attributes.keys() & {"padding"}:
+        return 0
+    (channels, height, width), (rows, columns) = given, node.attributes["padding"]
+    padded = channels * (height + 2 * rows) * (width + 2 * columns)
+    row_of_windows = channels * math.prod(node.operand.shape[2:]) * made[-1]
+    return padded + (row_of_windows if node.operation == "Convolution" else 0)
 
 
 def _multiply(node: Node, x: Array) -> Array:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Codes = NDArray[np.uint8] | NDArray[np.uint16]
 
+BLOCK = 1 << 16
+"""Codes that are decoded at once: what that makes beside its result stays small, and in a cache."""
 _GROUP = 8
 """Codes that end on a byte boundary together, whatever their width."""
 
@@ -18,6 +20,11 @@ _GROUP = 8
 def code_dtype(bits: int) -> type[np.uint8 | np.uint16]:
     """Return the smallest unsigned type that holds a code of so many bits, at most 16."""
     return np.uint8 if bits <= 8 else np.uint16  # noqa: PLR2004 - bits of a byte
+
+
+def room_for(count: int, bits: int) -> Codes:
+    """Return an array for so many codes, [count], whose numbers are arbitrary."""
+    return np.empty(count, np.uint8) if bits <= _GROUP else np.empty(count, np.uint16)
 
 
 def pack(codes: Codes, bits: int) -> NDArray[np.uint8]:
@@ -65,7 +72,16 @@ def unpack(packed: NDArray[np.uint8], bits: int, count: int) -> Codes:
         raise ValueError("the filling bits after the last code are not zero")
     if bits == _GROUP:
         return packed.copy()
-    groups = -(-count // _GROUP)
+    codes = room_for(count, bits)
+    for first in range(0, count, BLOCK):
+        some = codes[first : first + BLOCK]
+        begin = first * bits // 8
+        some[:] = _unpacked(packed[begin : begin + (some.size * bits + 7) // 8], bits, some.size)
+    return codes
+
+
+def _unpacked(packed: NDArray[np.uint8], bits: int, count: int) -> Codes:
+    size, groups = packed.size, -(-count // _GROUP)
     if bits < _GROUP:
         padded = np.zeros(groups * bits, dtype=np.uint8)
         padded[:size] = packed

@@ -6,14 +6,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.network.bitpack import Codes, pack, unpack
+from apot_export.network.bitpack import BLOCK, Codes, pack, unpack
 from apot_export.network.codebook import Codebook, distinct_levels
 from apot_export.network.planes import Planes, Shape
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 # --- as training left them ------------------------------------------------------------------------
 
@@ -74,8 +76,9 @@ class ActivationQuantizer:
         """
         levels = distinct_levels(self.codebook)
         decision_points = levels[1:] + levels[:-1]
-        halves = np.arange(self.first_index, self.last_index + 1)
-        return levels[np.searchsorted(decision_points, halves, side="right")]
+        edges = np.clip(decision_points, self.first_index, self.last_index + 1)
+        edges = np.concatenate([[self.first_index], edges, [self.last_index + 1]])
+        return np.repeat(levels, np.diff(edges))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,11 +209,20 @@ class CodedLayer:
 
     def levels(self) -> NDArray[np.int32]:
         """Level of every weight in steps: int32, weight shape."""
-        return self.codebook.levels[self.codes]
+        return _looked_up(self.codebook.levels, self.codes)
 
     def weights(self) -> NDArray[np.float32]:
         """Value of every weight, bit for bit the original's: float32, weight shape."""
-        return self.values[self.codes]
+        return _looked_up(self.values, self.codes)
+
+
+def _looked_up(table: NDArray[_Number], codes: Codes) -> NDArray[_Number]:
+    """Return the number of every code, a block at a time: numpy makes int64 of indices."""
+    found = np.empty(codes.shape, table.dtype)
+    flat, numbers = codes.reshape(-1), found.reshape(-1)
+    for first in range(0, flat.size, BLOCK):
+        numbers[first : first + BLOCK] = table[flat[first : first + BLOCK]]
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+from apot_export.network import operations as op
+from apot_export.network.graph import CodedNetwork, Node
 
 ALIGNMENT = 8
+
+
+class AnyNode(Protocol):
+    """A node of a coded or an integer network."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of its value."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return the names of the values that it reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,3 +102,42 @@ def _lowest_gap(storage: _Storage, placed: Iterable[_Storage]) -> int:
             break
         offset = max(offset, other.offset + other.size)
     return offset
+
+
+def last_readers(nodes: Iterable[AnyNode]) -> dict[str, str]:
+    """Return the node after which each value is not needed: its own where none reads it."""
+    own = {node.name: node.name for node in nodes}
+    return {**own, **{name: node.name for node in nodes for name in node.inputs}}
+
+
+def most_numbers(network: CodedNetwork) -> tuple[str, int]:
+    """Return the node that needs most numbers at once for an image, and how many.
+
+    They are the values that it or later nodes read, its own, and what it makes of its input on the
+    way: FORMAT.md, section 5.1.
+    """
+    last = last_readers(network.nodes)
+    kept = {network.output, *network.further_outputs}
+    sizes = {name: math.prod(shape) for name, shape in network.shapes.items()}
+    held, most = sizes[network.input], (network.input, sizes[network.input])
+    for node in network.nodes:
+        held += sizes[node.name]
+        most = max(most, (node.name, held + _between(network, node)), key=lambda one: one[1])
+        done = {name for name in (node.name, *node.inputs) if last[name] == node.name}
+        held -= sum(sizes[name] for name in done - kept)
+    return most
+
+
+def _between(network: CodedNetwork, node: Node) -> int:
+    """Return how many numbers a node makes of an image on the way to its result."""
+    given, made = network.shapes[node.inputs[0]], network.shapes[node.name]
+    operation = node.operation
+    if isinstance(operation, op.Resample):
+        return math.prod((*made[:-1], given[-1]))
+    if not isinstance(operation, (op.Convolution, op.MaxPool)):
+        return 0
+    (channels, height, width), (rows, columns) = given, operation.padding
+    padded = channels * (height + 2 * rows) * (width + 2 * columns)
+    if isinstance(operation, op.MaxPool):
+        return padded
+    return padded + channels * math.prod(network.layers[operation.layer].shape[2:]) * made[-1]

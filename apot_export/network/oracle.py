@@ -8,7 +8,7 @@ one multiplication and one addition, each rounded to float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -19,9 +19,12 @@ from apot_export.network import ActivationQuantizer, CodedLayer, CodedNetwork, L
 from apot_export.network import operations as op
 from apot_export.network.bitpack import Codes
 from apot_export.network.codebook import Codebook, power_of_two_shift
+from apot_export.network.memory_plan import AnyNode, last_readers
 
 Array = NDArray[Any]
 Product = Callable[[Array, Array], Array]
+_PATCH_NUMBERS = 1 << 20
+"""Of the windows that are multiplied at once: memory, which all windows would take too much of."""
 
 
 def run(
@@ -101,7 +104,7 @@ def quantize_activation(
         halves = np.floor(values * quantizer.index_scale)
     first = quantizer.first_index
     index = np.clip(halves, first, quantizer.last_index).astype(np.int64) - first
-    return quantizer.table.astype(np.int64)[index]
+    return quantizer.table[index].astype(np.int64)
 
 
 def shift_add_product(
@@ -166,9 +169,16 @@ def convolve(operation: op.Convolution, image: Array, weights: Array, product: P
     for patches, chosen in zip(
         np.split(taps, operation.groups, axis=1), np.split(weights, operation.groups), strict=True
     ):
-        rows = patches.transpose(0, 2, 3, 1, 4, 5).reshape(-1, chosen[0].size)
-        sums = product(rows, chosen.reshape(len(chosen), -1))
-        results.append(sums.reshape(count, height, width, len(chosen)).transpose(0, 3, 1, 2))
+        size, positions = chosen[0].size, count * height * width
+        step = max(1, _PATCH_NUMBERS // size)
+        sums = []
+        for first in range(0, positions, step):
+            some = np.arange(first, min(first + step, positions))
+            number, row, column = np.unravel_index(some, (count, height, width))
+            rows = patches[number, :, row, column].reshape(-1, size)
+            sums.append(product(rows, chosen.reshape(len(chosen), -1)))
+        found = np.concatenate(sums).reshape(count, height, width, len(chosen))
+        results.append(found.transpose(0, 3, 1, 2))
     return np.concatenate(results, axis=1)
 
 
@@ -209,15 +219,7 @@ def rearrange(operation: object, inputs: list[Array]) -> Array:
             raise TypeError(f"the oracle does not know {type(operation).__name__}")
 
 
-class _Node(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def inputs(self) -> tuple[str, ...]: ...
-
-
-NodeType = TypeVar("NodeType", bound=_Node)
+NodeType = TypeVar("NodeType", bound=AnyNode)
 
 
 def require_images(images: NDArray[Any], shape: Sequence[int]) -> None:
@@ -242,12 +244,12 @@ def execute(
     `observe` is called with the name and array of every value; the value `output` is returned.
     """
     values = dict(given)
-    last_use = {name: node.name for node in nodes for name in node.inputs}
+    last_use = last_readers(nodes)
     for node in nodes:
         values[node.name] = compute(node, [values[name] for name in node.inputs])
         if observe is not None:
             observe(node.name, values[node.name])
-        for name in set(node.inputs):
+        for name in {node.name, *node.inputs}:
             if last_use[name] == node.name and name != output:
                 del values[name]
     return values[output]

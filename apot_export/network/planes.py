@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.errors import WeightError
-from apot_export.network.bitpack import pack, unpack
+from apot_export.network.bitpack import BLOCK, pack
 
 Shape = tuple[int, ...]
 _Float = TypeVar("_Float", bound=np.floating)
@@ -43,23 +42,12 @@ class Planes:
     terms: NDArray[np.uint8] | None = None
     """The same as sums of powers of two: uint8 [bases, K], see `term_values`; None: floats only."""
 
-    @cached_property
-    def signs(self) -> NDArray[np.int8]:
-        """Every basis, int8 [bases, group_size] of -1 and +1."""
-        total = int(self.coordinates.size)
-        bits = unpack(self.packed, 1, total * self.group_size)
-        return (bits.astype(np.int8) * 2 - 1).reshape(total, self.group_size)
-
-    @property
-    def slots(self) -> NDArray[np.int64]:
-        """Index of every group's i-th basis, int64 [groups, largest count].
-
-        It is the number of all bases where the group has fewer.
-        """
-        starts = np.cumsum(self.counts, dtype=np.int64) - self.counts
-        numbers = np.arange(int(self.counts.max(initial=0)), dtype=np.int64)
-        used = numbers < self.counts[:, None]
-        return np.where(used, starts[:, None] + numbers, self.coordinates.size)
+    def _signs(self, first: int, end: int) -> NDArray[np.int8]:
+        """Return some bases, int8 [end - first, group_size] of -1 and +1."""
+        begin, stop = first * self.group_size, end * self.group_size
+        bits = np.unpackbits(self.packed[begin // 8 : (stop + 7) // 8], bitorder="little")
+        signs = bits[begin % 8 :][: stop - begin].astype(np.int8) * 2 - 1
+        return signs.reshape(end - first, self.group_size)
 
     def weights(self) -> NDArray[np.float32]:
         """Value of every weight, float32, weight shape."""
@@ -70,11 +58,17 @@ class Planes:
 
         The scales are [bases]; the weights have their type and the weight shape.
         """
-        scaled = self.signs * coordinates[:, None]
-        scaled = np.concatenate([scaled, np.zeros((1, self.group_size), dtype=scaled.dtype)])
-        groups = np.zeros((self.counts.size, self.group_size), dtype=scaled.dtype)
-        for column in self.slots.T:
-            groups += scaled[column]
+        groups = np.zeros((self.counts.size, self.group_size), dtype=coordinates.dtype)
+        ends = np.cumsum(self.counts, dtype=np.int64)
+        step = max(1, BLOCK // self.group_size)
+        for start in range(0, self.counts.size, step):
+            counts, some = self.counts[start : start + step], groups[start : start + step]
+            begins = ends[start : start + step] - counts
+            first, end = int(begins[0]), int(begins[-1]) + int(counts[-1])
+            scaled = self._signs(first, end) * coordinates[first:end, None]
+            for place in range(int(counts.max())):
+                more = np.flatnonzero(counts > place)
+                some[more] += scaled[begins[more] - first + place]
         return ungrouped(groups, self.shape, position_major=self.position_major)
 
     @property

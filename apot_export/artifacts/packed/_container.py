@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from apot_export import budgets
 from apot_export.artifacts import strict_json
+from apot_export.budgets import Budget
 from apot_export.errors import PackedFileError
 
 FORMAT = "apot-packed"
@@ -31,6 +33,7 @@ _HEADER_START = b'{"__metadata__":{"header_crc32":"'
 _CRC_DIGITS = 8
 _UNKNOWN_CRC = b"0" * _CRC_DIGITS
 _PADDING_PREFIX = "_padding."
+_MOST_AXES = 4
 _DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4")}
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -125,9 +128,11 @@ class StoredTensors(Mapping[str, NDArray[Any]]):
         views: Mapping[str, NDArray[Any]],
         checksums: Iterable[str],
         padding: Mapping[str, memoryview],
+        budget: Budget,
     ) -> None:
         """Hold views of a file, their CRC-32 in hexadecimal digits, and what lies between."""
         self._path, self._views, self._padding = path, views, padding
+        self._budget = budget
         self._unchecked = dict(zip(views, checksums, strict=True))
 
     def __len__(self) -> int:
@@ -169,6 +174,10 @@ class StoredTensors(Mapping[str, NDArray[Any]]):
                 raise malformed(f"{self._path}: {name}", str(error)) from error
 
         return read
+
+    def require(self, kind: budgets.Kind, asked: int, where: str) -> None:
+        """Raise `PackedFileError` where a part of the file asks for more than its size allows."""
+        self._budget.require(kind, asked, f"{self._path}: {where}", PackedFileError)
 
     def check_all(self) -> None:
         """Read everything; raise `PackedFileError` where a tensor is damaged or padding not 0."""
@@ -239,7 +248,9 @@ def read(path: Path) -> tuple[dict[str, str], StoredTensors]:
         raise _damaged(path, f"a header of {length} bytes", f"{len(view)} bytes in all")
     if (_LENGTH_BYTES + length) % ALIGNMENT:
         raise _damaged(path, f"data at a multiple of {ALIGNMENT}", str(_LENGTH_BYTES + length))
-    entries = _checked_header(path, bytes(view[_LENGTH_BYTES : _LENGTH_BYTES + length]))
+    budget, header = Budget(len(view)), view[_LENGTH_BYTES : _LENGTH_BYTES + length]
+    budget.require(budgets.JSON_BYTES, length, f"{path}: header", PackedFileError)
+    entries = _checked_header(path, bytes(header), budget)
     metadata = entries.pop("__metadata__")
     views, padding = _views(path, entries, view[_LENGTH_BYTES + length :])
     digits = metadata.get("checksums", "")
@@ -247,10 +258,10 @@ def read(path: Path) -> tuple[dict[str, str], StoredTensors]:
         expected = f"a checksum for every tensor: {len(views)} x 8 digits"
         raise _damaged(path, expected, f"{len(digits)} digits")
     checksums = (digits[i : i + _CRC_DIGITS] for i in range(0, len(digits), _CRC_DIGITS))
-    return metadata, StoredTensors(path, views, checksums, padding)
+    return metadata, StoredTensors(path, views, checksums, padding, budget)
 
 
-def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
+def _checked_header(path: Path, header: bytes, budget: Budget) -> dict[str, Any]:
     start = len(_HEADER_START)
     stated = header[start : start + _CRC_DIGITS].decode("ascii", "replace")
     blank = header[:start] + _UNKNOWN_CRC + header[start + _CRC_DIGITS :]
@@ -259,6 +270,7 @@ def _checked_header(path: Path, header: bytes) -> dict[str, Any]:
         raise _damaged(path, f"header CRC-32 {stated}", f"CRC-32 {found}")
     if not header.rstrip(b" ").endswith(b"}"):
         raise _damaged(path, "an object and blanks as the header", f"{header[-1:]!r} at its end")
+    strict_json.require_modest(budget, header, f"{path}: header", PackedFileError)
     try:
         entries = strict_json.mapping("header", strict_json.loads(header.decode("ascii")))
         json.dumps(entries, ensure_ascii=False).encode()  # refuses surrogates without a partner
@@ -316,7 +328,10 @@ def _tensor(
     kind, extents, offsets = strict_json.fields(name, entry, "dtype", "shape", "data_offsets")
     begin, end = strict_json.integers(name, offsets, most=size)
     dtype = _DTYPES[strict_json.text(name, kind)]
-    return begin, end, name, dtype, strict_json.integers(name, extents, least=1)
+    shape = strict_json.integers(name, extents, least=1)
+    if len(shape) > _MOST_AXES:
+        raise ValueError(f"{name}: a shape of {len(shape)} axes")
+    return begin, end, name, dtype, shape
 
 
 def _damaged(path: Path, expected: str, got: str) -> PackedFileError:

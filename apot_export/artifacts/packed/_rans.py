@@ -14,12 +14,13 @@ arXiv:1402.3392.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.network.bitpack import Codes, code_dtype, pack, unpack
+from apot_export.network.bitpack import Codes, pack, room_for, unpack
 
 WORD_BITS = 16
 LEAST_PRECISION, MOST_PRECISION = 4, 15
@@ -180,19 +181,20 @@ def decode(content: NDArray[np.uint8], bits: int, count: int, coding: Coding) ->
     words = content[head:].view("<u2").astype(np.uint32)
     if int(states.min()) < _LEAST_STATE:
         raise ValueError("a state below 2^16")
-    rows = _decoded(states, words, turns, _Steps(frequencies, coding.precision, width))
+    coded = turns * lanes * width
+    codes = room_for(count, bits)
+    steps = _Steps(frequencies, coding.precision, width)
+    _decode_turns(states, words, _rows(codes[:coded].reshape(turns, lanes, width), steps), steps)
     last = (states - np.uint32(_LEAST_STATE)).astype("<u4")
     if int(last.max()) >= _LEAST_STATE:
         raise ValueError("a last state that is not below 2^17")
-    flat = rows.view(code_dtype(bits))
-    if width == 3:  # noqa: PLR2004 - three codes lie in four bytes
-        flat = flat.reshape(-1, 4)[:, :width]
-    rest = count - turns * lanes * width
+    rest = count - coded
     tail = last.astype("<u2").view(np.uint8)
     used = (rest * bits + 7) // 8
     if tail[used:].any():
         raise ValueError("bits after the last code that are not zero")
-    return np.concatenate([flat.reshape(-1), unpack(tail[:used], bits, rest)])
+    codes[coded:] = unpack(tail[:used], bits, rest)
+    return codes
 
 
 def problem(size: int, bits: int, count: int, coding: Coding) -> str | None:
@@ -243,14 +245,28 @@ class _Steps:
         self.symbols = symbols.astype("<u2" if width == 2 else "<u4")  # noqa: PLR2004 - bytes
 
 
-def _decoded(
-    states: NDArray[np.uint32], words: NDArray[np.uint32], turns: int, steps: _Steps
-) -> NDArray[np.unsignedinteger]:
-    """Decode all turns, and leave the last states in `states`.
+def _rows(codes: Codes, steps: _Steps) -> Iterator[NDArray[np.unsignedinteger]]:
+    """Yield, turn by turn, an array [lanes] that takes the symbols of the turn's codes."""
+    turns, lanes, width = codes.shape
+    if width != 3:  # noqa: PLR2004 - three codes lie in four bytes
+        yield from codes.view(steps.symbols.dtype).reshape(turns, lanes)
+        return
+    row = np.empty(lanes, steps.symbols.dtype)
+    for found in codes:
+        yield row
+        found[:] = row.view(np.uint8).reshape(lanes, -1)[:, :width]
+
+
+def _decode_turns(
+    states: NDArray[np.uint32],
+    words: NDArray[np.uint32],
+    rows: Iterator[NDArray[np.unsignedinteger]],
+    steps: _Steps,
+) -> None:
+    """Decode a turn into every row, and leave the last states in `states`.
 
     Every operation writes where it is told to: a turn is short, and allocation would dominate it.
     """
-    rows = np.empty((turns, states.size), dtype=steps.symbols.dtype)
     low = np.empty(states.size, dtype=np.intp)
     numbers, short = np.empty_like(states), np.empty(states.size, dtype=np.bool_)
     mask, shift = np.intp((1 << steps.bits) - 1), np.uint32(steps.bits)
@@ -273,4 +289,3 @@ def _decoded(
         states[below] = (states[below] << word_bits) | read
     if taken < words.size:
         raise ValueError(f"{words.size - taken} words that nothing reads")
-    return rows

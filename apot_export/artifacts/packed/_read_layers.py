@@ -130,7 +130,7 @@ def read_layer(
     if kind != "coded":
         raise ValueError(f"{name}: unknown kind {kind!r}")
     codebook = _chosen(name, codebooks, book)
-    shape = strict_json.integers(name, extents, least=1)
+    shape = _weight_shape(name, extents)
     codes = _stored_codes(f"{name}.codes", storage, tensors, shape, codebook.bits)
     return CodedLayer(
         name=name,
@@ -142,6 +142,13 @@ def read_layer(
         alpha=None if alpha is None else strict_json.number(name, alpha),
         activation=None if activation is None else _activation(name, activation, codebooks),
     )
+
+
+def _weight_shape(name: str, extents: Any) -> Shape:
+    shape = strict_json.integers(name, extents, least=1)
+    if len(shape) not in {2, 4}:
+        raise ValueError(f"{name}: weights of {len(shape)} axes")
+    return shape
 
 
 def _stored_codes(
@@ -204,7 +211,7 @@ def _planes(name: str, description: Any, tensors: StoredTensors, parameters: Par
             "coordinates": None,
         },
     )
-    shape = strict_json.integers(name, extents, least=1)
+    shape = _weight_shape(name, extents)
     group_size = strict_json.integer(name, size, least=1)
     if strict_json.boolean(name, position_major) and len(shape) != 4:  # noqa: PLR2004 - N C H W
         raise ValueError(f"{name}: groups of kernel positions in weights {list(shape)}")

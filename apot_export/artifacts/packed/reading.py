@@ -14,6 +14,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from apot_export import budgets
 from apot_export.artifacts import strict_json
 from apot_export.artifacts.packed._container import StoredTensors, malformed, read
 from apot_export.artifacts.packed._read_layers import (
@@ -32,9 +33,11 @@ from apot_export.network.layers import (
     ActivationQuantizer,
     CodedLayer,
     EncodedCodes,
+    FloatLayer,
     Layer,
     PlaneLayer,
 )
+from apot_export.network.memory_plan import most_numbers
 
 _OPERATION_BY_NAME = {operation.__name__: operation for operation in get_args(op.Operation)}
 _INDICES = {
@@ -48,6 +51,8 @@ _INDICES = {
     "shape": 1,
 }
 """Attributes that are arrays of integers, and the least of each."""
+_MOST_AXES = 32
+"""Of a value: so many has an array of numpy."""
 _FLOAT = "float32 values"
 _ACCUMULATORS = "accumulators"
 _WEIGHTED = (op.Convolution, op.Linear, op.QuantizeActivation)
@@ -106,7 +111,9 @@ class PackedNetwork:
         return self
 
 
-def load_packed(path: str | PathLike[str], *, lazy: bool = False) -> PackedNetwork:
+def load_packed(
+    path: str | PathLike[str], *, lazy: bool = False, max_memory: int | None = None
+) -> PackedNetwork:
     """Open a packed file, or the one in an export directory, with numpy alone.
 
     The file is mapped into memory; nothing is decoded before it is asked for.
@@ -115,20 +122,29 @@ def load_packed(path: str | PathLike[str], *, lazy: bool = False) -> PackedNetwo
         path: The file or directory.
         lazy: Compare codes and float weights with their checksums when they are first used, which
             raise `PackedFileError` then, and not now: a layer is had without reading the others.
+        max_memory: Bytes that the file may ask for; None: as many as one of its size needs
+            (`budgets`).
 
     Raises:
         PackedFileError: The file is missing, truncated, damaged, of another version, or its
-            network is not well formed.
+            network is not well formed, or asks for more memory than it may.
     """
     file = Path(path)
     if file.is_dir():
         file = file / "model.apot.safetensors"
+    with budgets.max_memory(max_memory):
+        return _load(file, lazy=lazy)
+
+
+def _load(file: Path, *, lazy: bool) -> PackedNetwork:
     metadata, tensors = read(file)
     try:
         provenance = strict_json.mapping("provenance", strict_json.loads(metadata["provenance"]))
         parameters = Parameters(tensors, metadata["format_version"])
         network = _network(strict_json.loads(metadata["network"]), tensors, parameters)
         _require_well_formed(network, tensors)
+        node, numbers = most_numbers(network)
+        tensors.require(budgets.NUMBERS, numbers, node)
         _require_program(tensors)
     except PackedFileError:
         raise
@@ -159,10 +175,16 @@ def _network(content: Any, tensors: StoredTensors, parameters: Parameters) -> Co
     name, extents = strict_json.fields("input", image, "name", "shape")
     channels, height, width = strict_json.integers("input", extents, least=1)
     codebooks = [read_codebook(book) for book in strict_json.array("codebooks", books)]
-    coded = {
-        layer: read_layer(layer, description, codebooks, tensors, parameters)
-        for layer, description in strict_json.mapping("layers", layers).items()
-    }
+    coded: dict[str, Layer] = {}
+    weights, entries = 0, sum(1 << book.bits for book in codebooks)
+    tensors.require(budgets.TABLE_ENTRIES, entries, "codebooks")
+    for layer, description in strict_json.mapping("layers", layers).items():
+        coded[layer] = read = read_layer(layer, description, codebooks, tensors, parameters)
+        weights += math.prod(read.shape)
+        tensors.require(budgets.WEIGHTS, weights, layer)
+        if read.activation is not None:
+            entries += read.activation.last_index - read.activation.first_index
+            tensors.require(budgets.TABLE_ENTRIES, entries, layer)
     graph: list[Node] = []
     before = strict_json.text("input", name)
     for description in strict_json.array("nodes", nodes):
@@ -229,7 +251,10 @@ def _attribute(
     if field in {"layer", "function"}:
         return strict_json.text(where, attribute)
     if field in _INDICES:
-        return strict_json.integers(where, attribute, least=_INDICES[field])
+        axes = strict_json.integers(where, attribute, least=_INDICES[field])
+        if len(axes) > _MOST_AXES:
+            raise ValueError(f"{where}: {len(axes)} axes")
+        return axes
     if field in {"minimum", "maximum", "value"}:
         is_none = field == "value" and attribute is None
         return None if is_none else strict_json.number(where, attribute)
@@ -254,7 +279,7 @@ def _for_all_channels(where: str, attribute: Any) -> NDArray[Any]:
 def _require_well_formed(network: CodedNetwork, tensors: Iterable[str]) -> None:
     """Raise `ValueError` where a value has a wrong kind or size, or a tensor is unused."""
     for name, layer in network.layers.items():
-        if len(layer.shape) not in {2, 4}:
+        if isinstance(layer, FloatLayer) and len(layer.shape) not in {2, 4}:
             raise ValueError(f"{name}: weights of shape {list(layer.shape)}")
         if isinstance(layer, CodedLayer) and layer.activation is not None:
             _check_quantizer(name, layer.activation)

@@ -195,8 +195,8 @@ def plane_rounding(layer: PlaneLayer) -> NDArray[np.float64]:
     of magnitudes per addition.
     """
     planes = layer.planes
-    scaled = np.abs(np.append(planes.coordinates, np.float32(0)).astype(np.float64))
-    magnitudes = scaled[planes.slots].sum(axis=1)
+    group_of_basis = np.repeat(np.arange(planes.counts.size), planes.counts)
+    magnitudes = np.bincount(group_of_basis, np.abs(planes.coordinates), planes.counts.size)
     groups = np.repeat((planes.counts * magnitudes)[:, None], planes.group_size, axis=1)
     bounds = ungrouped(groups, planes.shape, position_major=planes.position_major)
     return bounds * 2 * UNIT_ROUNDOFF
