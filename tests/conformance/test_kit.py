@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import json
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ from apot_export.errors import PackedFileError
 from apot_export.network import CodedLayer, oracle
 from conformance.generate import FOLDER, SUFFIX, kit
 from tests.support.format_vectors import SPECIFICATION, file_bytes
+from tests.support.javascript import results
 
 VALID = sorted((FOLDER / "valid").glob(f"*{SUFFIX}"))
 INVALID = sorted((FOLDER / "invalid").glob(f"*{SUFFIX}"))
@@ -124,6 +126,24 @@ def test_the_downstream_reader_reads_valid_files(path: Path) -> None:
     assert_values(stated, {stated["input"]["name"]: images, **network.trace(images)})
 
 
+def test_the_javascript_reader_reads_valid_files() -> None:
+    for path, result in zip(VALID, results(VALID), strict=True):
+        if name_of(path) == "version-1":
+            assert "not apot-packed 1" in result["error"]  # it reads the newer ones
+            continue
+        assert "error" not in result, (path.name, result)
+        layers = dict(result["found"])
+        stated = expected(path)
+        assert sorted(layers) == [layer["name"] for layer in stated["layers"]]
+        for layer in stated["layers"]:
+            found = layers[layer["name"]]
+            assert (found["kind"], found["shape"]) == (layer["kind"], layer["shape"])
+            assert base64.b64decode(found["weights"]) == floats(layer["weights"]).tobytes()
+            if layer["kind"] == "coded":
+                levels = np.frombuffer(base64.b64decode(found["levels"]), "<i4")
+                assert levels.tolist() == layer["levels"]
+
+
 # --- invalid files --------------------------------------------------------------------------------
 
 
@@ -135,6 +155,11 @@ def test_both_readers_refuse_invalid_files(path: Path) -> None:
         assert str(caught.value.where).startswith(str(path))
     with pytest.raises(ValueError, match=r"\S"):
         downstream.load(path)
+
+
+def test_the_javascript_reader_refuses_invalid_files() -> None:
+    for path, result in zip(INVALID, results(INVALID), strict=True):
+        assert "error" in result, path.name
 
 
 PACKAGE = Path(downstream.__file__).parents[1]
