@@ -28,10 +28,10 @@ def reported(*, debug: bool, interrupted: str = "Interrupted.") -> Iterator[None
     except ApotExportError as error:
         if debug:
             traceback.print_exc()
-        _print_error(error.what, error.details())
+        print_error(error.what, error.details())
         raise typer.Exit(COULD_NOT_RUN) from None
     except KeyboardInterrupt:
-        _print_error(interrupted, [])
+        print_error(interrupted, [])
         raise typer.Exit(_INTERRUPTED) from None
     except (typer.Exit, typer.Abort):
         raise
@@ -44,12 +44,12 @@ def reported(*, debug: bool, interrupted: str = "Interrupted.") -> Iterator[None
             traceback.print_exc()
         where = [("where", str(error.filename))] if error.filename else []
         got = error.strerror or str(error)
-        _print_error("A file cannot be read or written.", [*where, ("got", got)])
+        print_error("A file cannot be read or written.", [*where, ("got", got)])
         raise typer.Exit(COULD_NOT_RUN) from None
     except Exception as error:  # the last resort: an error of apot-export itself
         if debug:
             raise
-        _print_error(
+        print_error(
             "apot-export itself failed; this is a bug, not your mistake.",
             [
                 ("got", f"{type(error).__name__}: {error}"),
@@ -59,7 +59,8 @@ def reported(*, debug: bool, interrupted: str = "Interrupted.") -> Iterator[None
         raise typer.Exit(COULD_NOT_RUN) from None
 
 
-def _print_error(what: str, details: list[tuple[str, str]]) -> None:
+def print_error(what: str, details: list[tuple[str, str]]) -> None:
+    """Print an error and its details, (label, text), on standard error."""
     from rich.console import Console
     from rich.text import Text
 

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
-Json = Annotated[
-    bool, typer.Option("--json", help="Print the result as one JSON document and nothing else.")
+from ._groups import GENERAL
+
+if TYPE_CHECKING:
+    from apot_export.conversion.integer_choices import IntegerChoices
+    from apot_export.original.choices import Choices
+
+DATA = "Data"
+_AUTO = "auto"
+
+Levels = Literal["apot", "pot", "uniform"]
+Dataset = Literal["cifar10", "cifar100", "mnist", "imagenet", "digits", "folder"]
+Export = Annotated[
+    Path | None,
+    typer.Argument(help="Export directory; default: the newest one in or below this folder."),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
-
-# --- how a checkpoint was trained -----------------------------------------------------------------
-
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        rich_help_panel="Output",
+        help="Replace an earlier export in the output directory.",
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -21,135 +40,282 @@ Weights = Annotated[
         show_default=False,
     ),
 ]
-Bits = Annotated[
-    int | None,
-    typer.Option(
-        help="Bit-width it was trained with; default: from its names, options "
-        "in the file, or its batch-norms.",
-        show_default=False,
-    ),
-]
-ActivationBits = Annotated[
-    int | None,
-    typer.Option(help="Bit-width of activations, if another than the weights'."),
-]
-Method = Annotated[
-    str | None,
-    typer.Option(
-        help="Level set of weights: apot, pot or uniform; default: from its names or "
-        "batch-norms, else apot.",
-        show_default=False,
-    ),
-]
-ActivationMethod = Annotated[
-    str | None,
-    typer.Option(
-        help="Level set of activations, if another than the weights': apot, pot or uniform.",
-        show_default=False,
-    ),
-]
-FirstLast = Annotated[
-    str | None,
-    typer.Option(
-        help="Weights of the first convolution and the last linear layer: 8bit or float; default: "
-        "as the training code of the family has them.",
-        show_default=False,
-    ),
-]
-Family = Annotated[
-    str | None,
-    typer.Option(
-        help="Training code, where the checkpoint's keys are those of several: apot-v1 or "
-        "first-release.",
-        show_default=False,
-    ),
-]
-ActivationSign = Annotated[
-    str | None,
-    typer.Option(
-        help="Uniform activations that training clipped at -alpha and alpha (signed) or at 0 and "
-        "alpha (unsigned); default: as the training code does; layers of --model are tried.",
-        show_default=False,
-    ),
-]
-Grid = Annotated[
-    str | None,
-    typer.Option(
-        help="Grid of 2-bit weights of the non-zero-grid code: zero or nonzero; default: from its "
-        "folder, else zero.",
-        show_default=False,
-    ),
-]
-Exponent = Annotated[
-    int | None,
-    typer.Option("--z", help="Exponent Z of the non-zero grid {2^-Z, 1}."),
-]
-LegacyDivisor = Annotated[
-    bool,
-    typer.Option(
-        "--legacy-divisor", help="Uniform activations as the code before 2021-03-20 divided them."
-    ),
-]
-RawWeights = Annotated[
-    bool,
-    typer.Option(
-        "--no-weight-normalization",
-        help="Weights were quantized without centring and scaling, as some forks do.",
-    ),
-]
-UnsignedZeros = Annotated[
-    bool,
-    typer.Option(
-        "--unsigned-zeros",
-        help="Make every zero weight a +0, whatever sign training left; then ternary weights take "
-        "1.6 bits, not 2.",
-    ),
-]
-PowerOfTwoLayers = Annotated[
-    str,
-    typer.Option(
-        help="auto: store layers without thresholds as codes whose weights are sums of powers of "
-        "two already; off: leave them in float.",
-    ),
-]
-LayerBits = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Bit-width of some layers: 'layer1.*=3', or '...=4/2' for weights/activations; "
-        "'conv1=32' leaves a layer in float; may be repeated, later ones win.",
-    ),
-]
-LayerBitsFile = Annotated[
-    Path | None,
-    typer.Option(help="TOML file with such patterns in a table named layers."),
-]
-AlphaTerms = Annotated[
-    int,
-    typer.Option(
-        min=0,
-        max=8,
-        help="Write each coordinate of multi-bit weights as a sum of this many powers of two; 0 "
-        "keeps them as floats.",
-    ),
-]
 
-# --- custom networks ------------------------------------------------------------------------------
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        help="Custom network, PACKAGE.MODULE:FACTORY; it is imported and called, and gets the "
-        "checkpoint's tensors.",
-    ),
-]
-ModelKwarg = Annotated[
-    list[str] | None,
-    typer.Option(help="Argument of --model's factory, NAME=VALUE; may be repeated."),
-]
-InputShape = Annotated[
-    str | None,
-    typer.Option(
-        help="Image that the network takes: C,H,W, e.g. 3,32,32; needed with --model, else the "
-        "size of its training."
-    ),
-]
+@dataclass(frozen=True)
+class General:
+    """What every verb takes."""
+
+    PANEL: ClassVar[str] = GENERAL
+
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON document and nothing else.")
+    ] = False
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback when something fails.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of the user's own, and the size of its images."""
+
+    PANEL: ClassVar[str] = "Network"
+
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Custom network, PACKAGE.MODULE:FACTORY; it is imported and called, and gets the "
+            "checkpoint's tensors.",
+        ),
+    ] = None
+    model_kwarg: Annotated[
+        list[str] | None,
+        typer.Option(help="Argument of --model's factory, NAME=VALUE; may be repeated."),
+    ] = None
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Image that the network takes: C,H,W, e.g. 3,32,32; needed with --model, else the "
+            "size of its training."
+        ),
+    ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what `convert` and `verify` of the library take."""
+        from ._parsing import parse_arguments
+
+        return {
+            "model": self.model,
+            "model_arguments": parse_arguments(self.model_kwarg or []),
+            "input_shape": self.input_shape,
+        }
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a checkpoint was trained."""
+
+    PANEL: ClassVar[str] = "Quantization (how the checkpoint was trained)"
+
+    weights: Weights = None
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            help="Bit-width it was trained with; default: from its names, options in the file, or "
+            "its batch-norms.",
+            show_default=False,
+        ),
+    ] = None
+    activation_bits: Annotated[
+        int | None,
+        typer.Option(help="Bit-width of activations, if another than the weights'."),
+    ] = None
+    method: Annotated[
+        Levels | None,
+        typer.Option(
+            case_sensitive=False,
+            help="Level set of weights; default: from its names or batch-norms, else apot.",
+            show_default=False,
+        ),
+    ] = None
+    activation_method: Annotated[
+        Levels | None,
+        typer.Option(
+            case_sensitive=False,
+            help="Level set of activations, if another than the weights'.",
+            show_default=False,
+        ),
+    ] = None
+    activation_sign: Annotated[
+        Literal["signed", "unsigned"] | None,
+        typer.Option(
+            case_sensitive=False,
+            help="Uniform activations that training clipped at -alpha and alpha (signed) or at 0 "
+            "and alpha (unsigned); default: as the training code does; layers of --model are "
+            "tried.",
+            show_default=False,
+        ),
+    ] = None
+    first_last: Annotated[
+        Literal["8bit", "float"] | None,
+        typer.Option(
+            case_sensitive=False,
+            help="Weights of the first convolution and the last linear layer; default: as the "
+            "training code of the family has them.",
+            show_default=False,
+        ),
+    ] = None
+    family: Annotated[
+        str | None,
+        typer.Option(
+            help="Training code, where the checkpoint's keys are those of several: apot-v1 or "
+            "first-release.",
+            show_default=False,
+        ),
+    ] = None
+    grid: Annotated[
+        Literal["zero", "nonzero"] | None,
+        typer.Option(
+            case_sensitive=False,
+            help="Grid of 2-bit weights of the non-zero-grid code; default: from its folder, else "
+            "zero.",
+            show_default=False,
+        ),
+    ] = None
+    z: Annotated[
+        int | None,
+        typer.Option("--z", help="Exponent Z of the non-zero grid {2^-Z, 1}."),
+    ] = None
+    legacy_divisor: Annotated[
+        bool,
+        typer.Option(
+            "--legacy-divisor",
+            help="Uniform activations as the code before 2021-03-20 divided them.",
+        ),
+    ] = False
+    raw_weights: Annotated[
+        bool,
+        typer.Option(
+            "--no-weight-normalization",
+            help="Weights were quantized without centring and scaling, as some forks do.",
+        ),
+    ] = False
+    layer_bits: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Bit-width of some layers: 'layer1.*=3', or '...=4/2' for weights/activations; "
+            "'conv1=32' leaves a layer in float; may be repeated, later ones win.",
+        ),
+    ] = None
+    layer_bits_file: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with such patterns in a table named layers."),
+    ] = None
+    unsigned_zeros: Annotated[
+        bool,
+        typer.Option(
+            "--unsigned-zeros",
+            help="Make every zero weight a +0, whatever sign training left; then ternary weights "
+            "take 1.6 bits, not 2.",
+        ),
+    ] = False
+    alpha_terms: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=8,
+            help="Write each coordinate of multi-bit weights as a sum of this many powers of two; "
+            "0 keeps them as floats.",
+        ),
+    ] = 0
+    power_of_two_layers: Annotated[
+        Literal["auto", "off"],
+        typer.Option(
+            case_sensitive=False,
+            help="auto: store layers without thresholds as codes whose weights are sums of powers "
+            "of two already; off: leave them in float.",
+        ),
+    ] = "auto"
+
+    def choices(self) -> Choices:
+        """Return these as the library's choices.
+
+        Raises:
+            BitWidthError: A bit-width of a layer cannot be read.
+        """
+        from apot_export.original.choices import Choices
+
+        from ._parsing import parse_layer_bits, read_layer_bits
+
+        fields = dict(vars(self))
+        file, stated = fields.pop("layer_bits_file"), fields.pop("layer_bits") or ()
+        from_file = () if file is None else read_layer_bits(file)
+        return Choices(
+            layer_bits=(*from_file, *map(parse_layer_bits, stated)),
+            normalize_weights=not fields.pop("raw_weights"),
+            **fields,
+        )
+
+
+@dataclass(frozen=True)
+class IntegerForm:
+    """The all-integer network."""
+
+    PANEL: ClassVar[str] = "Integer network"
+
+    integer: Annotated[
+        bool,
+        typer.Option(
+            "--integer",
+            help="Write the all-integer network, too: adds, shifts and compares alone.",
+        ),
+    ] = False
+    fraction_bits: Annotated[
+        str,
+        typer.Option(
+            help="Fraction bits of the integer network's residual stream; auto: the fewest that "
+            "calibration images call for, else the most that are proven not to overflow.",
+        ),
+    ] = _AUTO
+    input_bits: Annotated[
+        int | None,
+        typer.Option(help="Fraction bits of the integer network's input; default: 16, or as many."),
+    ] = None
+    input_type: Annotated[
+        Literal["float", "uint8"],
+        typer.Option(
+            "--input",
+            case_sensitive=False,
+            help="What the integer network reads: float images, or uint8 pixels.",
+        ),
+    ] = "float"
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Calibration images; default: $APOT_EXPORT_DATA, else ./data."),
+    ] = None
+
+    def choices(self) -> IntegerChoices | None:
+        """Return these as the library's choices; None where the form is not wanted.
+
+        Raises:
+            IntegerError: Its options are no numbers, or are given without --integer.
+        """
+        from apot_export.conversion.integer_choices import IntegerChoices
+        from apot_export.errors import IntegerError
+
+        if not self.integer:
+            if self != IntegerForm():
+                raise IntegerError(
+                    "Fraction bits, input and calibration images are those of the integer network.",
+                    expected="--integer beside them",
+                    fix="add --integer, or leave them out",
+                )
+            return None
+        bits = self.fraction_bits
+        if bits != _AUTO and not (bits.isascii() and bits.isdigit()):
+            raise IntegerError(
+                "Fraction bits are a number.", expected=f"0 to 24, or {_AUTO}", got=repr(bits)
+            )
+        return IntegerChoices(
+            fraction_bits=None if bits == _AUTO else int(bits),
+            input_bits=self.input_bits,
+            pixels=self.input_type == "uint8",
+            data=None if self.data is None else str(self.data),
+        )
+
+
+def printed_as_json(result: Any, general: General) -> bool:
+    """Print a result's stable JSON form where --json is given, and tell whether it was."""
+    if general.as_json:
+        typer.echo(json.dumps(result.to_json(), indent=2))
+    return general.as_json
+
+
+def given(context: typer.Context) -> Mapping[str, str]:
+    """Return the options that the command line states: their flags by parameter name."""
+    return {
+        str(parameter.name): parameter.opts[0]
+        for parameter in context.command.params
+        if getattr(context.get_parameter_source(str(parameter.name)), "name", "") == "COMMANDLINE"
+    }

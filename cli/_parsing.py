@@ -9,33 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from apot_export.conversion.integer_choices import IntegerChoices
-from apot_export.errors import BitWidthError, DatasetError, DeviceError, IntegerError, ModelError
-from apot_export.original.choices import Choices
+from apot_export.errors import BitWidthError, DatasetError, DeviceError, ModelError
 from apot_export.original.quantization import LayerBits
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-
-def quantization_choices(
-    layer_bits: Iterable[str] | None, layer_bits_file: Path | None, **options: Any
-) -> Choices:
-    """Return how a command line says that a checkpoint was trained.
-
-    Args:
-        layer_bits: Texts of --layer-bits, which win over those of the file.
-        layer_bits_file: See `read_layer_bits`.
-        **options: The other fields of `Choices`.
-
-    Raises:
-        BitWidthError: A bit-width of a layer cannot be read.
-    """
-    from_file = read_layer_bits(layer_bits_file) if layer_bits_file is not None else ()
-    stated = map(parse_layer_bits, layer_bits or [])
-    return Choices(layer_bits=(*from_file, *stated), **options)
 
 
 def parse_layer_bits(text: str) -> LayerBits:
@@ -156,53 +136,13 @@ def parse_batch_size(text: str) -> int | None:
     Raises:
         DeviceError: The text is neither auto nor a whole number of at least 1.
     """
-    if text == _AUTO:
+    if text == "auto":
         return None
     if not (text.isdecimal() and int(text)):
         raise DeviceError(
             "A batch size is a number.",
             where="--batch-size",
-            expected=f"1 or more, or {_AUTO}",
+            expected="1 or more, or auto",
             got=repr(text),
         )
     return int(text)
-
-
-_AUTO, _FLOAT, _PIXELS = "auto", "float", "uint8"
-
-
-def integer_choices(
-    fraction_bits: str,
-    input_bits: int | None,
-    input_type: str,
-    data: Path | None,
-    *,
-    wanted: bool,
-) -> IntegerChoices | None:
-    """Read what a command line says of the integer form; None where it wants none.
-
-    Raises:
-        IntegerError: It is no number, no type of input, or said without the form.
-    """
-    if not wanted:
-        if (fraction_bits, input_bits, input_type, data) != (_AUTO, None, _FLOAT, None):
-            raise IntegerError(
-                "Fraction bits, input and calibration images are those of the integer network.",
-                expected="--integer beside them",
-                fix="add --integer, or leave them out",
-            )
-        return None
-    if input_type not in (_FLOAT, _PIXELS):
-        raise IntegerError(
-            "There is no such input.", expected=f"{_FLOAT} or {_PIXELS}", got=repr(input_type)
-        )
-    if fraction_bits != _AUTO and not (fraction_bits.isascii() and fraction_bits.isdigit()):
-        raise IntegerError(
-            "Fraction bits are a number.", expected=f"0 to 24, or {_AUTO}", got=repr(fraction_bits)
-        )
-    return IntegerChoices(
-        fraction_bits=None if fraction_bits == _AUTO else int(fraction_bits),
-        input_bits=input_bits,
-        pixels=input_type == _PIXELS,
-        data=None if data is None else str(data),
-    )

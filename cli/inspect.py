@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ._errors import reported
-from ._options import Debug, Json, Weights
+from ._groups import Command, with_groups
+from ._options import DATA, Dataset, General, Weights, printed_as_json
 
 app = typer.Typer(no_args_is_help=True, help="Show what an export or a checkpoint holds.")
 
@@ -30,11 +32,19 @@ def _chosen(path: Path | None) -> Path:
     return newest
 
 
-def _print_json(document: Any) -> None:
-    typer.echo(json.dumps(document, indent=2))
+def _show(found: Any, general: General, render: Callable[[Any], None], *, plain: bool) -> None:
+    """Print a result: as JSON, as lines of a training log, or as tables."""
+    if printed_as_json(found, general):
+        return
+    if plain:
+        for line in found.plain_lines():
+            typer.echo(line)
+    else:
+        render(found)
 
 
-@app.command("alphas")
+@app.command("alphas", cls=Command)
+@with_groups
 def alphas(
     path: Annotated[
         Path | None,
@@ -43,6 +53,7 @@ def alphas(
             "default: the newest export in or below this folder."
         ),
     ] = None,
+    *,
     weights: Weights = None,
     bits: Annotated[
         int | None,
@@ -51,26 +62,20 @@ def alphas(
     plain: Annotated[
         bool, typer.Option("--plain", help="Print the lines of the family's own training log.")
     ] = False,
-    as_json: Json = False,
-    debug: Debug = False,
+    general: General,
 ) -> None:
     """Show the clipping thresholds of every quantized layer."""
-    with reported(debug=debug):
+    with reported(debug=general.debug):
         from apot_export.inspection.thresholds import thresholds
 
+        from ._render import print_thresholds
+
         found = thresholds(_chosen(path), bits=bits, weights=weights)
-        if as_json:
-            _print_json(found.to_json())
-        elif plain:
-            for line in found.plain_lines():
-                typer.echo(line)
-        else:
-            from ._render import print_thresholds
-
-            print_thresholds(found)
+        _show(found, general, print_thresholds, plain=plain)
 
 
-@app.command("bits")
+@app.command("bits", cls=Command)
+@with_groups
 def bits(
     path: Annotated[
         Path | None,
@@ -79,29 +84,24 @@ def bits(
             "folder."
         ),
     ] = None,
+    *,
     plain: Annotated[
         bool, typer.Option("--plain", help="Print the lines of the multi-bit training log.")
     ] = False,
-    as_json: Json = False,
-    debug: Debug = False,
+    general: General,
 ) -> None:
     """Show bits and bytes of every layer's weights."""
-    with reported(debug=debug):
+    with reported(debug=general.debug):
         from apot_export.inspection.widths import layer_bits
 
+        from ._render import print_bits
+
         found = layer_bits(_chosen(path))
-        if as_json:
-            _print_json(found.to_json())
-        elif plain:
-            for line in found.plain_lines():
-                typer.echo(line)
-        else:
-            from ._render import print_bits
-
-            print_bits(found)
+        _show(found, general, print_bits, plain=plain)
 
 
-@app.command("integer")
+@app.command("integer", cls=Command)
+@with_groups
 def integer(
     path: Annotated[
         Path | None,
@@ -109,57 +109,65 @@ def integer(
             help="Export directory; default: the newest export in or below this folder."
         ),
     ] = None,
-    as_json: Json = False,
-    debug: Debug = False,
+    *,
+    general: General,
 ) -> None:
     """Show operations and ranges of the integer network."""
-    with reported(debug=debug):
+    with reported(debug=general.debug):
         from apot_export.inspection.widths import integer_summary
 
         chosen = _chosen(path)
         found = integer_summary(chosen)
-        if as_json:
-            _print_json(dict(found))
+        if general.as_json:
+            typer.echo(json.dumps(dict(found), indent=2))
         else:
             from ._render import print_integer
 
             print_integer(chosen, found)
 
 
-@app.command("identify")
+@app.command("identify", cls=Command)
+@with_groups
 def identify(
     checkpoint: Annotated[
         Path, typer.Argument(help="The trained checkpoint (.pth.tar, .ckpt, .safetensors, ...).")
     ],
+    *,
+    weights: Weights = None,
     dataset: Annotated[
-        str | None,
+        Dataset | None,
         typer.Option(
-            help="Try hypotheses on cifar10, cifar100, mnist, imagenet or digits; "
-            "default: the one that fits the network if --data is given, else none."
+            case_sensitive=False,
+            rich_help_panel=DATA,
+            show_default=False,
+            help="Try hypotheses on this dataset; default: the one that fits the network if --data "
+            "is given, else none.",
         ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of the images; default: $APOT_EXPORT_DATA, else ./data."),
+        typer.Option(
+            rich_help_panel=DATA,
+            help="Folder of the images; default: $APOT_EXPORT_DATA, else ./data.",
+        ),
     ] = None,
-    weights: Weights = None,
     limit: Annotated[
         int | None,
         typer.Option(
             min=1,
+            rich_help_panel=DATA,
             help="Use at most this many images, spread over the dataset; "
             "default: 2000 small or 200 large ones.",
         ),
     ] = None,
-    as_json: Json = False,
-    debug: Debug = False,
+    general: General,
 ) -> None:
     """Rank the bit-widths and level sets that CHECKPOINT may have.
 
     Its batch-norms remember means that only the true quantization predicts. With images, hypotheses
     are ranked by accuracy, too.
     """
-    with reported(debug=debug):
+    with reported(debug=general.debug):
         from ._progress import image_progress
 
         with image_progress() as progress:
@@ -173,9 +181,7 @@ def identify(
                 weights=weights,
                 progress=progress,
             )
-        if as_json:
-            _print_json(found.to_json())
-        else:
+        if not printed_as_json(found, general):
             from ._render_identify import print_identification
 
             print_identification(found)

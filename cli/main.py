@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from . import convert, inspect, tune, verify
+from ._groups import Command, with_groups
 
 app = typer.Typer(
     name="apot-export",
@@ -17,9 +18,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("convert")(convert.convert)
-app.command("verify")(verify.verify)
-app.command("tune")(tune.tune)
+for verb in (convert.convert, verify.verify, tune.tune):
+    app.command(cls=Command)(with_groups(verb))
 app.add_typer(inspect.app, name="inspect")
 
 

@@ -2,55 +2,68 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ._errors import reported
-from ._options import Debug, Json
+from ._options import Export, Force, General, printed_as_json
 
 if TYPE_CHECKING:
     from apot_export.tuning import TuningResult
 
+_PANEL = "Machine"
 _INTERRUPTED = "Interrupted; the export is as it was."
 _RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 _NAMES = {"before": "the model before", "native": "native kernels (no ONNX model)"}
 
 
 def tune(
-    export: Annotated[
-        Optional[Path],  # noqa: UP045 - typer evaluates this on Python 3.10
-        typer.Argument(help="Export directory; default: the newest one in or below this folder."),
-    ] = None,
+    export: Export = None,
+    *,
     runtime: Annotated[
-        str, typer.Option(help="What will run the model: onnxruntime or openvino.")
+        Literal["onnxruntime", "openvino"],
+        typer.Option(case_sensitive=False, rich_help_panel=_PANEL, help="What will run the model."),
     ] = "onnxruntime",
-    device: Annotated[str, typer.Option(help="cpu, or cuda (ONNX Runtime alone).")] = "cpu",
-    threads: Annotated[
-        int, typer.Option(min=0, help="Threads of one inference; 0: as many as the runtime takes.")
-    ] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Images in every batch.")] = 1,
-    seconds: Annotated[float, typer.Option(min=1, help="Time to measure, about.")] = 60.0,
-    output: Annotated[
-        Optional[Path],  # noqa: UP045
+    device: Annotated[
+        Literal["cpu", "cuda"],
         typer.Option(
-            "--output", "-o", help="Directory to write to; default: the export itself, in place."
+            case_sensitive=False, rich_help_panel=_PANEL, help="cuda: ONNX Runtime alone."
+        ),
+    ] = "cpu",
+    threads: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            rich_help_panel=_PANEL,
+            help="Threads of one inference; 0: as many as the runtime takes.",
+        ),
+    ] = 0,
+    batch: Annotated[
+        int, typer.Option(min=1, rich_help_panel=_PANEL, help="Images in every batch.")
+    ] = 1,
+    seconds: Annotated[
+        float, typer.Option(min=1, rich_help_panel=_PANEL, help="Time to measure, about.")
+    ] = 60.0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            rich_help_panel="Output",
+            help="Directory to write to; default: the export itself, in place.",
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace an earlier export in the output directory.")
-    ] = False,
-    as_json: Json = False,
-    debug: Debug = False,
+    force: Force = False,
+    general: General,
 ) -> None:
     """Write the target that is the fastest on this machine.
 
     Rewrites model.onnx: the same integers, other function bodies. It is kept where no target is
     faster by more than noise. The native kernels race as well: they need no ONNX model.
     """
-    with reported(debug=debug, interrupted=_INTERRUPTED):
+    with reported(debug=general.debug, interrupted=_INTERRUPTED):
         from apot_export.artifacts.directory import find_newest
 
         from ._progress import image_progress
@@ -72,9 +85,7 @@ def tune(
                 force=force,
                 progress=progress,
             )
-        if as_json:
-            typer.echo(json.dumps(result.to_json(), indent=2))
-        else:
+        if not printed_as_json(result, general):
             _print(result)
 
 

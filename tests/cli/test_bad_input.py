@@ -256,8 +256,8 @@ CONTRADICTIONS = {
         f"--bits {bits}": (NAME, ["--bits", str(bits)], f"{bits} bits from --bits")
         for bits in (32, 1, 7, 0, -3, 10**30)
     },
-    "--method": (NAME, ["--method", "log"], "apot or pot or uniform"),
-    "--method nothing": (NAME, ["--method", ""], "apot or pot or uniform"),
+    "--method": (NAME, ["--method", "log"], "apot, pot, uniform"),
+    "--method nothing": (NAME, ["--method", ""], "apot, pot, uniform"),
 }
 
 

@@ -1,0 +1,95 @@
+"""Groups of options: declared once as a dataclass, shared by commands, shown as panels of help."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+from ._errors import COULD_NOT_RUN, print_error
+
+GENERAL = "General"
+
+
+class Command(TyperCommand):
+    """A command whose help has a section for every panel, and whose errors name a near value."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments, then the options panel by panel, the general ones last."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                is_argument = parameter.param_type_name == "argument"
+                panel = getattr(parameter, "rich_help_panel", None) or GENERAL
+                panels.setdefault("Arguments" if is_argument else panel, []).append(record)
+        panels[GENERAL] = panels.pop(GENERAL)
+        for panel, records in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(records)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read arguments; an error of a value that does not exist names the nearest one."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            given, *values = re.findall(r"'([^']*)'", error.message) or [""]
+            if not values:
+                raise
+            near = get_close_matches(given.lower(), values, n=1)
+            details = [("expected", ", ".join(values)), ("got", given or "nothing")]
+            hint = f"did you mean {near[0]}?" if near else f"see {ctx.command_path} --help"
+            what = f"There is no such value of {error.param.opts[0]}."  # type: ignore[union-attr]
+            print_error(what, [*details, ("to do", hint)])
+            raise typer.Exit(COULD_NOT_RUN) from None
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of its groups: its parameters whose type is a dataclass.
+
+    Every field of the dataclass is an option, in the panel that the class names in `PANEL`. The
+    command receives an instance.
+    """
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, type] = {}
+    hints = get_type_hints(command, include_extras=True)
+    for name, parameter in inspect.signature(command).parameters.items():
+        if dataclasses.is_dataclass(hints[name]):
+            groups[name] = hints[name]
+            parameters += _options_of(hints[name])
+        else:
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(parameter.replace(annotation=hints[name], kind=keyword))
+
+    def expanded(**values: Any) -> None:
+        collected = {
+            name: group(**{f.name: values.pop(f.name) for f in dataclasses.fields(group)})
+            for name, group in groups.items()
+        }
+        command(**values, **collected)
+
+    expanded.__name__, expanded.__doc__ = command.__name__, command.__doc__
+    expanded.__annotations__ = {one.name: one.annotation for one in parameters}
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return expanded
+
+
+def _options_of(group: Any) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    for field in dataclasses.fields(group):
+        base, option = get_args(hints[field.name])
+        option = copy.copy(option)
+        option.rich_help_panel = group.PANEL
+        yield inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[base, option],
+        )
