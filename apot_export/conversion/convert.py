@@ -120,7 +120,7 @@ def _export(
     quantizers: dict[str, Any] = {**original.multi_bit, **original.powers_of_two}
     source = capture(original.module, original.architecture.input_shape, quantizers)
     if original.observed is not None:
-        require_same_results(source, original.observed)
+        require_same_results(source, original.module, original.observed)
     if output.model["dynamic_size"]:
         require_any_size(original.module, source, quantizers)
     coded = encode_network(source, alpha_terms=original.choices.alpha_terms)

@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from apot_export.errors import CaptureError
 from apot_export.network import Convolution, Linear, Node, SourceNetwork, oracle
+from apot_export.original.borders import prepared
 from apot_export.original.observed import Observed
 
 _TOLERANCE = 1e-3
 """Of the largest magnitude of a value: rounding stays far below, what changes a result does not."""
 
 
-def require_same_results(source: SourceNetwork, observed: Observed) -> None:
+def require_same_results(source: SourceNetwork, module: nn.Module, observed: Observed) -> None:
     """Compare every layer's input, and the results, with those of the user's module.
 
     Each layer's output is taken from the module: layers are compared by themselves elsewhere, and a
@@ -24,6 +27,7 @@ def require_same_results(source: SourceNetwork, observed: Observed) -> None:
 
     Args:
         source: The captured network.
+        module: The original, of our own layers.
         observed: A run of the module.
 
     Raises:
@@ -38,7 +42,9 @@ def require_same_results(source: SourceNetwork, observed: Observed) -> None:
         call = next(calls.get(node.operation.layer, iter(())), None)
         if call is None:
             raise _different(f"input of {node.name}", observed, "a call that was not made")
-        _require_near(f"input of {node.name}", inputs[0], call[0], observed)
+        layer = module.get_submodule(node.operation.layer)
+        expected = prepared(layer, torch.from_numpy(call[0])).numpy()
+        _require_near(f"input of {node.name}", inputs[0], expected, observed)
         return call[1]
 
     outputs = dict.fromkeys((source.output, *source.further_outputs), observed.images)

@@ -90,14 +90,7 @@ def _weighted(
     if isinstance(module, nn.Linear):
         return op.Linear(layer=path)
     padding = padding_of(module)
-    if padding is None or module.padding_mode != "zeros":
-        raise CaptureError(
-            "A convolution pads in a way that the graph cannot express.",
-            where=path,
-            expected="zeros, as many on both sides",
-            got=f"{module.padding_mode}, {module.padding}",
-            fix="pad in a layer of its own before it: ZeroPad2d, ReplicationPad2d",
-        )
+    assert padding is not None  # others are operations of their own in the trace
     return op.Convolution(
         layer=path,
         stride=_pair(module.stride),

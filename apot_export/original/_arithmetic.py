@@ -1,4 +1,4 @@
-"""Sums, products, functions of every number and normalisations, in terms of `primitives`."""
+"""Sums, products, elementary functions and normalisations, in terms of `primitives`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from apot_export.original import primitives as p
 from apot_export.original._calls import (
     REWRITINGS,
     Rewriting,
-    axis_of,
     call,
     constant_in,
     is_tensor,
@@ -103,7 +102,7 @@ def _rsub(a: Any, b: Any) -> Any:
 
 
 @rewrites(operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_", "divide")
-def _div(a: Any, b: Any) -> Any:
+def divided(a: Any, b: Any) -> Any:
     if is_tensor(b):
         inverse = function("reciprocal")(b)
         return _mul(a, inverse)
@@ -120,7 +119,26 @@ def _neg(x: Any) -> Any:
 def _pow(x: Any, exponent: float = 2) -> Any:
     if exponent == 2:  # noqa: PLR2004 - a square
         return call(p.multiply, x, x)
+    if exponent in (3, 4):
+        return call(p.multiply, call(p.multiply, x, x), x if exponent == 3 else _pow(x))  # noqa: PLR2004 - a cube
     return function("sqrt")(x) if exponent == 0.5 else None  # noqa: PLR2004 - a root
+
+
+@rewrites(torch.rsqrt, "rsqrt")
+def _rsqrt(x: fx.Proxy) -> fx.Proxy:
+    return function("reciprocal")(function("sqrt")(x))
+
+
+@rewrites(torch.maximum, "maximum")
+def maximum(a: Any, b: Any) -> Any:
+    if not (is_tensor(a) and is_tensor(b) and _same_rank(a, b)):
+        raise refused(a if is_tensor(a) else b, "a maximum with a constant tensor")
+    return call(p.add, a, call(p.rectify, call(p.add, b, affine(a, -1.0))))
+
+
+@rewrites(torch.minimum, "minimum")
+def minimum(a: Any, b: Any) -> Any:
+    return affine(maximum(_neg(a), _neg(b)), -1.0)
 
 
 # --- functions of every number --------------------------------------------------------------------
@@ -135,96 +153,37 @@ for _name in ("sigmoid", "tanh", "exp", "log", "erf", "sqrt", "reciprocal", "abs
     REWRITINGS.update(dict.fromkeys(_targets, function(_name)))
 
 
-@rewrites(functional.silu)
-def _silu(x: fx.Proxy, **_: Any) -> fx.Proxy:
-    return call(p.multiply, x, function("sigmoid")(x))
-
-
-@rewrites(functional.hardsigmoid)
-def _hardsigmoid(x: fx.Proxy, **_: Any) -> fx.Proxy:
-    return affine(call(p.clip, affine(x, 1.0, 3.0), 0.0, 6.0), 1 / 6)
-
-
-@rewrites(functional.hardswish)
-def _hardswish(x: fx.Proxy, **_: Any) -> fx.Proxy:
-    return call(p.multiply, x, _hardsigmoid(x))
-
-
-@rewrites(functional.gelu)
-def _gelu(x: fx.Proxy, approximate: str = "none") -> fx.Proxy:
-    if approximate == "none":
-        inner = function("erf")(affine(x, math.sqrt(0.5)))
-    else:
-        cubed = call(p.multiply, call(p.multiply, x, x), affine(x, 0.044715))
-        inner = function("tanh")(affine(call(p.add, x, cubed), math.sqrt(2 / math.pi)))
-    return call(p.multiply, affine(x, 0.5), affine(inner, 1.0, 1.0))
-
-
-@rewrites(functional.leaky_relu, functional.leaky_relu_)
-def _leaky_relu(x: fx.Proxy, negative_slope: float = 0.01, **_: Any) -> fx.Proxy:
-    below = call(p.rectify, affine(x, -1.0))
-    return call(p.add, call(p.rectify, x), affine(below, -negative_slope))
-
-
-@rewrites(functional.prelu, torch.prelu)
-def _prelu(x: fx.Proxy, weight: Any) -> fx.Proxy:
-    slopes = constant_in(weight)
-    if slopes is None:
-        raise refused(x, "a slope that is computed")
-    below = call(p.rectify, affine(x, -1.0))
-    return call(p.add, call(p.rectify, x), per_channel(below, -slopes, None))
-
-
-@rewrites(functional.elu)
-def _elu(x: fx.Proxy, alpha: float = 1.0, **_: Any) -> fx.Proxy:
-    below = affine(call(p.rectify, affine(x, -1.0)), -1.0)
-    return call(p.add, call(p.rectify, x), affine(function("exp")(below), alpha, -alpha))
-
-
-@rewrites(functional.softplus)
-def _softplus(x: fx.Proxy, beta: float = 1.0, threshold: float = 20.0) -> fx.Proxy:  # noqa: ARG001 - beyond it x itself, which this is, too
-    z = affine(x, beta)
-    tail = function("exp")(affine(function("abs")(z), -1.0))
-    log = function("log")(affine(tail, 1.0, 1.0))
-    return affine(call(p.add, call(p.rectify, z), log), 1 / beta)
-
-
-@rewrites(functional.mish)
-def _mish(x: fx.Proxy, **_: Any) -> fx.Proxy:
-    return call(p.multiply, x, function("tanh")(_softplus(x)))
-
-
-@rewrites(functional.softmax, torch.softmax, "softmax")
-def _softmax(x: fx.Proxy, dim: int, **_: Any) -> fx.Proxy:
-    axes = (axis_of(x, dim),)
-    largest = call(p.reduce, x, "max", axes)
-    powers = function("exp")(call(p.add, x, affine(largest, -1.0)))
-    total = affine(call(p.reduce, powers, "mean", axes), shape_of(x)[axes[0] - 1])
-    return call(p.multiply, powers, function("reciprocal")(total))
-
-
-@rewrites(torch.clamp_min, "clamp_min", "clamp_min_")
-def _clamp_min(x: fx.Proxy, min: Any) -> Any:  # noqa: A002 - PyTorch's names
-    return call(p.rectify, x) if min == 0 else _clamp(x, min)
-
-
-@rewrites(torch.clamp, torch.clip, "clamp", "clip")
-def _clamp(x: fx.Proxy, min: Any = None, max: Any = None) -> Any:  # noqa: A002 - PyTorch's names
-    if max is not None or not isinstance(min, (int, float)):
-        return None
-    if min == 0:
-        return None
-    return affine(call(p.rectify, affine(x, 1.0, -min)), 1.0, min)
-
-
 # --- normalisation --------------------------------------------------------------------------------
 
 
-def _normalized(x: fx.Proxy, axes: tuple[int, ...], eps: float) -> fx.Proxy:
-    centred = call(p.add, x, affine(call(p.reduce, x, "mean", axes), -1.0))
+def _normalized(
+    x: fx.Proxy, axes: tuple[int, ...], eps: float, *, centres: bool = True
+) -> fx.Proxy:
+    centred = x
+    if centres:
+        centred = call(p.add, x, affine(call(p.reduce, x, "mean", axes), -1.0))
     variance = call(p.reduce, call(p.multiply, centred, centred), "mean", axes)
     deviation = function("sqrt")(affine(variance, 1.0, eps))
     return call(p.multiply, centred, function("reciprocal")(deviation))
+
+
+@rewrites(functional.batch_norm)
+def _batch_norm(
+    x: fx.Proxy,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,  # noqa: ARG001 - of training
+    eps: float = 1e-5,
+) -> fx.Proxy:
+    given = (running_mean, running_var, weight, bias)
+    mean, variance, factor, shift = (None if one is None else constant_in(one) for one in given)
+    if training or mean is None or variance is None:
+        raise refused(x, "a batch-norm without running statistics")
+    scale = 1 / (variance.double() + eps).sqrt() * (1 if factor is None else factor)
+    return per_channel(x, scale, (0 if shift is None else shift) - mean * scale)
 
 
 @rewrites(functional.group_norm)
@@ -261,9 +220,29 @@ def _layer_norm(
     bias: Any = None,
     eps: float = 1e-5,
 ) -> fx.Proxy:
+    return _of_last_axes(x, normalized_shape, weight, bias, eps)
+
+
+@rewrites(getattr(functional, "rms_norm", "rms_norm"))
+def _rms_norm(
+    x: fx.Proxy, normalized_shape: Sequence[int], weight: Any = None, eps: Any = None
+) -> fx.Proxy:
+    eps = torch.finfo(torch.float32).eps if eps is None else eps
+    return _of_last_axes(x, normalized_shape, weight, None, eps, centres=False)
+
+
+def _of_last_axes(
+    x: fx.Proxy,
+    normalized_shape: Sequence[int],
+    weight: Any,
+    bias: Any,
+    eps: float,
+    *,
+    centres: bool = True,
+) -> fx.Proxy:
     rank = len(shape_of(x))
     first = rank - len(normalized_shape) + 1
-    found = _normalized(x, tuple(range(first, rank + 1)), eps)
+    found = _normalized(x, tuple(range(first, rank + 1)), eps, centres=centres)
     if weight is None and bias is None:
         return found
     axes = list(range(1, rank + 1))

@@ -29,14 +29,17 @@ def is_tensor(value: object) -> bool:
     return isinstance(value, fx.Proxy) and "shape" in value.node.meta
 
 
-def shape_of(x: fx.Proxy) -> tuple[int, ...]:
+def shape_of(x: Any) -> tuple[int, ...]:
     """Return a tensor's shape without the batch axis."""
-    return tuple(x.node.meta["shape"])
+    return tuple(x.shape[1:] if isinstance(x, torch.Tensor) else x.node.meta["shape"])
 
 
-def call(function: Callable[..., Any], *arguments: Any) -> fx.Proxy:
-    tracer = next(a for a in arguments if isinstance(a, fx.Proxy)).tracer
-    return tracer.create_proxy("call_function", function, arguments, {})
+def call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Add a call to the graph that its arguments belong to; tensors are computed at once."""
+    for argument in arguments:
+        if isinstance(argument, fx.Proxy):
+            return argument.tracer.create_proxy("call_function", function, arguments, {})
+    return function(*arguments)
 
 
 def constant_in(value: Any) -> torch.Tensor | None:

@@ -24,7 +24,7 @@ from apot_export.original._calls import (
 # --- rearrangements -------------------------------------------------------------------------------
 
 
-def _crop(x: fx.Proxy, axis: int, start: int, stop: int, step: int = 1) -> fx.Proxy:
+def _crop(x: Any, axis: int, start: int, stop: int, step: int = 1) -> Any:
     extents = shape_of(x)
     starts, stops, steps = [0] * len(extents), list(extents), [1] * len(extents)
     starts[axis - 1], stops[axis - 1], steps[axis - 1] = start, stop, step
@@ -116,6 +116,28 @@ def _transpose(x: fx.Proxy, dim0: int, dim1: int) -> fx.Proxy:
     return _permute(x, *order)
 
 
+@rewrites(torch.roll, "roll")
+def _roll(x: fx.Proxy, shifts: Any, dims: Any) -> fx.Proxy:
+    pairs = ((shifts,), (dims,)) if isinstance(dims, int) else (shifts, dims)
+    for shift, dim in zip(*pairs, strict=True):
+        axis = axis_of(x, dim)
+        extent = shape_of(x)[axis - 1]
+        first = -shift % extent
+        if first:
+            x = call(p.concatenate, axis, _crop(x, axis, first, extent), _crop(x, axis, 0, first))
+    return x
+
+
+@rewrites("repeat", torch.tile, "tile")
+def _repeat(x: fx.Proxy, *sizes: Any) -> fx.Proxy:
+    counts = sizes[0] if isinstance(sizes[0], (tuple, list)) else sizes
+    if len(counts) != len(shape_of(x)) + 1 or counts[0] != 1:
+        raise refused(x, f"repetitions {tuple(counts)}")
+    for axis, count in enumerate(counts[1:], start=1):
+        x = x if count == 1 else call(p.concatenate, axis, *[x] * count)
+    return x
+
+
 @rewrites(torch.stack)
 def _stack(tensors: Sequence[fx.Proxy], dim: int = 0) -> fx.Proxy:
     shape = shape_of(tensors[0])
@@ -133,9 +155,10 @@ def _cat(tensors: Sequence[fx.Proxy], dim: int = 0) -> Any:
 
 
 @rewrites(functional.pad)
-def _pad(x: fx.Proxy, pad: Sequence[int], mode: str = "constant", value: Any = None) -> fx.Proxy:
+def padded(x: Any, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Any:
+    """Return a tensor with places added, as `functional.pad` does, or cut off."""
     extents = shape_of(x)
-    if mode not in ("constant", "replicate") or len(pad) > 2 * len(extents):
+    if mode not in ("constant", *_BORDERS) or len(pad) > 2 * len(extents):
         raise refused(x, f"padding of mode {mode}")
     widths = [*pad, *[0] * (2 * len(extents) - len(pad))]
     before, after = widths[-2::-2], widths[::-2]
@@ -146,7 +169,26 @@ def _pad(x: fx.Proxy, pad: Sequence[int], mode: str = "constant", value: Any = N
     grown = [tuple(max(0, width) for width in widths) for widths in (before, after)]
     if not any(map(any, grown)):
         return x
-    return call(p.pad, x, *grown, None if mode == "replicate" else float(value or 0))
+    if mode not in ("reflect", "circular"):
+        return call(p.pad, x, *grown, None if mode == "replicate" else float(value or 0))
+    for axis, (low, high) in enumerate(zip(*grown, strict=True), start=1):
+        parts = _beside(shape_of(x)[axis - 1], low, high, mode)
+        pieces = [x if part is None else _crop(x, axis, *part) for part in parts]
+        x = call(p.concatenate, axis, *pieces) if len(pieces) > 1 else x
+    return x
+
+
+_BORDERS = ("replicate", "reflect", "circular")
+
+
+def _beside(extent: int, low: int, high: int, mode: str) -> list[tuple[int, int] | None]:
+    """Return the places that an axis begins and ends with, and None for itself."""
+    if mode == "circular":
+        first, last = [(extent - low, extent)] * bool(low), [(0, high)] * bool(high)
+    else:
+        first = [(place, place + 1) for place in range(low, 0, -1)]
+        last = [(extent - 1 - away, extent - away) for away in range(1, high + 1)]
+    return [*first, None, *last]
 
 
 @rewrites("expand", "expand_as")

@@ -11,11 +11,12 @@ from torch import fx, nn
 from torch.nn import functional
 
 from apot_export.original import primitives as p
-from apot_export.original._arithmetic import affine
+from apot_export.original._arithmetic import affine, function, maximum, minimum
 from apot_export.original._calls import (
     Rewriting,
     axis_of,
     call,
+    is_tensor,
     refused,
     rewrites,
     shape_of,
@@ -106,10 +107,16 @@ def _adaptive_maximum(x: fx.Proxy, output_size: Any, return_indices: bool = Fals
     pair = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     extents = shape_of(x)[1:]
     size = [extent if one is None else one for one, extent in zip(pair, extents, strict=True)]
-    if return_indices or any(extent % one for one, extent in zip(size, extents, strict=True)):
-        raise refused(x, f"an adaptive maximum of size {pair}")
-    windows = tuple(extent // one for one, extent in zip(size, extents, strict=True))
-    return call(p.largest, x, windows, windows, (0, 0))
+    if return_indices:
+        raise refused(x, "the places of maxima")
+    if not any(extent % one for one, extent in zip(size, extents, strict=True)):
+        windows = tuple(extent // one for one, extent in zip(size, extents, strict=True))
+        return call(p.largest, x, windows, windows, (0, 0))
+    for axis, (count, extent) in enumerate(zip(size, extents, strict=True), start=2):
+        ends = [(n * extent // count, -(-(n + 1) * extent // count)) for n in range(count)]
+        bands = [x.narrow(axis, first, last - first) for first, last in ends]
+        x = call(p.concatenate, axis, *(call(p.reduce, band, "max", (axis,)) for band in bands))
+    return x
 
 
 @rewrites(functional.max_pool2d)
@@ -195,10 +202,44 @@ def _amax(x: fx.Proxy, dim: Any = None, keepdim: bool = False) -> Any:
     return _reduced(x, "max", _axes_of(x, dim), keepdim=keepdim)
 
 
+@rewrites(torch.amin, "amin")
+def _amin(x: fx.Proxy, dim: Any = None, keepdim: bool = False) -> Any:
+    return affine(_amax(affine(x, -1.0), dim, keepdim), -1.0)
+
+
+@rewrites(torch.min, "min")
+def _min(x: fx.Proxy, dim: Any = None, keepdim: bool = False) -> Any:
+    if is_tensor(dim):
+        return minimum(x, dim)
+    least, _ = _max(affine(x, -1.0), dim, keepdim)
+    return affine(least, -1.0), None
+
+
+@rewrites(torch.var, "var")
+def _var(x: fx.Proxy, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
+    correction = options.pop("correction", options.pop("unbiased", 1))
+    if options:
+        return None
+    axes = _axes_of(x, dim)
+    centred = call(p.add, x, affine(call(p.reduce, x, "mean", axes), -1.0))
+    count = math.prod(shape_of(x)[axis - 1] for axis in axes)
+    squares = call(p.multiply, centred, centred)
+    mean = _reduced(squares, "mean", axes, keepdim=keepdim)
+    return affine(mean, count / (count - int(correction)))
+
+
+@rewrites(torch.std, "std")
+def _std(x: fx.Proxy, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
+    variance = _var(x, dim, keepdim, **options)
+    return None if variance is None else function("sqrt")(variance)
+
+
 @rewrites(torch.max, "max")
 def _max(x: fx.Proxy, dim: Any = None, keepdim: bool = False) -> Any:
+    if is_tensor(dim):
+        return maximum(x, dim)
     if not isinstance(dim, int):
-        raise refused(x, "a maximum of two tensors or of all images")
+        raise refused(x, "a maximum of all images")
     return _amax(x, dim, keepdim), None
 
 
@@ -217,6 +258,9 @@ MODULES: dict[type, Rewriting] = {
         m.ceil_mode,
         m.count_include_pad,
         m.divisor_override,
+    ),
+    nn.Flatten: lambda m, x: (
+        None if (m.start_dim, m.end_dim) == (1, -1) else x.flatten(m.start_dim, m.end_dim)
     ),
     nn.AdaptiveAvgPool2d: lambda m, x: _adaptive_average(x, m.output_size),
     nn.Upsample: lambda m, x: _interpolate(

@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from apot_export.errors import CaptureError
+from apot_export.original.borders import TransposedConv2d, prepared, without_borders
 from apot_export.original.observed import tensors_of
 from apot_export.original.quantized_layers import QuantizedLayer
 from apot_export.original.rewriting import (
@@ -26,7 +27,7 @@ from apot_export.original.rewriting import (
 )
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n {4}(?P<code>.+))?')
-_OWN = ("tracing", "_calls", "_arithmetic", "_rearranging", "_windows")
+_OWN = ("tracing", "borders", "_calls", "_activations", "_arithmetic", "_rearranging", "_windows")
 _NOT_THE_NETWORK = (
     Path(torch.__file__).parent,
     *(Path(__file__).with_name(f"{name}.py") for name in _OWN),
@@ -87,12 +88,14 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.input_shape = tuple(input_shape)
         self.record_stack_traces = with_lines
+        self.without_borders: dict[str, nn.Module] = {}
+        """Convolutions whose borders are operations of their own, as they remain without them."""
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, QuantizedLayer) or is_plain(m):
+        if isinstance(m, (TransposedConv2d, *QuantizedLayer)) or is_plain(m):
             return True
         is_known = isinstance(m, _LEAVES) and "forward" not in vars(m)
         return is_known and super().is_leaf_module(m, module_qualified_name)
@@ -114,6 +117,11 @@ class _Tracer(fx.Tracer):
         **more: Any,
     ) -> Any:
         """Add an operation in terms of `primitives`, or return what it is where that is known."""
+        if kind == "call_module" and isinstance(
+            layer := self.root.get_submodule(target), nn.Conv2d
+        ):
+            self.without_borders[target] = without_borders(layer)
+            args = tuple(prepared(layer, arg) if is_tensor(arg) else arg for arg in args)
         if kind in ("call_function", "call_method", "call_module"):
             rewritten = self._rewritten(kind, target, args, kwargs)
             if rewritten is not None:
@@ -179,7 +187,8 @@ class _Tracer(fx.Tracer):
                 plain, options = (_mapped(part, known) for part in (args, kwargs))
                 with torch.no_grad(), without_tracing():
                     if kind == "call_module":
-                        found.append(_run_on_meta(self.root.get_submodule(target), plain, options))
+                        module = self.without_borders.get(target, self.root.get_submodule(target))
+                        found.append(_run_on_meta(module, plain, options))
                     elif kind == "call_method":
                         found.append(getattr(plain[0], target)(*plain[1:], **options))
                     else:
@@ -248,7 +257,10 @@ def trace(
     try:
         with eagerly():
             tracer = _Tracer(input_shape, with_lines=with_lines)
-            return fx.GraphModule(module, tracer.trace(module))
+            traced = fx.GraphModule(module, tracer.trace(module))
+            for path, layer in tracer.without_borders.items():
+                traced.set_submodule(path, layer)
+            return traced
     except Exception as error:
         frames = [
             (frame.filename, frame.lineno or 0, frame.line or "")

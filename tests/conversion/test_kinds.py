@@ -35,6 +35,7 @@ SHAPE = (3, HEIGHT, WIDTH)
 STEPS = {f"{group}: {kind}": s for group, kinds in CONVERTED.items() for kind, s in kinds.items()}
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
 def test_a_network_of_every_kind_is_the_same_everywhere(step: Any, tmp_path: Path) -> None:
     require_same_everywhere(network_around(step), tmp_path / "export", SHAPE)

@@ -209,7 +209,6 @@ def test_unknown_operations_are_refused(forward: Forward) -> None:
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "transposed convolution": lambda: nn.ConvTranspose2d(4, 4, 3),
-    "circular padding": lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
     "dilated max-pool": lambda: nn.MaxPool2d(2, dilation=2),
     "batch-norm without statistics": lambda: nn.BatchNorm2d(4, track_running_stats=False),
     "window larger than the image": lambda: nn.MaxPool2d(9),

@@ -86,6 +86,12 @@ CONVERTED: dict[str, dict[str, Step]] = {
         "GELU": lambda x: functional.gelu(x) + functional.gelu(x, approximate="tanh"),
         "Mish, Softplus": lambda x: functional.mish(x) + functional.softplus(x),
         "Softmax": lambda x: functional.softmax(x, dim=1) + torch.softmax(x, -1),
+        "CELU, SELU, RReLU": nn.Sequential(nn.CELU(0.7), nn.SELU(), nn.RReLU()),
+        "Softsign, Softshrink, Tanhshrink": nn.Sequential(
+            nn.Softsign(), nn.Softshrink(0.1), nn.Tanhshrink()
+        ),
+        "LogSigmoid, GLU": lambda x: functional.logsigmoid(functional.glu(x, 1)),
+        "LogSoftmax, Softmin": lambda x: functional.log_softmax(x, 1) + functional.softmin(x, 1),
         "clamp, clamp_min": lambda x: x.clamp(min=0.1) + x.clamp_min(0) + x.clamp(-1, 1),
     },
     "Arithmetic": {
@@ -95,7 +101,8 @@ CONVERTED: dict[str, dict[str, Step]] = {
         "sum of a list": lambda x: sum([x, torch.relu(x), x * 2]),
         "products of branches": lambda x: x * torch.sigmoid(x.mean(1, keepdim=True)),
         "squeeze and excite": _Excite(),
-        "powers, roots, quotients": lambda x: (x**2 + 1).sqrt() / (1 + torch.exp(-x)),
+        "powers, roots, quotients": lambda x: (x**2 + 1).sqrt() / (1 + torch.exp(-x)) + x**3,
+        "maximum, minimum": lambda x: torch.maximum(x, -x) + torch.min(x.exp(), x * x + 1).rsqrt(),
     },
     "Means and maxima": {
         "mean over axes": lambda x: x.mean([2, 3]) + x.mean(dim=(-1, -2)),
@@ -103,9 +110,11 @@ CONVERTED: dict[str, dict[str, Step]] = {
         "mean of channels": lambda x: x.mean(1, keepdim=True),
         "sum, amax, max": lambda x: x.sum(1).unsqueeze(1) * x.amax([2, 3])[:, :, None, None]
         + x.max(3)[0][..., None],
+        "amin, min, var, std": lambda x: x.amin(1) + x.min(1)[0] + x.var(1) + torch.std(x, 1),
         "global pools": lambda x: functional.adaptive_max_pool2d(x, 1).flatten(1)
         + functional.adaptive_avg_pool2d(x, SINGLE).squeeze(3).squeeze(2),
         "adaptive pools": nn.Sequential(nn.AdaptiveAvgPool2d((4, 5)), nn.AdaptiveMaxPool2d((2, 5))),
+        "adaptive pools of uneven windows": nn.AdaptiveMaxPool2d((4, 5)),
         "ceil_mode": _pools(ceil_mode=True),
         "padded averages": _pools(padding=1),
         "padding not counted": _pools(padding=1, ceil_mode=True, count_include_pad=False),
@@ -123,6 +132,11 @@ CONVERTED: dict[str, dict[str, Step]] = {
         "concatenation of any axis": lambda x: torch.cat([torch.cat([x, -x], dim=2)] * 2, dim=-1),
         "channel shuffle": _shuffle,
         "padding": nn.Sequential(nn.ZeroPad2d((1, 2, 0, 3)), nn.ReplicationPad2d(1)),
+        "reflected and circular borders": nn.Sequential(
+            nn.ReflectionPad2d((2, 1, 0, 3)), nn.CircularPad2d((1, 0, 2, 3))
+        ),
+        "roll, repeat": lambda x: torch.roll(x, (1, -2), (2, 3)).repeat(1, 2, 1, 1),
+        "flatten, unflatten": nn.Sequential(nn.Flatten(2), nn.Unflatten(1, (4, 2))),
         "PixelShuffle": nn.Sequential(nn.PixelShuffle(2), nn.PixelUnshuffle(3)),
         "dropout": lambda x: functional.dropout(x, training=False),
     },
@@ -142,12 +156,27 @@ CONVERTED: dict[str, dict[str, Step]] = {
         "GroupNorm": nn.GroupNorm(4, CHANNELS),
         "InstanceNorm2d": nn.InstanceNorm2d(CHANNELS, affine=True),
         "LayerNorm": nn.LayerNorm([WIDTH]),
+        "RMSNorm": lambda x: functional.rms_norm(x, [HEIGHT, WIDTH]),
     },
     "Layers": {
         "shared layers": _Shared(),
         "dilation, groups": nn.Conv2d(CHANNELS, CHANNELS, 3, dilation=2, groups=4),
         "padding='same', 'valid'": nn.Sequential(
             nn.Conv2d(CHANNELS, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, padding="valid")
+        ),
+        "padding='same', uneven": nn.Sequential(
+            nn.Conv2d(CHANNELS, 4, (4, 2), padding="same", dilation=(1, 3)),
+            QuantConvV2(4, 4, 2, padding="same", bit=3),
+        ),
+        "padding_mode": nn.Sequential(
+            nn.Conv2d(CHANNELS, 4, 3, padding=2, padding_mode="reflect"),
+            QuantConvV2(4, 4, 3, padding=1, padding_mode="replicate", bit=3),
+            nn.Conv2d(4, 4, 3, padding=(2, 1), padding_mode="circular"),
+        ),
+        "ConvTranspose2d": nn.Sequential(
+            nn.ConvTranspose2d(CHANNELS, 6, 2, stride=2),
+            nn.ConvTranspose2d(6, 4, (3, 4), (2, 3), 1, (1, 2), groups=2, dilation=(2, 1)),
+            nn.ConvTranspose2d(4, 4, 3, 1, padding=3, bias=False),
         ),
     },
     "Quantizers": dict(quantizer_forms.CONVERTED),
@@ -164,11 +193,13 @@ REFUSED: dict[str, tuple[Step, str]] = {
     "axes of the batch": (lambda x: x.mean(0, keepdim=True), "batch"),
     "sorting": (lambda x: torch.sort(x, 1)[0], "does not know"),
     "MultiheadAttention": (_Attention(), "MultiheadAttention"),
-    "borders that are not zero": (
-        nn.Conv2d(CHANNELS, 4, 3, padding=1, padding_mode="reflect"),
-        "ReplicationPad2d",
+    "scaled_dot_product_attention": (
+        lambda x: functional.scaled_dot_product_attention(x, x, x),
+        "scaled_dot_product_attention",
     ),
-    "ConvTranspose2d": (nn.ConvTranspose2d(CHANNELS, 4, 2), "ConvTranspose2d"),
+    "matrix products of two values": (lambda x: x @ x.transpose(2, 3), "matmul"),
+    "dilated maxima": (nn.MaxPool2d(2, dilation=2), "dilation"),
+    "functions with jumps": (nn.Hardshrink(0.1), "hardshrink"),
     "mixing images": (lambda x: x.view(-1, CHANNELS * HEIGHT * WIDTH * 2), "does not know"),
 }
 """By kind: a step, and what the error says."""

@@ -226,7 +226,7 @@ def _difference(
 def _formula(layer: WeightedLayer) -> str:
     """Describe what a layer computes."""
     if not isinstance(layer, QuantizedLayer):
-        return "a plain layer, for its bit-width is 32"
+        return "a plain layer, as one of 32 bits is"
     if not isinstance(layer, ThresholdLayer):
         return "8-bit weights: round(w / max(w) * 127)"
     said = layer.quantization

@@ -14,6 +14,7 @@ from torch import nn
 
 from apot_export.errors import BitWidthError, RecognitionError
 from apot_export.original import families
+from apot_export.original.borders import TransposedConv2d
 from apot_export.original.families import Family
 from apot_export.original.layer_facts import LayerFacts
 from apot_export.original.quantization import FULL_PRECISION_BITS, TERNARY_BITS, Quantization
@@ -65,10 +66,12 @@ class FoundLayer:
     """Bit-widths that its weight quantizer may mean, beside that of the facts."""
 
 
-def weighted_layers(module: nn.Module) -> Iterator[tuple[str, WeightedLayer]]:
+def weighted_layers(
+    module: nn.Module,
+) -> Iterator[tuple[str, WeightedLayer | nn.ConvTranspose2d]]:
     """Yield every convolution and linear layer by its first dotted name."""
     for name, layer in module.named_modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+        if isinstance(layer, (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)):
             yield name, layer
 
 
@@ -221,7 +224,7 @@ def float_replacement(name: str, layer: WeightedLayer) -> WeightedLayer | None:
     if isinstance(layer, QuantizedLayer):
         return None
     if getattr(layer, "layer_type", None) in _FIRST_KINDS:
-        return eight_bit_replacement(layer)
+        return eight_bit_replacement(name, layer)
     if said_bits(layer, name) == FULL_PRECISION_BITS or "weight" not in layer._parameters:  # noqa: SLF001 - weights that pruning or parametrizations make
         return _made(layer, nn.Conv2d) if isinstance(layer, nn.Conv2d) else _made(layer, nn.Linear)
     if not is_plain(layer):
@@ -235,8 +238,22 @@ def float_replacement(name: str, layer: WeightedLayer) -> WeightedLayer | None:
     return None
 
 
-def eight_bit_replacement(layer: WeightedLayer) -> FirstConv2d | LastLinear:
-    """Return a layer with 8-bit weights and float inputs, around a layer's tensors."""
+def eight_bit_replacement(
+    name: str, layer: WeightedLayer | nn.ConvTranspose2d
+) -> FirstConv2d | LastLinear:
+    """Return a layer with 8-bit weights and float inputs, around a layer's tensors.
+
+    Raises:
+        RecognitionError: It is a transposed convolution.
+    """
+    if isinstance(layer, (nn.ConvTranspose2d, TransposedConv2d)):
+        raise RecognitionError(
+            "A transposed convolution has no 8-bit weights.",
+            where=name,
+            expected="a convolution or linear layer",
+            got="ConvTranspose2d",
+            fix="leave it in float: leave out --first-last 8bit",
+        )
     is_convolution = isinstance(layer, nn.Conv2d)
     made = _made(layer, FirstConv2d) if is_convolution else _made(layer, LastLinear)
     return made.eval().requires_grad_(requires_grad=False)

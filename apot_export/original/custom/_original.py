@@ -18,6 +18,7 @@ from apot_export.network.layers import MultiBitWeights
 from apot_export.original import families
 from apot_export.original.applicability import layer_exceptions
 from apot_export.original.architectures import Architecture
+from apot_export.original.borders import TransposedConv2d
 from apot_export.original.checkpoint import Checkpoint, load_checkpoint, require_finite
 from apot_export.original.choices import Choices
 from apot_export.original.custom._agreement import Run, chosen, probes, run
@@ -131,7 +132,9 @@ def _original(
     fixed: dict[nn.Module, WeightedLayer] = {}
     for name, layer in weighted_layers(module):
         names[layer] = name
-        if isinstance(layer, ThresholdLayer):
+        if isinstance(layer, nn.ConvTranspose2d):
+            fixed[layer] = TransposedConv2d.of(layer)
+        elif isinstance(layer, ThresholdLayer):
             ours[name] = layer.quantization
         elif (recognised := found_layer(name, layer, choices.family)) is not None:
             found.append(recognised)
@@ -294,7 +297,7 @@ def _first_last(rebuilt: nn.Module, names: Sequence[str], choices: Choices) -> S
     if choices.first_last == EIGHT_BIT:
         for name, layer in ends.items():
             if not isinstance(layer, QuantizedLayer):
-                rebuilt.set_submodule(name, eight_bit_replacement(layer))
+                rebuilt.set_submodule(name, eight_bit_replacement(name, layer))
         return Stated(EIGHT_BIT, OPTION)
     source = NETWORK if choices.first_last is None else OPTION
     return Stated(EIGHT_BIT if rounded else FLOAT, source)
