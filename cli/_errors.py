@@ -11,8 +11,9 @@ import typer
 
 from apot_export.errors import ApotExportError
 
+from ._signals import Stopped
+
 COULD_NOT_RUN = 2
-_INTERRUPTED = 130
 
 
 @contextmanager
@@ -30,9 +31,9 @@ def reported(*, debug: bool, interrupted: str = "Interrupted.") -> Iterator[None
             traceback.print_exc()
         print_error(error.what, error.details())
         raise typer.Exit(COULD_NOT_RUN) from None
-    except KeyboardInterrupt:
+    except Stopped as stopped:
         print_error(interrupted, [])
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(stopped.exit_code) from None
     except (typer.Exit, typer.Abort):
         raise
     except (BrokenPipeError, SystemExit):

@@ -1,57 +1,29 @@
-"""`apot-export`: convert, verify, tune, inspect."""
+"""The process of `apot-export`: its signals, its standard output, its exit code.
+
+It imports what a verb needs only when signals are handled already.
+"""
 
 from __future__ import annotations
 
 import io
 import sys
-from typing import Annotated
 
-import typer
-
-from . import convert, inspect, tune, verify
-from ._groups import Command, with_groups
-
-app = typer.Typer(
-    name="apot-export",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for verb in (convert.convert, verify.verify, tune.tune):
-    app.command(cls=Command)(with_groups(verb))
-app.add_typer(inspect.app, name="inspect")
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from apot_export._version import VERSION
-
-        typer.echo(f"apot-export {VERSION}")
-        raise typer.Exit
-
-
-@app.callback()
-def main(
-    _version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
-        ),
-    ] = False,
-) -> None:
-    """Turn trained powers-of-two networks into shift-add artifacts, and prove them.
-
-    Exit codes: 0 done or PASS, 1 verification FAIL, 2 could not run.
-    """
+from ._signals import Stopped, stop_on_signals
 
 
 def run() -> None:
     """Run the command line (the installed script calls this)."""
+    stop_on_signals()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # File names may be any bytes, and not every terminal speaks Unicode.
         sys.stdout.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        from .app import app
+
+        app()
+    except Stopped:  # outside of every verb
+        sys.stderr.write("Error: Interrupted.\n")
+        raise
 
 
 if __name__ == "__main__":

@@ -245,14 +245,14 @@ def test_reading_a_packed_file_loads_readers_and_numpy_alone(exported: Path) -> 
 def test_inspecting_thresholds_loads_no_torch() -> None:
     loaded = modules_loaded_by(
         "import apot_export.inspection.thresholds, apot_export.inspection.widths\n"
-        "import apot_export_cli.main, apot_export_cli.inspect"
+        "import apot_export_cli.app, apot_export_cli.inspect"
     )
     assert not {"torch", "torchvision", "onnx", "onnxruntime"} & loaded
 
 
 def test_help_loads_nothing_heavy() -> None:
     heavy = {"torch", "torchvision", "onnx", "onnxruntime", "numpy", "safetensors"}
-    assert not heavy & modules_loaded_by("import apot_export_cli.main")
+    assert not heavy & modules_loaded_by("import apot_export_cli.app")
 
 
 def test_conversion_loads_neither_torchvision_nor_a_runtime() -> None:

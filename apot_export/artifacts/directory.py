@@ -90,6 +90,12 @@ def require_free(directory: Path, *, force: bool) -> None:
             expected="a directory that does not exist yet",
             fix="choose another with -o, or replace this one with --force",
         )
+    if directory.samefile(Path()):
+        raise ExportError(
+            "The output directory is the current folder, which would be replaced by another.",
+            where=str(directory.absolute()),
+            fix="go to the folder above first: cd ..",
+        )
 
 
 def _taken(problem: str, where: Path, got: str | None = None) -> ExportError:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,7 +29,8 @@ from apot_export.artifacts.directory import (
 )
 from apot_export.errors import ExportError
 
-APP: Typer = import_module("apot_export_cli.main").app  # of the folder cli/
+APP: Typer = import_module("apot_export_cli.app").app  # of the folder cli/
+Stopped: Callable[[int], BaseException] = import_module("apot_export_cli._signals").Stopped
 CHECKPOINT = "res8_4bit.pth.tar"
 EXPORT = Path("res8_4bit")
 FILES = {MANIFEST, ONNX_MODEL, PACKED_MODEL}
@@ -142,6 +144,23 @@ def test_outputs_that_cannot_be(output: str, options: list[str]) -> None:
         assert f"where: {Path(CHECKPOINT).absolute()}\n" in error
 
 
+def test_the_current_folder_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXPORT)
+    for verb in (["convert", f"../{CHECKPOINT}", "-o", ".", "--force"], ["tune", "."]):
+        assert "cd .." in refused(*verb)
+
+
+UNUSUAL = ["new\nline", "x" * 250, "*?[a]", " ", "-o"]
+
+
+@pytest.mark.parametrize("name", UNUSUAL, ids=ascii)
+def test_unusual_names(name: str) -> None:
+    for options in ([], ["--force"]):
+        result = run("convert", CHECKPOINT, "-o", f"./{name}", *options)
+        assert result.exit_code == 0, result.output
+        assert {path.name for path in Path(name).iterdir()} == FILES
+
+
 def test_missing_parents_are_made() -> None:
     assert run("convert", CHECKPOINT, "-o", "new/folders/export").exit_code == 0
     assert {path.name for path in Path("new/folders/export").iterdir()} == FILES
@@ -196,7 +215,7 @@ def test_folders_that_cannot_be_made(number: int, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_interrupt_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", failing(os.fsync, 2, KeyboardInterrupt()))
+    monkeypatch.setattr(os, "fsync", failing(os.fsync, 2, Stopped(signal.SIGINT)))
     assert refused("convert", CHECKPOINT, "-o", "new/export", code=130) == "Error: Interrupted.\n"
 
 

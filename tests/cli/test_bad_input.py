@@ -20,7 +20,7 @@ from apot_export.original.checkpoint import load_checkpoint
 
 EXAMPLE = Path("examples", "digits", "res8_4bit", "model_best.pth.tar")
 PUBLISHED = Path("checkpoints", "CIFAR10", "result")
-APP: Typer = import_module("apot_export_cli.main").app  # of the folder cli/
+APP: Typer = import_module("apot_export_cli.app").app  # of the folder cli/
 DETAIL = re.compile(r" +(where|expected|got|to do): \S")
 
 NAME = "res8_4bit.pth.tar"

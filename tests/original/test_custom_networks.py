@@ -39,7 +39,7 @@ from apot_export.original.quantization import Quantization
 from apot_export.original.quantized_layers import FirstConv2d, LastLinear, QuantConv2d
 from apot_export.runtimes.onnx_runtime import open_session
 
-APP: Typer = import_module("apot_export_cli.main").app  # of the folder cli/
+APP: Typer = import_module("apot_export_cli.app").app  # of the folder cli/
 parse_arguments = import_module("apot_export_cli._parsing").parse_arguments
 SHAPE = (1, 8, 8)
 Make = Callable[..., nn.Module]

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from apot_export.artifacts.directory import MANIFEST, ONNX_MODEL, PACKED_MODEL
 
-APP: Typer = import_module("apot_export_cli.main").app  # of the folder cli/
+APP: Typer = import_module("apot_export_cli.app").app  # of the folder cli/
 COMMAND = Path(sys.executable).with_name("apot-export")
 CHECKPOINT = "res8_4bit.pth.tar"
 EXPORT = Path("res8_4bit")

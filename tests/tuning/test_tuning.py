@@ -611,7 +611,7 @@ def test_onnx_runtime_that_is_not_installed() -> None:
     program = (
         "import sys\n"
         "sys.modules['onnxruntime'] = None\n"
-        "from apot_export_cli.main import app\n"
+        "from apot_export_cli.app import app\n"
         f"app(['tune', '{EXPORT}'])"
     )
     done = subprocess.run(
