@@ -40,6 +40,7 @@ BYTES = Kind("bytes of decoded data", 1, grows=True)
 WEIGHTS = Kind("weights", 16, grows=True)
 NUMBERS = Kind("numbers of an image's values at the same time", 8, grows=True)
 TABLE_ENTRIES = Kind("entries of codebooks and of activation quantizers' tables", 8, grows=False)
+PICKLE_STEPS = Kind("steps of a pickle", 64, grows=False)
 JSON_BYTES = Kind("bytes of JSON", 32, grows=False)
 JSON_VALUES = Kind("JSON values", 1024, grows=False)
 
@@ -62,6 +63,11 @@ def max_memory(size: int | None) -> Iterator[None]:
         yield
     finally:
         _stated.reset(token)
+
+
+def stated_memory() -> int | None:
+    """Return what `max_memory` was given; None outside of it."""
+    return _stated.get()
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,27 @@
-"""Unpickling that runs nothing: classes and functions stay names, their objects plain records.
+"""Pickles read as data: classes and functions stay names; nothing is imported, called or hashed.
 
 Every opcode that would import, call or set an attribute is replaced. What remains of a pickle is
-text, numbers, lists, dicts, tensors, and stand-ins for objects of other classes.
+text, numbers, lists, dicts, the places of tensors' numbers in the file, and stand-ins for objects
+of other classes. Needs the standard library alone.
 """
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
-import reprlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+import struct
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
+from apot_export.original._data import (
+    ITEM_BYTES,
+    Global,
+    Reading,
+    StandIn,
+    Storage,
+    Tensor,
+)
 
 _INERT = re.compile(
     r"(__builtin__|builtins)\.(bytearray|bytes|complex|dict|float|int|list|object|set|frozenset"
@@ -43,94 +50,69 @@ _INERT = re.compile(
 """Globals whose objects are data beside the tensors; any other one has a checkpoint refused."""
 _STORAGE = re.compile(r"torch\.(?:cuda\.|storage\.)?(\w+)Storage")
 _STORAGE_TYPES = {
-    "Float": torch.float32,
-    "Double": torch.float64,
-    "Half": torch.float16,
-    "BFloat16": torch.bfloat16,
-    "Long": torch.int64,
-    "Int": torch.int32,
-    "Short": torch.int16,
-    "Char": torch.int8,
-    "Byte": torch.uint8,
-    "Bool": torch.bool,
-    "ComplexFloat": torch.complex64,
-    "ComplexDouble": torch.complex128,
-    "Untyped": torch.uint8,
+    "Float": "float32",
+    "Double": "float64",
+    "Half": "float16",
+    "BFloat16": "bfloat16",
+    "Long": "int64",
+    "Int": "int32",
+    "Short": "int16",
+    "Char": "int8",
+    "Byte": "uint8",
+    "Bool": "bool",
+    "ComplexFloat": "complex64",
+    "ComplexDouble": "complex128",
+    "Untyped": "uint8",
 }
-_ARRAY_TYPE = re.compile(r"[iuf][1248]|b1")
-"""Codes of numpy's types of numbers, as f8."""
+_ARRAY_TYPES = {
+    **{f"f{size}": (f"float{8 * size}", code) for size, code in ((2, "e"), (4, "f"), (8, "d"))},
+    **{f"i{1 << n}": (f"int{8 << n}", code) for n, code in enumerate("bhiq")},
+    **{f"u{1 << n}": (f"uint{8 << n}", code) for n, code in enumerate("BHIQ")},
+    "b1": ("bool", "?"),
+}
+"""PyTorch's names of numpy's types of numbers, and their codes in `struct`."""
+_ENTRY_BYTES = 64
+"""Memory of an entry that a list or dict gets by a copy."""
 _PLAIN_KEYS = (str, int, float, bytes, type(None))
 
-
-@dataclass(frozen=True)
-class Global:
-    """A class or function that a pickle names, which is not imported."""
-
-    name: str
-
-
-@dataclass(eq=False, repr=False)
-class StandIn:
-    """An object of a class that is not imported: what the pickle gave it, as data."""
-
-    name: str
-    """Class or function that would have made it."""
-    arguments: tuple[Any, ...] = ()
-    state: Any = None
-    held: dict[Any, Any] = field(default_factory=dict)
-    """Attributes, and items of what was a kind of dict."""
-
-    def build(self, state: Any) -> None:
-        """Keep a state: attributes in a dict, or a dict and slots, or anything else."""
-        self.state = state
-        for part in state if isinstance(state, tuple) else (state,):
-            if isinstance(part, dict):
-                self.held.update(part)
-
-    def append(self, item: object) -> None:
-        """Ignore an item of what was a kind of list."""
-
-
-StorageReader = Callable[[str, torch.dtype, int], torch.Tensor]
-"""Gives the numbers of a storage, a flat tensor, by key, type and number of elements."""
+Nested = Callable[[Reading, Any], Any]
+"""Reads a file of PyTorch's that stands as bytes in a pickle."""
+Storages = Callable[[str, str, int], Storage]
+"""Gives a storage by key, type and number of elements."""
 
 
 class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - the C one has no opcodes to replace
     stack: list[Any]
     pop_mark: Callable[[], list[Any]]
     append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+    readline: Callable[[], bytes]
 
     def __init__(
-        self,
-        file: Any,
-        foreign: dict[str, None],
-        storage: StorageReader | None,
-        nested: Callable[[bytes], Any],
+        self, reading: Reading, file: Any, storages: Storages | None, nested: Nested
     ) -> None:
-        super().__init__(file, encoding="latin1")
-        self._foreign, self._storage = foreign, storage
+        self._reading, self._file, self._storages = reading, file, storages
         self._makers = {**_MAKERS, "torch.storage._load_from_bytes": nested}
+        super().__init__(_Counted(reading, file), encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Global:
         found = Global(f"{module}.{name}")
         if not _INERT.fullmatch(found.name):
-            self._foreign[found.name] = None
+            self._reading.foreign[found.name] = None
         return found
 
     def persistent_load(self, pid: Any) -> Any:
         if isinstance(pid, tuple) and pid[0] == "module":  # with the source of its class
             return pid[1]
-        if self._storage is None or not isinstance(pid, tuple) or pid[0] != "storage":
+        if self._storages is None or not isinstance(pid, tuple) or pid[0] != "storage":
             raise pickle.UnpicklingError("a persistent id that is no storage")
         _, kind, key, _, count, *view = pid
         match = _STORAGE.fullmatch(kind.name)
-        if (
-            match is None
-            or match[1] not in _STORAGE_TYPES
-            or any(part is not None for part in view)
-        ):
+        if match is None or match[1] not in _STORAGE_TYPES or any(v is not None for v in view):
             raise pickle.UnpicklingError(f"a storage of an unknown type: {kind.name}")
-        return self._storage(str(key), _STORAGE_TYPES[match[1]], int(count))
+        if not isinstance(key, (str, int)) or not isinstance(count, int) or count < 0:
+            raise pickle.UnpicklingError("a storage without a key or a number of elements")
+        return self._storages(str(key), _STORAGE_TYPES[match[1]], count)
 
     def made(self, maker: Any, arguments: Any) -> Any:
         if not isinstance(maker, Global) or not isinstance(arguments, tuple):
@@ -138,7 +120,7 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - the C one has no opcodes 
         if maker.name == "torch._tensor._rebuild_from_type_v2":
             return self.made(arguments[0], arguments[2])
         known = self._makers.get(maker.name.replace("__builtin__.", "builtins."))
-        return known(*arguments) if known else StandIn(maker.name, arguments)
+        return known(self._reading, *arguments) if known else StandIn(maker.name, arguments)
 
     def call(self) -> None:
         arguments = self.stack.pop()
@@ -153,32 +135,65 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - the C one has no opcodes 
         self.append(self.made(maker, tuple(arguments)))
 
     def call_named(self) -> None:
-        read: Callable[[], bytes] = self.readline  # type: ignore[attr-defined]
-        module, name = read()[:-1].decode("ascii"), read()[:-1].decode("ascii")
+        module, name = (self.readline()[:-1].decode("ascii") for _ in range(2))
         self.append(self.made(self.find_class(module, name), tuple(self.pop_mark())))
 
     def build(self) -> None:
-        state = self.stack.pop()
-        if isinstance(self.stack[-1], StandIn):
-            self.stack[-1].build(state)
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, StandIn):
+            target.state = state
+            for part in state if isinstance(state, tuple) else (state,):
+                if isinstance(part, dict):
+                    self._reading.spend(len(part) * _ENTRY_BYTES)
+                    target.held.update(part)
 
     def refuse(self) -> None:
         raise pickle.UnpicklingError("an extension code")
+
+    def extend(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(items)
+        elif not isinstance(target, StandIn):  # which may have been a kind of list
+            raise pickle.UnpicklingError(f"items appended to {type(target).__name__}")
 
     def fill(self, items: list[Any]) -> None:
         target = self.stack[-1]
         held = target.held if isinstance(target, StandIn) else target
         if not isinstance(held, dict):
             raise pickle.UnpicklingError(f"items of {type(target).__name__}")
-        held.update(_mapping(zip(items[::2], items[1::2], strict=True)))
+        _fill(held, zip(items[::2], items[1::2], strict=True))
 
     def new_dict(self) -> None:
         items = self.pop_mark()
         self.append({})
         self.fill(items)
 
+    def read_sized(self) -> None:
+        """Read bytes without making room for them first."""
+        data = self.read(int.from_bytes(self.read(8), "little"))
+        self.append(data)
 
-_REPLACED: dict[bytes, Callable[[Any], None]] = {
+
+class _Counted:
+    """A file whose every read is a step; `_Unpickler` reads an opcode at a time."""
+
+    def __init__(self, reading: Reading, file: Any) -> None:
+        self._reading, self._file = reading, file
+
+    def read(self, size: int) -> bytes:
+        self._reading.step()
+        data: bytes = self._file.read(size)
+        if len(data) != size:
+            raise EOFError("Ran out of input")
+        return data
+
+    def readline(self) -> bytes:
+        line: bytes = self._file.readline()
+        return line
+
+
+_REPLACED: dict[bytes, Callable[[Any], Any]] = {
     **dict.fromkeys((pickle.REDUCE, pickle.NEWOBJ), _Unpickler.call),
     pickle.NEWOBJ_EX: _Unpickler.call_with_keywords,
     pickle.OBJ: _Unpickler.call_marked,
@@ -188,10 +203,15 @@ _REPLACED: dict[bytes, Callable[[Any], None]] = {
     pickle.DICT: _Unpickler.new_dict,
     pickle.SETITEM: lambda reader: reader.fill([reader.stack.pop(-2), reader.stack.pop()]),
     pickle.SETITEMS: lambda reader: reader.fill(reader.pop_mark()),
+    pickle.APPEND: lambda reader: reader.extend([reader.stack.pop()]),
     # Lists in place of sets: nothing that a pickle holds is hashed but text and numbers.
     pickle.EMPTY_SET: lambda reader: reader.append([]),
-    pickle.ADDITEMS: pickle._Unpickler.dispatch[pickle.APPENDS[0]],  # noqa: SLF001 - as above
+    **dict.fromkeys(
+        (pickle.APPENDS, pickle.ADDITEMS), lambda reader: reader.extend(reader.pop_mark())
+    ),
     pickle.FROZENSET: lambda reader: reader.append(reader.pop_mark()),
+    pickle.BYTEARRAY8: _Unpickler.read_sized,
+    pickle.FRAME: lambda reader: reader.read(8),
 }
 _Unpickler.dispatch = {
     **pickle._Unpickler.dispatch,  # noqa: SLF001 - as above
@@ -199,99 +219,111 @@ _Unpickler.dispatch = {
 }
 
 
-def unpickle(
-    file: Any,
-    foreign: dict[str, None],
-    storage: StorageReader | None,
-    nested: Callable[[bytes], Any],
-) -> Any:
+def unpickle(reading: Reading, file: Any, storages: Storages | None, nested: Nested) -> Any:
     """Read one pickle without running anything.
 
     Args:
+        reading: The file that it is in.
         file: With `read` and `readline`, at the pickle's first byte.
-        foreign: Gets the name of every global that is no data.
-        storage: Gives the numbers of tensors; None where there can be none.
+        storages: Gives the storages of tensors; None where there can be none.
         nested: Reads a file of PyTorch's that stands as bytes in the pickle.
 
-    Raises pickle.UnpicklingError and whatever damage leads to.
+    Raises CheckpointError beyond the budget, UnpicklingError and whatever else damage leads to.
     """
-    return _Unpickler(file, foreign, storage, nested).load()
+    return _Unpickler(reading, file, storages, nested).load()
 
 
-def numbers_of(value: object) -> torch.Tensor | None:
-    """Return a tensor, or an array of numpy's as one; None for anything else, or damaged arrays."""
-    if isinstance(value, torch.Tensor) or not isinstance(value, StandIn):
-        return value if isinstance(value, torch.Tensor) else None
+# --- what is made of known globals ----------------------------------------------------------------
+
+
+def _fill(held: dict[Any, Any], pairs: Any) -> dict[Any, Any]:
+    """Add pairs to a dict, whose keys never nest: a hash has no limit on depth."""
+    for key, value in pairs:
+        is_plain = isinstance(key, _PLAIN_KEYS)
+        held[key if is_plain else f"{type(key).__name__} {len(held)}"] = value
+    return held
+
+
+def _dict(reading: Reading, pairs: Any = ()) -> dict[Any, Any]:
+    reading.spend(len(pairs) * _ENTRY_BYTES)
+    return _fill({}, pairs.items() if isinstance(pairs, dict) else pairs)
+
+
+def _bytes(reading: Reading, text: Any = b"", *_coding: object) -> bytes:
+    reading.spend(len(text))
+    return text.encode("latin1") if isinstance(text, str) else bytes(memoryview(text))
+
+
+def _list(reading: Reading, items: Any = (), *_length: object) -> list[Any]:
+    reading.spend(len(items) * _ENTRY_BYTES)
+    return [*items] if isinstance(items, (list, tuple)) else []
+
+
+def _first(_reading: Reading, value: Any, *_others: object) -> Any:
+    return value
+
+
+def _tensor(
+    reading: Reading, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
+) -> Tensor:
+    return reading.tensor(storage, storage.dtype, offset, shape, strides)
+
+
+def _typed_tensor(reading: Reading, *arguments: Any) -> Tensor:
+    storage, offset, shape, strides, _, _, dtype, *_ = arguments
+    return reading.tensor(storage, dtype.name.removeprefix("torch."), offset, shape, strides)
+
+
+def _array_type(kind: object) -> tuple[str, str] | None:
+    """Return PyTorch's name of numpy's type of numbers, and its code in `struct`."""
+    if not (isinstance(kind, StandIn) and kind.name == "numpy.dtype" and kind.arguments):
+        return None
+    code = kind.arguments[0]
+    known = _ARRAY_TYPES.get(code) if isinstance(code, str) else None
+    is_big = isinstance(kind.state, tuple) and kind.state[1] == ">"
+    return known and (known[0], (">" if is_big else "<") + known[1])
+
+
+def _scalar(_reading: Reading, kind: object = None, raw: Any = b"", *_: object) -> Any:
+    """Return the number that a pickled numpy scalar holds; None for anything but a number."""
+    known = _array_type(kind)
+    if known is None or not isinstance(raw, (bytes, str)) or len(raw) != ITEM_BYTES[known[0]]:
+        return None
+    (number,) = struct.unpack(known[1], raw.encode("latin1") if isinstance(raw, str) else raw)
+    return number
+
+
+def array_of(reading: Reading, value: StandIn) -> Tensor | None:
+    """Return an array of numpy's as a tensor; None for anything else, or a damaged one."""
     try:
         if value.name.endswith("._frombuffer"):
             raw, kind, shape, order = value.arguments
         else:
             _, shape, kind, is_fortran, raw = value.state
             order = "F" if is_fortran else "C"
-        dtype = _array_type(kind)
-        if dtype is None:
+        known = _array_type(kind)
+        if known is None or not isinstance(raw, (bytes, bytearray, str)):
             return None
-        array = np.frombuffer(_bytes(raw), dtype).reshape(shape, order=order)
-        return torch.from_numpy(array.astype(dtype.newbyteorder("="), order="C"))
+        data, (dtype, code) = _bytes(reading, raw), known
+        size = ITEM_BYTES[dtype]
+        if len(data) != size * math.prod(shape):
+            return None
+        if code[0] == ">":
+            swapped = bytearray(data)
+            for place in range(size):
+                swapped[place::size] = data[size - 1 - place :: size]
+            data = bytes(swapped)
+        axes = shape[::-1] if order == "C" else shape
+        strides = [math.prod(axes[:axis]) for axis in range(len(axes))]
+        return reading.tensor(
+            reading.keep(data, dtype), dtype, 0, shape, strides[::-1] if order == "C" else strides
+        )
     except (ValueError, TypeError, LookupError, ArithmeticError):
         return None
 
 
-# --- what is made of known globals ----------------------------------------------------------------
-
-
-def _mapping(pairs: Iterable[Any] = ()) -> dict[Any, Any]:
-    """Return a dict, with keys that may nest without end as shortened text."""
-    items = pairs.items() if isinstance(pairs, dict) else pairs
-    return {k if isinstance(k, _PLAIN_KEYS) else reprlib.repr(k): v for k, v in items}
-
-
-def _bytes(text: str | bytes = b"", *_coding: object) -> bytes:
-    return text.encode("latin1") if isinstance(text, str) else bytes(memoryview(text))
-
-
-def _list(items: Iterable[Any] = (), *_length: object) -> list[Any]:
-    return [*items] if isinstance(items, (list, tuple)) else []
-
-
-def _first(value: Any, *_others: object) -> Any:
-    return value
-
-
-def _tensor(
-    storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
-) -> torch.Tensor:
-    if any(step < 0 for step in stride):
-        raise ValueError("a negative stride")
-    return torch.as_strided(storage, size, stride, offset)
-
-
-def _typed_tensor(*arguments: Any) -> torch.Tensor | StandIn:
-    storage, offset, size, stride, _, _, dtype, *_ = arguments
-    kind = getattr(torch, dtype.name.removeprefix("torch."), None)
-    if not isinstance(kind, torch.dtype):
-        raise pickle.UnpicklingError(f"a tensor of an unknown type: {dtype.name}")
-    return _tensor(storage.view(kind), offset, size, stride)
-
-
-def _array_type(kind: object) -> np.dtype[Any] | None:
-    if not (isinstance(kind, StandIn) and kind.name == "numpy.dtype" and kind.arguments):
-        return None
-    code = str(kind.arguments[0])
-    order = kind.state[1] if isinstance(kind.state, tuple) and kind.state[1] in {"<", ">"} else "="
-    return np.dtype(order + code) if _ARRAY_TYPE.fullmatch(code) else None
-
-
-def _scalar(kind: object = None, raw: object = b"", *_: object) -> Any:
-    """Return the number that a pickled numpy scalar holds; None for anything but a number."""
-    dtype = _array_type(kind)
-    if dtype is None or not isinstance(raw, (bytes, str)) or len(raw) != dtype.itemsize:
-        return None
-    return np.frombuffer(_bytes(raw), dtype)[0].item()
-
-
 _MAKERS: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("collections.OrderedDict", "collections.Counter", "builtins.dict"), _mapping),
+    **dict.fromkeys(("collections.OrderedDict", "collections.Counter", "builtins.dict"), _dict),
     "collections.defaultdict": lambda *_factory: {},
     **dict.fromkeys(("_codecs.encode", "builtins.bytes", "builtins.bytearray"), _bytes),
     **{f"builtins.{name}": _list for name in ("list", "tuple", "set", "frozenset")},

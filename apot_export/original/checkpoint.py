@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import stat
-import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +13,8 @@ import torch
 
 from apot_export.errors import CheckpointError, WeightError
 from apot_export.network.layers import MultiBitWeights
-from apot_export.original._containers import METADATA, re_saving, read_container
-from apot_export.original._pickles import numbers_of
+from apot_export.original._containers import METADATA, re_saving
+from apot_export.original.reading import read_container
 from apot_export.original.multi_bit import multi_bit_weights
 from apot_export.original.record import Record, record_of, recorded_bits
 from apot_export.original.weight_sets import (
@@ -110,20 +108,14 @@ def load_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
         CheckpointError: The file is missing, no checkpoint, damaged, or holds no state dict.
     """
     require_checkpoint_file(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pickles and tensors that are refused below
-        content = read_container(path)
-        place = chosen_weights(content, weights, path)
-        tensors, notes = _tensors(weight_sets(content)[place], path)
+    content, sha256 = read_container(path)
+    place = chosen_weights(content, weights, path)
+    tensors, notes = _tensors(weight_sets(content)[place], path)
     names = without_wrappers([key for key in tensors if not is_stray(key)])
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
-        if digest is None:  # Python 3.10
-            digest = hashlib.sha256(file.read())
     record, note = record_of(content)
     return Checkpoint(
         path=path,
-        sha256=digest.hexdigest(),
+        sha256=sha256,
         state={name: tensors[key] for key, name in names.items()},
         tensors=tensors,
         notes=(*([] if place in USUAL_PLACES else [f"weights from {place!r}"]), *notes),
@@ -162,7 +154,7 @@ def _tensors(found: Mapping[Any, Any], path: Path) -> tuple[dict[str, torch.Tens
             if isinstance(value, torch.Tensor) and isinstance(key, str):
                 tensors[key] = value.detach()
             continue
-        tensor = numbers_of(value)
+        tensor = value if isinstance(value, torch.Tensor) else None
         tensors[key] = _float32(key, tensor, path)
         if tensor is not None and tensor.dtype != tensors[key].dtype:
             converted[tensor.dtype] += 1

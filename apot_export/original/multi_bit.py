@@ -18,7 +18,7 @@ from torch import nn
 from apot_export.errors import CheckpointError, RecognitionError
 from apot_export.network.layers import MultiBitWeights
 from apot_export.network.planes import ungrouped
-from apot_export.original._pickles import StandIn
+from apot_export.original._data import StandIn
 
 if TYPE_CHECKING:
     from apot_export.original.checkpoint import Checkpoint

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from apot_export.original._pickles import StandIn
+from apot_export.original._data import StandIn
 
 _KEYS = (
     *("best_prec1", "best_prec", "best_acc1", "best_acc", "best_top1", "best_accuracy"),

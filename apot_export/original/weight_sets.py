@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from apot_export.errors import CheckpointError
-from apot_export.original._pickles import StandIn
+from apot_export.original._data import StandIn
 
 TOP = "."
 """Place of the weights of a file that is a state dict itself."""
@@ -140,9 +140,13 @@ def listed(sets: Mapping[str, Mapping[Any, Any]]) -> str:
 
 def _outline(content: object) -> str:
     if not isinstance(content, dict):
-        return type(content).__name__
-    shown = [f"{key!s} ({type(value).__name__})" for key, value in content.items()][:_SHOWN_KEYS]
+        return _kind(content)
+    shown = [f"{key!s} ({_kind(value)})" for key, value in content.items()][:_SHOWN_KEYS]
     return ", ".join(shown) or "nothing"
+
+
+def _kind(value: object) -> str:
+    return value.name if isinstance(value, StandIn) else type(value).__name__
 
 
 def _names(state: Mapping[Any, Any]) -> set[str]:
