@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from apot_export.conversion.convert_export import ExportConversion, convert_export
     from apot_export.conversion.result import ConversionResult
     from apot_export.errors import ApotExportError
+    from apot_export.original.reading import in_process
     from apot_export.runtimes.native import compile_network
     from apot_export.tuning import TuningResult, tune
     from apot_export.verification import Report, verify
@@ -33,6 +34,7 @@ _HOMES = {
     "compile_network": "runtimes.native",
     "convert": "conversion.convert",
     "convert_export": "conversion.convert_export",
+    "in_process": "original.reading",
     "load_packed": "artifacts.packed",
     "max_memory": "budgets",
     "tune": "tuning",
@@ -51,6 +53,7 @@ __all__ = [
     "compile_network",
     "convert",
     "convert_export",
+    "in_process",
     "load_packed",
     "max_memory",
     "tune",

@@ -30,6 +30,8 @@ Tensors = dict[str, torch.Tensor]
 
 formats = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 def saved(content: object, *, legacy: bool, protocol: int = 2) -> bytes:
     buffer = io.BytesIO()

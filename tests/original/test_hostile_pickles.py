@@ -30,6 +30,8 @@ STAND_INS = (
     *("torch._utils._rebuild_sparse_tensor", "omegaconf.DictConfig", "binarynet.ConvLayer_bin"),
 )
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 def text(value: str) -> bytes:
     data = value.encode()
