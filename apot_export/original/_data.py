@@ -62,7 +62,7 @@ class Tensor:
 def allow_memory(size: int) -> str:
     """Return what to do about a file that asks for much."""
     return (
-        "do not use a file that you do not trust; if you do trust it, allow "
+        "do not use a file that you do not trust; if you do trust it, allow more, for example "
         f"--max-memory {size} (in Python: apot_export.max_memory)"
     )
 
@@ -101,7 +101,7 @@ class Reading:
                 where=self.where,
                 expected=f"at most {most} {kind.name}",
                 got="more",
-                fix=allow_memory(max(2 * most * kind.memory, self.most[BYTES])),
+                fix=allow_memory(max(4 * most * kind.memory, self.most[BYTES])),
             )
 
     def keep(self, data: bytes, dtype: str = "uint8") -> Storage:

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from apot_export.errors import CheckpointError, UnsafeCheckpointError
 from apot_export.original.checkpoint import load_checkpoint
 
-EXAMPLE = Path("examples", "digits", "res8_4bit", "model_best.pth.tar")
 PUBLISHED = Path("checkpoints", "CIFAR10", "result", "res20_3bit", "model_best.pth.tar")
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
 """What PyTorch's legacy format begins with."""
@@ -57,11 +56,6 @@ def equal(first: Tensors, second: Tensors) -> bool:
     return list(first) == list(second) and all(
         torch.equal(value, second[key]) for key, value in first.items()
     )
-
-
-@pytest.fixture(scope="module")
-def state(project: Path) -> Tensors:
-    return load_checkpoint(project / EXAMPLE).state
 
 
 @pytest.fixture(scope="module")

@@ -1,26 +1,21 @@
 """Containers of checkpoints: what other training loops write around the weights of one network.
 
-What is harmless converts to the same packed weights; what is not is refused, and the lines that the
-refusal prints, run as they stand, make a checkpoint of it that converts.
+What is harmless converts to the same packed weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
 import datetime as dt
 import decimal
 import fractions
 import http
 import pathlib
-import pickle
 import signal
 import sys
 import types
 import uuid
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,33 +25,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import apot_export
-from apot_export.artifacts.directory import PACKED_MODEL
-from apot_export.errors import BitWidthError, CheckpointError, UnsafeCheckpointError
-from apot_export.original.architectures import recognise
-from apot_export.original.checkpoint import Checkpoint, load_checkpoint
+from apot_export.original.checkpoint import load_checkpoint
+from tests.support.checkpoint_files import (
+    NAME,
+    Tensors,
+    Writer,
+    packed_tensors,
+    pickled,
+    saved,
+)
 from tests.support.commands import run
-from tests.support.workshop import DIGITS
-
-Tensors = dict[str, torch.Tensor]
-Writer = Callable[[Tensors, Path], None]
-NAME = "res8_4bit.pth"
-SETTINGS: dict[str, Any] = {"family": "apot-v1"}
-"""Bare state dicts of these keys are of one of two families."""
-
-
-def saved(make: Callable[[Tensors], object], **options: Any) -> Writer:
-    def write(state: Tensors, path: Path) -> None:
-        torch.save(make(state), path, **options)
-
-    return write
-
-
-def pickled(make: Callable[[Tensors], object], protocol: int) -> Writer:
-    def write(state: Tensors, path: Path) -> None:
-        path.write_bytes(pickle.dumps(make(state), protocol))
-
-    return write
 
 
 def prefixed(prefix: str, inside: str = "") -> Writer:
@@ -217,23 +195,6 @@ CONVERTED: dict[str, Writer] = {
 }
 
 
-@pytest.fixture(scope="module")
-def state(project: Path) -> Tensors:
-    return load_checkpoint(project / DIGITS).state
-
-
-@pytest.fixture(scope="module")
-def codes(project: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Return the tensors of the packed file that the checkpoint itself becomes."""
-    return packed_tensors(project / DIGITS, tmp_path_factory.mktemp("export"))
-
-
-def packed_tensors(checkpoint: Path, folder: Path) -> bytes:
-    apot_export.convert(checkpoint, folder / "export", **SETTINGS)
-    data = (folder / "export" / PACKED_MODEL).read_bytes()
-    return data[8 + int.from_bytes(data[:8], "little") :]  # the header names the checkpoint
-
-
 @pytest.mark.parametrize("kind", CONVERTED)
 def test_harmless_containers_convert_to_the_same(
     kind: str, state: Tensors, codes: bytes, tmp_path: Path
@@ -259,205 +220,3 @@ def test_half_precision_is_widened_and_said(
     assert all(f"checkpoint  {note}" in result.output for note in loaded.notes)
     result = run("convert", path, "-o", tmp_path / "export", "--trust-options", "--force", "--json")
     assert "\"weights from 'net'\"" in result.output
-
-
-# --- what is refused, and the lines that make it convert ------------------------------------------
-
-
-class Part(nn.Module):
-    """A module of somebody's training code, with the tensors of a state dict."""
-
-    def __init__(self, state: Tensors) -> None:
-        super().__init__()
-        for name, part in parts_of(state).items():
-            if isinstance(part, dict):
-                self.add_module(name, Part(part))
-            else:
-                self.register_buffer(name, part)
-
-
-class Average:
-    """An average of weights as training codes keep it, which is no module."""
-
-    def __init__(self, state: Tensors) -> None:
-        self.shadow = state
-
-    def state_dict(self) -> Tensors:
-        return self.shadow
-
-
-class Options:
-    """Options of somebody's training code."""
-
-
-def parts_of(state: Tensors) -> dict[str, Any]:
-    parts: dict[str, Any] = {}
-    for key, value in state.items():
-        first, dot, rest = key.partition(".")
-        if dot:
-            parts.setdefault(first, {})[rest] = value
-        else:
-            parts[first] = value
-    return parts
-
-
-REFUSED: dict[str, Writer] = {
-    "a module": saved(Part),
-    "a module in an old file": saved(Part, _use_new_zipfile_serialization=False),
-    "a pickled module": pickled(Part, 4),
-    "a module under a key": saved(lambda state: {"epoch": 3, "net": Part(state)}),
-    "a module in a tuple": saved(lambda state: (Part(state), 3)),
-    "a wrapped module": saved(lambda state: nn.ModuleDict({"module": Part(state)})),
-    "an average": saved(lambda state: {"ema": Average(state), "best_prec": np.float64(98.6)}),
-    "options": saved(lambda state: {"state_dict": state, "args": Options(), "lr": [np.float32(1)]}),
-    "a class": saved(lambda state: {"state_dict": state, "type": [Options, Part]}),
-    "options, pickled": pickled(lambda state: {"model": state, "args": Options()}, 2),
-}
-
-
-@pytest.mark.parametrize("kind", REFUSED)
-def test_the_printed_lines_make_a_checkpoint_that_converts(
-    kind: str, state: Tensors, codes: bytes, tmp_path: Path
-) -> None:
-    path = tmp_path / NAME
-    REFUSED[kind](state, path)
-    result = run("convert", path, "-o", tmp_path / "export")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "nothing of it was run" in result.stderr
-    assert f"{__name__}." in result.stderr
-    with pytest.raises(UnsafeCheckpointError) as caught:
-        load_checkpoint(path)
-    assert packed_tensors(resaved(caught.value, result.stderr, path), tmp_path) == codes
-
-
-def resaved(error: CheckpointError, printed: str, path: Path) -> Path:
-    """Run the lines that an error prints, and return the file that they write."""
-    assert error.fix is not None
-    lines = [line.strip() for line in printed.splitlines()][-4:]
-    assert lines == error.fix.splitlines()[1:]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's, of old classes
-        exec("\n".join(lines), {})  # noqa: S102 - what the message asks for
-    (made,) = set(path.parent.glob("resaved_*"))
-    return made
-
-
-def test_float64_beyond_float32_is_rounded_by_the_printed_lines(
-    state: Tensors, codes: bytes, tmp_path: Path
-) -> None:
-    doubles = {k: v.double() * (1 + 1e-12) if v.ndim == 4 else v for k, v in state.items()}
-    torch.save({"net": doubles}, tmp_path / NAME)
-    save_file(doubles, tmp_path / "res8_4bit.safetensors")
-    for name in (NAME, "res8_4bit.safetensors"):
-        path = tmp_path / name
-        result = run("convert", path, "-o", tmp_path / "export")
-        with pytest.raises(CheckpointError, match="does not fit float32") as caught:
-            load_checkpoint(path)
-        made = resaved(caught.value, result.stderr, path)
-        assert packed_tensors(made, tmp_path / name.partition(".")[2]) == codes
-        made.unlink()
-
-
-def test_torchscript_is_resaved_by_the_printed_lines(state: Tensors, tmp_path: Path) -> None:
-    floats = {key: value for key, value in state.items() if "alpha" not in key}
-    network = recognise({key: tuple(value.shape) for key, value in floats.items()}).build().eval()
-    network.load_state_dict(floats, strict=False)
-    path = tmp_path / "script.pth"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's, of TorchScript
-        traced = torch.jit.trace(network, torch.zeros(1, 1, 8, 8))  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, path)
-    result = run("convert", path)
-    with pytest.raises(UnsafeCheckpointError) as caught:
-        load_checkpoint(path)
-    loaded = load_checkpoint(resaved(caught.value, result.stderr, path))
-    assert all(torch.equal(loaded.state[key], value) for key, value in floats.items())
-
-
-def test_several_networks_are_listed(state: Tensors, tmp_path: Path) -> None:
-    path = tmp_path / NAME
-    other = {f"{key}.weight": torch.zeros(2) for key in ("a", "b")}
-    torch.save({"G": state, "D": other, "optimizer_G": {"state": {0: {"weight": other}}}}, path)
-    with pytest.raises(CheckpointError, match="several sets") as caught:
-        load_checkpoint(path)
-    assert caught.value.got == f"G ({len(state)} keys), D (2 keys)"
-    assert list(load_checkpoint(path, "G").state) == list(state)
-
-
-# --- what the file says of itself -----------------------------------------------------------------
-
-
-def bits_of(path: Path, **choices: Any) -> tuple[int, str]:
-    result = apot_export.convert(path, path.parent / "export", force=True, **choices)
-    return int(result.bits), result.bits_from
-
-
-def test_options_in_the_file_state_bits(state: Tensors, tmp_path: Path) -> None:
-    path = tmp_path / "model.pth"
-    options: object
-    for options in ({"bit": 4}, argparse.Namespace(w_bits="4", act_bits=4, orbit=3)):
-        torch.save({"state_dict": state, "args": options}, path)
-        assert bits_of(path) == (4, "checkpoint")
-    safe = tmp_path / "model.safetensors"
-    save_file(state, safe, {"weight_bits": "4"})
-    assert bits_of(safe, **SETTINGS) == (4, "checkpoint")
-    for options in ({"bits": 4, "weight_bits": 3}, {"bits": 32}, {"bits": None}, 4):
-        torch.save({"state_dict": state, "args": options}, path)
-        assert bits_of(path) == (4, "batch-norm statistics")
-    named = tmp_path / "res8_3bit.pth"
-    torch.save({"state_dict": state, "args": {"bits": 4}}, named)
-    with pytest.raises(BitWidthError, match="other bits than its name"):
-        bits_of(named)
-    assert bits_of(named, bits=4) == (4, "option")
-
-
-@pytest.mark.parametrize("name", [NAME, "model.pth"])
-def test_bits_of_a_network_without_thresholds(name: str, state: Tensors, tmp_path: Path) -> None:
-    path = tmp_path / name
-    choices = {} if name == NAME else {"bits": 4}
-    floats = {key: value for key, value in state.items() if "alpha" not in key}
-    torch.save({"state_dict": floats}, path)
-    with pytest.raises(BitWidthError, match="no clipping thresholds") as caught:
-        bits_of(path, **choices)
-    assert "--bits 32" in str(caught.value.fix)
-    assert bits_of(path, bits=32) == (32, "option")
-    torch.save({"state_dict": {**floats, "layer1.0.conv1.step": torch.ones(1)}}, path)
-    with pytest.raises(BitWidthError, match="no clipping thresholds") as caught:
-        bits_of(path, **choices)
-    assert "layer1.0.conv1.step" in str(caught.value.got)
-    assert "--model" in str(caught.value.fix)
-
-
-def test_names_that_look_like_wrappers_may_be_a_networks_own(
-    state: Tensors, tmp_path: Path
-) -> None:
-    tensors = {f"model.module.{key}": value for key, value in state.items()}
-    tensors["model.total_ops"] = torch.zeros(1)
-    path = tmp_path / NAME
-    torch.save(tensors, path)
-    loaded: Checkpoint = load_checkpoint(path)
-    assert loaded.state.keys() == state.keys()
-    for prefix in ("model.module.", "module.", "model.", ""):
-        expected = [prefix + key for key in state]
-        assert list(loaded.state_for(expected)) == expected
-    assert loaded.state_for([*tensors]).keys() == tensors.keys()
-
-
-# --- sizes of images ------------------------------------------------------------------------------
-
-
-def test_images_of_another_size(project: Path, tmp_path: Path) -> None:
-    export = tmp_path / "export"
-    result = run("convert", project / DIGITS, "-o", export, "--input-shape", "1,12,10")
-    assert "1 x 12 x 10" in result.output
-    assert "as given" in result.output
-    images = tmp_path / "images.npz"
-    generator = np.random.default_rng(1)
-    np.savez(images, images=generator.standard_normal((8, 1, 12, 10), np.float32))
-    with contextlib.suppress(FileNotFoundError):
-        result = run("verify", export, "--images", images, "--device", "cpu")
-    assert "PASS" in result.output, result.output
-    result = run("convert", project / DIGITS, "-o", export, "--input-shape", "3,8,8", "--force")
-    assert (result.exit_code, "leave out --input-shape" in result.output) == (2, True)
-    result = run("convert", project / DIGITS, "-o", export, "--force")
-    assert "architecture" in result.output
