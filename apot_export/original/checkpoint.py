@@ -13,7 +13,8 @@ import torch
 
 from apot_export.errors import CheckpointError, WeightError
 from apot_export.network.layers import MultiBitWeights
-from apot_export.original._containers import METADATA, re_saving
+from apot_export.original._child import re_saving
+from apot_export.original._containers import METADATA
 from apot_export.original.multi_bit import multi_bit_weights
 from apot_export.original.reading import read_container
 from apot_export.original.record import Record, record_of, recorded_bits

@@ -1,7 +1,7 @@
 """Checkpoints read by a process of their own, with limits: what breaks it does not break this one.
 
 The process gets the open file and an empty one, and describes in the latter what the former holds
-(`_containers`). Tensors are made here: of the numbers in the files, which are mapped, not read.
+(`_child`). Tensors are made here: of the numbers in the files, which are mapped, not read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from apot_export import errors
 from apot_export.budgets import stated_memory
 from apot_export.errors import CheckpointError
-from apot_export.original import _containers
+from apot_export.original import _child
 from apot_export.original._data import StandIn
 
 _PROGRAM = "import sys; sys.path.append({!r}); from {} import main; main()"
@@ -63,7 +63,7 @@ def read_container(path: Path) -> tuple[Any, str]:
         ) from error
     with file, tempfile.TemporaryFile() as kept:
         if _in_process.get():
-            result = _containers.read(file, kept, path)
+            result = _child.read(file, kept, path)
         else:
             result = _read_by_another(file, kept, path)
         if "error" in result:
@@ -75,7 +75,7 @@ def read_container(path: Path) -> tuple[Any, str]:
 
 
 def _read_by_another(file: BinaryIO, kept: BinaryIO, path: Path) -> dict[str, Any]:
-    program = _PROGRAM.format(str(_PACKAGES), _containers.__name__)
+    program = _PROGRAM.format(str(_PACKAGES), _child.__name__)
     memory = "" if stated_memory() is None else str(stated_memory())
     command = [sys.executable, "-I", "-S", "-c", program, str(path), memory]
     try:
@@ -100,7 +100,7 @@ def _read_by_another(file: BinaryIO, kept: BinaryIO, path: Path) -> dict[str, An
 
 def _stopped(code: int, said: bytes, file: BinaryIO, path: Path) -> CheckpointError:
     """Return the error of a file whose reader did not end well."""
-    seconds = _containers.limits(file.seek(0, 2))[0]
+    seconds = _child.limits(file.seek(0, 2))[0]
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     lines = said.decode(errors="replace").splitlines()
     is_slow = name == "SIGXCPU"
@@ -123,7 +123,7 @@ def _mapped(file: BinaryIO) -> mmap.mmap | bytearray:
 
 
 def _rebuilt(result: dict[str, Any], files: list[Any]) -> Any:
-    """Make what a description describes; see `_containers.read`."""
+    """Make what a description describes; see `_child.read`."""
     storages: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def empty(kind: str, first: Any, *_: Any) -> Any:

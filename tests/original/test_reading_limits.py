@@ -20,7 +20,7 @@ import torch
 import apot_export
 from apot_export.errors import CheckpointError
 from apot_export.original import reading
-from apot_export.original._containers import LIMITS, limits
+from apot_export.original._child import LIMITS, limits
 from apot_export.original.checkpoint import load_checkpoint
 
 LITTLE = 4 << 20
