@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import typer
 
@@ -17,15 +17,19 @@ COULD_NOT_RUN = 2
 
 
 @contextmanager
-def reported(*, debug: bool, interrupted: str = "Interrupted.") -> Iterator[None]:
+def reported(
+    *, debug: bool, interrupted: str = "Interrupted.", in_process: bool = False
+) -> Iterator[None]:
     """Turn errors into one clear message on standard error and exit code 2.
 
     Args:
         debug: Show tracebacks, too.
         interrupted: What to say when the user stops the program.
+        in_process: Read checkpoints without a process of their own.
     """
     try:
-        yield
+        with _reading_checkpoints(in_process=in_process):
+            yield
     except ApotExportError as error:
         if debug:
             traceback.print_exc()
@@ -58,6 +62,14 @@ def reported(*, debug: bool, interrupted: str = "Interrupted.") -> Iterator[None
             ],
         )
         raise typer.Exit(COULD_NOT_RUN) from None
+
+
+def _reading_checkpoints(*, in_process: bool) -> AbstractContextManager[None]:
+    if not in_process:
+        return nullcontext()
+    import apot_export
+
+    return apot_export.in_process()
 
 
 def print_error(what: str, details: list[tuple[str, str]]) -> None:

@@ -33,6 +33,14 @@ Force = Annotated[
         help="Replace an earlier export in the output directory.",
     ),
 ]
+InProcess = Annotated[
+    bool,
+    typer.Option(
+        "--in-process",
+        rich_help_panel=GENERAL,
+        help="Read the checkpoint without a process of its own, where none can be started.",
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(

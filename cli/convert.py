@@ -10,7 +10,16 @@ from typing import Annotated, ClassVar, Literal
 import typer
 
 from ._errors import reported
-from ._options import Force, General, IntegerForm, Network, Training, given, printed_as_json
+from ._options import (
+    Force,
+    General,
+    InProcess,
+    IntegerForm,
+    Network,
+    Training,
+    given,
+    printed_as_json,
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ def convert(
         ),
     ] = False,
     form: IntegerForm,
+    in_process: InProcess = False,
     general: General,
 ) -> None:
     """Convert CHECKPOINT into an ONNX model and a packed-weight file.
@@ -96,7 +106,7 @@ def convert(
     model.integer.onnx. Of an export it writes another one, for another --target, with --integer or
     with --compress: from its packed file, without the checkpoint.
     """
-    with reported(debug=general.debug):
+    with reported(debug=general.debug, in_process=in_process):
         from apot_export.artifacts.directory import MANIFEST
 
         from . import _render
@@ -129,7 +139,8 @@ def _require_options_of_exports(context: typer.Context, export: Path) -> None:
     groups = (Written, IntegerForm, General)
     possible = {field.name for group in groups for field in dataclasses.fields(group)}
     others = {name: flag for name, flag in given(context).items() if name not in possible}
-    others.pop("checkpoint")
+    del others["checkpoint"]
+    others.pop("in_process", None)
     if others:
         raise ExportError(
             "The weights of an export are codes already: no option can change them.",

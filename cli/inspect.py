@@ -11,7 +11,7 @@ import typer
 
 from ._errors import reported
 from ._groups import Command, with_groups
-from ._options import DATA, Dataset, General, Weights, printed_as_json
+from ._options import DATA, Dataset, General, InProcess, Weights, printed_as_json
 
 app = typer.Typer(no_args_is_help=True, help="Show what an export or a checkpoint holds.")
 
@@ -62,10 +62,11 @@ def alphas(
     plain: Annotated[
         bool, typer.Option("--plain", help="Print the lines of the family's own training log.")
     ] = False,
+    in_process: InProcess = False,
     general: General,
 ) -> None:
     """Show the clipping thresholds of every quantized layer."""
-    with reported(debug=general.debug):
+    with reported(debug=general.debug, in_process=in_process):
         from apot_export.inspection.thresholds import thresholds
 
         from ._render import print_thresholds
@@ -160,6 +161,7 @@ def identify(
             "default: 2000 small or 200 large ones.",
         ),
     ] = None,
+    in_process: InProcess = False,
     general: General,
 ) -> None:
     """Rank the bit-widths and level sets that CHECKPOINT may have.
@@ -167,7 +169,7 @@ def identify(
     Its batch-norms remember means that only the true quantization predicts. With images, hypotheses
     are ranked by accuracy, too.
     """
-    with reported(debug=general.debug):
+    with reported(debug=general.debug, in_process=in_process):
         from ._progress import image_progress
 
         with image_progress() as progress:

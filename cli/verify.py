@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import typer
 
 from ._errors import reported
-from ._options import Dataset, Export, General, Network, Training, printed_as_json
+from ._options import Dataset, Export, General, InProcess, Network, Training, printed_as_json
 
 if TYPE_CHECKING:
     from apot_export.verification import Report
@@ -151,6 +151,7 @@ def verify(
             rich_help_panel="Output", help="Write the report as one self-contained page, too."
         ),
     ] = None,
+    in_process: InProcess = False,
     general: General,
 ) -> None:
     """Verify an export against its original, on the same images.
@@ -161,7 +162,7 @@ def verify(
     Exit code 0: PASS, 1: FAIL, 2: could not run. Several processes share the images under
     torchrun --nproc-per-node N --no-python apot-export verify ...
     """
-    with reported(debug=general.debug, interrupted=_INTERRUPTED):
+    with reported(debug=general.debug, interrupted=_INTERRUPTED, in_process=in_process):
         from ._page import require_writable
 
         require_writable(html)
