@@ -18,7 +18,7 @@ from conformance.breaking import (
     planes,
     quantized,
 )
-from conformance.files import Json, Maker, Packed, pack
+from conformance.files import Json, Maker, Packed, Tensor, f32, pack
 from conformance.invalid_layers import INVALID
 from conformance.valid import SMALL, uniform
 
@@ -286,8 +286,8 @@ def _kinds() -> None:
     broken("G6", "a quantized layer of floats", added("Convolution", "image", layer="q"))
     other = added("Convolution", "levels", layer="r")
     other.network["layers"]["r"] = {"kind": "float"}
-    other.tensors["r.weight"] = floats().tensors["f.weight"]
-    other.tensors["r.weight"].shape = [1, 4, 1, 1]
+    other.tensors["r.weight"] = Tensor("F32", [1, 3, 1, 1], f32(1, 2, 3))
+    other.tensors = {name: other.tensors[name] for name in ("parameters", "r.weight", "q.codes")}
     broken("G6", "a float layer of levels", other)
     other = added("Convolution", "levels", layer="r")
     other.network["layers"]["r"] = {**other.network["layers"]["q"], "values": [8, 16]}

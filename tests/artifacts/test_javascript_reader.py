@@ -15,9 +15,10 @@ import pytest
 from apot_export.artifacts.packed import load_packed
 from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.network import CodedLayer, PlaneLayer
+from conformance.files import unseal
 from tests.support.javascript import READER, node, results
 from tests.support.networks import small_network
-from tests.support.packed_files import ORDERS, example, reordered, resealed, unseal
+from tests.support.packed_files import ORDERS, example, reordered, resealed
 from tests.support.published import Shelf
 from tests.support.random_coded_networks import multi_bit_network, plane_network
 

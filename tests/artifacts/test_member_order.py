@@ -14,6 +14,7 @@ import pytest
 
 from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.network import CodedNetwork
+from conformance.files import seal, unseal
 from tests.support.format_vectors import file_bytes
 from tests.support.malformed_networks import both_readers
 from tests.support.networks import images_of, small_network
@@ -25,8 +26,6 @@ from tests.support.packed_files import (
     load,
     refusal,
     reordered,
-    seal,
-    unseal,
 )
 from tests.support.random_coded_networks import multi_bit_network, plane_network, random_network
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +15,9 @@ from apot_export.artifacts.packed import PackedNetwork, load_packed
 from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.errors import PackedFileError
 from apot_export.network import CodedLayer, FloatLayer, Network, ScaleBias
+from conformance.files import seal, unseal
 from tests.support.networks import network_of, small_network
-from tests.support.packed_files import PROVENANCE, load, packed, refusal, seal, unseal
+from tests.support.packed_files import PROVENANCE, load, packed, refusal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -190,44 +189,9 @@ def test_what_is_no_packed_file_is_called_so(tmp_path: Path) -> None:
         load_packed(tmp_path)
 
 
-def test_filling_bits_must_be_zero_whatever_the_checksum_says(tmp_path: Path) -> None:
-    header, data = unseal(packed())
-    layer = small_network().layers["wide"]
-    assert isinstance(layer, CodedLayer)
-    assert layer.codes.size * layer.codebook.bits % 8 == 6  # 30 codes of 5 bits
-    begin, end = header["wide.codes"]["data_offsets"]
-    for bit in (6, 7):
-        damaged = bytearray(data)
-        damaged[end - 1] |= 1 << bit
-        before = f"{zlib.crc32(data[begin:end]):08x}"
-        checksums = header["__metadata__"]["checksums"]
-        assert checksums.count(before) == 1
-        after = checksums.replace(before, f"{zlib.crc32(damaged[begin:end]):08x}")
-        metadata = {**header["__metadata__"], "checksums": after}
-        sealed = seal({**header, "__metadata__": metadata}, bytes(damaged))
-        assert "filling bits" in refusal(tmp_path, sealed)
-
-
-def test_json_that_python_would_let_pass(tmp_path: Path) -> None:
+def test_json_that_is_nested_very_deeply_is_refused(tmp_path: Path) -> None:
     header, data = unseal(packed())
     text = json.dumps(header, separators=(",", ":"))
-    assert load(tmp_path, seal(text, data)).layers
-    broken = [
-        text[:-1] + ',"x":' + "[" * 100_000,
-        text[:-1] + ',"__metadata__":{}}',
-        text[:-1] + ',"x":NaN}',
-        text.replace('"format_version":"2"', '"format_version":"2","gr\u00fc\u00df":""'),
-        text.replace('"format_version":"2"', '"format_version":"2","number":1'),
-    ]
-    for header_text in broken:
-        refusal(tmp_path, seal(header_text, data))
-    network_text = header["__metadata__"]["network"]
-    infinite = re.sub(r'"step":[^,]+', '"step":1e999', network_text, count=1)
-    repeated = network_text.replace('"output":', '"output":"image","output":')
-    for content in (infinite, repeated, "[" * 100_000, '{"input":NaN}', "", "null"):
-        header["__metadata__"]["network"] = content
-        assert "well formed" in refusal(tmp_path, seal(header, data))
-    header, data = unseal(packed())
-    for provenance in ("[]", '{"accuracy":NaN}'):
-        header["__metadata__"]["provenance"] = provenance
-        assert "well formed" in refusal(tmp_path, seal(header, data))
+    refusal(tmp_path, seal(text[:-1] + ',"x":' + "[" * 100_000, data))
+    header["__metadata__"]["network"] = "[" * 100_000
+    assert "well formed" in refusal(tmp_path, seal(header, data))

@@ -22,18 +22,8 @@ from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.errors import IntegerError, PackedFileError
 from apot_export.network import CodedLayer
 from apot_export.network.bitpack import pack
-from tests.support.packed_files import (
-    MALFORMED_STORAGES,
-    as_codes,
-    example,
-    load,
-    refusal,
-    resealed,
-    skewed,
-    stored_network,
-    unseal,
-    with_storage,
-)
+from conformance.files import unseal
+from tests.support.packed_files import as_codes, example, load, resealed, skewed, stored_network
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,27 +118,6 @@ def test_a_damaged_stream_is_refused_or_decodes_to_codes(data: st.DataObject) ->
     assert int(found.max()) < 1 << bits
 
 
-@pytest.mark.parametrize(
-    ("place", "value", "reason"),
-    [
-        (0, 1, "sum to"),
-        (10, 0, "a state below"),
-        (17, None, "bytes for 2 lanes"),
-        (16, None, "end too early"),
-    ],
-)
-def test_what_is_no_stream_is_said(place: int, value: int | None, reason: str) -> None:
-    coding = Coding(precision=5, lanes=2)
-    codes = np.array(([0, 1, 0, 0, 2, 0, 0, 0, 1, 0, 0, 3] * 4)[:37], dtype=np.uint8)
-    content = bytearray(_rans.encode(codes, 2, coding)[0].tobytes())
-    if value is None:
-        content = content[:place]
-    else:
-        content[place : place + 2] = bytes([value, 0])
-    with pytest.raises(ValueError, match=reason):
-        _rans.decode(np.frombuffer(bytes(content), dtype=np.uint8), 2, 37, coding)
-
-
 def test_few_bytes_cannot_stand_for_very_many_codes() -> None:
     coding = Coding(precision=4, lanes=1)
     content = np.zeros(1 << 10, dtype=np.uint8)
@@ -172,16 +141,6 @@ def test_digits_of_every_base(base: int) -> None:
         found = decode_digits(stored, used, 9, size)
         assert found.dtype == np.uint16
         np.testing.assert_array_equal(found, codes)
-
-
-def test_what_are_no_digits_is_said() -> None:
-    for content, count, reason in (
-        ([75, 1], 11, "digits of base 3"),
-        ([243, 1], 6, "a byte of 243"),
-        ([75, 3], 6, "not zero"),
-    ):
-        with pytest.raises(ValueError, match=reason):
-            decode_digits(np.array(content, dtype=np.uint8), [0, 1, 3], 2, count)
 
 
 # --- in the packed file ---------------------------------------------------------------------------
@@ -235,13 +194,6 @@ def test_an_integer_program_needs_a_bit_stream(tmp_path: Path) -> None:
     with pytest.raises(IntegerError, match="leave out --compress or --integer"):
         packed_file_bytes(example(), {}, anything, compress=True)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(("layer", "storage", "reason"), MALFORMED_STORAGES)
-def test_malformed_storages_are_refused(
-    tmp_path: Path, layer: str, storage: object, reason: str
-) -> None:
-    assert reason in refusal(tmp_path, with_storage(storage, layer))
 
 
 @RANDOM

@@ -10,14 +10,13 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -28,19 +27,17 @@ from apot_export.downstream import _operations
 from apot_export.downstream._layers import Tensors, _read_coordinates, _read_planes
 from apot_export.network import Add, AveragePool, CodedNetwork, MaxPool, ScaleBias, oracle
 from apot_export.network.codebook import apot, uniform
-from apot_export.original.checkpoint import load_checkpoint
+from conformance.files import Json
 from tests.support.commands import EXPORT
 from tests.support.format_vectors import file_bytes, floats, integers, vectors
 from tests.support.malformed_networks import (
-    MALFORMED,
     both_readers,
     described,
-    mutate,
     with_network,
 )
 from tests.support.networks import Builder, images_of, quantizer, small_network
-from tests.support.packed_files import Json, packed, seal, unseal
-from tests.support.published import PUBLISHED, Floats, Shelf, agreement, in_batches
+from tests.support.packed_files import packed
+from tests.support.published import Floats
 from tests.support.random_coded_networks import (
     SIGNED_INPUTS,
     Recipe,
@@ -52,12 +49,6 @@ from tests.support.random_coded_networks import (
 
 FOLDER = Path(downstream.__file__).parent
 Reader = downstream.DownstreamNetwork
-NAMED = [name for name in PUBLISHED if name not in {"res18_4bit", "alq_lenet5"}]
-
-
-@pytest.fixture(scope="module")
-def shelf(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return Shelf(reference=reference, folder=tmp_path_factory.mktemp("published"))
 
 
 def read(folder: Path, content: bytes) -> downstream.DownstreamNetwork:
@@ -314,15 +305,6 @@ def test_a_description_of_huge_values_needs_little_memory(tmp_path: Path) -> Non
         tracemalloc.stop()
 
 
-def test_quantizers_with_another_divisor_on_the_input_side(tmp_path: Path) -> None:
-    builder = Builder(image=(3, 6, 6))
-    levels = replace(quantizer(uniform(4, signed=False), 1.5), input_denominator=7)
-    network = builder.finished(
-        builder.convolution("image", 4, (3, 3), apot(3, signed=True), levels)
-    )
-    assert_same_values(tmp_path, network, images_of(network, 3))
-
-
 def wide(inputs: int) -> CodedNetwork:
     """Return a network whose sums are about inputs times 2^16."""
     builder = Builder(image=(inputs, 1, 1))
@@ -369,148 +351,3 @@ def test_a_nan_in_front_of_a_quantizer_is_an_error(tmp_path: Path) -> None:
     network = opened(tmp_path, builder.finished(value))
     with pytest.raises(ValueError, match="NaN"):
         network.run(np.ones((1, 2, 3, 3), np.float32))
-
-
-# --- files that break a rule ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("path", "value", "_"), MALFORMED, ids=range(len(MALFORMED)))
-def test_both_readers_refuse_malformed_networks(
-    tmp_path: Path, path: str, value: object, _: str
-) -> None:
-    content = described()
-    content["nodes"].append({"name": "again", "operation": "Relu", "inputs": ["flat"]})
-    assert None not in both_readers(tmp_path, with_network(content))
-    *keys, last = [int(key) if key.lstrip("-").isdigit() else key for key in path.split()]
-    parent: Any = content
-    for key in keys:
-        parent = parent[key]
-    parent[last] = value
-    assert both_readers(tmp_path, with_network(content)) == (None, None)
-
-
-def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
-    content = file_bytes()
-    for index in range(len(content)):
-        damaged = bytearray(content)
-        damaged[index] ^= 1 << index % 8
-        with pytest.raises(ValueError, match=r"\S"):
-            read(tmp_path, bytes(damaged))
-    for size in (0, 7, 8, 41, 64, len(content) - 1):
-        with pytest.raises(ValueError, match=r"no packed file|truncated"):
-            read(tmp_path, content[:size])
-    with pytest.raises(ValueError, match="behind the last tensor"):
-        read(tmp_path, content + b"\0")
-
-
-def test_another_version_is_named(tmp_path: Path) -> None:
-    header, data = unseal(packed())
-    header["__metadata__"]["format_version"] = "4"
-    with pytest.raises(ValueError, match="'4'"):
-        read(tmp_path, seal(header, data))
-
-
-def test_both_readers_refuse_what_a_safetensors_library_would_not_open(tmp_path: Path) -> None:
-    header, data = unseal(packed())
-    header["__metadata__"]["note"] = "\ud83d\ude00"
-    assert None not in both_readers(tmp_path, seal(header, data))
-    header["__metadata__"]["note"] = "\ud83d"
-    assert both_readers(tmp_path, seal(header, data)) == (None, None)
-
-
-@pytest.mark.parametrize(
-    ("scales", "fine"),
-    [
-        ([{"scale": [0, 2], "bias": [2, 4]}], True),
-        ([{"scale": [2, 4], "bias": [0, 2]}], True),
-        ([{"scale": [0, 1], "bias": [1, 2]}, {"scale": [2, 3], "bias": [3, 4]}], False),
-        ([{"scale": [0, 4]}], False),
-        ([{"scale": [0, 2]}], False),
-        ([{"scale": [0, 2], "bias": [0, 2]}], False),
-        ([{"scale": [0, 2], "bias": [1, 3]}, {"scale": [2, 4]}], False),
-        ([{"scale": [2], "bias": [2]}], False),
-        ([{"scale": [0, 2], "bias": [2, 4]}, {"scale": 1e-39}], True),
-        ([{"scale": [0, 2], "bias": [2, 4]}, {"scale": 1e39}], False),
-    ],
-)
-def test_both_readers_want_one_finite_number_or_one_a_channel(
-    tmp_path: Path, scales: list[Json], fine: bool
-) -> None:
-    builder = Builder(image=(2, 3, 3))
-    header, data = unseal(packed_file_bytes(builder.finished(builder.affine("image", 1)), {}))
-    content = json.loads(header["__metadata__"]["network"])
-    (node,) = content["nodes"]
-    content["nodes"] = [
-        {"name": f"node{index}", "operation": node["operation"], **attributes}
-        for index, attributes in enumerate(scales)
-    ]
-    content["output"] = content["nodes"][-1]["name"]
-    header["__metadata__"]["network"] = json.dumps(content)
-    product, other = both_readers(tmp_path, seal(header, data))
-    assert (product is not None, other is not None) == (fine, fine)
-
-
-@settings(max_examples=400)
-@given(st.data())
-def test_both_readers_decide_alike(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    folder = tmp_path_factory.mktemp("fuzz")
-    product, other = both_readers(folder, with_network(mutate(data, described())))
-    assert (product is None) == (other is None)
-    if product is not None and other is not None:
-        shapes = product.network.shapes
-        if max(map(math.prod, shapes.values())) < 1 << 16:
-            images = np.full((1, *product.network.input_shape), 0.5, np.float32)
-            np.testing.assert_allclose(other.run(images), product.run(images), rtol=1e-4, atol=1e-5)
-
-
-@settings(max_examples=200)
-@given(st.data())
-def test_both_readers_decide_alike_about_containers(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    header, tensors = unseal(packed())
-    metadata = header.pop("__metadata__")
-    mutated = mutate(data, header)
-    if isinstance(mutated, dict):
-        content = seal({"__metadata__": metadata, **mutated}, tensors)
-        product, other = both_readers(tmp_path_factory.mktemp("fuzz"), content)
-        assert (product is None) == (other is None)
-
-
-# --- what was trained -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_published_networks(shelf: Shelf, name: str) -> None:
-    network = downstream.load(shelf.export(name) / PACKED_MODEL)
-    golden = shelf.golden(name)
-    weights = {key.removeprefix("weight_q/"): golden[key] for key in golden if "weight_q/" in key}
-    assert len(weights) >= 2
-    for layer, expected in weights.items():
-        assert network.weights(layer).tobytes() == expected.tobytes(), layer
-    logits = in_batches(network.run, shelf.images(name))
-    itself = agreement(golden["logits_no_mkldnn"], golden["logits"])
-    assert agreement(logits, golden["logits_f64"]) >= itself
-
-
-def test_published_resnet_18(shelf: Shelf) -> None:
-    network = downstream.load(shelf.export("res18_4bit") / PACKED_MODEL)
-    golden = shelf.golden("res18_4bit")
-    for key in golden:
-        if key.startswith("weight_int/"):
-            factors = network.layers[key.removeprefix("weight_int/")].factors
-            np.testing.assert_array_equal(factors, golden[key], err_msg=key)
-    logits = network.run(shelf.images("res18_4bit"))
-    assert agreement(logits, golden["logits_f64"][: len(logits)]) == 1
-
-
-def test_published_multi_bit_network(shelf: Shelf) -> None:
-    network = downstream.load(shelf.export("alq_lenet5") / PACKED_MODEL)
-    trained = load_checkpoint(shelf.reference / "checkpoints" / PUBLISHED["alq_lenet5"].checkpoint)
-    for name in network.layers:
-        expected = trained.state[f"{name}.weight"].numpy()
-        assert network.weights(name).tobytes() == expected.tobytes(), name
-    logits = in_batches(network.run, shelf.images("alq_lenet5"))
-    assert np.abs(logits - shelf.golden("alq_lenet5")["logits"]).max() < 1e-4

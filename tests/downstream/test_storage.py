@@ -25,18 +25,11 @@ from apot_export.network import CodedLayer, CodedNetwork
 from apot_export.network.bitpack import pack
 from apot_export.network.codebook import Codebook, apot, power_of_two, uniform
 from apot_export.original.choices import Choices
+from conformance.files import unseal
 from tests.support.format_vectors import Vector, integers, vectors
 from tests.support.malformed_networks import SCALARS, both_readers
 from tests.support.networks import Builder, images_of, quantizer
-from tests.support.packed_files import (
-    MALFORMED_STORAGES,
-    as_codes,
-    example,
-    resealed,
-    skewed,
-    unseal,
-    with_storage,
-)
+from tests.support.packed_files import as_codes, example, resealed, skewed, with_storage
 from tests.support.published import PUBLISHED
 
 RANDOM = settings(derandomize=True, deadline=None, max_examples=300)
@@ -66,79 +59,9 @@ def test_the_storages_of_the_specification(vector: Vector) -> None:
     assert read_codes(*stored_as(vector)).tolist() == integers(vector["codes"])
 
 
-@pytest.mark.parametrize(
-    ("kind", "change", "count", "reason"),
-    [
-        ("digits", {0: 243}, 6, "a byte of 243"),
-        ("digits", {1: 4}, 6, "after the last code are not 0"),
-        ("digits", {}, 5, "5 digits of base 3 are not 2 bytes"),
-        ("digits", {}, 11, "11 digits of base 3 are not 2 bytes"),
-        ("entropy", {0: 24}, 37, "do not sum to 2^5"),
-        ("entropy", {10: 0, 11: 0}, 37, "a state is below 2^16"),
-        ("entropy", {14: 0}, 37, "a state is below 2^16"),
-        ("entropy", {15: 255}, 37, "words are left over"),
-        ("entropy", {13: 0}, 37, "a last state of 2^17 or more"),
-        ("entropy", {17: None}, 37, "17 bytes are no table"),
-        ("entropy", {16: None, 17: None}, 37, "words are missing"),
-        ("entropy", dict.fromkeys(range(14, 18)), 37, "14 bytes are no table"),
-        ("entropy", {}, 18 * 1024, "words are missing"),
-        ("entropy", {}, 18 * 1024 + 1, "too few for 18433 codes"),
-    ],
-)
-def test_what_breaks_a_rule_is_refused(
-    kind: str, change: dict[int, int | None], count: int, reason: str
-) -> None:
-    (vector,) = vectors(kind)
-    stream, storage, bits, _, where = stored_as(vector)
-    content = [change.get(index, byte) for index, byte in enumerate(stream.tolist())]
-    damaged = np.array([byte for byte in content if byte is not None], np.uint8)
-    with pytest.raises(ValueError, match=reason.replace("^", r"\^")):
-        read_codes(damaged, storage, bits, count, where)
-
-
 def entropy_stream(frequencies: list[int], states: list[int], words: list[int]) -> Any:
     layout = f"<{len(frequencies)}H{len(states)}I{len(words)}H"
     return np.frombuffer(struct.pack(layout, *frequencies, *states, *words), np.uint8)
-
-
-def test_the_last_states_hold_nothing_but_codes() -> None:
-    only = [16, 0]  # frequencies of 2^4, all of code 0, so that no turn changes a state
-    for state, reason in (
-        (0x10000, None),
-        (0x10000 + 0b1010, None),
-        (0x10000 + 0b11010, "bits after the last code"),
-        (0x10000 + 0x8000, "bits after the last code"),
-        (0x20000, "a last state of 2\\^17"),
-    ):
-        arguments = (entropy_stream(only, [state], []), {"entropy": [4, 1]}, 1, 4, "x")
-        if reason is None:
-            found = read_codes(*arguments)
-            assert found.tolist() == [state >> place & 1 for place in range(4)]
-            continue
-        with pytest.raises(ValueError, match=reason):
-            read_codes(*arguments)
-
-
-@pytest.mark.parametrize("frequencies", [[8, 0], [1 << 15, 1 << 15]])
-def test_frequencies_sum_to_a_power_of_two_of_the_range(frequencies: list[int]) -> None:
-    precision = sum(frequencies).bit_length() - 1
-    stream = entropy_stream(frequencies, [1 << 16], [])
-    with pytest.raises(ValueError, match=f"of {precision} bits instead of 4 to 15"):
-        read_codes(stream, {"entropy": [precision, 1]}, 1, 4, "x")
-
-
-def test_a_stream_takes_65536_turns_at_most() -> None:
-    stream = entropy_stream([256] + [0] * 255, [1 << 16], [])
-    codes = 2 * 65536 + 2  # two a turn, and two in the last state
-    assert not read_codes(stream, {"entropy": [8, 1]}, 8, codes, "x").any()
-    with pytest.raises(ValueError, match="65537 turns of 1 lanes"):
-        read_codes(stream, {"entropy": [8, 1]}, 8, codes + 1, "x")
-
-
-def test_a_bit_stream_has_no_other_size() -> None:
-    for size in (1, 3):
-        with pytest.raises(ValueError, match=f"5 codes of 3 bits are not {size} bytes"):
-            read_codes(np.zeros(size, np.uint8), None, 3, 5, "x")
 
 
 def test_a_file_of_few_bytes_needs_little_memory() -> None:
@@ -266,13 +189,6 @@ def test_random_networks_of_every_width(tmp_path: Path, book: Codebook) -> None:
     assert_same_layers(product.network, other)
     images = images_of(network, 3)
     np.testing.assert_allclose(other.run(images), product.run(images), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("layer", "storage", "_"), MALFORMED_STORAGES)
-def test_both_readers_refuse_malformed_storages(
-    tmp_path: Path, layer: str, storage: object, _: str
-) -> None:
-    assert both_readers(tmp_path, with_storage(storage, layer)) == (None, None)
 
 
 DESCRIPTIONS = st.recursive(

@@ -22,8 +22,8 @@ from apot_export import downstream
 from apot_export.artifacts.directory import PACKED_MODEL
 from apot_export.artifacts.packed import load_packed
 from apot_export.errors import PackedFileError
+from conformance.files import unseal
 from tests.support.commands import EXPORT
-from tests.support.packed_files import unseal
 
 JAVASCRIPT = Path(__file__).parents[2] / "examples" / "javascript" / "read_packed.mjs"
 PROGRAM = """

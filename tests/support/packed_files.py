@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -19,12 +18,11 @@ from apot_export.errors import PackedFileError
 from apot_export.network import CodedLayer, CodedNetwork, Convolution, FloatLayer, Layer
 from apot_export.network.bitpack import Codes, pack
 from apot_export.network.codebook import uniform
+from conformance.files import Json, crc32, seal, unseal
 from tests.support.networks import network_of, small_network
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-Json = dict[str, Any]
 
 
 def _shuffled(seed: int, names: list[str]) -> list[str]:
@@ -40,22 +38,6 @@ def packed() -> bytes:
     return packed_file_bytes(small_network(), PROVENANCE)
 
 
-def unseal(content: bytes) -> tuple[Json, bytes]:
-    """Split a file into its header and the tensors' bytes."""
-    length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + length]), content[8 + length :]
-
-
-def seal(header: Json | str, data: bytes) -> bytes:
-    """Write a file with a correct header checksum, whatever the header holds."""
-    text = header if isinstance(header, str) else json.dumps(header, separators=(",", ":"))
-    raw = text.encode()
-    raw += b" " * (-(8 + len(raw)) % 64)
-    raw = raw[:33] + b"00000000" + raw[41:]
-    raw = raw[:33] + b"%08x" % zlib.crc32(raw) + raw[41:]
-    return len(raw).to_bytes(8, "little") + raw + data
-
-
 def resealed(content: bytes, name: str, change: dict[int, int]) -> bytes:
     """Change bytes of a tensor and correct its checksum."""
     header, data = unseal(content)
@@ -66,7 +48,7 @@ def resealed(content: bytes, name: str, change: dict[int, int]) -> bytes:
     names = [key for key in header if not key.startswith(("_padding.", "__metadata__"))]
     sums: Json = header["__metadata__"]
     at = 8 * names.index(name)
-    crc = f"{zlib.crc32(damaged[begin:end]):08x}"
+    crc = crc32(bytes(damaged[begin:end]))
     sums["checksums"] = sums["checksums"][:at] + crc + sums["checksums"][at + 8 :]
     return seal(header, bytes(damaged))
 
@@ -135,26 +117,6 @@ def as_version_1(content: bytes) -> bytes:
 
 
 # --- codes stored as digits or entropy-coded ------------------------------------------------------
-
-MALFORMED_STORAGES: list[tuple[str, object, str]] = [
-    ("a", None, "a.codes"),
-    ("a", "entropy", "an object"),
-    ("a", {}, "an object of entropy"),
-    ("a", {"huffman": [8, 7]}, "an object of entropy"),
-    ("a", {"entropy": [8, 7], "digits": [0, 1]}, "an object of digits"),
-    ("a", {"entropy": [3, 7]}, "from 4 to 15"),
-    ("a", {"entropy": [16, 7]}, "from 4 to 15"),
-    ("a", {"entropy": [8, 0]}, "from 1"),
-    ("a", {"entropy": [8]}, "unpack"),
-    ("a", {"entropy": [8, 1 << 30]}, "1073741824 lanes"),
-    ("a", {"entropy": [9, 7]}, "sum to 2^9"),
-    ("a", {"digits": [0, 1, 3]}, "a.codes"),
-    ("ternary", {"digits": [0, 1]}, "ternary.codes"),
-    ("ternary", {"digits": [0, 1, 4]}, "from 0 to 3"),
-    ("ternary", {"digits": [0, 3, 1]}, "ascending"),
-    ("ternary", {"digits": [3]}, "ascending"),
-]
-"""A layer of the example, a storage that its bytes or the format forbid, and the reason."""
 
 
 def skewed(bits: int, size: int, seed: int = 0) -> Codes:

@@ -15,16 +15,9 @@ from hypothesis import strategies as st
 
 from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.integer import lower
+from conformance.files import Json, seal, unseal
 from tests.support.malformed_networks import mutate
-from tests.support.packed_files import (
-    Json,
-    as_version_1,
-    example,
-    packed,
-    seal,
-    unseal,
-    with_storage,
-)
+from tests.support.packed_files import as_version_1, example, packed, with_storage
 from tests.support.random_coded_networks import multi_bit_network, plane_network
 
 ITEM_BYTES = {"U8": 1, "F32": 4}
