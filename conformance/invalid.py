@@ -60,12 +60,16 @@ def _containers() -> None:
     broken("F7", "half a surrogate pair", lonely)
     broken("F8", "a tensor twice", with_text(floats(), '"f.weight"', '"parameters"'))
     broken("F8", "a member of network twice", described(floats(), "{", '{"output":"sums",'))
-    doubled = seal(text.replace('"provenance":"{}"', '"provenance":"{\\"a\\":1,\\"a\\":1}"'), data)
-    broken("F8", "a member of provenance twice", doubled)
+    broken("F8", "a member of provenance twice", _provenance('{"a":1,"a":1}'))
+    deep = "[" * 32 + "]" * 32
+    broken("F10", "33 inside each other", _provenance(f'{{"a":{deep}}}'))
     broken("F9", "NaN in the header", with_text(floats(), '"shape":[4]', '"shape":[NaN]'))
     broken("F9", "Infinity in network", described(quantized(), '"step":0.5', '"step":Infinity'))
-    infinite = seal(text.replace('"provenance":"{}"', '"provenance":"{\\"a\\":-Infinity}"'), data)
-    broken("F9", "Infinity in provenance", infinite)
+    broken("F9", "Infinity in provenance", _provenance('{"a":-Infinity}'))
+
+
+def _provenance(text: str) -> bytes:
+    return with_header(floats(), lambda header: header["__metadata__"].update(provenance=text))
 
 
 def _metadata() -> None:
@@ -103,6 +107,7 @@ def _tensors() -> None:
     for dtype in ("F64", "f32", 1):
         broken("T2", f"dtype {dtype}", entry({"dtype": dtype}))
     broken("T3", "an extent of 0", entry({"shape": [2, 2, 1, 0]}))
+    broken("T3", "five axes", entry({"shape": [2, 2, 1, 1, 1]}))
     broken("T3", "a negative extent", entry({"shape": [-2, -2, 1, 1]}))
     broken("T3", "a fraction", with_text(floats(), '"shape":[2,2,1,1]', '"shape":[2,2,1,1.0]'))
     broken("T3", "2^31", entry({"shape": [1 << 31, 1 << 31, 1 << 31, 1 << 31]}))

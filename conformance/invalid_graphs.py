@@ -87,6 +87,7 @@ def _members() -> None:
         ("a scale as text", floats(), "nodes.1.scale", "1"),
         ("a function as a number", nodes(_FUNCTION, version="3"), "nodes.0.function", 1),
         ("axes as a number", nodes(_REDUCE, version="3"), "nodes.0.axes", 1),
+        ("33 axes", nodes(_REDUCE, version="3"), "nodes.0.axes", [*range(1, 34)]),
         ("rows as a number", nodes(_RESAMPLE, version="3"), "nodes.0.rows", 1),
     ]
     for problem, parts, path, value in wrong:

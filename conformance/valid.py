@@ -152,7 +152,10 @@ def names() -> Packed:
         maker.node(name, "Linear", "_padding.0", layer=name)
     maker.node("sum", "Concat", *odd)
     found = maker.packed([[[[1]], [[-2]]]])
-    found.provenance = {"größe": "😀", "nested": [{"": None}, 1e300, True]}
+    deep: Any = [None]
+    for _ in range(30):
+        deep = [deep, 1e300, True]
+    found.provenance = {"größe": "😀", "32 inside each other": deep}
     return found
 
 

@@ -45,13 +45,13 @@ def loads(text: str) -> Any:
         content = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
     except RecursionError as error:
         raise ValueError(too_deep) from error
-    level = [content]
-    for _ in range(budgets.DEEPEST_JSON + 1):
+    level = [content] if isinstance(content, (list, dict)) else []
+    for _ in range(budgets.DEEPEST_JSON):
         level = [
             inner
             for outer in level
-            if isinstance(outer, (list, dict))
             for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (list, dict))
         ]
     if level:
         raise ValueError(too_deep)

@@ -34,10 +34,10 @@ def parse(text: str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is no JSON that the format allows: {error}") from error
     require(type(value) is dict, f"{where} is no JSON object")
-    level = [value]
-    for _ in range(DEEPEST_JSON + 1):
-        inside = [list(one.values()) if type(one) is dict else one for one in level]
-        level = [inner for one in inside if type(one) is list for inner in one]
+    level: list[Any] = [value]
+    for _ in range(DEEPEST_JSON):
+        inside = [one.values() if type(one) is dict else one for one in level]
+        level = [inner for one in inside for inner in one if type(inner) in {dict, list}]
     require(not level, f"{where}: more than {DEEPEST_JSON} arrays and objects inside each other")
     return dict(value)
 

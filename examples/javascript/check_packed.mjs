@@ -37,8 +37,8 @@ export function parse(text, where) {
     at++;
   };
   const value = (depth) => {
-    check(depth <= 32, `${where} is nested too deeply`);
     const token = tokens[at++];
+    check(depth <= 32 || !"[{".includes(token), `${where}: more than 32 arrays and objects inside each other`);
     if (token === "[") {
       const array = [];
       items("]", () => array.push(value(depth + 1)));
@@ -77,11 +77,11 @@ const array = (item, ...lengths) => (v) =>
 const KINDS = {
   array: array(() => true),
   bits: integer(1, 8),
-  counts: array(integer(0)),
+  counts: (v) => array(integer(0))(v) && v.length <= 32,
   denominator: integer(1, 2 ** 23),
   digits: (v) => array(integer(0))(v) && 2 <= v.length && v.length <= 16,
   dtype: (v) => v === "U8" || v === "F32",
-  extents: array(integer(1)),
+  extents: (v) => array(integer(1))(v) && v.length <= 32,
   flag: (v) => typeof v === "boolean",
   image: array(integer(1), 3),
   integer: integer(0),
@@ -95,6 +95,7 @@ const KINDS = {
   run: array(integer(0), 2),
   shape: array(integer(1), 2, 4),
   tables: array(array(integer(-LARGEST))),
+  tensor: (v) => array(integer(1))(v) && v.length <= 4,
   text: (v) => typeof v === "string",
   texts: array((v) => typeof v === "string"),
 };
@@ -106,7 +107,7 @@ const DEFAULTS = {
 
 /** Members as `name:kind`; a `?` marks those that may be left out, a `|` separates kinds. */
 export const RECORDS = {
-  tensor: "dtype:dtype shape:extents data_offsets:offsets",
+  tensor: "dtype:dtype shape:tensor data_offsets:offsets",
   network: "input:object output:text further_outputs?:texts codebooks:array layers:object nodes:array",
   input: "name:text shape:image",
   codebook: "tables:tables denominator:denominator signed:flag",
