@@ -30,5 +30,8 @@ def find_compiler() -> str:
 def compiler_failure(command: Sequence[str]) -> str:
     """Run a compiler's command line; return what it says where it fails, else nothing."""
     # The compiler of this machine, on the package's own sources.
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError as error:
+        return str(error)
     return done.stderr.strip() or f"exit code {done.returncode}" if done.returncode else ""

@@ -34,7 +34,7 @@ from apot_export.network.bitpack import pack
 from apot_export.network.codebook import apot, uniform
 from apot_export.runtimes.compiler import find_compiler
 from apot_export.runtimes.native import _library, compile_network
-from apot_export.runtimes.native._library import Library, compile_kernels, default_library
+from apot_export.runtimes.native._library import Library, compile_kernels
 from apot_export.runtimes.native._lower import _best_run
 from apot_export.runtimes.native._structs import View
 from tests.support import random_coded_networks
@@ -358,25 +358,6 @@ def test_images_of_another_shape_are_refused(library: Library) -> None:
 
 
 # --- the library ----------------------------------------------------------------------------------
-
-
-def test_the_library_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("APOT_EXPORT_CACHE", str(tmp_path / "cache"))
-    default_library.cache_clear()
-    try:
-        default_library()
-        files = sorted((tmp_path / "cache").rglob("*.so"))
-        assert [file.name for file in files] == ["libapot_fast.so"]
-        assert not [path for path in (tmp_path / "cache").rglob("*") if path.name.endswith(".o")]
-        default_library.cache_clear()
-        monkeypatch.setattr(_library, "compile_kernels", None)
-        default_library()
-        monkeypatch.setenv("APOT_EXPORT_CACHE", str(files[0]))
-        default_library.cache_clear()
-        with pytest.raises(KernelError, match="cache cannot be written"):
-            default_library()
-    finally:
-        default_library.cache_clear()
 
 
 def test_a_library_of_another_layout_is_refused(

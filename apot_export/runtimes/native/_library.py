@@ -14,10 +14,10 @@ from pathlib import Path
 from apot_export.artifacts.atomic import temporary_folder
 from apot_export.errors import KernelError
 from apot_export.runtimes.compiler import compiler_failure, find_compiler
+from apot_export.runtimes.native._cache import cached
 from apot_export.runtimes.native._structs import Step, View
 
 SOURCES = Path(__file__).parent / "c"
-CACHE_VARIABLE = "APOT_EXPORT_CACHE"
 KERNELS_VARIABLE = "APOT_EXPORT_KERNELS"
 
 # Contraction would round a product and a sum once where the oracle rounds twice.
@@ -85,9 +85,17 @@ class Library:
         """Load a library that `compile_kernels` made.
 
         Raises:
-            KernelError: It has another layout of steps.
+            KernelError: It cannot be loaded, or has another layout of steps.
         """
-        functions = ctypes.CDLL(str(path))
+        try:
+            functions = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise KernelError(
+                "The library of kernels cannot be loaded.",
+                where=str(path),
+                got=str(error),
+                fix="let the environment's APOT_EXPORT_CACHE name a folder whose files may run",
+            ) from error
         functions.apot_fast_step_bytes.restype = ctypes.c_size_t
         functions.apot_fast_kernels.restype = ctypes.c_char_p
         pointer, number = ctypes.c_void_p, ctypes.c_int64
@@ -131,32 +139,10 @@ def default_library() -> Library:
     """Return the library of the user's cache, compiled first where it is not there.
 
     Raises:
-        KernelError: There is no compiler, or it failed.
+        KernelError: There is no compiler, it failed, or the cache is not this user's alone.
     """
     key = hashlib.sha256("\0".join([find_compiler(), platform.machine(), *_FLAGS]).encode())
     for file in sorted(SOURCES.iterdir()):
         key.update(file.name.encode() + file.read_bytes())
     key.update(repr((_X86_FLAGS, _ARM_FLAGS)).encode())
-    folder = _cache_folder() / key.hexdigest()[:32]
-    library = folder / "libapot_fast.so"
-    if not library.is_file():
-        folder.mkdir(mode=0o700, exist_ok=True)
-        compile_kernels(folder)
-    return Library(library)
-
-
-def _cache_folder() -> Path:
-    """Return a folder that this user alone writes to."""
-    named = os.environ.get(CACHE_VARIABLE)
-    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(named) if named else Path(shared).expanduser() / "apot-export"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise KernelError(
-            "The kernels' cache cannot be written.",
-            where=str(folder),
-            got=str(error),
-            fix=f"name another folder in the environment's {CACHE_VARIABLE}",
-        ) from error
-    return folder
+    return Library(cached(key.hexdigest()[:32], compile_kernels))
