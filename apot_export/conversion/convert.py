@@ -18,7 +18,7 @@ from apot_export.artifacts.directory import (
     write_export,
 )
 from apot_export.artifacts.onnx_model.lowering import PORTABLE
-from apot_export.conversion.any_size import require_any_size
+from apot_export.conversion.any_size import at_any_size
 from apot_export.conversion.faithful import require_same_results
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.conversion.output import TOOL, Output
@@ -121,8 +121,10 @@ def _export(
     source = capture(original.module, original.architecture.input_shape, quantizers)
     if original.observed is not None:
         require_same_results(source, original.module, original.observed)
+    notes = original.checkpoint.notes if original.checkpoint else ()
     if output.model["dynamic_size"]:
-        require_any_size(original.module, source, quantizers)
+        source, more = at_any_size(original.module, source, quantizers)
+        notes += more
     coded = encode_network(source, alpha_terms=original.choices.alpha_terms)
     files, form = output.files(
         coded, _provenance(original), original.family.preprocessing, original.module
@@ -130,7 +132,7 @@ def _export(
     record = original.checkpoint.record if original.checkpoint else None
     optional = {
         "record": record.to_json() if record else None,
-        "notes": (original.checkpoint and original.checkpoint.notes) or None,
+        "notes": notes or None,
         "statistics": statistics,
         "model": spec.to_json() if spec else None,
         "integer": form.to_json() if form else None,
@@ -151,6 +153,7 @@ def _export(
         statistics=statistics,
         integer=optional["integer"],
         compressed=output.compress,
+        notes=notes,
         seconds=time.perf_counter() - started,
     )
 

@@ -121,7 +121,6 @@ class ConversionResult:
             first_last=original.plan.first_last.value,
             layer_bits=sum(bits != usual for bits in layers) + len(original.plan.floats),
             assumptions=stated_parts(original),
-            notes=original.checkpoint.notes if original.checkpoint else (),
             **{**original.plan.to_json(), **vars(sizes)},
             **written,
         )

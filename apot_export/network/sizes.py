@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from apot_export.errors import CaptureError, TargetError
@@ -15,28 +16,42 @@ _HEIGHT_AND_WIDTH = (2, 3)
 
 
 def of_any_size(network: Network[LayerType]) -> Network[LayerType]:
-    """Return a network for images of any size: averages over the whole image stay such averages.
+    """Return a network for images of any size.
+
+    Average pools as large as their input become averages over the whole image where the network
+    computes no other size else: with a linear layer behind them, say. All others stay.
 
     Raises:
         TargetError: A node fixes the height and width.
     """
-    whole = whole_averages(network)
+    try:
+        values_with_size(network)
+    except TargetError:
+        found = with_whole_averages(network, whole_averages(network))
+        values_with_size(found)
+        return found
+    return network
+
+
+def with_whole_averages(network: Network[LayerType], names: Collection[str]) -> Network[LayerType]:
+    """Return a network in which nodes of these names average the whole image."""
     nodes = tuple(
-        replace(node, operation=op.GlobalAveragePool()) if node.name in whole else node
+        replace(node, operation=op.GlobalAveragePool()) if node.name in names else node
         for node in network.nodes
     )
-    found = replace(network, nodes=nodes)
-    values_with_size(found)
-    return found
+    return replace(network, nodes=nodes)
 
 
 def whole_averages(network: Network[LayerType]) -> set[str]:
-    """Return the names of average pools with one window, as large as their input."""
+    """Return the names of averages over all of their input."""
     return {
         node.name
         for node in network.nodes
-        if isinstance(node.operation, op.AveragePool)
-        and node.operation.kernel == network.shapes[node.inputs[0]][1:]
+        if isinstance(node.operation, op.GlobalAveragePool)
+        or (
+            isinstance(node.operation, op.AveragePool)
+            and node.operation.kernel == network.shapes[node.inputs[0]][1:]
+        )
     }
 
 

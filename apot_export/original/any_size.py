@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from torch import nn
 
 
-def with_whole_averages(module: nn.Module, names: Iterable[str]) -> nn.Module:
+def with_adaptive_pools(module: nn.Module, names: Iterable[str]) -> nn.Module:
     """Return a copy of a module whose pools of these names average images of any size."""
     copied = copy.deepcopy(module)
     modules = dict(copied.named_modules())

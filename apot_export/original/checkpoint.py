@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import stat
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from apot_export.original.weight_sets import (
     forms_of,
     is_stray,
     is_tensor,
+    network_part,
+    parts_of,
     weight_sets,
     without_wrappers,
 )
@@ -45,8 +47,10 @@ class Checkpoint:
     """State dict on the CPU, float32, without what wrappers add to its keys, in file order."""
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     """The same tensors, and those that evaluation does not read, by their keys in the file."""
-    notes: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
     """Sentences on what was taken, left out or converted on the way."""
+    beside: tuple[str, ...] = ()
+    """Keys of tensors that stand beside the network, as those of a loss."""
     bare: bool = False
     """Whether the file holds the state dict itself, without epoch or accuracy around it."""
     multi_bit: tuple[MultiBitWeights, ...] = ()
@@ -63,18 +67,25 @@ class Checkpoint:
         """Names by which families are recognised."""
         return [*self.state, *([_MULTI_BIT_KEY] if self.multi_bit else [])]
 
-    def state_for(self, expected: Collection[str]) -> dict[str, torch.Tensor]:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what became of everything in the file."""
+        shown = f"left out, since it stands beside the network: {_shown(self.beside)}"
+        return (*self.said, shown) if self.beside else self.said
+
+    def for_network(self, expected: Collection[str]) -> Checkpoint:
         """Return the state dict under the names of a network that has these keys.
 
         Its own names may look like those of wrappers, or of what evaluation does not read.
         """
-        forms = [{form[key]: key for key in self.tensors} for form in forms_of(self.tensors)]
-        best = max(forms, key=lambda form: len(form.keys() & {*expected}))
-        return {
-            name: self.tensors[key]
-            for name, key in best.items()
-            if name in expected or not is_stray(name)
-        }
+        forms = forms_of(self.tensors)
+        needed = {key for key in expected if not key.endswith(_COUNTER_SUFFIX)}
+        forms += [form for form in parts_of(self.tensors) if needed <= {*form.values()}]
+        best = max(forms, key=lambda form: len({*form.values()} & {*expected}))
+        names = {key: name for key, name in best.items() if name in expected or not is_stray(name)}
+        left = [key for key in self.tensors if key not in best and not is_stray(key)]
+        state = {name: self.tensors[key] for key, name in names.items()}
+        return replace(self, state=state, beside=tuple(left))
 
 
 def require_checkpoint_file(path: Path) -> None:
@@ -112,14 +123,16 @@ def load_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
     content, sha256 = read_container(path)
     place = chosen_weights(content, weights, path)
     tensors, notes = _tensors(weight_sets(content)[place], path)
-    names = without_wrappers([key for key in tensors if not is_stray(key)])
+    read = [key for key in tensors if not is_stray(key)]
+    names = without_wrappers(network_part(read))
     record, note = record_of(content)
     return Checkpoint(
         path=path,
         sha256=sha256,
         state={name: tensors[key] for key, name in names.items()},
         tensors=tensors,
-        notes=(*([] if place in USUAL_PLACES else [f"weights from {place!r}"]), *notes),
+        said=(*([] if place in USUAL_PLACES else [f"weights from {place!r}"]), *notes),
+        beside=tuple(key for key in read if key not in names),
         bare=place == TOP,
         multi_bit=_multi_bit(content),
         recorded_bits=recorded_bits(content),
@@ -164,10 +177,13 @@ def _tensors(found: Mapping[Any, Any], path: Path) -> tuple[dict[str, torch.Tens
         for dtype, count in converted.items()
     ]
     if left_out:
-        more = len(left_out) - _SHOWN_KEYS
-        shown = f"{', '.join(left_out[:_SHOWN_KEYS])}{f' and {more} more' if more > 0 else ''}"
-        notes.append(f"left out, since evaluation does not read it: {shown}")
+        notes.append(f"left out, since evaluation does not read it: {_shown(left_out)}")
     return tensors, notes
+
+
+def _shown(keys: Sequence[str]) -> str:
+    more = len(keys) - _SHOWN_KEYS
+    return f"{', '.join(keys[:_SHOWN_KEYS])}{f' and {more} more' if more > 0 else ''}"
 
 
 def _float32(key: str, tensor: torch.Tensor | None, path: Path) -> torch.Tensor:

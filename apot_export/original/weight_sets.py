@@ -24,6 +24,8 @@ _WRAPPERS = re.compile(
     r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
 """Parts of keys that DataParallel, torch.compile and their like add, wherever they stand."""
+_HOLDERS = ("model", "net", "network")
+"""Names that training loops give to the network, where a loss or a teacher stands beside it."""
 _STRAY = re.compile(
     r"(^|.*\.)(n_averaged|total_ops|total_params|weight_q|weight_quantized|quantized_weight"
     r"|_extra_state)"
@@ -182,6 +184,26 @@ def forms_of(keys: Collection[str]) -> list[dict[str, str]]:
             form = {key: name.removeprefix(head) for key, name in form.items()}
             forms.append(form)
     return [form for form in forms if len({*form.values()}) == len(form)]
+
+
+def parts_of(keys: Collection[str]) -> Iterator[dict[str, str]]:
+    """Yield what the keys of each part of a training loop may be in that part itself."""
+    for head in dict.fromkeys(_head(key) for key in keys):
+        yield from forms_of([key for key in keys if _head(key) == head])
+
+
+def network_part(keys: Collection[str]) -> list[str]:
+    """Return the keys of the network, where it is one part of a training loop; else all.
+
+    >>> network_part(["model.fc.weight", "model.fc.bias", "criterion.weight"])
+    ['model.fc.weight', 'model.fc.bias']
+    """
+    held = [key for key in keys if _head(key) in _HOLDERS]
+    return held if len({*map(_head, held)}) == 1 and 2 * len(held) > len(keys) else [*keys]
+
+
+def _head(key: str) -> str:
+    return _WRAPPERS.sub("", key).partition(".")[0]
 
 
 def _common_head(names: Iterable[str]) -> str | None:

@@ -185,6 +185,38 @@ def test_one_number_of_a_channel_fits_every_size(tmp_path: Path) -> None:
         np.testing.assert_allclose(session.run(image), expected, rtol=1e-4, atol=1e-5)
 
 
+POOLS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], int]] = {
+    "a window of one size": (nn.AvgPool2d(8), 2),
+    "a window of one size, called": (lambda x: functional.avg_pool2d(x, 8), 2),
+    "as large as the image": (lambda x: functional.avg_pool2d(x, x.size(2)), 1),
+}
+
+
+@pytest.mark.parametrize(("pool", "places"), POOLS.values(), ids=POOLS)
+def test_a_pool_as_large_as_the_image_stays_what_it_is(
+    pool: Callable[[torch.Tensor], torch.Tensor], places: int, tmp_path: Path
+) -> None:
+    network = Dense(pool)
+    result = apot_export.convert(network, tmp_path / "e", input_shape=SHAPE, dynamic_size=True)
+    assert result.notes == ()
+    session = open_session((result.path / ONNX_MODEL).read_bytes(), "cpu")
+    for size in (8, 16):
+        image = random_of(2, 1, size, size)
+        with torch.no_grad():
+            expected = network(torch.from_numpy(image)).numpy()
+        assert expected.shape[2] == (places if size > 8 else 1)
+        np.testing.assert_allclose(session.run(image), expected, rtol=1e-4, atol=1e-5)
+    np.savez(tmp_path / "images.npz", images=random_of(20, *SHAPE))
+    report = verify(result.path, original=network, images=tmp_path / "images.npz")
+    assert not report.failures
+
+
+def test_a_pool_that_becomes_one_of_the_whole_image_is_said(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.AvgPool2d(8), nn.Flatten(), nn.Linear(4, 2))
+    result = apot_export.convert(network, tmp_path / "e", input_shape=SHAPE, dynamic_size=True)
+    assert result.notes[0].startswith("1 averages the whole image at every size")
+
+
 # --- networks that have none ----------------------------------------------------------------------
 
 
@@ -207,10 +239,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "rows exchanged with columns": (lambda: Dense(lambda x: x.transpose(2, 3)), "transpose"),
     "half of the rows": (lambda: Dense(lambda x: x[:, :, :4]), "crop"),
     "means of rows": (lambda: Dense(lambda x: x.mean(3, keepdim=True)), "reduce"),
-    "pool of a function": (
-        lambda: Dense(lambda x: functional.avg_pool2d(x, 8)),
-        "avg_pool2d",
-    ),
 }
 
 

@@ -19,6 +19,7 @@ from tests.support.checkpoint_files import (
     NAME,
     SETTINGS,
     Tensors,
+    beside_a_loss,
 )
 from tests.support.commands import run
 from tests.support.workshop import DIGITS
@@ -76,8 +77,30 @@ def test_names_that_look_like_wrappers_may_be_a_networks_own(
     assert loaded.state.keys() == state.keys()
     for prefix in ("model.module.", "module.", "model.", ""):
         expected = [prefix + key for key in state]
-        assert list(loaded.state_for(expected)) == expected
-    assert loaded.state_for([*tensors]).keys() == tensors.keys()
+        assert list(loaded.for_network(expected).state) == expected
+    assert loaded.for_network([*tensors]).state.keys() == tensors.keys()
+
+
+def test_a_network_is_one_part_of_a_training_loop(state: Tensors, tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    torch.save(beside_a_loss(state), path)
+    loaded = load_checkpoint(path)
+    assert loaded.state.keys() == state.keys()
+    assert loaded.notes == (
+        "left out, since it stands beside the network: criterion.weight, criterion.scale.weight",
+    )
+    loop = loaded.for_network(beside_a_loss(state))
+    assert loop.state.keys() == beside_a_loss(state).keys()
+    assert loop.notes == ()
+    tensors = {f"student.module.{key}": value for key, value in state.items()}
+    torch.save({**tensors, **{f"teacher.{key}": value + 1 for key, value in state.items()}}, path)
+    student = load_checkpoint(path).for_network([*state])
+    assert {key: value.tolist() for key, value in student.state.items()} == {
+        key: value.tolist() for key, value in state.items()
+    }
+    (note,) = student.notes
+    assert "teacher." in note
+    assert "student." not in note
 
 
 # --- sizes of images ------------------------------------------------------------------------------

@@ -37,3 +37,11 @@ def packed_tensors(checkpoint: Path, folder: Path) -> bytes:
     apot_export.convert(checkpoint, folder / "export", **SETTINGS)
     data = (folder / "export" / PACKED_MODEL).read_bytes()
     return data[8 + int.from_bytes(data[:8], "little") :]  # the header names the checkpoint
+
+
+def beside_a_loss(state: Tensors) -> Tensors:
+    """Return a network's state as one part of a training loop."""
+    return {f"model.{key}": value for key, value in state.items()} | {
+        "criterion.weight": torch.ones(10),
+        "criterion.scale.weight": torch.ones(2, 2),
+    }

@@ -70,14 +70,14 @@ def load_custom(path: Path, choices: Choices, spec: ModelSpec) -> Original:
     checkpoint = load_checkpoint(path, choices.weights)
     require_finite(checkpoint.state)
     module = unwrapped(build(spec, (Path.cwd(), path.absolute().parent)))
-    state = checkpoint.state_for(module.state_dict().keys())
+    checkpoint = checkpoint.for_network(module.state_dict().keys())
     load_state(
         module,
-        state,
+        checkpoint.state,
         f"{spec.factory} of --model",
         fix="name the factory, and the arguments, that the network was trained with",
     )
-    multi_bit = multi_bit_layers(checkpoint, state)
+    multi_bit = multi_bit_layers(checkpoint, checkpoint.state)
     return _original(module, spec.input_shape, choices, checkpoint, multi_bit)
 
 

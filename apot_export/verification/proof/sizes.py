@@ -7,10 +7,10 @@ from torch import nn
 
 from apot_export.artifacts.onnx_model.probe import integers_as_such
 from apot_export.errors import ExportError
-from apot_export.network import CodedNetwork
+from apot_export.network import CodedNetwork, GlobalAveragePool
 from apot_export.network.comparison import AccumulatorComparison, compare_oracle
-from apot_export.network.sizes import at_another_size, of_any_size, whole_averages
-from apot_export.original.any_size import with_whole_averages
+from apot_export.network.sizes import at_another_size, of_any_size
+from apot_export.original.any_size import with_adaptive_pools
 from apot_export.runtimes.onnx_runtime import Session
 from apot_export.verification._verdict import proof_failures
 from apot_export.verification.proof.levels import compare_levels
@@ -29,7 +29,8 @@ def compare_another_size(
         session: Of the ONNX model, with all values as outputs.
         packed: The network of the packed file.
     """
-    other = at_another_size(of_any_size(packed))
+    of_any = of_any_size(packed)
+    other = at_another_size(of_any)
     shape = (_IMAGES, *other.input_shape)
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     accumulators, levels = AccumulatorComparison(), LevelComparison()
@@ -37,7 +38,10 @@ def compare_another_size(
         exported = integers_as_such(other, session.run_all(images))
         accumulators = compare_oracle(other, images, exported)
         if module is not None:
-            wide = with_whole_averages(module, whole_averages(packed))
+            averages = {
+                node.name for node in of_any.nodes if isinstance(node.operation, GlobalAveragePool)
+            }
+            wide = with_adaptive_pools(module, averages)
             levels = compare_levels(wide, images, exported)
         failures = proof_failures(WeightCertificate(), levels, accumulators)
     except ExportError as error:
