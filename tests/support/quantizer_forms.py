@@ -143,6 +143,61 @@ class Mixed(nn.Conv2d):
         return self._conv_forward(rounded(image, self.alpha_a, 15), weight, self.bias)
 
 
+class Pact(nn.Module):
+    """A clipped and rounded ReLU."""
+
+    def __init__(self, bits: int = 4, alpha: float = 1.3) -> None:
+        super().__init__()
+        self.bits, self.alpha = bits, number(alpha)
+
+    def forward(self, values: Tensor) -> Tensor:
+        clipped = 0.5 * (values.abs() - (values - self.alpha).abs() + self.alpha)
+        steps = 2**self.bits - 1
+        return (clipped * steps / self.alpha).round() * self.alpha / steps
+
+
+class ApotInput(nn.Module):
+    """Additive powers of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act_alpha = number(1.9, (1,))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return nearest((values / self.act_alpha).clamp(0, 1), levels(3)) * self.act_alpha
+
+
+class Shared(nn.Module):
+    """Two layers behind one quantizer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quantize = Pact()
+        self.left, self.right = WeightsOnly(8, 8, 3), WeightsOnly(8, 8, 3, bits=3)
+
+    def forward(self, values: Tensor) -> Tensor:
+        values = self.quantize(torch.relu(values))
+        both: Tensor = self.left(values) + self.right(values)
+        return both
+
+
+class Residual(nn.Module):
+    """A shortcut and an average of what a quantizer makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act1, self.conv1 = Pact(), WeightsOnly(8, 8, 3, 1, 1)
+        self.act2, self.conv2 = StepQuantizer(0, 15, 0.1), WeightsOnly(8, 8, 3, 1, 1)
+        self.act3, self.fc = Pact(bits=8, alpha=2.1), WeightsOnlyLinear(8, 10)
+
+    def forward(self, values: Tensor) -> Tensor:
+        values = self.act1(values)
+        values = self.act3(self.conv2(self.act2(self.conv1(values))) + values)
+        pooled = functional.adaptive_avg_pool2d(functional.max_pool2d(values, 2), 1)
+        logits: Tensor = self.fc(pooled.flatten(1))
+        return logits
+
+
 class Logarithmic(nn.Conv2d):
     """Levels that no family has."""
 
@@ -190,7 +245,13 @@ CONVERTED: dict[str, nn.Module] = {
     ),
     "widths of their own": linear(StepsLinear),
     "level sets of their own": conv(Mixed),
-}
+    "quantizers of activations in modules": nn.Sequential(
+        ApotInput(), WeightsOnly(CHANNELS, CHANNELS, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), StepQuantizer(0, 15, 0.05), WeightsOnlyLinear(CHANNELS, 10),
+    ),
+    "quantizers shared by layers": Shared(),
+    "quantizers before shortcuts and averages": Residual(),
+}  # fmt: skip
 """Layers between quantized layers of a small network."""
 
 REFUSED: dict[str, tuple[nn.Module, str]] = {

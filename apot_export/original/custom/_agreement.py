@@ -98,12 +98,12 @@ def _copied(value: Any) -> Any:
 
 
 def probes(
-    layer: nn.Module, calls: Sequence[Call], thresholds: Iterable[torch.Tensor]
+    layer: nn.Module, calls: Sequence[Call], thresholds: Iterable[torch.Tensor], least: int = 1
 ) -> list[Call]:
     """Return what a layer computes of random inputs on both sides of its thresholds.
 
-    They are of the signs that its inputs in the network have. The network's own inputs may all lie
-    below a threshold, where they do not tell one bit-width from another.
+    There are at least `least` numbers, of the signs that inputs in the network have. The network's
+    own inputs may all lie below a threshold, where they do not tell one bit-width from another.
     """
     largest = max((float(alpha.abs().max()) for alpha in thresholds), default=0.0)
     inputs, _ = calls[0]
@@ -112,7 +112,9 @@ def probes(
     generator = torch.Generator().manual_seed(_SEED)
     found = []
     for reach in _REACHES:
-        values = torch.rand(inputs[0][:1].shape, generator=generator) * (reach * largest)
+        images = -(-least // inputs[0][:1].numel())
+        values = torch.rand((images, *inputs[0].shape[1:]), generator=generator)
+        values *= reach * largest
         if any(bool((given[0] < 0).any()) for given, _ in calls):
             values *= torch.randint(0, 2, values.shape, generator=generator) * 2 - 1
         device = next(layer.parameters()).device

@@ -21,8 +21,8 @@ from apot_export.original.quantization import (
     Quantization,
 )
 
-ANY_BITS = (4, 2, 3, 8, 5, 6, 7)
-"""Bit-widths that are tried where nothing states one; the usual ones first."""
+ANY_BITS = (2, 3, 4, 5, 6, 7, 8)
+"""Bit-widths that are tried where nothing states one: the fewest that compute the same."""
 _UNIFORM = "uniform"
 
 
@@ -62,6 +62,19 @@ class Hypotheses:
     confirmed: list[Form] = field(default_factory=list)
     """What layers so far turned out to compute."""
 
+    @property
+    def uniform(self) -> Quantization:
+        """What most codes do, for modules of which nothing is stated."""
+        return Quantization(
+            family=self.family.name,
+            weight_bits=ANY_BITS[0],
+            activation_bits=ANY_BITS[0],
+            method=_UNIFORM,
+            activation_method=self.choices.activation_method or "",
+            activation_sign=self.choices.activation_sign or "",
+            legacy_divisor=self.choices.legacy_divisor,
+        )
+
     def forms(self, found: FoundLayer, usual: Quantization) -> Iterator[Form]:
         """Yield what a layer may compute, each form once, the most usual first.
 
@@ -97,15 +110,20 @@ class Hypotheses:
             yield dataclasses.replace(quantization, activation_sign=sign)
 
     def _others(self, found: FoundLayer, usual: Quantization) -> Iterator[Form]:
-        widths = (usual.weight_bits, *(found.other_bits if self.choices.bits is None else ()))
-        for bits, (weights, activations) in itertools.product(widths, _names(found)):
+        alone = found.quantizes_inputs_alone
+        own_bits = usual.activation_bits if alone else usual.weight_bits
+        widths = (own_bits, *(found.other_bits if self.choices.bits is None else ()))
+        for bits, (weights, activations), are_steps in itertools.product(
+            widths, _names(found), (False, True)
+        ):
             for quantization in self._of_weights(found, usual, bits):
-                steps = (False, True) if quantization.method == _UNIFORM else (False,)
-                if families.by_name(quantization.family).counts_steps:
-                    steps = (False,)
+                has_steps = quantization.method == _UNIFORM and not alone
+                has_steps &= not families.by_name(quantization.family).counts_steps
+                if are_steps and not has_steps:
+                    continue
                 of_inputs = self._of_inputs(quantization, usual, bits)
                 complete = of_inputs if activations else [(_of_floats(quantization), False)]
-                for (both, inputs_are_steps), are_steps in itertools.product(complete, steps):
+                for both, inputs_are_steps in complete:
                     yield Form(
                         quantization=both,
                         weights=weights,
@@ -123,6 +141,10 @@ class Hypotheses:
         if self.choices.family:
             others = []
         for family in (own, *others):
+            if found.quantizes_inputs_alone:
+                if _UNIFORM in family.methods:
+                    yield dataclasses.replace(usual, family=family.name, activation_bits=bits)
+                continue
             methods = [self.choices.method] if self.choices.method else family.methods
             normalised = [True, False] if self.choices.normalize_weights else [False]
             if family.counts_steps:
@@ -147,6 +169,7 @@ class Hypotheses:
         """Yield quantizations with those of inputs, and whether thresholds are steps."""
         stated = self.choices.activation_method
         same = usual.activation_bits == usual.weight_bits
+        own_bits = bits if same else weights.activation_bits
         for method, legacy in itertools.product(
             [stated] if stated else families.by_name(weights.family).activation_methods,
             (False, True),
@@ -155,7 +178,7 @@ class Hypotheses:
                 continue
             quantization = dataclasses.replace(
                 weights,
-                activation_bits=bits if same else usual.activation_bits,
+                activation_bits=own_bits,
                 activation_method=method,
                 legacy_divisor=legacy or usual.legacy_divisor,
             )

@@ -64,6 +64,8 @@ class FoundLayer:
     facts: LayerFacts
     other_bits: tuple[int, ...] = ()
     """Bit-widths that its weight quantizer may mean, beside that of the facts."""
+    quantizes_inputs_alone: bool = False
+    """Whether it stands for a module without weights."""
 
 
 def weighted_layers(
@@ -122,6 +124,21 @@ def found_layer(name: str, layer: WeightedLayer, stated: str | None) -> FoundLay
         activations=activations,
         facts=facts,
         other_bits=other_bits,
+    )
+
+
+def found_quantizer(name: str, module: nn.Module) -> FoundLayer:
+    """Return what a module without weights is where it quantizes its input, as of one channel."""
+    layer = nn.Conv2d(1, 1, 1, bias=False)
+    layer.weight.data.fill_(1)
+    either, activations = _by_role(_tensors(module))
+    return FoundLayer(
+        layer=layer,
+        family=None,
+        weights={"one": torch.ones(())},
+        activations={**activations, **either},
+        facts=LayerFacts(name=name, bits=said_bits(module, name, *_ACTIVATION_BITS, *_BITS)),
+        quantizes_inputs_alone=True,
     )
 
 

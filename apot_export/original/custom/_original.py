@@ -21,7 +21,7 @@ from apot_export.original.architectures import Architecture
 from apot_export.original.borders import TransposedConv2d
 from apot_export.original.checkpoint import Checkpoint, load_checkpoint, require_finite
 from apot_export.original.choices import Choices
-from apot_export.original.custom._agreement import Run, chosen, probes, run
+from apot_export.original.custom._agreement import Call, Run, chosen, probes, run
 from apot_export.original.custom._factory import ImageShape, ModelSpec, build
 from apot_export.original.custom._hypotheses import ANY_BITS, Form, Hypotheses
 from apot_export.original.custom._layers import (
@@ -33,6 +33,7 @@ from apot_export.original.custom._layers import (
     threshold_replacement,
     weighted_layers,
 )
+from apot_export.original.custom._quantizers import as_layer, join, quantizers, shown
 from apot_export.original.custom._wrappers import drop_hooks, refresh_weights, unwrapped
 from apot_export.original.families import Family
 from apot_export.original.loading import load_state
@@ -46,6 +47,7 @@ from apot_export.original.quantization import (
     FLOAT,
     NETWORK,
     OPTION,
+    TERNARY_BITS,
     Quantization,
     Stated,
 )
@@ -148,10 +150,17 @@ def _original(
         choices = plan.choices
     else:
         plan = resolve(family, [], Choices(first_last=choices.first_last), None)
-    made = run(module, names, input_shape)
-    used = _chosen(made, names, fixed, found, plan, Hypotheses(family=family, choices=choices))
+    possible = quantizers(module, names)
+    names_of_both = names | {part: one.facts.name for part, one in possible.items()}
+    made = run(module, names_of_both, input_shape)
+    likely = family if family.has_thresholds else families.USUAL
+    hypotheses = Hypotheses(family=likely, choices=choices)
+    used = _chosen(made, names, fixed, found, plan, hypotheses)
     used_names = [names[layer] for layer in names if layer in used]
-    rebuilt = _rebuilt(module, used)
+    stubs = _of_inputs(made, possible, plan.default, hypotheses)
+    rebuilt = _rebuilt(module, used | stubs)
+    by_name = {possible[part].facts.name: stub for part, stub in stubs.items()}
+    observed = join(rebuilt, by_name, made.observed)
     plan = _as_computed(plan, rebuilt, [layer.facts.name for layer in found])
     plan = dataclasses.replace(plan, first_last=_first_last(rebuilt, used_names, choices))
     if family.has_thresholds:
@@ -175,7 +184,7 @@ def _original(
         multi_bit=multi_bit,
         powers_of_two=_powers_of_two(rebuilt, {*plan.floats, *multi_bit}, choices),
         choices=choices,
-        observed=made.observed,
+        observed=observed,
     )
 
 
@@ -226,7 +235,8 @@ def _chosen(
     used: dict[nn.Module, WeightedLayer | None] = {}
     quantized: dict[nn.Module, FoundLayer] = {one.layer: one for one in found}
     for layer, calls in made.calls.items():
-        name = names[layer]
+        if (name := names.get(layer)) is None:
+            continue
         if (one := quantized.get(layer)) is None:
             replacement = fixed.get(layer)
             used[layer] = replacement and chosen(name, layer, calls, [replacement])
@@ -234,20 +244,70 @@ def _chosen(
         if name not in plan.layers:  # which the user leaves in float
             used[layer] = chosen(name, layer, calls, [threshold_replacement(one.layer, None)])
             continue
-        tried: list[Form] = []
-
-        def candidates(
-            one: FoundLayer = one, tried: list[Form] = tried, name: str = name
-        ) -> Iterator[WeightedLayer]:
-            for form in hypotheses.forms(one, plan.layers[name]):
-                tried.append(form)
-                yield form.layer(one)
-
-        shown = [*calls, *probes(layer, calls, one.activations.values())]
-        used[layer] = chosen(name, layer, shown, candidates())
-        if tried[-1] not in hypotheses.confirmed:
-            hypotheses.confirmed.append(tried[-1])
+        both = [*calls, *probes(layer, calls, one.activations.values())]
+        used[layer] = _of_form(layer, one, both, plan.layers[name], hypotheses)
     return used
+
+
+def _of_form(
+    layer: nn.Module,
+    found: FoundLayer,
+    calls: Sequence[Call],
+    usual: Quantization,
+    hypotheses: Hypotheses,
+) -> WeightedLayer:
+    """Return our layer of the first form that computes what a user's module does."""
+    tried: list[Form] = []
+
+    def candidates() -> Iterator[WeightedLayer]:
+        for form in hypotheses.forms(found, usual):
+            tried.append(form)
+            yield form.layer(found)
+
+    made = chosen(found.facts.name, layer, calls, candidates())
+    if tried[-1] not in hypotheses.confirmed:
+        hypotheses.confirmed.append(tried[-1])
+    return made
+
+
+def _of_inputs(
+    made: Run,
+    possible: Mapping[nn.Module, FoundLayer],
+    default: Quantization,
+    hypotheses: Hypotheses,
+) -> dict[nn.Module, WeightedLayer]:
+    """Return a layer for each module that quantizes activations, the outermost of nested ones.
+
+    Raises:
+        RecognitionError: A module quantizes in a way that is not known.
+    """
+    stubs: dict[nn.Module, WeightedLayer] = {}
+    done: set[nn.Module] = set()
+    choices = hypotheses.choices
+    for module, found in possible.items():
+        calls = made.calls.get(module)
+        flat = shown(module, calls, found) if calls and module not in done else None
+        if flat is None or calls is None:
+            continue
+        said = choices.activation_bits or choices.bits or found.facts.bits
+        first, *others = (said,) if said else ANY_BITS
+        usual = dataclasses.replace(
+            default if default.quantizes_inputs else hypotheses.uniform,
+            weight_bits=TERNARY_BITS,
+            method="uniform",
+            activation_bits=first,
+            normalize_weights=False,
+        )
+        one = dataclasses.replace(found, other_bits=tuple(others))
+        try:
+            layer = _of_form(module, one, flat, usual, hypotheses)
+        except RecognitionError:
+            if any(part in possible for part in module.modules() if part is not module):
+                continue  # one of its parts may be the quantizer
+            raise
+        stubs[module] = as_layer(found.facts.name, layer, calls)
+        done.update(module.modules())
+    return stubs
 
 
 def _as_computed(plan: LayerPlan, rebuilt: nn.Module, names: Sequence[str]) -> LayerPlan:
