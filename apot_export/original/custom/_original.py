@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,27 @@ from torch import nn
 from apot_export.errors import BitWidthError, ModelError, RecognitionError
 from apot_export.network.layers import MultiBitWeights
 from apot_export.original import families
-from apot_export.original.applicability import layer_exceptions
 from apot_export.original.architectures import Architecture
 from apot_export.original.borders import TransposedConv2d
 from apot_export.original.checkpoint import Checkpoint, load_checkpoint, require_finite
 from apot_export.original.choices import Choices
-from apot_export.original.custom._agreement import Call, Run, chosen, probes, run
+from apot_export.original.custom._agreement import run
 from apot_export.original.custom._factory import ImageShape, ModelSpec, build
-from apot_export.original.custom._hypotheses import ANY_BITS, Form, Hypotheses
+from apot_export.original.custom._hypotheses import Hypotheses
 from apot_export.original.custom._layers import (
     FoundLayer,
     WeightedLayer,
     eight_bit_replacement,
     float_replacement,
     found_layer,
-    threshold_replacement,
     weighted_layers,
 )
-from apot_export.original.custom._quantizers import as_layer, join, quantizers, shown
+from apot_export.original.custom._matching import chosen_layers, chosen_quantizers, with_bits
+from apot_export.original.custom._quantizers import join, quantizers
 from apot_export.original.custom._wrappers import drop_hooks, refresh_weights, unwrapped
 from apot_export.original.families import Family
 from apot_export.original.loading import load_state
 from apot_export.original.multi_bit import multi_bit_layers, shorten_coordinates
-from apot_export.original.naming import bits_from_name
 from apot_export.original.original import Original
 from apot_export.original.plan import LayerPlan
 from apot_export.original.powers_of_two import find_powers_of_two
@@ -47,7 +45,6 @@ from apot_export.original.quantization import (
     FLOAT,
     NETWORK,
     OPTION,
-    TERNARY_BITS,
     Quantization,
     Stated,
 )
@@ -145,7 +142,7 @@ def _original(
     path = checkpoint.path if checkpoint else None
     family = _family(found, ours, multi_bit, choices.family)
     if family.has_thresholds:
-        found = _with_bits(found, ours, choices, path)
+        found = with_bits(found, ours, choices, path)
         plan = resolve(family, [layer.facts for layer in found], choices, path, ours=ours)
         choices = plan.choices
     else:
@@ -155,9 +152,9 @@ def _original(
     made = run(module, names_of_both, input_shape)
     likely = family if family.has_thresholds else families.USUAL
     hypotheses = Hypotheses(family=likely, choices=choices)
-    used = _chosen(made, names, fixed, found, plan, hypotheses)
+    used = chosen_layers(made, names, fixed, found, plan, hypotheses)
     used_names = [names[layer] for layer in names if layer in used]
-    stubs = _of_inputs(made, possible, plan.default, hypotheses)
+    stubs = chosen_quantizers(made, possible, plan.default, hypotheses)
     rebuilt = _rebuilt(module, used | stubs)
     by_name = {possible[part].facts.name: stub for part, stub in stubs.items()}
     observed = join(rebuilt, by_name, made.observed)
@@ -197,117 +194,6 @@ def _powers_of_two(
         if not isinstance(layer, QuantizedLayer) and name not in skipped
     }
     return find_powers_of_two(plain, choices)
-
-
-def _with_bits(
-    found: list[FoundLayer], ours: Collection[str], choices: Choices, path: Path | None
-) -> list[FoundLayer]:
-    """Let layers for which nothing states a bit-width try all of them."""
-    if choices.bits is not None or (path is not None and bits_from_name(path) is not None):
-        return found
-    first, *others = ANY_BITS
-    stated = layer_exceptions(choices, [*(layer.facts.name for layer in found), *ours], [])
-    return [
-        layer
-        if layer.facts.bits is not None or layer.facts.name in stated
-        else dataclasses.replace(
-            layer,
-            facts=dataclasses.replace(layer.facts, bits=first),
-            other_bits=tuple(others),
-        )
-        for layer in found
-    ]
-
-
-def _chosen(
-    made: Run,
-    names: Mapping[nn.Module, str],
-    fixed: Mapping[nn.Module, WeightedLayer],
-    found: Sequence[FoundLayer],
-    plan: LayerPlan,
-    hypotheses: Hypotheses,
-) -> dict[nn.Module, WeightedLayer | None]:
-    """Return our layer for each that the network uses; None where the user's can stay.
-
-    Raises:
-        RecognitionError: A layer computes something else than all that it may.
-    """
-    used: dict[nn.Module, WeightedLayer | None] = {}
-    quantized: dict[nn.Module, FoundLayer] = {one.layer: one for one in found}
-    for layer, calls in made.calls.items():
-        if (name := names.get(layer)) is None:
-            continue
-        if (one := quantized.get(layer)) is None:
-            replacement = fixed.get(layer)
-            used[layer] = replacement and chosen(name, layer, calls, [replacement])
-            continue
-        if name not in plan.layers:  # which the user leaves in float
-            used[layer] = chosen(name, layer, calls, [threshold_replacement(one.layer, None)])
-            continue
-        both = [*calls, *probes(layer, calls, one.activations.values())]
-        used[layer] = _of_form(layer, one, both, plan.layers[name], hypotheses)
-    return used
-
-
-def _of_form(
-    layer: nn.Module,
-    found: FoundLayer,
-    calls: Sequence[Call],
-    usual: Quantization,
-    hypotheses: Hypotheses,
-) -> WeightedLayer:
-    """Return our layer of the first form that computes what a user's module does."""
-    tried: list[Form] = []
-
-    def candidates() -> Iterator[WeightedLayer]:
-        for form in hypotheses.forms(found, usual):
-            tried.append(form)
-            yield form.layer(found)
-
-    made = chosen(found.facts.name, layer, calls, candidates())
-    if tried[-1] not in hypotheses.confirmed:
-        hypotheses.confirmed.append(tried[-1])
-    return made
-
-
-def _of_inputs(
-    made: Run,
-    possible: Mapping[nn.Module, FoundLayer],
-    default: Quantization,
-    hypotheses: Hypotheses,
-) -> dict[nn.Module, WeightedLayer]:
-    """Return a layer for each module that quantizes activations, the outermost of nested ones.
-
-    Raises:
-        RecognitionError: A module quantizes in a way that is not known.
-    """
-    stubs: dict[nn.Module, WeightedLayer] = {}
-    done: set[nn.Module] = set()
-    choices = hypotheses.choices
-    for module, found in possible.items():
-        calls = made.calls.get(module)
-        flat = shown(module, calls, found) if calls and module not in done else None
-        if flat is None or calls is None:
-            continue
-        said = choices.activation_bits or choices.bits or found.facts.bits
-        first, *others = (said,) if said else ANY_BITS
-        usual = dataclasses.replace(
-            default if default.quantizes_inputs else hypotheses.uniform,
-            weight_bits=TERNARY_BITS,
-            method="uniform",
-            activation_bits=first,
-            normalize_weights=False,
-        )
-        one = dataclasses.replace(found, other_bits=tuple(others))
-        try:
-            layer = _of_form(module, one, flat, usual, hypotheses)
-        except RecognitionError:
-            if any(part in possible for part in module.modules() if part is not module):
-                continue  # one of its parts may be the quantizer
-            raise
-        stubs[module] = as_layer(found.facts.name, layer, calls)
-        done.update(module.modules())
-    return stubs
 
 
 def _as_computed(plan: LayerPlan, rebuilt: nn.Module, names: Sequence[str]) -> LayerPlan:
