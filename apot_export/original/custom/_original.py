@@ -125,20 +125,7 @@ def _original(
 ) -> Original:
     digest = state_sha256(module)
     refresh_weights(module)
-    found: list[FoundLayer] = []
-    names: dict[nn.Module, str] = {}
-    ours: dict[str, Quantization] = {}
-    fixed: dict[nn.Module, WeightedLayer] = {}
-    for name, layer in weighted_layers(module):
-        names[layer] = name
-        if isinstance(layer, nn.ConvTranspose2d):
-            fixed[layer] = TransposedConv2d.of(layer)
-        elif isinstance(layer, ThresholdLayer):
-            ours[name] = layer.quantization
-        elif (recognised := found_layer(name, layer, choices.family)) is not None:
-            found.append(recognised)
-        elif (replacement := float_replacement(name, layer)) is not None:
-            fixed[layer] = replacement
+    names, found, ours, fixed = _recognised(module, choices)
     path = checkpoint.path if checkpoint else None
     family = _family(found, ours, multi_bit, choices.family)
     if family.has_thresholds:
@@ -148,16 +135,15 @@ def _original(
     else:
         plan = resolve(family, [], Choices(first_last=choices.first_last), None)
     possible = quantizers(module, names)
-    names_of_both = names | {part: one.facts.name for part, one in possible.items()}
-    made = run(module, names_of_both, input_shape)
+    watched = {**names, **{part: one.facts.name for part, one in possible.items()}}
+    made = run(module, watched, input_shape)
     likely = family if family.has_thresholds else families.USUAL
     hypotheses = Hypotheses(family=likely, choices=choices)
     used = chosen_layers(made, names, fixed, found, plan, hypotheses)
-    used_names = [names[layer] for layer in names if layer in used]
     stubs = chosen_quantizers(made, possible, plan.default, hypotheses)
-    rebuilt = _rebuilt(module, used | stubs)
-    by_name = {possible[part].facts.name: stub for part, stub in stubs.items()}
-    observed = join(rebuilt, by_name, made.observed)
+    used_names = [names[layer] for layer in names if layer in used]
+    rebuilt = _rebuilt(module, {**used, **stubs})
+    observed = join(rebuilt, {watched[part]: stub for part, stub in stubs.items()}, made.observed)
     plan = _as_computed(plan, rebuilt, [layer.facts.name for layer in found])
     plan = dataclasses.replace(plan, first_last=_first_last(rebuilt, used_names, choices))
     if family.has_thresholds:
@@ -183,6 +169,32 @@ def _original(
         choices=choices,
         observed=observed,
     )
+
+
+def _recognised(
+    module: nn.Module, choices: Choices
+) -> tuple[
+    dict[nn.Module, str],
+    list[FoundLayer],
+    dict[str, Quantization],
+    dict[nn.Module, WeightedLayer],
+]:
+    """Return the weighted layers: names, those with thresholds, our own, and replaced floats."""
+    found: list[FoundLayer] = []
+    names: dict[nn.Module, str] = {}
+    ours: dict[str, Quantization] = {}
+    fixed: dict[nn.Module, WeightedLayer] = {}
+    for name, layer in weighted_layers(module):
+        names[layer] = name
+        if isinstance(layer, nn.ConvTranspose2d):
+            fixed[layer] = TransposedConv2d.of(layer)
+        elif isinstance(layer, ThresholdLayer):
+            ours[name] = layer.quantization
+        elif (recognised := found_layer(name, layer, choices.family)) is not None:
+            found.append(recognised)
+        elif (replacement := float_replacement(name, layer)) is not None:
+            fixed[layer] = replacement
+    return names, found, ours, fixed
 
 
 def _powers_of_two(
