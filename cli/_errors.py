@@ -6,29 +6,38 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import typer
 
+from apot_export import budgets
 from apot_export.errors import ApotExportError
 
 from ._signals import Stopped
+
+if TYPE_CHECKING:
+    from ._options import General
 
 COULD_NOT_RUN = 2
 
 
 @contextmanager
 def reported(
-    *, debug: bool, interrupted: str = "Interrupted.", in_process: bool = False
+    general: General, *, interrupted: str = "Interrupted.", in_process: bool = False
 ) -> Iterator[None]:
     """Turn errors into one clear message on standard error and exit code 2.
 
     Args:
-        debug: Show tracebacks, too.
+        general: Whether to show tracebacks, too, and the memory that one file may ask for.
         interrupted: What to say when the user stops the program.
         in_process: Read checkpoints without a process of their own.
     """
+    debug = general.debug
     try:
-        with _reading_checkpoints(in_process=in_process):
+        with (
+            budgets.max_memory(general.max_memory),
+            _reading_checkpoints(in_process=in_process),
+        ):
             yield
     except ApotExportError as error:
         if debug:
@@ -44,12 +53,10 @@ def reported(
         # Whoever read our output has gone (rich then exits with 1, which means FAIL here).
         sys.stderr.close()
         raise typer.Exit(COULD_NOT_RUN) from None
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         if debug:
             traceback.print_exc()
-        where = [("where", str(error.filename))] if error.filename else []
-        got = error.strerror or str(error)
-        print_error("A file cannot be read or written.", [*where, ("got", got)])
+        print_error(*_of_the_system(error))
         raise typer.Exit(COULD_NOT_RUN) from None
     except Exception as error:  # the last resort: an error of apot-export itself
         if debug:
@@ -70,6 +77,15 @@ def _reading_checkpoints(*, in_process: bool) -> AbstractContextManager[None]:
     import apot_export
 
     return apot_export.in_process()
+
+
+def _of_the_system(error: OSError | MemoryError) -> tuple[str, list[tuple[str, str]]]:
+    if isinstance(error, MemoryError):
+        to_do = "use a machine with more memory, or a smaller --batch-size"
+        return "There is not enough memory.", [("got", str(error)), ("to do", to_do)]
+    where = [("where", str(error.filename))] if error.filename else []
+    got = error.strerror or str(error)
+    return "A file cannot be read or written.", [*where, ("got", got)]
 
 
 def print_error(what: str, details: list[tuple[str, str]]) -> None:

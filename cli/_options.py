@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,15 @@ Weights = Annotated[
 ]
 
 
+def _bytes(text: str) -> int:
+    """Parse a number of bytes, as 8G or 500M."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgt]?)i?b?", text.strip().lower())
+    size = int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " ")) if found else 0
+    if size < 1:
+        raise typer.BadParameter(f"{text!r} is not a number of bytes, as 8G, 500M or 1073741824.")
+    return size
+
+
 @dataclass(frozen=True)
 class General:
     """What every verb takes."""
@@ -62,6 +72,16 @@ class General:
     debug: Annotated[
         bool, typer.Option("--debug", help="Show a traceback when something fails.")
     ] = False
+    max_memory: Annotated[
+        int | None,
+        typer.Option(
+            parser=_bytes,
+            metavar="BYTES",
+            help="Memory that one file may ask for, as 8G or 500M; default: 256M and 256 bytes for "
+            "each byte of the file, at most 16G.",
+            show_default=False,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

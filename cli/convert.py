@@ -106,7 +106,7 @@ def convert(
     model.integer.onnx. Of an export it writes another one, for another --target, with --integer or
     with --compress: from its packed file, without the checkpoint.
     """
-    with reported(debug=general.debug, in_process=in_process):
+    with reported(general, in_process=in_process):
         from apot_export.artifacts.directory import MANIFEST
 
         from . import _render

@@ -66,7 +66,7 @@ def alphas(
     general: General,
 ) -> None:
     """Show the clipping thresholds of every quantized layer."""
-    with reported(debug=general.debug, in_process=in_process):
+    with reported(general, in_process=in_process):
         from apot_export.inspection.thresholds import thresholds
 
         from ._render import print_thresholds
@@ -92,7 +92,7 @@ def bits(
     general: General,
 ) -> None:
     """Show bits and bytes of every layer's weights."""
-    with reported(debug=general.debug):
+    with reported(general):
         from apot_export.inspection.widths import layer_bits
 
         from ._render import print_bits
@@ -114,7 +114,7 @@ def integer(
     general: General,
 ) -> None:
     """Show operations and ranges of the integer network."""
-    with reported(debug=general.debug):
+    with reported(general):
         from apot_export.inspection.widths import integer_summary
 
         chosen = _chosen(path)
@@ -169,7 +169,7 @@ def identify(
     Its batch-norms remember means that only the true quantization predicts. With images, hypotheses
     are ranked by accuracy, too.
     """
-    with reported(debug=general.debug, in_process=in_process):
+    with reported(general, in_process=in_process):
         from ._progress import image_progress
 
         with image_progress() as progress:

@@ -63,7 +63,7 @@ def tune(
     Rewrites model.onnx: the same integers, other function bodies. It is kept where no target is
     faster by more than noise. The native kernels race as well: they need no ONNX model.
     """
-    with reported(debug=general.debug, interrupted=_INTERRUPTED):
+    with reported(general, interrupted=_INTERRUPTED):
         from apot_export.artifacts.directory import find_newest
 
         from ._progress import image_progress

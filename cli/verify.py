@@ -162,7 +162,7 @@ def verify(
     Exit code 0: PASS, 1: FAIL, 2: could not run. Several processes share the images under
     torchrun --nproc-per-node N --no-python apot-export verify ...
     """
-    with reported(debug=general.debug, interrupted=_INTERRUPTED, in_process=in_process):
+    with reported(general, interrupted=_INTERRUPTED, in_process=in_process):
         from ._page import require_writable
 
         require_writable(html)

@@ -21,14 +21,14 @@ ARROWS: dict[str, set[str]] = {
     "encoding": {"errors", "network", "original"},
     "integer": {"errors", "network"},
     "artifacts": {"errors", "budgets", "network", "integer"},
-    "runtimes": {"errors", "network", "integer", "artifacts"},
+    "runtimes": {"errors", "budgets", "network", "integer", "artifacts"},
     "inspection": {"errors", "network", "datasets", "original", "artifacts"},
     "conversion": {
         *("errors", "_version", "network", "datasets", "original"),
         *("encoding", "integer", "artifacts", "runtimes"),
     },
     "verification": {
-        *("errors", "_version", "network", "datasets", "original"),
+        *("errors", "_version", "budgets", "network", "datasets", "original"),
         *("integer", "artifacts", "runtimes", "downstream"),
     },
     "tuning": {"errors", "_version", "network", "artifacts", "runtimes"},

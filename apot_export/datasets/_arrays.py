@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apot_export import budgets
+from apot_export.budgets import Budget
 from apot_export.datasets._dataset import UNLABELLED, Dataset
 from apot_export.datasets._normalisation import Normalisation
 from apot_export.errors import DatasetError
@@ -86,6 +89,7 @@ def _read(path: Path, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
     try:
         # Where numpy opens the file itself, it leaves one open that it cannot read.
         with path.open("rb") as file:
+            budget = Budget(path.stat().st_size)
             content = np.load(file, allow_pickle=False)
             if not isinstance(content, np.lib.npyio.NpzFile):
                 raise _wrong(path, None, "an .npz file", "a single array")
@@ -94,11 +98,27 @@ def _read(path: Path, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
             if missing:
                 held = ", ".join(content.files) or "no arrays"
                 raise _wrong(path, None, f"arrays named {' and '.join(wanted)}", held)
+            for name in names:
+                size = _declared_bytes(content, name)
+                budget.require(budgets.BYTES, size, f"{path}: {name}", DatasetError)
             return {name: content[name] for name in names}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         got = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         got = got.splitlines()[0] if got else type(error).__name__
         raise _wrong(path, None, "an .npz file of plain arrays", got) from error
+
+
+def _declared_bytes(content: np.lib.npyio.NpzFile, name: str) -> int:
+    """Return the bytes that the header of an array states."""
+    archive = content.zip
+    assert archive is not None, "the file is open"
+    entry = name if name in archive.namelist() else f"{name}.npy"
+    with archive.open(entry) as member:
+        version = np.lib.format.read_magic(member)
+        newer = version != (1, 0)
+        read = np.lib.format.read_array_header_2_0 if newer else np.lib.format.read_array_header_1_0
+        shape, _, dtype = read(member)
+    return math.prod(shape) * dtype.itemsize
 
 
 def _require(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import zlib
@@ -11,6 +12,8 @@ from typing import Literal
 
 from PIL import Image, UnidentifiedImageError
 
+from apot_export import budgets
+from apot_export.budgets import Budget
 from apot_export.errors import DatasetError
 
 ROOT_VARIABLE = "APOT_EXPORT_DATA"
@@ -86,10 +89,13 @@ def read_image(path: Path, mode: Literal["RGB", "L"] = "RGB") -> Image.Image:
     """Read an image file as 8-bit colour or grey values.
 
     Raises:
-        DatasetError: It cannot be decoded, or has more than 8 bits a channel.
+        DatasetError: It cannot be decoded, has more than 8 bits a channel, or more pixels than a
+            file of its size should have.
     """
     try:
         with Image.open(path) as opened:
+            size = math.prod(opened.size) * len(opened.getbands())
+            Budget(path.stat().st_size).require(budgets.BYTES, size, str(path), DatasetError)
             if opened.mode.startswith(("I", "F")):
                 raise _unreadable(path, f"pixels of kind {opened.mode}, not of 8 bits")
             image: Image.Image = opened.convert(mode)

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from apot_export import budgets
+from apot_export.budgets import Budget
 from apot_export.datasets._dataset import Dataset, DatasetKind
 from apot_export.datasets._locating import candidate_roots, missing
 from apot_export.datasets._normalisation import ALQ_CODE, APOT_CODE, Normalisation
@@ -24,8 +26,6 @@ _IMAGE_SIZE = (28, 28)
 _CLASSES = 10
 _UNSIGNED_BYTES = 0x08
 """The format's code of the element type uint8."""
-_LARGEST_COUNT = 1_000_000
-"""More images than any file of this kind has: a damaged header must not reserve memory."""
 
 
 def _open(data: Path | None, normalisation: Normalisation) -> Dataset:
@@ -92,10 +92,11 @@ def _read(path: Path, item_shape: tuple[int, ...]) -> NDArray[np.uint8]:
                 _UNSIGNED_BYTES,
                 1 + len(item_shape),
                 *item_shape,
-            ) or count > _LARGEST_COUNT:
+            ):
                 wanted = f"unsigned bytes of shape {['images', *item_shape]}"
                 raise _damaged(path, f"a header {start.hex(' ')}", wanted)
             size = count * int(np.prod(item_shape, dtype=np.int64))
+            Budget(path.stat().st_size).require(budgets.BYTES, size, str(path), DatasetError)
             content = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise _damaged(path, str(error), "a complete archive") from error

@@ -210,7 +210,8 @@ def _made_operand(layer: Layer, where: str, *, quantizes: bool, precise: bool) -
     positive = rows.clip(min=0).sum(axis=1, dtype=np.int64)
     negative = -rows.clip(max=0).sum(axis=1, dtype=np.int64)
     sums = positive + negative if quantizer.first else np.maximum(positive, negative)
-    bound = int(abs(quantizer.table).max()) * int(sums.max())  # of every partial sum (4.2)
+    largest = max(int(quantizer.table.max()), -int(quantizer.table.min()))
+    bound = largest * int(sums.max())  # of every partial sum (4.2)
     require(bound <= _LARGEST_VALUE, f"{where}: sums up to {bound} leave int32")
     numbers = quantizer.table if quantizes else factors
     return numbers.astype(np.float32 if bound < _FLOAT32_HOLDS_INTEGERS_BELOW else np.float64)

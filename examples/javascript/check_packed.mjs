@@ -14,6 +14,35 @@ export function product(numbers) {
   return numbers.reduce((result, n) => result * n, 1);
 }
 
+// --- Limits (5.1) -------------------------------------------------------------------------------
+
+const FIXED_MEMORY = 2 ** 28, MEMORY_OF_A_BYTE = 2 ** 8, MOST_MEMORY = 2 ** 34;
+
+/** Bytes of memory for each of what a file asks for, and whether a larger file may ask for more. */
+const ASKED = {
+  "weights": [16, true],
+  "entries of codebooks and of activation quantizers' tables": [8, false],
+  "bytes of JSON": [32, false],
+  "JSON values": [1024, false],
+};
+export const [WEIGHTS, TABLE_ENTRIES, JSON_BYTES, JSON_VALUES] = Object.keys(ASKED);
+
+/** What one file may ask for; `maxMemory` replaces what follows from its size. */
+export class Budget {
+  constructor(fileBytes, maxMemory) {
+    this.fixed = maxMemory ?? FIXED_MEMORY;
+    this.growing = maxMemory ?? Math.min(FIXED_MEMORY + MEMORY_OF_A_BYTE * fileBytes, MOST_MEMORY);
+    this.taken = {};
+  }
+
+  /** Add to what the file has asked for, before any memory is taken for it. */
+  take(kind, count, where) {
+    const [size, grows] = ASKED[kind], most = Math.floor((grows ? this.growing : this.fixed) / size);
+    this.taken[kind] = (this.taken[kind] ?? 0) + count;
+    check(this.taken[kind] <= most, `${where}: more than ${most} ${kind}; if you trust the file, give a maxMemory`);
+  }
+}
+
 // --- JSON (1.2) ---------------------------------------------------------------------------------
 
 /** A number with a fraction or an exponent, which is no integer even if it is whole (2.1). */

@@ -5,7 +5,10 @@
 // Numbers in brackets are sections of FORMAT.md. `readPacked` works in browsers, too. It refuses what a
 // reader must reject (5): `check_packed.mjs` has the rules of JSON and of the graph.
 
-import { PackedFileError, RECORDS, check, checkGraph, members, parse, product } from "./check_packed.mjs";
+import {
+  Budget, JSON_BYTES, JSON_VALUES, PackedFileError, RECORDS, TABLE_ENTRIES, WEIGHTS,
+  check, checkGraph, members, parse, product,
+} from "./check_packed.mjs";
 
 export { PackedFileError };
 
@@ -13,14 +16,16 @@ export { PackedFileError };
  * Read the bytes of a packed file (a Uint8Array). Returns `{ network, layers }`: its JSON description
  * (2.1), and a Map from every layer's name to `{ kind, shape, weights, levels }`. `weights` is a
  * Float32Array, bit for bit what was trained; `levels` an Int32Array, or null in layers without codes.
- * Throws a PackedFileError where the file is damaged, of another version or breaks a rule of the format.
+ * Throws a PackedFileError where the file is damaged, of another version or breaks a rule of the format,
+ * or asks for more than `maxMemory` bytes: as many as a file of its size needs, unless stated (5.1).
  */
-export function readPacked(bytes) {
-  const { metadata, tensors } = readContainer(new Uint8Array(bytes));
+export function readPacked(bytes, maxMemory) {
+  const budget = new Budget(bytes.byteLength, maxMemory);
+  const { metadata, tensors } = readContainer(new Uint8Array(bytes), budget);
   const network = members(parse(metadata.get("network"), "network"), "network", RECORDS.network);
   parse(metadata.get("provenance"), "provenance");
-  const source = new Tensors(tensors), layers = new Map();
-  const books = network.codebooks.map((book, index) => readCodebook(book, `codebooks[${index}]`));
+  const source = new Tensors(tensors, budget), layers = new Map();
+  const books = network.codebooks.map((book, index) => readCodebook(book, `codebooks[${index}]`, budget));
   for (const [name, layer] of network.layers) layers.set(name, readLayer(layer, name, books, source));
   checkGraph(network, layers, metadata.get("format_version") === "2", (run, where) => source.run(run, where));
   source.finish();
@@ -29,8 +34,8 @@ export function readPacked(bytes) {
 
 // --- The container (1) --------------------------------------------------------------------------
 
-function readContainer(file) {
-  const { metadata, entries, start } = readHeader(file);
+function readContainer(file, budget) {
+  const { metadata, entries, start } = readHeader(file, budget);
   const data = file.subarray(start), tensors = new Map(), checksums = metadata.get("checksums");
   const described = [...entries].map(([name, entry]) => [name, members(entry, `tensor ${name}`, RECORDS.tensor)]);
   described.sort(([, { data_offsets: one }], [, { data_offsets: other }]) => one[0] - other[0] || one[1] - other[1]);
@@ -59,14 +64,16 @@ function readContainer(file) {
   return { metadata, tensors };
 }
 
-function readHeader(file) {
+function readHeader(file, budget) {
   const text = (begin, end) => new TextDecoder().decode(file.subarray(begin, end));
   check(text(8, 41) === '{"__metadata__":{"header_crc32":"', "this is no packed file");
   const start = 8 + Number(new DataView(file.buffer).getBigUint64(0, true));
   const fine = start <= file.length && start <= 8 + 2 ** 26 && start % 64 === 0;
   check(fine, "the header's length is wrong: the file is truncated or damaged");
+  budget.take(JSON_BYTES, start - 8, "the header");
   const header = file.slice(8, start).fill(0x30, 33, 41); // its own checksum counts as zeros (1.4)
   check(crc32(header) === text(41, 49), "the header is damaged");
+  budget.take(JSON_VALUES, header.reduce((n, byte) => n + ",[{".includes(String.fromCharCode(byte)), 0), "the header");
   check(header.every((byte) => byte < 128), "the header is not ASCII");
   const json = text(8, start).replace(/ *$/, "");
   check(json.endsWith("}"), "there is more than blanks behind the header");
@@ -83,8 +90,9 @@ function readHeader(file) {
 
 /** The tensors of a file, each to be taken once, and the runs of its small numbers (2.4). */
 class Tensors {
-  constructor(tensors) {
+  constructor(tensors, budget) {
     this.tensors = tensors;
+    this.budget = budget;
     this.runs = [];
     if (tensors.has("integer")) this.take("integer", "U8", 1);
     this.numbers = tensors.has("parameters") ? this.take("parameters", "F32", 1).content : new Float32Array(0);
@@ -118,7 +126,7 @@ class Tensors {
 // --- Layers (2.2, 2.3, 3) -----------------------------------------------------------------------
 
 /** The level of every code of a codebook, after its checks (2.2). */
-function readCodebook(value, where) {
+function readCodebook(value, where, budget) {
   const book = members(value, where, RECORDS.codebook);
   const isPower = (n) => Number.isInteger(Math.log2(n));
   let bits = Number(book.signed), largest = 0;
@@ -126,9 +134,10 @@ function readCodebook(value, where) {
     check(table.length >= 2 && isPower(table.length), `${where}: a table of ${table.length} entries`);
     check(table.every((n) => n === 0 || isPower(Math.abs(n))), `${where}: an entry is no power of two`);
     bits += Math.log2(table.length);
-    largest += Math.max(...table.map(Math.abs));
+    largest += table.reduce((most, n) => Math.max(most, Math.abs(n)), 0);
   }
   check(1 <= bits && bits <= 16, `${where}: codes of ${bits} bits`);
+  budget.take(TABLE_ENTRIES, 2 ** bits, where);
   check(largest < 2 ** 24, `${where}: levels of ${largest}`);
   return { ...book, bits, levels: codebookLevels(book) };
 }
@@ -139,8 +148,10 @@ function readLayer(value, name, books, source) {
   const layer = members(value, name, RECORDS[kind]);
   if (kind === "float") {
     const { shape, content } = source.take(`${name}.weight`, "F32", 2, 4);
+    source.budget.take(WEIGHTS, content.length, name);
     return { kind, shape, weights: content, levels: null };
   }
+  source.budget.take(WEIGHTS, product(layer.shape), name);
   if (kind === "planes") {
     return { kind, shape: layer.shape, weights: readPlanes(layer, name, source), levels: null };
   }
@@ -149,7 +160,7 @@ function readLayer(value, name, books, source) {
   const stored = source.take(`${name}.codes`, "U8", 1).content;
   const codes = readCodes(stored, layer.storage, book.bits, product(layer.shape), name);
   const valueOf = source.run(layer.values, name, 2 ** book.bits);
-  if (layer.activation) checkQuantizer(layer.activation, name, books);
+  if (layer.activation) checkQuantizer(layer.activation, name, books, source.budget);
   return {
     kind,
     shape: layer.shape,
@@ -159,14 +170,16 @@ function readLayer(value, name, books, source) {
   };
 }
 
-function checkQuantizer(value, name, books) {
+function checkQuantizer(value, name, books, budget) {
   const { codebook, alpha, input_denominator } = members(value, name, RECORDS.activation);
   const book = books[codebook], threshold = Math.fround(alpha);
   check(book, `${name}: there is no codebook ${codebook}`);
   const scale = Math.fround((2 * (input_denominator ?? book.denominator)) / threshold);
   const fine = 0 < threshold && Number.isFinite(threshold) && Number.isFinite(scale);
   check(fine, `${name}: the threshold ${alpha} is not positive and finite enough`);
-  check(book.levels.every((level) => level >= -(2 ** 23)), `${name}: a level is below -2^23`);
+  const lowest = book.levels.reduce((least, level) => Math.min(least, level), 0);
+  check(lowest >= -(2 ** 23), `${name}: a level is below -2^23`);
+  budget.take(TABLE_ENTRIES, 2 * (input_denominator ?? book.denominator) - 2 * lowest, name);
 }
 
 /** The level of every code (3.2, 3.3). */

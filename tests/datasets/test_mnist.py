@@ -132,7 +132,7 @@ def test_one_archive_alone_is_an_error(tmp_path: Path, name: str) -> None:
 def test_a_damaged_archive_is_an_error(tmp_path: Path, content: bytes) -> None:
     write_mnist(tmp_path)
     (tmp_path / IMAGES).write_bytes(content)
-    with pytest.raises(DatasetError, match="archive is damaged") as caught:
+    with pytest.raises(DatasetError, match=r"archive is damaged|more memory") as caught:
         MNIST.open(tmp_path)
     assert caught.value.where == str(tmp_path / IMAGES)
 

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apot_export import budgets
 from apot_export.artifacts.packed.writing import packed_file_bytes
+from apot_export.budgets import Budget
 from apot_export.errors import KernelError, PackedFileError
 from apot_export.integer import IntegerNetwork
 from apot_export.integer.network import Integers
@@ -103,7 +105,8 @@ class OpenProgram:
 
         Raises:
             KernelError: There is no C compiler, or it failed.
-            PackedFileError: The file has no integer program, or is damaged.
+            PackedFileError: The file has no integer program, is damaged, or asks for more memory
+                than a file of its size may.
         """
         self._functions = functions = interpreter or default_interpreter()
         self._file = np.frombuffer(packed, dtype=np.uint8).copy()
@@ -114,6 +117,8 @@ class OpenProgram:
         self.classes: int = functions.apot_classes(self._model)
         self.input_bits: int = functions.apot_image_fraction_bits(self._model)
         self.workspace_bytes: int = functions.apot_workspace_bytes(self._model)
+        where = "the workspace of the integer program"
+        Budget(len(packed)).require(budgets.BYTES, self.workspace_bytes, where, PackedFileError)
 
     def run(self, images: Integers | NDArray[np.int32]) -> Integers:
         """Run fixed-point images, [N, channels, height, width], to logits, int64 [N, classes].

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from apot_export import budgets
 from apot_export.artifacts.directory import PACKED_MODEL
 from apot_export.artifacts.onnx_model.probe import tf32_exact
 from apot_export.errors import DeviceError, ExportError, KernelError
@@ -166,7 +167,7 @@ def _downstream(path: Path) -> Executor:
     from apot_export.downstream import load
 
     try:
-        return load(path).run
+        return load(path, budgets.stated()).run
     except ValueError as error:
         raise ExportError(
             "The stand-alone reader refuses the packed file.",
