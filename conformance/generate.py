@@ -23,9 +23,12 @@ sys.path.insert(0, str(FOLDER.parent))
 
 from apot_export.artifacts.packed import PackedNetwork, load_packed  # noqa: E402
 from apot_export.network import CodedLayer, PlaneLayer, oracle  # noqa: E402
+from conformance.files import dumps  # noqa: E402
 from conformance.invalid_graphs import INVALID  # noqa: E402
 from conformance.operations import VALID  # noqa: E402
+from conformance.programs import PIXELS, PROGRAMS, logits  # noqa: E402
 
+FOLDERS = ("valid", "invalid", "programs")
 SUFFIX = ".apot.safetensors"
 
 
@@ -99,6 +102,10 @@ def kit() -> dict[str, bytes]:
             found[f"valid/{name}.json"] = expected(path, about, parts.images).encode()
     for name, file in INVALID.items():
         found[f"invalid/{name}{SUFFIX}"] = file.content
+    for name, content in PROGRAMS.items():
+        found[f"programs/{name}{SUFFIX}"] = content
+    stated = {"image": {"shape": [1, 4, 4], "integers": PIXELS}, "logits": logits()}
+    found["programs/sound.json"] = (dumps(stated) + "\n").encode()
     return found
 
 
@@ -108,7 +115,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=FOLDER)
     output = parser.parse_args().output
     files = kit()
-    for name in ("valid", "invalid"):
+    for name in FOLDERS:
         (output / name).mkdir(parents=True, exist_ok=True)
         for path in (output / name).iterdir():
             if f"{name}/{path.name}" not in files:

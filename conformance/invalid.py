@@ -37,7 +37,6 @@ def _containers() -> None:
     broken("F1", "another first member", seal(other, data))
     broken("F2", "empty", b"")
     broken("F2", "seven bytes", sound[:7])
-    broken("F2", "eight bytes", sound[:8])
     broken("F2", "header cut", sound[:200])
     broken("F2", "a length beyond the end", struct.pack("<Q", len(sound)) + sound[8:])
     broken("F3", "a length of 2^63", struct.pack("<Q", 1 << 63) + sound[8:])
@@ -125,7 +124,6 @@ def _tensors() -> None:
     )
     broken("T7", "the last byte cut", sound[:-1])
     broken("T7", "a byte more", sound + b"\0")
-    broken("T7", "64 bytes more", sound + bytes(64))
 
 
 def _padding() -> None:
@@ -174,13 +172,11 @@ def _checksums() -> None:
     for problem, checksums in (
         ("one too few", stated[:8]),
         ("one too many", stated + "00000000"),
-        ("a digit too few", stated[:-1]),
     ):
         broken("T13", problem, seal(_summed(header, checksums), data))
     for name, word in (
         ("NaN", 0x7FC00000),
         ("infinity", 0x7F800000),
-        ("minus infinity", 0xFF800000),
     ):
         tensor = "parameters" if name == "infinity" else "f.weight"
         number = enumerate(struct.pack("<I", word))

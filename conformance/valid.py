@@ -154,8 +154,8 @@ def names() -> Packed:
     found = maker.packed([[[[1]], [[-2]]]])
     deep: Any = [None]
     for _ in range(30):
-        deep = [deep, 1e300, True]
-    found.provenance = {"größe": "😀", "32 inside each other": deep}
+        deep = [deep]
+    found.provenance = {"größe": "😀", "32 inside each other": deep, "numbers": [1e300, -0.5]}
     return found
 
 
@@ -251,7 +251,7 @@ def activation_codebooks() -> Packed:
         maker.node(name, "ScaleBias", scale=0.125, bias=maker.run([0.5]))
     maker.node("all", "Concat", *ACTIVATIONS)
     rounded = struct.unpack(f"<{len(inputs)}f", f32(*inputs))
-    return maker.packed([[[[x]] for x in rounded], [[[x / 4]] for x in rounded]])
+    return maker.packed([[[[x]] for x in rounded]])
 
 
 @valid
@@ -280,14 +280,12 @@ def first_and_last_layer() -> Packed:
 @valid
 def convolutions() -> Packed:
     """Strides, paddings, dilations, groups and kernels that differ in height and width."""
-    maker = Maker([4, 4, 5])
+    maker = Maker([4, 3, 4])
     activation = {"codebook": maker.book(additive(2, signed=False)), "alpha": 1.0}
     geometries: list[tuple[list[int], Json]] = [
-        ([2, 4, 1, 1], {}),
         ([2, 4, 3, 2], {"stride": [2, 1], "padding": [2, 0]}),
         ([4, 2, 2, 3], {"groups": 2, "dilation": [1, 2], "padding": [0, 3]}),
         ([8, 1, 3, 1], {"groups": 4, "dilation": [2, 1], "stride": [1, 3], "padding": [1, 0]}),
-        ([1, 4, 4, 5], {}),
         ([1, 4, 2, 2], {"stride": [9, 9], "padding": [1, 1]}),
     ]
     ends = []
@@ -298,7 +296,7 @@ def convolutions() -> Packed:
         maker.node(f"{layer}.sums", "Convolution", layer=layer, **attributes)
         maker.node(layer, "ScaleBias", scale=0.25)
         ends.append(maker.node(f"{layer}.flat", "Flatten"))
-        if number > 3:
+        if number > 1:
             continue
         plain = maker.coded(f"c{number}", shape, SMALL, _codes(SMALL, count, 3))
         maker.node(plain, "Convolution", "image", layer=plain, **attributes)
@@ -308,23 +306,23 @@ def convolutions() -> Packed:
         maker.node(f"sum{number}", "Add", plain, floating)
         ends.append(maker.node(f"sum{number}.flat", "Flatten"))
     maker.node("all", "Concat", *ends)
-    return maker.packed([image([4, 4, 5])])
+    return maker.packed([image([4, 3, 4])])
 
 
 @valid
 def storage_of_digits() -> Packed:
-    """Codes as digits of every base from 2 to 16, and of meanings that are not 0 to n - 1."""
+    """Codes as digits of bases from 2 to 16, and of meanings that are not 0 to n - 1."""
     maker = Maker([3, 1, 1])
     maker.node("flat", "Flatten")
-    book = uniform(4, signed=True)
-    for base in range(2, 17):
+    book, bases = uniform(4, signed=True), (2, 3, 4, 5, 6, 7, 10, 16)
+    for base in bases:
         used = [code for code in range(31) if code % 2][:base] + list(range(30, 32))[: base - 15]
         codes = [used[number * 7 % base] for number in range(9 if base > 2 else 15)]
         name = f"base{base}"
         maker.coded(name, [len(codes) // 3, 3], book, codes, storage={"digits": used})
         maker.octets(f"{name}.codes", digits(codes, used))
         maker.node(f"{name}.sums", "Linear", "flat", layer=name)
-    maker.node("all", "Concat", *(f"base{base}.sums" for base in range(2, 17)))
+    maker.node("all", "Concat", *(f"base{base}.sums" for base in bases))
     return maker.packed([[[[1]], [[-1]], [[0.5]]]])
 
 
@@ -335,8 +333,8 @@ def storage_of_entropy() -> Packed:
     maker.node("flat", "Flatten")
     ends = []
     for bits, m, lanes, count in [
-        (1, 4, 1, 92), (2, 5, 2, 36), (3, 4, 3, 60), (3, 8, 7, 48), (4, 15, 1, 24), (5, 6, 2, 40),
-        (8, 12, 1, 24), (9, 10, 3, 24), (2, 4, 40, 8), (6, 7, 2, 44), (2, 15, 2, 60),
+        (1, 4, 1, 92), (2, 5, 2, 36), (3, 4, 3, 60), (3, 8, 7, 48), (4, 15, 1, 24),
+        (9, 10, 3, 24), (2, 4, 40, 8), (2, 15, 2, 60),
     ]:  # fmt: skip
         book = uniform(bits - 1, signed=True) if bits > 1 else WEIGHTS["sign-alone"]
         codes = [min(number * number % 19, number * 7 % 5) % (1 << bits) for number in range(count)]

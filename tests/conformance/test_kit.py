@@ -19,11 +19,13 @@ from apot_export import downstream
 from apot_export.artifacts.packed import load_packed
 from apot_export.errors import PackedFileError
 from apot_export.network import CodedLayer, oracle
-from conformance.generate import FOLDER, SUFFIX, kit
+from apot_export.runtimes.interpreter import OpenProgram
+from conformance.generate import FOLDER, FOLDERS, SUFFIX, kit
 from tests.support.format_vectors import SPECIFICATION, file_bytes
 from tests.support.javascript import results
 
 VALID = sorted((FOLDER / "valid").glob(f"*{SUFFIX}"))
+PROGRAMS = sorted((FOLDER / "programs").glob(f"I*{SUFFIX}"))
 INVALID = sorted((FOLDER / "invalid").glob(f"*{SUFFIX}"))
 Array = NDArray[Any]
 
@@ -48,7 +50,7 @@ def floats(words: str) -> NDArray[np.float32]:
 
 def test_the_files_are_those_that_the_script_writes() -> None:
     generated = kit()
-    files = {path for folder in ("valid", "invalid") for path in (FOLDER / folder).iterdir()}
+    files = {path for folder in FOLDERS for path in (FOLDER / folder).iterdir()}
     assert {str(path.relative_to(FOLDER)) for path in files} == generated.keys()
     for name, content in generated.items():
         assert (FOLDER / name).read_bytes() == content, name
@@ -67,8 +69,8 @@ def test_one_file_is_that_of_the_specification() -> None:
 
 def test_every_rule_of_the_specification_has_a_file() -> None:
     rules = re.findall(r"^\| ([A-Z]\d+) \| [\d., ]+ \| .* \|$", SPECIFICATION, re.MULTILINE)
-    assert len(rules) == len(set(rules)) > 90
-    assert {name_of(path).partition("-")[0] for path in INVALID} == set(rules)
+    assert len(rules) == len(set(rules)) > 100
+    assert {name_of(path).partition("-")[0] for path in (*INVALID, *PROGRAMS)} == set(rules)
 
 
 # --- valid files ----------------------------------------------------------------------------------
@@ -234,3 +236,22 @@ def test_every_refusal_of_a_reader_is_reached_by_a_file() -> None:
         assert any(part in refusal for part in ELSEWHERE), (place, refusal)
     for part in ELSEWHERE:
         assert any(part in refusal for refusal in missing), f"a file reaches it: {part}"
+
+
+# --- integer programs -----------------------------------------------------------------------------
+
+
+def test_the_interpreter_runs_the_sound_program_and_refuses_the_others() -> None:
+    sound = FOLDER / "programs" / f"sound{SUFFIX}"
+    stated = json.loads((FOLDER / "programs" / "sound.json").read_text(encoding="utf-8"))
+    image = np.array(stated["image"]["integers"]).reshape(1, *stated["image"]["shape"])
+    assert OpenProgram(sound.read_bytes()).run(image).tolist() == [stated["logits"]]
+    for path in PROGRAMS:
+        with pytest.raises(PackedFileError, match="program"):
+            OpenProgram(path.read_bytes())
+
+
+def test_readers_that_run_no_program_need_not_look_into_it() -> None:
+    for path in (FOLDER / "programs").glob(f"*{SUFFIX}"):
+        assert load_packed(path).check().integer
+        assert downstream.load(path).layers
