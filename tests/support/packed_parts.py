@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
@@ -17,10 +18,11 @@ from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.integer import lower
 from conformance.files import Json, seal, unseal
 from tests.support.malformed_networks import mutate
-from tests.support.packed_files import as_version_1, example, packed, with_storage
-from tests.support.random_coded_networks import multi_bit_network, plane_network
+from tests.support.random_coded_networks import plane_network
 
-ITEM_BYTES = {"U8": 1, "F32": 4}
+
+def _item_bytes(entry: Json) -> int:
+    return 4 if entry.get("dtype") == "F32" else 1
 
 
 @dataclass(kw_only=True)
@@ -56,7 +58,7 @@ class Parts:
         entries: Json = {}
         for name, entry in self.entries.items():
             content = self.tensors[name]
-            multiple = 64 if len(content) >= 1 << 14 else ITEM_BYTES.get(str(entry["dtype"]), 1)
+            multiple = 64 if len(content) >= 1 << 14 else _item_bytes(entry)
             if filling := -len(data) % multiple:
                 offsets = [len(data), len(data) + filling]
                 padding = {"dtype": "U8", "shape": [filling], "data_offsets": offsets}
@@ -78,31 +80,23 @@ class Parts:
     def fit_shape(self, name: str) -> None:
         """Let a tensor's shape be as long as its content."""
         entry = self.entries[name]
-        entry["shape"] = [max(1, len(self.tensors[name]) // ITEM_BYTES.get(entry["dtype"], 1))]
+        entry["shape"] = [max(1, len(self.tensors[name]) // _item_bytes(entry))]
 
 
-SEEDS: dict[str, Callable[[], bytes]] = {
-    "every operation": packed,
-    "with an integer program": lambda: packed_file_bytes(
-        plane_network(), {}, lower(plane_network(), fraction_bits=6)
-    ),
-    "version 1": lambda: as_version_1(packed()),
-    "coordinates": lambda: packed_file_bytes(multi_bit_network(4, 0, position_major=True), {}),
-    "terms": lambda: packed_file_bytes(multi_bit_network(4, 2, position_major=False), {}),
-    "digits": lambda: with_storage({"digits": [0, 1, 3]}, "ternary"),
-    "entropy": lambda: packed_file_bytes(example(), {}, compress=True),
-}
-"""Well-formed files, by what they have."""
+VALID = Path(__file__).parents[2] / "conformance" / "valid"
 
 
 @cache
-def seed_file(name: str) -> bytes:
-    return SEEDS[name]()
+def sound_files() -> dict[str, bytes]:
+    """Return files of every feature of the format: those of the conformance kit, and a program."""
+    found = {path.name: path.read_bytes() for path in sorted(VALID.glob("*.safetensors"))}
+    program = lower(plane_network(), fraction_bits=6)
+    return {**found, "program": packed_file_bytes(plane_network(), {}, program)}
 
 
 def changed_file(data: st.DataObject) -> bytes:
     """Return a well-formed file changed in a few places, most often under right checksums."""
-    parts = Parts.of(seed_file(data.draw(st.sampled_from(sorted(SEEDS)))))
+    parts = Parts.of(sound_files()[data.draw(st.sampled_from(sorted(sound_files())))])
     for _ in range(data.draw(st.integers(0, 3))):
         data.draw(st.sampled_from(CHANGES))(data, parts)
     header, content = parts.header()
