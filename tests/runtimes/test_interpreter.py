@@ -7,12 +7,10 @@ import dataclasses
 import gzip
 import itertools
 import json
-import os
 import re
 import shutil
 import struct
 import subprocess
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -48,6 +46,7 @@ from tests.support.random_coded_networks import (
     random_network,
     two_layers,
 )
+from tests.support.sanitizers import run_sanitized
 
 MULTIPLICATION = re.compile(r"\s(v?p?i?mul\w*|v?pm(ul|add)\w*|i?div\w*|v?(f?n?m(add|sub))\w*)\s")
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-c"]
@@ -304,17 +303,8 @@ def test_no_compiler_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_damaged_files_never_leave_their_memory(tmp_path: Path) -> None:
-    # Files are cut and changed, and what opens is run: sanitizers end the process on any fault.
-    script = Path(__file__).parents[1] / "support/damaged_programs.py"
-    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    sanitizer = ran("gcc", "-print-file-name=libasan.so").stdout.strip()
-    if Path(sanitizer).is_absolute():
-        environment["LD_PRELOAD"] = sanitizer
-        environment["CHECKED"] = "1"
-    done = ran(sys.executable, str(script), str(tmp_path), env=environment)
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout)
+    # Files are cut and changed, and what opens is run.
+    found = json.loads(run_sanitized("damaged_programs.py", tmp_path))
     assert found["files"] == 6
     assert found["cut"] >= 120
     assert found["flipped"] >= 300

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -32,7 +31,6 @@ from apot_export.network import (
 )
 from apot_export.network.bitpack import pack
 from apot_export.network.codebook import apot, uniform
-from apot_export.runtimes.compiler import find_compiler
 from apot_export.runtimes.native import _library, compile_network
 from apot_export.runtimes.native._library import Library, compile_kernels
 from apot_export.runtimes.native._lower import _best_run
@@ -41,6 +39,7 @@ from tests.support import random_coded_networks
 from tests.support.native_checks import byte_levels, differences, signed_byte_levels
 from tests.support.networks import Builder, images_of, quantizer, small_network
 from tests.support.random_coded_networks import WEIGHTS, plane_network, random_network, two_layers
+from tests.support.sanitizers import run_sanitized
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler"
@@ -369,28 +368,11 @@ def test_a_library_of_another_layout_is_refused(
         Library(path)
 
 
-def test_the_kernels_never_leave_their_memory(tmp_path: Path) -> None:
-    script = Path(__file__).parents[1] / "support/native_sanitized.py"
-    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    found = subprocess.run(
-        [find_compiler(), "-print-file-name=libasan.so"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    if Path(found).is_absolute():
-        environment["LD_PRELOAD"] = found
-        environment["CHECKED"] = "1"
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert json.loads(done.stdout)["networks"] == 11
+@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
+def test_the_kernels_stay_in_their_memory_and_never_race(tmp_path: Path, sanitizers: str) -> None:
+    found = json.loads(run_sanitized("native_sanitized.py", tmp_path, sanitizers))
+    assert found["networks"] == 11
+    assert found["files"] > 60
 
 
 def test_packed_files_run_with_numpy_alone(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import sys
 import zlib
 from collections import Counter
@@ -24,9 +23,9 @@ from apot_export.runtimes.interpreter import (
 )
 from tests.support.networks import images_of
 from tests.support.random_coded_networks import plane_network, random_network
+from tests.support.sanitizers import flags
 
 LARGEST_WORKSPACE = 1 << 22
-CHECKED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 def opened(interpreter: ctypes.CDLL, content: bytes) -> OpenProgram | None:
@@ -99,9 +98,8 @@ class Damage:
 
 
 def main(folder: Path) -> None:
-    flags = CHECKED if os.environ.get("CHECKED") else ("-O2",)
     found: Counter[str] = Counter()
-    for number, options in enumerate((flags, (*flags, "-DAPOT_NO_MULTIPLY"))):
+    for number, options in enumerate((flags("-O1"), flags("-O1", "-DAPOT_NO_MULTIPLY"))):
         target = folder / str(number)
         target.mkdir()
         interpreter = load_interpreter(compile_interpreter(target, options))

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hypothesis import strategies as st
+
 LARGEST_INPUT = 2048
 """Bytes that an example is made of."""
 
@@ -30,6 +32,19 @@ def run_examples(check: Callable[..., Any], count: int) -> None:
             run(random_input(seed))
         except BaseException as error:  # noqa: PERF203 - to name the seed
             raise AssertionError(f"the example of seed {seed} fails") from error
+
+
+def damaged(data: st.DataObject, content: bytes) -> bytes:
+    """Return bytes that are cut, or have one byte more, or another bit or byte in one place."""
+    place = data.draw(st.integers(0, max(0, len(content) - 1)))
+    kind = data.draw(st.sampled_from(["cut", "one more", "bit", "bit", "byte", "byte"]))
+    if kind == "cut" or not content:
+        return content[:place]
+    if kind == "one more":
+        return content + b"\0"
+    one = data.draw(st.integers(0, 255))
+    changed = content[place] ^ 1 << one % 8 if kind == "bit" else one
+    return content[:place] + bytes([changed]) + content[place + 1 :]
 
 
 @cache

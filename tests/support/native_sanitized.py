@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
+from apot_export.artifacts.packed import load_packed
+from apot_export.errors import KernelError, PackedFileError
 from apot_export.network import CodedNetwork
 from apot_export.network.codebook import apot
 from apot_export.runtimes.native import compile_network
 from apot_export.runtimes.native._library import Library, compile_kernels
 from tests.support.native_checks import byte_levels, differences, signed_byte_levels
 from tests.support.networks import Builder, images_of, quantizer
+from tests.support.packed_parts import changed_files, is_small, sound_files
 from tests.support.random_coded_networks import INPUTS, plane_network, random_network
+from tests.support.sanitizers import flags
 
-CHECKED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+CHANGED_FILES = 300
 
 
 def transformed(size: tuple[int, int]) -> CodedNetwork:
@@ -28,8 +34,8 @@ def transformed(size: tuple[int, int]) -> CodedNetwork:
 
 def main() -> None:
     """Compile into the folder that is given, run, and print how much ran."""
-    flags = CHECKED if os.environ.get("CHECKED") else ("-O1",)
-    library = Library(compile_kernels(Path(sys.argv[1]), flags))
+    folder = Path(sys.argv[1])
+    library = Library(compile_kernels(folder, flags("-O1")))
     INPUTS[:] = byte_levels()
     networks = [*(random_network(seed) for seed in range(5)), plane_network(0)]
     networks += [random_network(seed, signed_byte_levels()) for seed in range(3)]
@@ -39,7 +45,21 @@ def main() -> None:
         for kernels in library.kernels:
             fast = compile_network(network, threads=2, kernels=kernels, library=library)
             compared += sum(differences(network, fast, images_of(network, 2)).values())
-    print(json.dumps({"networks": len(networks), "compared": compared}))  # noqa: T201 - its result
+    files = 0
+    for content in (*sound_files().values(), *changed_files(CHANGED_FILES)):
+        if (network := read(folder / "file", content)) and is_small(network.shapes):
+            with suppress(KernelError), np.errstate(all="ignore"):
+                compile_network(network, threads=2, library=library).run(images_of(network, 2))
+                files += 1
+    print(json.dumps({"networks": len(networks), "compared": compared, "files": files}))  # noqa: T201 - its result
+
+
+def read(path: Path, content: bytes) -> CodedNetwork | None:
+    path.write_bytes(content)
+    try:
+        return load_packed(path).check().network
+    except PackedFileError:
+        return None
 
 
 if __name__ == "__main__":

@@ -6,17 +6,19 @@ import copy
 import json
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hypothesis import given
 from hypothesis import strategies as st
 
 from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.integer import lower
 from conformance.files import Json, seal, unseal
+from tests.support.fuzzing import damaged, random_input
 from tests.support.malformed_networks import mutate
 from tests.support.random_coded_networks import plane_network
 
@@ -109,6 +111,20 @@ def changed_file(data: st.DataObject) -> bytes:
     return file
 
 
+def changed_files(count: int) -> Iterator[bytes]:
+    """Yield files that are changed in ways that are always the same."""
+    found: list[bytes] = []
+
+    @given(st.data())
+    def collect(data: st.DataObject) -> None:
+        found.append(changed_file(data))
+
+    for seed in range(count):
+        collect.hypothesis.fuzz_one_input(random_input(seed))  # type: ignore[attr-defined]
+        yield from found
+        found.clear()
+
+
 def _object(value: Any) -> Json:
     return value if isinstance(value, dict) else {"other": value}
 
@@ -190,17 +206,10 @@ CHANGES: list[Callable[[st.DataObject, Parts], None]] = [
 
 
 def _damaged(data: st.DataObject, file: bytes) -> bytes:
-    place = data.draw(st.integers(0, len(file) - 1))
-    match data.draw(st.integers(0, 3)):
-        case 0:
-            return file[:place]
-        case 1:
-            return file + bytes(1)
-        case 2:  # the length of the header
-            length = data.draw(st.sampled_from([0, 56, 1 << 26, 1 << 62, (1 << 64) - 8]))
-            return length.to_bytes(8, "little") + file[8:]
-    flipped = file[place] ^ 1 << data.draw(st.integers(0, 7))
-    return file[:place] + bytes([flipped]) + file[place + 1 :]
+    if data.draw(st.integers(0, 3)):
+        return damaged(data, file)
+    length = data.draw(st.sampled_from([0, 56, 1 << 26, 1 << 62, (1 << 64) - 8]))
+    return length.to_bytes(8, "little") + file[8:]
 
 
 def is_small(shapes: Mapping[str, tuple[int, ...]]) -> bool:

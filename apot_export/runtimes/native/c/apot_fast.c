@@ -347,9 +347,11 @@ static void rows(const worker *w, const step *s)
 static void convolve_and_pool(const worker *w, const step *s)
 {
     finishing f = s->finish;
+    step untraced = *s; /* threads share rows of the ring's edges, and must not both write their sums */
     uint8_t *pooled = w->scratch + s->ring_bytes;
     int64_t channels = padded(s->channels), next = 0;
     f.to.at = w->scratch - w->arena;
+    untraced.trace = NULL;
     if (s->trace) /* also the sums of rows that no window reaches */
         for (int64_t y = share(w, s->height, w->part); y < share(w, s->height, w->part + 1); y++)
             convolve_row(w, s, &f, y, s->pool_kernel_y);
@@ -357,7 +359,7 @@ static void convolve_and_pool(const worker *w, const step *s)
         int64_t first = y * s->pool_stride_y - s->pool_pad_y, last = first + s->pool_kernel_y;
         next = next > first ? next : first > 0 ? first : 0;
         for (; next < last && next < s->height; next++)
-            convolve_row(w, s, &f, next, s->pool_kernel_y);
+            convolve_row(w, &untraced, &f, next, s->pool_kernel_y);
         maximum_row(
             w, s, w->scratch, &f.to, s->pool_kernel_y, y, s->height, s->width, (float *)pooled);
         w->by->finish(
