@@ -47,9 +47,10 @@ def main() -> None:
             compared += sum(differences(network, fast, images_of(network, 2)).values())
     files = 0
     for content in (*sound_files().values(), *changed_files(CHANGED_FILES)):
-        if (network := read(folder / "file", content)) and is_small(network.shapes):
+        found = read(folder / "file", content)
+        if found and is_small(found.shapes):
             with suppress(KernelError), np.errstate(all="ignore"):
-                compile_network(network, threads=2, library=library).run(images_of(network, 2))
+                compile_network(found, threads=2, library=library).run(images_of(found, 2))
                 files += 1
     print(json.dumps({"networks": len(networks), "compared": compared, "files": files}))  # noqa: T201 - its result
 
