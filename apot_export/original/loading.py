@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -12,6 +12,24 @@ from apot_export.errors import RecognitionError
 _OPTIONAL_SUFFIXES = ("num_batches_tracked", "factorW", "factorA")
 """Counters and gradient factors of training, which evaluation does not read."""
 _SHOWN_KEYS = 6
+
+
+_MASK, _MASKED = "_mask", "_orig"
+"""What PyTorch's pruning adds to the names of a weight's mask and of the weight below it."""
+
+
+def require_unmasked(keys: Collection[str], expected: Collection[str] = ()) -> None:
+    """Raise `RecognitionError` for weights below masks that a network with other keys lacks."""
+    names = [key.removesuffix(_MASK) for key in keys if key.endswith(_MASK)]
+    masked = [name for name in names if name + _MASKED in keys and name + _MASKED not in expected]
+    if masked:
+        raise RecognitionError(
+            "The checkpoint's weights lie below pruning masks, and the network has none.",
+            expected=some_keys(masked, "with the masks applied"),
+            got=some_keys([name + _MASK for name in masked], "masks"),
+            fix="apply the masks where the pruned network is at hand, and save it again: "
+            "torch.nn.utils.prune.remove(layer, 'weight') for each pruned layer",
+        )
 
 
 def load_state(
@@ -29,6 +47,7 @@ def load_state(
         RecognitionError: Keys are missing, unknown, or of another shape than the module's.
     """
     expected = module.state_dict()
+    require_unmasked(state, expected)
     unknown = [k for k in state if k not in expected and not k.endswith(_OPTIONAL_SUFFIXES)]
     missing = [k for k in expected if k not in state and not k.endswith(_OPTIONAL_SUFFIXES)]
     if unknown or missing:

@@ -15,7 +15,7 @@ from apot_export.original.checkpoint import Checkpoint, load_checkpoint, require
 from apot_export.original.choices import Choices
 from apot_export.original.families import Family
 from apot_export.original.layer_facts import LayerFacts
-from apot_export.original.loading import some_keys
+from apot_export.original.loading import require_unmasked, some_keys
 from apot_export.original.multi_bit import multi_bit_layers, shorten_coordinates
 from apot_export.original.naming import bits_from_name, method_from_name
 from apot_export.original.original import Original
@@ -53,6 +53,7 @@ def load_original(
     """
     loaded = load_checkpoint(path, choices.weights)
     try:
+        require_unmasked(loaded.state)
         return rebuild(loaded, choices, input_shape)
     except RecognitionError as error:
         error.where = error.where or str(path)

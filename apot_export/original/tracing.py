@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 import traceback
@@ -47,6 +48,8 @@ def is_plain(layer: nn.Module) -> bool:
 
 _BATCHES = (2, 3)
 """Numbers of images that every operation is tried with: what depends on neither is a constant."""
+_OTHER_BATCHES = (*range(1, 33), 64, 100, 128, 256, 1000)
+"""Numbers for which comparisons must give the same, too."""
 
 _LEAVES = (
     nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm,  # noqa: SLF001 - bases of all of them
@@ -128,7 +131,9 @@ class _Tracer(fx.Tracer):
                 return rewritten
             values = self._values(kind, target, args, kwargs)
             if values is not None and not tensors_of(values[0]) and values[0] == values[1]:
-                return values[0]
+                if not isinstance(values[0], bool) or _always(target, args, kwargs, values[0]):
+                    return values[0]
+                values = None  # of some numbers of images: nothing may depend on it
         else:
             values = self._given(kind, target)
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
@@ -225,6 +230,27 @@ def _mapped(values: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(values, slice):
         return slice(*(change(part) for part in (values.start, values.stop, values.step)))
     return change(values)
+
+
+def _always(target: Any, args: Any, kwargs: Any, found: bool) -> bool:
+    """Tell whether a comparison gives the same for any number of images."""
+
+    def at(value: Any, images: int) -> Any:
+        if not isinstance(value, fx.Proxy):
+            return value
+        few, more = value.node.meta["values"]
+        if isinstance(few, tuple):
+            return type(few)(a + (b - a) * (images - 2) for a, b in zip(few, more, strict=True))
+        return few + (more - few) * (images - 2)
+
+    try:
+        for images in _OTHER_BATCHES:
+            known = functools.partial(at, images=images)
+            if target(*_mapped(args, known), **_mapped(kwargs, known)) is not found:
+                return False
+    except TypeError:  # of values that are no numbers
+        pass
+    return True
 
 
 @contextmanager

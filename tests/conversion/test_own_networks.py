@@ -259,3 +259,110 @@ def test_every_result_is_compared(tmp_path: Path) -> None:
     with pytest.raises(ApotExportError, match="result 4"):
         apot_export.convert(Several(1.1), tmp_path / "other", input_shape=SHAPE)
     assert not (tmp_path / "other").exists()
+
+
+# --- what one forward pass leaves to the next -----------------------------------------------------
+
+
+class Keeping(nn.Module):
+    """Keeps something of its input."""
+
+    def __init__(self, keep: Callable[[Any, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.keep = keep
+        self.count, self.on = 0, False
+        self.kept: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.keep(self, x)
+
+
+def counting(self: Any, x: torch.Tensor) -> torch.Tensor:
+    self.count += 1
+    return x
+
+
+def looking(self: Any, x: torch.Tensor) -> torch.Tensor:
+    self.kept = x.mean() if type(x) is torch.Tensor else None
+    return x
+
+
+def scaled_by_count(self: Any, x: torch.Tensor) -> torch.Tensor:
+    self.count += 1
+    return x * (1 + self.count)
+
+
+def toggling(self: Any, x: torch.Tensor) -> torch.Tensor:
+    self.on = not self.on
+    return x if self.on else x * 1.2
+
+
+def centred_once(self: Any, x: torch.Tensor) -> torch.Tensor:
+    if self.kept is None:
+        self.kept = x.mean((0, 2, 3), keepdim=True)
+    return x - self.kept
+
+
+def keeping(keep: Callable[[Any, torch.Tensor], torch.Tensor]) -> nn.Module:
+    network: Any = make()
+    network.bn1 = nn.Sequential(network.bn1, Keeping(keep))
+    network.eval()
+    made: nn.Module = network
+    return made
+
+
+@pytest.mark.parametrize("keep", [counting, looking])
+def test_what_nobody_reads_may_be_kept(keep: Any, tmp_path: Path) -> None:
+    apot_export.convert(keeping(keep), tmp_path / "export", input_shape=SHAPE)
+
+
+@pytest.mark.parametrize("keep", [scaled_by_count, toggling, centred_once])
+def test_what_the_next_forward_pass_reads_is_refused(keep: Any, tmp_path: Path) -> None:
+    with pytest.raises(ApotExportError, match="changes the network") as caught:
+        apot_export.convert(keeping(keep), tmp_path / "export", input_shape=SHAPE)
+    assert "bn1.1." in str(caught.value.got)
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_threshold_that_a_hook_changes_is_refused(tmp_path: Path) -> None:
+    network: Any = make()
+    network.fuse.register_forward_pre_hook(lambda layer, _: layer.act_alpha.data.mul_(0.9) and None)
+    with pytest.raises(ApotExportError, match=r"fuse\.act_alpha"):
+        apot_export.convert(network, tmp_path / "export", input_shape=SHAPE)
+
+
+def test_hooks_of_all_modules_are_named(tmp_path: Path) -> None:
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda layer, _, output: output * 1.1 if isinstance(layer, nn.BatchNorm2d) else None
+    )
+    try:
+        with pytest.raises(ApotExportError, match="of all modules"):
+            apot_export.convert(make(), tmp_path / "export", input_shape=SHAPE)
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("images", [1, 5])
+def test_a_branch_for_some_numbers_of_images_is_refused(images: int, tmp_path: Path) -> None:
+    network = keeping(lambda _, x: x * 2 if x.size(0) == images else x)
+    with pytest.raises(ApotExportError, match="data-dependent"):
+        apot_export.convert(network, tmp_path / "export", input_shape=SHAPE)
+    always = keeping(lambda _, x: x if x.size(0) > 0 and x.shape[0] == x.size()[0] else x * 2)
+    apot_export.convert(always, tmp_path / "export", input_shape=SHAPE)
+
+
+@pytest.mark.parametrize("model", ["tests.support.training_codes:make", None])
+def test_a_pruned_checkpoint_needs_its_masks_applied(model: str | None, tmp_path: Path) -> None:
+    network = pruned(make())
+    path = tmp_path / "net_4bit.pth"
+    torch.save(network.state_dict(), path)
+    options: dict[str, Any] = {"model": model, "input_shape": SHAPE} if model else {}
+    with pytest.raises(ApotExportError, match=r"prune\.remove\(layer, 'weight'\)") as caught:
+        apot_export.convert(path, tmp_path / "export", **options)
+    assert "inc.weight_mask" in str(caught.value.got)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            prune.remove(layer, "weight")  # type: ignore[no-untyped-call]
+    torch.save(network.state_dict(), path)
+    if model:
+        assert apot_export.convert(path, tmp_path / "export", **options).bits == 4

@@ -18,6 +18,7 @@ from apot_export.errors import ApotExportError, ModelError, RecognitionError
 from apot_export.network.bounds import UNIT_ROUNDOFF, sum_roundings
 from apot_export.original.custom._factory import ImageShape
 from apot_export.original.custom._layers import WeightedLayer
+from apot_export.original.custom._state import require_same_state, state_of
 from apot_export.original.custom._wrappers import hooks_of
 from apot_export.original.observed import Observed, tensors_of
 from apot_export.original.quantized_layers import QuantizedLayer, ThresholdLayer
@@ -74,7 +75,13 @@ def run(module: nn.Module, names: Mapping[nn.Module, str], input_shape: ImageSha
     images = _images(module, input_shape)
     try:
         with torch.no_grad(), _evaluating(module), eagerly():
-            results = _run(module, images)
+            before = state_of(module)
+            results = tensors_of(_run(module, images))
+            for handle in handles:
+                handle.remove()
+            require_same_state(
+                module, before, results, lambda factor: tensors_of(_run(module, images * factor))
+            )
     finally:
         for handle in handles:
             handle.remove()
@@ -87,7 +94,7 @@ def run(module: nn.Module, names: Mapping[nn.Module, str], input_shape: ImageSha
     observed = Observed(
         images=images.cpu().numpy(),
         calls=arrays,
-        results=[tensor.cpu().numpy() for tensor in tensors_of(results)],
+        results=[tensor.cpu().numpy() for tensor in results],
         hooks=tuple(hooks_of(module)),
     )
     return Run(calls=calls, observed=observed)

@@ -74,11 +74,20 @@ def refresh_weights(module: nn.Module) -> None:
         for part in module.modules():
             for hook in part._forward_pre_hooks.values():  # noqa: SLF001 - no public list of them
                 if isinstance(hook, _WEIGHT_MAKERS):
+                    mode, part.training = part.training, False  # in which norms iterate
                     hook(part, None)
+                    part.training = mode
 
 
 def hooks_of(module: nn.Module) -> Iterator[str]:
     """Yield a description of everything beside the classes that may change what a network does."""
+    of_all = nn.modules.module
+    for kind, shared in (
+        ("forward pre-hook", of_all._global_forward_pre_hooks),  # noqa: SLF001 - likewise
+        ("forward hook", of_all._global_forward_hooks),  # noqa: SLF001 - likewise
+    ):
+        for hook in shared.values():
+            yield f"{kind} {getattr(hook, '__qualname__', type(hook).__name__)} of all modules"
     for name, part in module.named_modules():
         found = {
             "forward pre-hook": part._forward_pre_hooks.values(),  # noqa: SLF001 - likewise
