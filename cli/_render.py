@@ -118,18 +118,7 @@ def _conversion_facts(result: ConversionResult) -> Iterator[tuple[str, str]]:
     yield "network", f"{result.architecture}, family {result.family}"
     for note in result.notes:
         yield "checkpoint", escape(note)
-    stored = _bytes(round(result.code_bits / 8))
-    if result.family == families.MULTI_BIT.name:
-        bits = f"{result.bits:.2f} sign vectors a group on average"
-        yield "weights", f"{result.weights:,} in {stored}, {bits}"
-        if result.weight_error:
-            error = f"{result.weight_error:.2%}"
-            yield "coordinates", f"sums of powers of two; relative weight error {error}"
-    elif result.weights:
-        density = f"{result.code_bits / result.weights:.2f} bits a weight"
-        yield "codes", f"{result.weights:,} weights in {stored}: {density}"
-    if result.statistics is not None:
-        yield "batch-norm", _statistics_line(result.statistics)
+    yield from _weight_facts(result)
     if result.layer_bits:
         have = "has" if result.layer_bits == 1 else "have"
         yield "layers", f"{result.layer_bits} {have} other bits (as given)"
@@ -141,6 +130,23 @@ def _conversion_facts(result: ConversionResult) -> Iterator[tuple[str, str]]:
     if result.integer is not None:
         yield "integer", _integer_line(result.integer)
     yield "time", f"{result.seconds:.2f} s"
+
+
+def _weight_facts(result: ConversionResult) -> Iterator[tuple[str, str]]:
+    stored = _bytes(round(result.code_bits / 8))
+    if result.family == families.MULTI_BIT.name:
+        bits = f"{result.bits:.2f} sign vectors a group on average"
+        yield "weights", f"{result.weights:,} in {stored}, {bits}"
+        if result.weight_error:
+            error = f"{result.weight_error:.2%}"
+            yield "coordinates", f"sums of powers of two; relative weight error {error}"
+    elif result.weights:
+        density = f"{result.code_bits / result.weights:.2f} bits a weight"
+        yield "codes", f"{result.weights:,} weights in {stored}: {density}"
+    elif result.layer_bits:
+        yield "codes", "none: no layer is quantized (as given)"
+    if result.statistics is not None and result.weights:
+        yield "batch-norm", _statistics_line(result.statistics)
 
 
 def _statistics_line(found: dict[str, Any]) -> str:

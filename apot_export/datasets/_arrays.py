@@ -105,6 +105,8 @@ def _read(path: Path, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         got = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         got = got.splitlines()[0] if got else type(error).__name__
+        if "pickled" in got:  # what numpy says of an object array, and of any file it does not know
+            got = "something else, or arrays of objects, which are not read"
         raise _wrong(path, None, "an .npz file of plain arrays", got) from error
 
 

@@ -78,9 +78,11 @@ def _unknown(path: str, module: nn.Module) -> CaptureError:
     )
 
 
-def _require(fits: bool, what: str, path: str, expected: str, got: object) -> None:
+def _require(
+    fits: bool, what: str, path: str, expected: str, got: object, fix: str | None = None
+) -> None:
     if not fits:
-        raise CaptureError(what, where=path, expected=expected, got=str(got))
+        raise CaptureError(what, where=path, expected=expected, got=str(got), fix=fix)
 
 
 def _weighted(
@@ -149,6 +151,7 @@ def _batch_norm(path: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> op.ScaleB
         f"{path}.running_var",
         expected="finite values of at least 0",
         got=float(np.min(variance)),
+        fix="convert a checkpoint of an epoch in which training had not diverged",
     )
     scale = 1.0 / np.sqrt(variance + module.eps)
     if not module.affine:

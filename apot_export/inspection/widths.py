@@ -70,6 +70,8 @@ def layer_bits(path: Path) -> Widths:
         ApotExportError: The path holds neither.
     """
     packed = packed_file(path)
+    if packed is None and not path.exists():
+        raise ExportError("There is no such export.", where=str(path), fix="check the path")
     if packed is None:
         raise ExportError(
             "Bits are shown of exports.",

@@ -35,6 +35,7 @@ _MULTI_BIT_KEY = "parameters_w_bin"
 _COUNTER_SUFFIX = "num_batches_tracked"
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _SHOWN_KEYS = 4
+_EXPORTED = {".onnx": "the ONNX model", ".apot.safetensors": "the packed file"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,6 +107,15 @@ def require_checkpoint_file(path: Path) -> None:
             expected="a file, such as model_best.pth.tar",
             fix="name the checkpoint file; a folder that is an export does not hold it",
         )
+    kind = next((kind for suffix, kind in _EXPORTED.items() if path.name.endswith(suffix)), None)
+    if kind is not None:
+        raise CheckpointError(
+            f"The file is {kind} of an export, not a checkpoint.",
+            where=str(path),
+            expected="a file, such as model_best.pth.tar",
+            fix="name the checkpoint; to make another export of this one, convert its directory; "
+            "to look into it: apot-export inspect bits DIRECTORY",
+        )
 
 
 def load_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
@@ -154,6 +164,8 @@ def _multi_bit(content: object) -> tuple[MultiBitWeights, ...]:
 def _tensors(found: Mapping[Any, Any], path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Return the tensors of a state dict in float32, and sentences on what became of the rest.
 
+    They are copies: whoever writes to the file, such as a training run, does not write to them.
+
     Raises:
         CheckpointError: One has no values, or a type that does not become float32 exactly.
     """
@@ -166,7 +178,7 @@ def _tensors(found: Mapping[Any, Any], path: Path) -> tuple[dict[str, torch.Tens
         if not isinstance(key, str) or not is_tensor(value) or is_stray(key):
             left_out.append(str(key))
             if isinstance(value, torch.Tensor) and isinstance(key, str):
-                tensors[key] = value.detach()
+                tensors[key] = value.clone()
             continue
         tensor = value if isinstance(value, torch.Tensor) else None
         tensors[key] = _float32(key, tensor, path)
@@ -202,7 +214,7 @@ def _float32(key: str, tensor: torch.Tensor | None, path: Path) -> torch.Tensor:
             "A tensor of the checkpoint is empty.", where=key, got=f"shape {list(tensor.shape)}"
         )
     if is_counter or tensor.dtype == torch.float32:
-        return tensor
+        return tensor.clone()
     single = tensor.float()
     differs = (single != tensor) & ~tensor.isnan()
     if differs.any():

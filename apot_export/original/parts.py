@@ -47,7 +47,7 @@ def _parts(original: Original) -> Iterator[tuple[str, Stated[Any]]]:
         yield "weights", Stated("sign vectors", plan.bits.source)
         yield "activations", Stated(FLOAT, FAMILY)
     else:
-        if original.quantization.weight_bits != FULL_PRECISION_BITS:
+        if original.quantization.weight_bits != FULL_PRECISION_BITS and plan.layers:
             yield from _of_thresholds(original)
         else:
             yield "weights", Stated(FLOAT, plan.bits.source)

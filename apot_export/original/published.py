@@ -56,8 +56,18 @@ def load_original(
         require_unmasked(loaded.state)
         return rebuild(loaded, choices, input_shape)
     except RecognitionError as error:
-        error.where = error.where or str(path)
+        error.where = _as_spelled(error.where, loaded) or str(path)
+        error.expected, error.got = (
+            _as_spelled(text, loaded) for text in (error.expected, error.got)
+        )
         raise
+
+
+def _as_spelled(text: str | None, checkpoint: Checkpoint) -> str | None:
+    """Return a text that names keys with the thresholds' names in the file."""
+    own, theirs = ".weight_alpha", ".weight_quant.wgt_alpha"
+    renamed = any(key.endswith(theirs) for key in checkpoint.keys)
+    return text.replace(own, theirs) if text and renamed else text
 
 
 def rebuild(

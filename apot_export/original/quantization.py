@@ -8,6 +8,9 @@ from typing import Generic, TypeVar
 FULL_PRECISION_BITS = 32
 """The bit-width that stands for float weights and activations."""
 
+LAYER_BITS = "bit-width of "
+"""What states bits that were given for one layer, before its name."""
+
 TERNARY_BITS = 2
 """A sign and one magnitude bit: weights of at most three levels, which most codes round."""
 

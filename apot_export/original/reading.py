@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -70,8 +70,10 @@ def read_container(path: Path) -> tuple[Any, str]:
             kind, parts = result["error"]
             raise getattr(errors, kind)(**parts)
         mapped = _mapped(file)
-        content = _rebuilt(result, [mapped, _mapped(kept)])
-        return content, hashlib.sha256(mapped).hexdigest()
+        digest = hashlib.sha256(mapped).hexdigest()
+        with suppress(AttributeError):  # of mmap, on Windows
+            mapped.madvise(mmap.MADV_DONTNEED)  # these bytes need not stay in memory
+        return _rebuilt(result, [mapped, _mapped(kept)]), digest
 
 
 def _read_by_another(file: BinaryIO, kept: BinaryIO, path: Path) -> dict[str, Any]:
@@ -114,12 +116,11 @@ def _stopped(code: int, said: bytes, file: BinaryIO, path: Path) -> CheckpointEr
     )
 
 
-def _mapped(file: BinaryIO) -> mmap.mmap | bytearray:
-    if not file.seek(0, 2):
-        return bytearray()
+def _mapped(file: BinaryIO) -> mmap.mmap:
+    size = file.seek(0, 2)
     file.flush()
     # Private: what writes to a tensor does not write to the file.
-    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    return mmap.mmap(file.fileno() if size else -1, size or 1, access=mmap.ACCESS_COPY)
 
 
 def _rebuilt(result: dict[str, Any], files: list[Any]) -> Any:

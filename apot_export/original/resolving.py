@@ -14,17 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from apot_export.errors import BitWidthError, CodebookError
+from apot_export.original import naming
 from apot_export.original.applicability import layer_exceptions, require_applicable
 from apot_export.original.architectures import Architecture
 from apot_export.original.choices import Choices
 from apot_export.original.families import Family
 from apot_export.original.layer_facts import LayerFacts, fitting_quantizations
-from apot_export.original.naming import (
-    activation_bits_from_name,
-    bits_from_name,
-    grid_from_name,
-    method_from_name,
-)
 from apot_export.original.plan import LayerPlan
 from apot_export.original.quantization import (
     ASSUMPTION,
@@ -34,6 +29,7 @@ from apot_export.original.quantization import (
     FLOAT,
     FULL_PRECISION_BITS,
     GRIDS,
+    LAYER_BITS,
     NETWORK,
     OPTION,
     LayerBits,
@@ -159,7 +155,7 @@ class _Resolver:
         ):
             method = Stated(None, NETWORK)
         elif self.path is not None and self.family.has_thresholds:
-            method = method_from_name(self.path) or method
+            method = naming.method_from_name(self.path) or method
         if method.value not in (None, *self.family.methods):
             raise CodebookError(
                 f"The family {self.family.name} has no such level set.",
@@ -209,7 +205,7 @@ class _Resolver:
         if (self.layers or self.ours) and not silent:
             self._require_name_agrees()
             return Stated(None, NETWORK if self._network_states_bits else OPTION)
-        named = bits_from_name(self.path) if self.path else None
+        named = naming.bits_from_name(self.path) if self.path else None
         if named is None and not self.family.has_thresholds:
             return Stated(FULL_PRECISION_BITS, CHECKPOINT)
         if named is None:
@@ -231,14 +227,14 @@ class _Resolver:
         if self.choices.bits is None and self._network_states_bits:
             return Stated(None, NETWORK)
         if self.choices.bits is None and self.bits.value is not None and self.path is not None:
-            return activation_bits_from_name(self.path) or Stated(None, ASSUMPTION)
+            return naming.activation_bits_from_name(self.path) or Stated(None, ASSUMPTION)
         return Stated(None, ASSUMPTION)
 
     def _require_name_agrees(self) -> None:
         """Raise `BitWidthError` where a name states a bit-width that no layer has."""
         held = {layer.bits for layer in self.layers} - {None}
         try:
-            named = bits_from_name(self.path) if self.path else None
+            named = naming.bits_from_name(self.path) if self.path else None
         except BitWidthError:
             return  # it states several, and none is needed
         if named and held and named.value not in held:
@@ -260,7 +256,7 @@ class _Resolver:
         elif self.family.exponents and any(f.weight_levels is not None for f in self.layers):
             return Stated(None, NETWORK)
         elif has_grids and self.path is not None:
-            grid = grid_from_name(self.path) or grid
+            grid = naming.grid_from_name(self.path) or grid
         if grid.value not in (None, *GRIDS) or (grid.value == "nonzero" and not has_grids):
             raise CodebookError(
                 "The network cannot have this grid.",
@@ -290,7 +286,7 @@ class _Resolver:
         exception = self.exceptions.get(name)
         bits: Stated[int | None] = self.bits
         if exception is not None:
-            bits = Stated(exception.weight_bits, f"bit-width of {name}")
+            bits = Stated(exception.weight_bits, f"{LAYER_BITS}{name}")
         if held is None:
             if bits.value is None:
                 raise TypeError(f"{name}: no bit-width")
@@ -389,6 +385,8 @@ class _Resolver:
         if bits.value not in offered:
             has = "it has thresholds" if self.family.has_thresholds else "no clipping thresholds"
             source = option.removesuffix(" N") if bits.source == OPTION else f"the {bits.source}"
+            if bits.source.startswith(LAYER_BITS):
+                option = f"--layer-bits '{bits.source.removeprefix(LAYER_BITS)}=N'"
             raise BitWidthError(
                 f"The checkpoint cannot have the {bits.value} bits that {source} states.",
                 where=self._where(),

@@ -31,9 +31,10 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n
 _OWN = ("tracing", "borders", "_calls", "_activations", "_arithmetic", "_rearranging", "_windows")
 _NOT_THE_NETWORK = (
     Path(torch.__file__).parent,
+    Path(__file__).with_name("architectures"),
     *(Path(__file__).with_name(f"{name}.py") for name in _OWN),
 )
-"""Files whose frames lie between a line of the network and its operation."""
+"""Files whose frames lie between a line of the user's network and its operation."""
 
 
 def is_plain(layer: nn.Module) -> bool:

@@ -175,14 +175,14 @@ NOT_FITTING: dict[str, tuple[Callable[[Tensors], None], str]] = {
     "unknown key": (added("layer2.0.extra"), "layer2.0.extra"),
     "key of another network": (added("features.0.weight"), "features.0.weight"),
     "missing weight": (removed(WEIGHT), WEIGHT),
-    "missing weight alpha": (removed(WEIGHT_ALPHA), "layer2.0.conv1.weight_alpha"),
+    "missing weight alpha": (removed(WEIGHT_ALPHA), "layer2.0.conv1.weight_quant.wgt_alpha"),
     "missing activation alpha": (removed(INPUT_ALPHA), INPUT_ALPHA),
     "no activation alphas": (removed("act_alpha"), "layer1.0.conv1.act_alpha"),
     "missing batch-norm": (removed(MEAN), MEAN),
     "missing first layer": (removed("layer3.0.bn2.bias"), "layer3.0.bn2.bias"),
     "missing last layer": (removed("fc.weight", "fc.bias"), "known architecture"),
     "thresholds of an unknown family": (removed("wgt_alpha"), "known family"),
-    "threshold twice": (added("layer2.0.conv1.weight_alpha", 1.0), WEIGHT_ALPHA),
+    "threshold twice": (added("layer2.0.conv1.weight_quant.wgt_alpha", 1.0), WEIGHT_ALPHA),
     "other shape": (changed(WEIGHT, lambda t: t[:3]), WEIGHT),
     "one element": (changed(WEIGHT, lambda t: t[:1, :1, :1, :1]), WEIGHT),
     "scalar": (changed(WEIGHT, lambda t: t.mean()), WEIGHT),
@@ -195,7 +195,10 @@ NOT_FITTING: dict[str, tuple[Callable[[Tensors], None], str]] = {
     "integers": (changed(WEIGHT, torch.Tensor.long), "torch.int64"),
     "integer alpha": (changed(WEIGHT_ALPHA, torch.Tensor.long), "torch.int64"),
     "integer variance": (changed(VARIANCE, torch.Tensor.long), "torch.int64"),
-    "weight alpha 0": (changed(WEIGHT_ALPHA, torch.zeros_like), "layer2.0.conv1.weight_alpha"),
+    "weight alpha 0": (
+        changed(WEIGHT_ALPHA, torch.zeros_like),
+        "layer2.0.conv1.weight_quant.wgt_alpha",
+    ),
     "activation alpha 0": (changed(INPUT_ALPHA, torch.zeros_like), INPUT_ALPHA),
     "activation alpha negative": (changed(INPUT_ALPHA, torch.neg), INPUT_ALPHA),
     "constant weights": (changed(WEIGHT, torch.ones_like), WEIGHT),
@@ -232,6 +235,23 @@ def test_networks_that_cannot_be_converted(name: str, state: Tensors, folder: Pa
         result = run("inspect", "alphas", NAME, "--json")
         assert result.exit_code in {0, 2}
         assert "itself failed" not in result.stderr
+
+
+def test_a_negative_variance_says_what_to_do(folder: Path, state: Tensors) -> None:
+    variance = state["layer1.0.bn2.running_var"].clone()
+    variance[0] = -1
+    torch.save({"state_dict": {**state, "layer1.0.bn2.running_var": variance}}, NAME)
+    error = refused(folder, "convert", NAME, "--trust-options")
+    assert "where: layer1.0.bn2.running_var\n" in error
+    assert "to do: " in error
+
+
+def test_that_no_layer_is_quantized_is_said(state: Tensors, folder: Path) -> None:
+    torch.save({"state_dict": state}, folder / NAME)
+    result = run("convert", NAME, "--bits", 4, "--layer-bits", "*=32", "--family", "APOT-V1")
+    assert "no layer is quantized (as given)" in result.output
+    assert "undecided" not in result.output
+    assert "weight bits" not in result.output
 
 
 def test_a_broken_published_checkpoint(folder: Path, reference: Path) -> None:
@@ -319,7 +339,13 @@ def export(folder: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         (["convert", NAME, "--nonsense"], "--nonsense"),
         (["inspect", "betas"], "betas"),
         (["inspect", "alphas", "nowhere.safetensors"], "nowhere.safetensors"),
-        (["inspect", "alphas", "res8_4bit/model.onnx"], "not a readable PyTorch checkpoint"),
+        (["inspect", "alphas", "res8_4bit/model.onnx"], "is the ONNX model of an export"),
+        (["convert", "res8_4bit/model.onnx"], "convert its directory"),
+        (["inspect", "identify", "res8_4bit/model.apot.safetensors"], "the packed file of an"),
+        (["convert", "res8_4bit/model.apot.safetensors"], "inspect bits DIRECTORY"),
+        (["inspect", "bits", "nowhere"], "check the path"),
+        (["convert", NAME, "-o", "e", "--layer-bits", "*2=9"], "--layer-bits 'layer1.0.conv2=N'"),
+        (["verify", "--images", "res8_4bit/manifest.json"], "something else, or arrays of objects"),
         (["nonsense"], "nonsense"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",

@@ -116,7 +116,7 @@ def by_name(name: str) -> Family:
         RecognitionError: No family has this name.
     """
     for family in FAMILIES:
-        if family.name == name:
+        if family.name == name.lower():
             return family
     raise RecognitionError(
         "There is no such checkpoint family.",
