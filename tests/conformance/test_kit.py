@@ -6,6 +6,8 @@ import ast
 import base64
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,7 +24,7 @@ from apot_export.network import CodedLayer, oracle
 from apot_export.runtimes.interpreter import OpenProgram
 from conformance.generate import FOLDER, FOLDERS, SUFFIX, kit
 from tests.support.format_vectors import SPECIFICATION, file_bytes
-from tests.support.javascript import results
+from tests.support.javascript import READER, results
 
 VALID = sorted((FOLDER / "valid").glob(f"*{SUFFIX}"))
 PROGRAMS = sorted((FOLDER / "programs").glob(f"I*{SUFFIX}"))
@@ -43,6 +45,21 @@ def expected(path: Path) -> Any:
 
 def floats(words: str) -> NDArray[np.float32]:
     return np.array([int(word, 16) for word in words.split()], dtype="<u4").view("<f4")
+
+
+def test_the_checker_of_the_readme_runs_as_it_stands() -> None:
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    checker = program.replace("import my_reader", "from apot_export import downstream as my_reader")
+    done = subprocess.run(
+        [sys.executable, "-c", checker],
+        cwd=FOLDER.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= len(INVALID)
 
 
 # --- the files ------------------------------------------------------------------------------------
@@ -160,14 +177,23 @@ def test_both_readers_refuse_invalid_files(path: Path) -> None:
 
 
 def test_the_javascript_reader_refuses_invalid_files() -> None:
+    reached = set()
     for path, result in zip(INVALID, results(INVALID), strict=True):
         assert "error" in result, path.name
+        module, line = re.findall(r"(\w+\.mjs):(\d+)", result["caller"])[0]
+        reached.add((module, int(line)))
+    for module in READER.parent.glob("*.mjs"):
+        for number, text in enumerate(module.read_text(encoding="utf-8").splitlines(), 1):
+            if re.search(r"(?<!function )\bcheck\(", text) and "if you trust the file" not in text:
+                assert (module.name, number) in reached, text
 
 
 PACKAGE = Path(downstream.__file__).parents[1]
 READING = [
     *(PACKAGE / "artifacts" / "packed").glob("*.py"),
     PACKAGE / "artifacts" / "strict_json.py",
+    PACKAGE / "network" / "codebook.py",
+    PACKAGE / "network" / "graph.py",
     *(PACKAGE / "downstream").glob("*.py"),
 ]
 """Modules whose refusals the invalid files reach."""
@@ -176,6 +202,9 @@ ELSEWHERE = {
     "IntegerError": "the writer's",
     "does not fit {bits} bits": "the encoder's",
     "do not fit {slots} slots": "the encoder's",
+    "are defined for": "level sets are made in conversion alone",
+    "Integers of this width": "likewise",
+    "TypeError": "a mistake of the caller",
     "cannot be opened": "there is no file",
     "raise ValueError(found)": "sizes of streams are checked before, as the file is opened",
     "digits of base {base} in {content.shape}": "likewise",

@@ -26,7 +26,8 @@ for (const file of process.argv.slice(1)) {
     console.log(JSON.stringify({ output: network.output, found }));
   } catch (error) {
     if (!(error instanceof PackedFileError)) throw error;
-    console.log(JSON.stringify({ error: error.message }));
+    const [, caller] = error.stack.split("\\n").filter((line) => line.includes(".mjs:"));
+    console.log(JSON.stringify({ error: error.message, caller }));
   }
 }
 """
@@ -43,7 +44,7 @@ def node() -> str:
 
 
 def results(files: list[Path]) -> list[Any]:
-    """Return what the reader finds in every file: its layers by name, or the error."""
+    """Return what the reader finds in every file: its layers by name, or error and its place."""
     program = PROGRAM.replace("READER", json.dumps(READER.as_uri()))
     done = subprocess.run(
         [node(), "--input-type=module", "-e", program, *files],
