@@ -94,6 +94,34 @@ def nodes(*stated: Json, image: tuple[int, int, int] = (2, 4, 4), version: str =
     return maker.packed([], version)
 
 
+def turned(order: list[int]) -> Json:
+    """Return a node that turns axes."""
+    return {"operation": "Transpose", "order": order}
+
+
+def resampled(rows: list[float], columns: list[float], version: str, size: int = 1) -> Packed:
+    """Return a file of a `Resample` of one image, [1, size, size]."""
+    maker = Maker([1, size, size])
+    stated = maker.run(rows), maker.run(columns)
+    maker.node("out", "Resample", rows=stated[0], columns=stated[1])
+    return maker.packed([], version)
+
+
+# --- sound nodes ----------------------------------------------------------------------------------
+
+RELU: Json = {"operation": "Relu"}
+CLIP: Json = {"operation": "Clip", "minimum": 0, "maximum": 1}
+FUNCTION: Json = {"operation": "Elementwise", "function": "exp"}
+REDUCE: Json = {"operation": "Reduce", "function": "max", "axes": [2]}
+PAD: Json = {"operation": "Pad", "before": [0, 0, 0], "after": [0, 0, 1]}
+RESAMPLE: Json = {"operation": "Resample", "rows": [0, 0], "columns": [0, 0]}
+SLICE: Json = {"operation": "Slice", "start": [0, 0, 0], "stop": [2, 4, 4], "step": [1, 1, 1]}
+RESHAPE: Json = {"operation": "Reshape", "shape": [32]}
+MAX: Json = {"operation": "MaxPool", "kernel": [2, 2], "stride": [1, 1]}
+MEAN: Json = {"operation": "AveragePool", "kernel": [2, 2], "stride": [1, 1]}
+UPSAMPLE: Json = {"operation": "Upsample", "scale": [2, 2]}
+
+
 # --- changes --------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(FOLDER.parent))
 from apot_export.artifacts.packed import PackedNetwork, load_packed  # noqa: E402
 from apot_export.network import CodedLayer, PlaneLayer, oracle  # noqa: E402
 from conformance.files import dumps  # noqa: E402
-from conformance.invalid_graphs import INVALID  # noqa: E402
+from conformance.invalid_operations import INVALID  # noqa: E402
 from conformance.operations import VALID  # noqa: E402
 from conformance.programs import PIXELS, PROGRAMS, logits  # noqa: E402
 

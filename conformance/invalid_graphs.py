@@ -9,6 +9,15 @@ from typing import Any
 
 from conformance.breaking import (
     ABSENT,
+    CLIP,
+    FUNCTION,
+    MAX,
+    PAD,
+    REDUCE,
+    RELU,
+    RESAMPLE,
+    RESHAPE,
+    SLICE,
     broken,
     coded,
     described,
@@ -17,6 +26,8 @@ from conformance.breaking import (
     nodes,
     planes,
     quantized,
+    resampled,
+    turned,
 )
 from conformance.files import Json, Maker, Packed, Tensor, f32, pack
 from conformance.invalid_layers import INVALID
@@ -62,25 +73,23 @@ def _members() -> None:
         if name in {"input", "multi-bit layer", "activation", "node"}:
             broken("N3", f"a {name} that is an array", edited(parts, (path, [])))
     for name in ("name", "operation"):
-        broken(
-            "N1", f"a node without its {name}", edited(nodes(_RELU), (f"nodes.0.{name}", ABSENT))
-        )
+        broken("N1", f"a node without its {name}", edited(nodes(RELU), (f"nodes.0.{name}", ABSENT)))
     broken("N1", "no values", edited(quantized(), ("layers.q.values", ABSENT)))
     broken("N2", "a note of network", edited(quantized(), ("note", "")))
-    broken("N2", "a Relu with a layer", edited(nodes(_RELU), ("nodes.0.layer", "")))
+    broken("N2", "a Relu with a layer", edited(nodes(RELU), ("nodes.0.layer", "")))
     wrong: list[tuple[str, Packed, str, Any]] = [
         ("codebooks as an object", quantized(), "codebooks", {}),
         ("an image of two extents", floats(), "input.shape", [2, 1]),
         ("an order as a number", _planes(position_major=0), "output", "out"),
         ("a step as text", quantized(), "layers.q.step", "0.5"),
-        ("inputs as text", nodes(_RELU), "nodes.0.inputs", "image"),
+        ("inputs as text", nodes(RELU), "nodes.0.inputs", "image"),
         ("a stride of three numbers", floats(), "nodes.0.stride", [1, 1, 1]),
         ("a stride that is null", floats(), "nodes.0.stride", None),
-        ("a maximum as null", nodes(_CLIP), "nodes.0.maximum", None),
+        ("a maximum as null", nodes(CLIP), "nodes.0.maximum", None),
         ("a scale as text", floats(), "nodes.1.scale", "1"),
-        ("a function as a number", nodes(_FUNCTION, version="3"), "nodes.0.function", 1),
-        ("33 axes", nodes(_REDUCE, version="3"), "nodes.0.axes", [*range(1, 34)]),
-        ("rows as a number", nodes(_RESAMPLE, version="3"), "nodes.0.rows", 1),
+        ("a function as a number", nodes(FUNCTION, version="3"), "nodes.0.function", 1),
+        ("33 axes", nodes(REDUCE, version="3"), "nodes.0.axes", [*range(1, 34)]),
+        ("rows as a number", nodes(RESAMPLE, version="3"), "nodes.0.rows", 1),
     ]
     for problem, parts, path, value in wrong:
         broken("N3", problem, edited(parts, (path, value)))
@@ -94,19 +103,6 @@ def _whole(text: str) -> bytes:
     return described(parts, header["__metadata__"]["network"], text)
 
 
-_RELU: Json = {"operation": "Relu"}
-_CLIP: Json = {"operation": "Clip", "minimum": 0, "maximum": 1}
-_FUNCTION: Json = {"operation": "Elementwise", "function": "exp"}
-_REDUCE: Json = {"operation": "Reduce", "function": "max", "axes": [2]}
-_PAD: Json = {"operation": "Pad", "before": [0, 0, 0], "after": [0, 0, 1]}
-_RESAMPLE: Json = {"operation": "Resample", "rows": [0, 0], "columns": [0, 0]}
-_SLICE: Json = {"operation": "Slice", "start": [0, 0, 0], "stop": [2, 4, 4], "step": [1, 1, 1]}
-_RESHAPE: Json = {"operation": "Reshape", "shape": [32]}
-_MAX: Json = {"operation": "MaxPool", "kernel": [2, 2], "stride": [1, 1]}
-_MEAN: Json = {"operation": "AveragePool", "kernel": [2, 2], "stride": [1, 1]}
-_UPSAMPLE: Json = {"operation": "Upsample", "scale": [2, 2]}
-
-
 def _numbers() -> None:
     integers: list[tuple[str, Packed, str, Any]] = [
         ("an image of 2^31 rows", floats(), "input.shape", [2, LARGE, 1]),
@@ -116,11 +112,11 @@ def _numbers() -> None:
         ("a stride of 0", floats(), "nodes.0.stride", [0, 1]),
         ("a stride of 1.0", floats(), "nodes.0.stride", [1.0, 1]),
         ("a padding of -1", floats(), "nodes.0.padding", [-1, 0]),
-        ("a kernel of 0", nodes({**_MAX, "kernel": [0, 2]}), "output", "out0"),
+        ("a kernel of 0", nodes({**MAX, "kernel": [0, 2]}), "output", "out0"),
         ("axis 0", nodes({"operation": "Concat", "axis": 0}, version="3"), "output", "out0"),
-        ("a reduced batch", nodes({**_REDUCE, "axes": [0]}, version="3"), "output", "out0"),
-        ("a step of 0", nodes({**_SLICE, "step": [1, 0, 1]}, version="3"), "output", "out0"),
-        ("a shape of -1", nodes(_RESHAPE, version="3"), "nodes.0.shape", [-1]),
+        ("a reduced batch", nodes({**REDUCE, "axes": [0]}, version="3"), "output", "out0"),
+        ("a step of 0", nodes({**SLICE, "step": [1, 0, 1]}, version="3"), "output", "out0"),
+        ("a shape of -1", nodes(RESHAPE, version="3"), "nodes.0.shape", [-1]),
     ]  # fmt: skip
     storages = {
         "entropy of 2^31 lanes": {"entropy": [4, LARGE]},
@@ -134,17 +130,13 @@ def _numbers() -> None:
     numbers: list[tuple[str, Packed, str]] = [
         ("a step", quantized(), '"step":0.5'),
         ("a threshold", quantized(), '"alpha":1.5'),
-        ("a maximum", nodes(_CLIP), '"maximum":1'),
+        ("a maximum", nodes(CLIP), '"maximum":1'),
     ]
     for problem, parts, old in numbers:
         name = old.split(":")[0]
         broken("N5", f"{problem} of 1e999", described(parts, old, f"{name}:1e999"))
     huge = "1" + "0" * 400
-    broken("N5", "a maximum of 10^400", described(nodes(_CLIP), '"maximum":1', f'"maximum":{huge}'))
-
-
-def _turned(order: list[int]) -> Json:
-    return {"operation": "Transpose", "order": order}
+    broken("N5", "a maximum of 10^400", described(nodes(CLIP), '"maximum":1', f'"maximum":{huge}'))
 
 
 # --- versions (6) ---------------------------------------------------------------------------------
@@ -152,12 +144,12 @@ def _turned(order: list[int]) -> Json:
 
 def _versions() -> None:
     for node in (
-        _FUNCTION,
-        _REDUCE,
-        _PAD,
-        _SLICE,
-        _turned([2, 1, 3]),
-        _RESHAPE,
+        FUNCTION,
+        REDUCE,
+        PAD,
+        SLICE,
+        turned([2, 1, 3]),
+        RESHAPE,
         {"operation": "Multiply", "inputs": ["image", "image"]},
     ):
         broken("V1", f"{node['operation']} in version 2", nodes(node))
@@ -166,9 +158,9 @@ def _versions() -> None:
     pooled = {"operation": "GlobalAveragePool"}
     added = {"operation": "Add", "inputs": ["image", "out0"]}
     broken("V1", "Add of two shapes in version 2", nodes(pooled, added))
-    more = edited(nodes(_RELU), ("further_outputs", ["image"]))
+    more = edited(nodes(RELU), ("further_outputs", ["image"]))
     broken("V1", "two outputs in version 2", more)
-    broken("V1", "Resample in version 2", _resampled([1, 0], [1], "2"))
+    broken("V1", "Resample in version 2", resampled([1, 0], [1], "2"))
     old = floats()
     old.version = "1"
     broken("V2", "a run of version 2", old)
@@ -227,7 +219,7 @@ def _runs() -> None:
 
 
 def _graphs() -> None:
-    relu = nodes(_RELU, _RELU)
+    relu = nodes(RELU, RELU)
     for name in ("Softmax", "relu", "__proto__"):
         broken("G1", f"an operation called {name}", edited(relu, ("nodes.0.operation", name)))
     broken("G2", "a node called as the input", edited(relu, ("nodes.0.name", "image")))
@@ -236,7 +228,7 @@ def _graphs() -> None:
     broken("G3", "a node that reads itself", edited(relu, ("nodes.0.inputs", ["out0"])))
     broken("G3", "a value of no node", edited(relu, ("nodes.1.inputs", ["nowhere"])))
     broken("G4", "an output of no node", edited(relu, ("output", "nowhere")))
-    three = nodes(_RELU, version="3")
+    three = nodes(RELU, version="3")
     broken("G4", "a further output of no node", edited(three, ("further_outputs", ["nowhere"])))
     for operation, inputs in (
         ("Relu", ["image", "image"]),
@@ -289,117 +281,5 @@ def _kinds() -> None:
     broken("G6", "a further output of accumulators", further)
 
 
-# --- operations (4.2 to 4.4) ----------------------------------------------------------------------
-
-
-def _products() -> None:
-    def convolved(shape: list[int], image: list[int], **attributes: Any) -> Packed:
-        maker = Maker(image)
-        count = 1
-        for extent in shape:
-            count *= extent
-        maker.floats("f", shape, [1] * count)
-        maker.node("out", "Convolution", layer="f", **attributes)
-        return maker.packed([])
-
-    broken("O1", "one channel too many", convolved([1, 2, 1, 1], [3, 2, 2]))
-    broken("O1", "channels of one group of two", convolved([2, 2, 1, 1], [2, 2, 2], groups=2))
-    broken("O1", "a matrix", convolved([2, 2], [2, 2, 2]))
-    flat = convolved([1, 2, 1, 1], [2, 1, 1])
-    flat.network["nodes"].insert(0, {"name": "flat", "operation": "Flatten"})
-    broken("O1", "an input of one axis", flat)
-    broken("O2", "three outputs of two groups", convolved([3, 1, 1, 1], [2, 2, 2], groups=2))
-    for problem, image in (("an image", [2, 1, 1]), ("another length", [3, 1, 1])):
-        maker = Maker(image)
-        maker.floats("f", [1, 2], [1, 2])
-        if image[0] == 3:
-            maker.node("flat", "Flatten")
-        maker.node("out", "Linear", layer="f")
-        broken("O3", f"a matrix of {problem}", maker.packed([]))
-    kernel = floats()
-    kernel.network["nodes"] = [
-        {"name": "flat", "operation": "Flatten"},
-        {"name": "sums", "operation": "Linear", "layer": "f"},
-        *kernel.network["nodes"][1:],
-    ]
-    broken("O3", "a kernel", kernel)
-    broken("O4", "a kernel larger than its image", convolved([1, 1, 3, 1], [1, 2, 2]))
-    broken("O4", "a dilated kernel", convolved([1, 1, 2, 1], [1, 2, 2], dilation=[2, 1]))
-    broken("O4", "a window larger than its image", nodes({**_MAX, "kernel": [5, 1]}))
-    broken("O4", "a mean larger than its image", nodes({**_MEAN, "kernel": [1, 5]}))
-
-
-def _without_weights() -> None:
-    for padding in ([2, 0], [0, 2]):
-        problem = f"a padding of {padding[0]} and {padding[1]}"
-        broken("O5", problem, nodes({**_MAX, "padding": padding}))
-    flatten: Json = {"operation": "Flatten"}
-    for node in (_MAX, _MEAN, _UPSAMPLE, {"operation": "GlobalAveragePool"}):
-        broken("O6", f"{node['operation']} of one axis", nodes(flatten, node))
-    broken("O7", "a minimum above the maximum", nodes({**_CLIP, "minimum": 2}))
-    for part in ("scale", "bias"):
-        broken("O8", f"a {part} of 1e39", nodes({"operation": "ScaleBias", part: 1e39}))
-    pooled = {**_MEAN, "stride": [2, 2]}
-    both = {"operation": "Add", "inputs": ["image", "out0"]}
-    broken("O9", "Add of two shapes", nodes(pooled, both, version="3"))
-    product = {**both, "operation": "Multiply"}
-    broken("O9", "Multiply of two shapes", nodes(pooled, product, version="3"))
-    broken("O9", "Add of 1 and 3 axes", nodes(flatten, both, image=(1, 1, 1), version="3"))
-    joined = {**both, "operation": "Concat"}
-    broken("O10", "Concat of other rows", nodes(pooled, joined))
-    broken("O10", "Concat of 1 and 3 axes", nodes(flatten, joined, image=(1, 1, 1)))
-    beyond = {"operation": "Concat", "inputs": ["image"], "axis": 4}
-    broken("O10", "Concat of a fourth axis", nodes(beyond, version="3"))
-
-
-def _of_version_3() -> None:
-    def refused(rule: str, problem: str, node: Json) -> None:
-        broken(rule, problem, nodes(node, version="3"))
-
-    for function in ("relu", "__proto__"):
-        refused("O11", f"Elementwise of {function}", {**_FUNCTION, "function": function})
-    refused("O11", "Reduce of sums", {**_REDUCE, "function": "sum"})
-    refused("O12", "Reduce of a fourth axis", {**_REDUCE, "axes": [4]})
-    refused("O12", "Reduce of an axis twice", {**_REDUCE, "axes": [2, 2]})
-    refused("O13", "Slice of two axes", {**_SLICE, "start": [0, 0], "stop": [2, 4], "step": [1, 1]})
-    refused("O13", "Slice of two steps", {**_SLICE, "step": [1, 1]})
-    refused("O13", "Slice behind the end", {**_SLICE, "stop": [2, 5, 4]})
-    refused("O13", "Slice of nothing", {**_SLICE, "start": [0, 4, 0]})
-    refused("O13", "Slice that falls", {**_SLICE, "start": [0, 2, 0], "stop": [2, 1, 4]})
-    refused("O14", "Pad of two axes", {**_PAD, "before": [0, 0], "after": [0, 1]})
-    refused("O14", "Pad of two afters", {**_PAD, "after": [0, 1]})
-    refused("O14", "Pad of four axes", {**_PAD, "before": [0] * 4, "after": [0] * 4})
-    refused("O15", "Reshape of other numbers", {"operation": "Reshape", "shape": [2, 15]})
-    refused("O16", "Transpose of two axes", _turned([2, 1]))
-    refused("O16", "Transpose of an axis twice", _turned([1, 2, 2]))
-    refused("O16", "Transpose of a fourth axis", _turned([1, 2, 4]))
-    for rows, columns in ((3, 4), (4, 3), (0, 4)):
-        parts = _resampled([1] * rows, [1] * columns, "3", size=4)
-        broken("O17", f"Resample of {rows} and {columns} numbers", parts)
-    flat = _resampled([1], [1], "3")
-    flat.network["nodes"].insert(0, {"name": "flat", "operation": "Flatten"})
-    broken("O17", "Resample of one axis", flat)
-    large: Json = {"operation": "Upsample", "scale": [1 << 15, 1 << 15]}
-    broken("O18", "2^31 numbers", nodes(large, image=(2, 1, 1)))
-    broken("O18", "an input of 2^31 numbers", nodes(_RELU, image=(2, 1 << 15, 1 << 15)))
-
-
-def _resampled(rows: list[float], columns: list[float], version: str, size: int = 1) -> Packed:
-    maker = Maker([1, size, size])
-    stated = maker.run(rows), maker.run(columns)
-    maker.node("out", "Resample", rows=stated[0], columns=stated[1])
-    return maker.packed([], version)
-
-
-for _part in (
-    _members,
-    _numbers,
-    _versions,
-    _runs,
-    _graphs,
-    _kinds,
-    _products,
-    _without_weights,
-    _of_version_3,
-):
+for _part in (_members, _numbers, _versions, _runs, _graphs, _kinds):
     _part()

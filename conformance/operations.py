@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from conformance.files import Json, Maker, Packed
-from conformance.valid import SMALL, VALID, image, valid
+from conformance.storages import VALID
+from conformance.valid import SMALL, image, valid
 
 __all__ = ["VALID", "reference"]
 
