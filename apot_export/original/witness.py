@@ -344,7 +344,8 @@ def _log_density(residuals: Floats, covariances: Floats) -> Floats:
     """Return log densities [residuals, covariances] of normal distributions of mean 0."""
     # numpy: threads of PyTorch wait for each other longer than such small matrices take.
     factors = np.linalg.cholesky(covariances)
-    solved = np.linalg.solve(covariances, residuals.T)  # [covariances, channels, residuals]
+    # numpy 1 would take a matrix beside a stack of matrices for a stack of vectors.
+    solved = np.linalg.solve(covariances, residuals.T[None])  # [covariances, channels, residuals]
     squares = np.einsum("rc,scr->rs", residuals, solved)
     logarithms = 2 * np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
     constant = residuals.shape[1] * math.log(2 * math.pi)

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from apot_export import convert, load_packed
+from apot_export.artifacts.directory import MANIFEST, ONNX_MODEL, PACKED_MODEL
 from apot_export.network import CodedLayer
 from apot_export.original.checkpoint import load_checkpoint
-from tests.support.commands import installed
+from tests.support.commands import COMMAND
 from tests.support.published import PUBLISHED
 
 DIGITS = Path(__file__).parents[2] / "examples/digits/res8_4bit/model_best.pth.tar"
 CODES = "a7fb4ed3886f5f4b64845dc332862a16eb015b1941a700cbffb2862e3707f624"
 """SHA-256 of the codes of the digits network, layer by layer."""
+FILES = {
+    "manifest.json": "fae0c9c3f916c6395a019e91d313689a6f2289f61a819535a75f7aa2eca1562b",
+    "model.apot.safetensors": "dc9045fe198bc626b4733c1a5f2443363d8bb8c87437d10dc67dbbeb0fb366c4",
+    "model.integer.onnx": "6412aa73cd3c788a22faa6a97886d3a339ad9883cd3cbb1a2f595561e3be4d47",
+    "model.onnx": "de88ee11bdb6ae7cebb6a213e1e1fac3c946f19ae77cd787a940e40fbb053d7d",
+}
+"""SHA-256 of every file of the digits network's export, converted where the checkpoint lies.
+
+Where one of them changes on purpose, users' files do: say so in CHANGELOG.md.
+"""
 LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "channels last": lambda weight: weight.to(memory_format=torch.channels_last),
     "transposed": lambda weight: weight.transpose(0, 1).contiguous().transpose(0, 1),
@@ -45,26 +61,59 @@ def test_codes_of_the_digits_network(tmp_path: Path) -> None:
     assert digest(convert(DIGITS, tmp_path / "export").path) == CODES
 
 
-def test_the_environment_changes_no_byte(tmp_path: Path) -> None:
-    environments = [
-        ("1", "0", "C", "UTC"),
-        ("64", "1", "tr_TR.UTF-8", "Asia/Kathmandu"),
-    ]
-    found = []
-    for threads, seed, language, zone in environments:
-        export = tmp_path / threads
-        environment = {"OMP_NUM_THREADS": threads, "PYTHONHASHSEED": seed, "TZ": zone}
-        done = installed(
-            *("convert", str(DIGITS), "-o", str(export), "--integer", "--json"),
-            **environment,
-            LC_ALL=language,
-            LANG=language,
-        )
-        assert done.returncode == 0, done.stderr
-        files = sorted(export.iterdir())
-        found.append({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files})
-    assert len(found[0]) == 4
-    assert found[0] == found[1]
+def converted(folder: Path, umask: int = 0o022, **environment: str) -> dict[str, str]:
+    """Convert a copy of the checkpoint in a new folder; return the digest of every file."""
+    folder.mkdir(parents=True)
+    shutil.copy(DIGITS, folder / "res8_4bit.pth.tar")
+    line = f'umask {umask:03o}; cd "$1"; exec "$2" convert res8_4bit.pth.tar --integer -o export'
+    command = ["/bin/sh", "-c", line, "sh", str(folder), str(COMMAND)]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    files = sorted((folder / "export").iterdir())
+    assert all(file.stat().st_mode & 0o777 == 0o666 & ~umask for file in files)
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+ENVIRONMENTS: list[dict[str, str]] = [
+    {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "LC_ALL": "C", "TZ": "UTC"},
+    {"OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "7", "LC_ALL": "de_DE.UTF-8", "PYTHONUTF8": "0"},
+    {
+        "OMP_NUM_THREADS": "64",
+        "PYTHONHASHSEED": "1",
+        "LC_ALL": "tr_TR.UTF-8",
+        "TZ": "Asia/Kathmandu",
+    },
+]
+
+
+@pytest.mark.parametrize("number", range(len(ENVIRONMENTS)))
+def test_the_environment_changes_no_byte(number: int, tmp_path: Path) -> None:
+    umask = (0o022, 0o077, 0o002)[number]
+    folder = tmp_path / ("folder", "with space", "gün")[number]
+    found = converted(folder, umask, **ENVIRONMENTS[number])
+    assert found == FILES
+
+
+def test_a_renamed_checkpoint_changes_names_alone(tmp_path: Path) -> None:
+    contents = []
+    for name in ("first_4bit", "renamed_4bit"):
+        shutil.copy(DIGITS, tmp_path / f"{name}.pth")
+        export = convert(tmp_path / f"{name}.pth", tmp_path / name).path
+        model = onnx.load(export / ONNX_MODEL)
+        assert model.graph.name == name
+        model.graph.name = ""
+        manifest = json.loads((export / MANIFEST).read_text(encoding="utf-8"))
+        assert manifest.pop("name") == name
+        assert manifest["checkpoint"].pop("path") == f"../{name}.pth"
+        del manifest["files"][ONNX_MODEL]
+        packed = (export / PACKED_MODEL).read_bytes()
+        contents.append((model.SerializeToString(deterministic=True), manifest, packed))
+    assert contents[0] == contents[1]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -1,11 +1,13 @@
 """Record the SHA-256 of every artifact, and compare another version of the code with the record.
 
     python -m tests.support.artifact_digests record build/digests.json
-    python -m tests.support.artifact_digests compare build/digests.json
+    python -m tests.support.artifact_digests compare build/digests.json digits random
 
 Artifacts: every target, `--integer`, `--compress`, `--unsigned-zeros` and `--alpha-terms` of every
 reference checkpoint and of the digits network, and the models and packed files of a dozen random
-networks. A conversion that is refused is recorded as its exit code.
+networks; or, where words follow, only those whose names hold one of them. A conversion that is
+refused is recorded as its exit code. In an environment with other versions of PyTorch, numpy or
+onnx, `compare` shows whether they write other bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums depend on the number of PyTorch's threads
@@ -117,27 +119,34 @@ def of_network(network: CodedNetwork) -> Iterator[tuple[str, str]]:
         yield "integer", hashlib.sha256(content).hexdigest()
 
 
-def digests() -> dict[str, str]:
-    """Return the digest of every artifact by name."""
+def digests(words: Sequence[str]) -> dict[str, str]:
+    """Return the digest of every artifact by name, of all or those whose names hold a word."""
     found = {}
     for name, path in checkpoints().items():
-        found.update({f"{name}: {key}": digest for key, digest in of_checkpoint(path)})
+        if named(name, words):
+            found.update({f"{name}: {key}": digest for key, digest in of_checkpoint(path)})
     for name, network in networks():
-        found.update({f"{name}: {key}": digest for key, digest in of_network(network)})
+        if named(name, words):
+            found.update({f"{name}: {key}": digest for key, digest in of_network(network)})
     return found
+
+
+def named(name: str, words: Sequence[str]) -> bool:
+    """Tell whether a name holds one of the words, where there are any."""
+    return not words or any(word in name for word in words)
 
 
 def main() -> None:
     """Record digests, or compare them with a record."""
     match sys.argv[1:]:
-        case ["record", file]:
-            found = digests()
+        case ["record", file, *words]:
+            found = digests(words)
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).write_text(json.dumps(found, indent=1), encoding="utf-8")
             print(f"{len(found)} digests recorded")
-        case ["compare", file]:
-            recorded, found = json.loads(Path(file).read_text(encoding="utf-8")), digests()
-            names = sorted({*recorded, *found})
+        case ["compare", file, *words]:
+            recorded, found = json.loads(Path(file).read_text(encoding="utf-8")), digests(words)
+            names = sorted(name for name in {*recorded, *found} if named(name, words))
             differing = [name for name in names if recorded.get(name) != found.get(name)]
             print("\n".join(differing))
             print(f"{len(differing)} of {len(names)} digests differ")
