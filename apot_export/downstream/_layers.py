@@ -168,6 +168,8 @@ class Layer:
     codebook: Codebook | None = None
     values: Floats | None = None
     """The float32 weight of every code (3.4)."""
+    scales: Floats | None = None
+    """What the values of each output are multiplied with (3.4)."""
     quantizer: Quantizer | None = None
     operands: dict[bool, NDArray[Any]] = field(default_factory=dict)
     """What nodes compute with: the quantizer's table (True), and the factors (False)."""
@@ -176,7 +178,10 @@ class Layer:
         """Return the float32 weights, bit for bit those that were trained."""
         if self.values is None:
             return self.factors
-        return np.asarray(self.values[self.codes])
+        weights = np.asarray(self.values[self.codes])
+        if self.scales is None:
+            return weights
+        return weights * self.scales.reshape(-1, *[1] * (weights.ndim - 1))
 
 
 def read_layer(value: Any, name: str, books: list[Codebook], tensors: Tensors) -> Layer:
@@ -202,6 +207,9 @@ def read_layer(value: Any, name: str, books: list[Codebook], tensors: Tensors) -
         codes=codes,
         codebook=book,
         values=tensors.numbers(where, layer["values"], 2**book.bits),
+        scales=None
+        if layer["scales"] is None
+        else tensors.numbers(where, layer["scales"], layer["shape"][0]),
         quantizer=None
         if layer["activation"] is None
         else _read_quantizer(layer["activation"], where, books, tensors.budget),

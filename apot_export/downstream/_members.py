@@ -96,7 +96,8 @@ ACTIVATION = "codebook:integer alpha:number input_denominator?:denominator"
 LAYERS = {
     "float": "kind:text",
     "coded": "kind:text shape:shape codebook:integer step:number alpha?:number|null "
-    "activation?:object|null storage?:object|null values?:run|null",
+    "activation?:object|null storage?:object|null values?:run|null "
+    "scales?:run|null",
     "planes": "kind:text shape:shape group_size:positive count_bits?:bits position_major?:flag "
     "terms?:integer coordinates?:run|null",
 }

@@ -134,6 +134,8 @@ def _read_network(value: dict[str, Any], tensors: Tensors, *, is_new: bool) -> D
     tensors.finish()
     outputs = (network["output"], *network["further_outputs"])
     require(is_new or len(outputs) == 1, "several outputs need version 3")
+    scaled = any(layer.scales is not None for layer in layers.values())
+    require(is_new or not scaled, "scales of outputs need version 3")
     shapes = _check_graph(source["name"], tuple(source["shape"]), outputs, nodes, is_new=is_new)
     _check_memory(nodes, shapes, {*outputs}, tensors.budget)
     return DownstreamNetwork(

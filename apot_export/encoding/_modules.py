@@ -131,7 +131,7 @@ def _source_layer(path: str, module: nn.Conv2d | nn.Linear) -> SourceLayer:
             rule=rule.rule,
             candidates=rule.candidates,
             zeros="positive" if quantization.unsigned_zeros else rule.zeros,
-            alpha=np.float32(module.weight_alpha.item()),
+            alpha=_thresholds(module.weight_alpha),
             mean=mean,
             std=std,
         ),
@@ -139,6 +139,11 @@ def _source_layer(path: str, module: nn.Conv2d | nn.Linear) -> SourceLayer:
         activation=activation,
         passes_negative_inputs=passes_negative_inputs,
     )
+
+
+def _thresholds(alpha: torch.Tensor) -> np.float32 | np.ndarray[Any, np.dtype[np.float32]]:
+    """Return one threshold, or one an output channel."""
+    return np.float32(alpha.item()) if alpha.numel() == 1 else _array(alpha).reshape(-1)
 
 
 def _batch_norm(path: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> op.ScaleBias:

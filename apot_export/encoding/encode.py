@@ -77,6 +77,8 @@ def _scale_node(source: SourceNetwork, node: Node, layer: Layer, sums: str) -> N
     if source_layer.activation is not None:
         step *= source_layer.activation.step
     scale = np.full(channels, step, dtype=np.float64)
+    if isinstance(layer, CodedLayer) and layer.scales is not None:
+        scale *= layer.scales
     bias = np.zeros(channels, dtype=np.float64)
     if source_layer.bias is not None:
         require_finite(source_layer.bias, f"{layer.name}.bias")

@@ -26,6 +26,7 @@ from apot_export.network import (
 )
 from apot_export.network.bitpack import Codes, pack
 from apot_export.network.codebook import Codebook, uniform
+from apot_export.network.layers import by_output
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +61,7 @@ def encode_layer(layer: SourceLayer, *, alpha_terms: int = 0) -> Layer:
         shape = layer.weight.shape
         planes = encode_planes(layer.name, shape, layer.quantizer, alpha_terms=alpha_terms)
         return PlaneLayer(name=layer.name, planes=planes)
-    alpha = None
+    alpha = scales = None
     if isinstance(layer.quantizer, EightBitWeights):
         codes, codebook, values, step = _encode_eight_bit(layer)
     elif isinstance(layer.quantizer, PowerOfTwoWeights):
@@ -68,8 +69,12 @@ def encode_layer(layer: SourceLayer, *, alpha_terms: int = 0) -> Layer:
         codes, values = _encode_powers_of_two(layer.weight, layer.quantizer)
     else:
         codes, codebook, values = _encode_thresholded(layer, layer.quantizer)
-        step = abs(float(layer.quantizer.alpha)) / codebook.denominator
-        alpha = float(layer.quantizer.alpha)
+        step = 1 / codebook.denominator
+        if np.ndim(layer.quantizer.alpha):
+            scales = np.abs(layer.quantizer.alpha)
+        else:
+            alpha = float(layer.quantizer.alpha)
+            step = abs(alpha) / codebook.denominator
     return CodedLayer(
         name=layer.name,
         shape=layer.weight.shape,
@@ -78,6 +83,7 @@ def encode_layer(layer: SourceLayer, *, alpha_terms: int = 0) -> Layer:
         step=step,
         values=values,
         alpha=alpha,
+        scales=scales,
         activation=layer.activation,
     )
 
@@ -164,7 +170,8 @@ def _encode_eight_bit(
 def _encode_thresholded(
     layer: SourceLayer, quantizer: WeightQuantizer
 ) -> tuple[Codes, Codebook, NDArray[np.float32]]:
-    _require_threshold(quantizer.alpha, f"{layer.name}.weight_alpha")
+    for one in np.ravel(quantizer.alpha):
+        _require_threshold(one, f"{layer.name}.weight_alpha")
     # In place from the first result on: a layer of the largest networks takes megabytes.
     scaled = layer.weight
     if quantizer.mean is not None and quantizer.std is not None:
@@ -187,12 +194,17 @@ def _encode_thresholded(
             scaled = np.asarray(scaled - quantizer.mean, dtype=np.float32)
             scaled /= quantizer.std
     # A negative threshold negates twice: the original's result is exactly that of its magnitude.
-    threshold = np.abs(quantizer.alpha)
+    alpha = np.asarray(quantizer.alpha)
+    if alpha.ndim:
+        alpha = by_output(alpha, layer.weight.ndim)
+    threshold = np.abs(alpha)
+    # Values of one channel are those of another in units of their thresholds.
+    unit = np.float32(1) if alpha.ndim else threshold
     with np.errstate(over="ignore"):
         scaled = np.divide(scaled, threshold, out=None if scaled is layer.weight else scaled)
     codebook = quantizer.codebook
     if quantizer.rule == "steps":
-        values = (codebook.levels * threshold).astype(np.float32)
+        values = (codebook.levels * unit).astype(np.float32)
         return _rounded_steps(scaled, codebook.levels), codebook, values
     negative, zero = np.signbit(scaled), scaled == 0
     magnitude = np.abs(scaled, out=scaled)
@@ -203,16 +215,14 @@ def _encode_thresholded(
         codes = np.rint(np.multiply(magnitude, factor, out=magnitude)).astype(codebook.code_dtype)
     else:
         codes = _nearest_codes(magnitude, quantizer, unit_values)
-    if quantizer.zeros == "sign":
-        negative[zero] = np.signbit(quantizer.alpha)
-    elif quantizer.zeros == "added":
-        negative[(codebook.levels == 0)[codes]] = np.signbit(quantizer.alpha)
-    elif quantizer.zeros == "positive":
-        negative[(codebook.levels == 0)[codes] | zero] = False
+    if quantizer.zeros != "round":
+        is_zero = zero if quantizer.zeros == "sign" else (codebook.levels == 0)[codes] | zero
+        sign = np.signbit(alpha) if quantizer.zeros != "positive" else np.False_
+        negative = np.where(is_zero, sign, negative)
     codes |= np.multiply(negative, codebook.sign_mask, dtype=codes.dtype)
     if 0 not in codebook.levels and zero.any():
         codebook, unit_values, codes = _with_zero(codebook, unit_values, codes, zero)
-    values = unit_values * threshold
+    values = unit_values * unit
     return codes, codebook, np.concatenate([values, -values])
 
 

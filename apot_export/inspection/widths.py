@@ -102,7 +102,8 @@ def _width(layer: Layer) -> LayerWidth:
 
 def _kind_of_codes(layer: CodedLayer) -> str:
     """Return what codes stand for; those of training have a threshold, or 127 steps."""
-    if layer.alpha is not None or layer.codebook.denominator > 1:
+    has_threshold = layer.alpha is not None or layer.scales is not None
+    if has_threshold or layer.codebook.denominator > 1:
         return "codes"
     return "powers of two" if len(layer.codebook.tables) == 1 else "sums of powers of two"
 

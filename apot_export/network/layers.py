@@ -92,7 +92,8 @@ class WeightQuantizer:
     """
 
     codebook: Codebook
-    alpha: np.float32
+    alpha: np.float32 | NDArray[np.float32]
+    """One threshold, or one an output channel: float32 [out]."""
     rule: str
     candidates: tuple[int, ...] = ()
     """Magnitudes in the order in which the original compares them; the first of equals wins."""
@@ -157,6 +158,11 @@ class SourceLayer:
     """Whether training clipped inputs from above only: the codebook lacks the levels below 0."""
 
 
+def by_output(values: NDArray[np.float32], axes: int) -> NDArray[np.float32]:
+    """Return numbers of output channels, [out], with the axes of a weight tensor."""
+    return values.reshape(-1, *[1] * (axes - 1))
+
+
 # --- as codes -------------------------------------------------------------------------------------
 
 
@@ -192,6 +198,8 @@ class CodedLayer:
     """Value of every code, float32 [2 ** bits], with exactly the original's roundings."""
     alpha: float | None = None
     """Clipping threshold of the weights as trained, sign included; None where there is none."""
+    scales: NDArray[np.float32] | None = None
+    """What the values and the step of each output channel are multiplied with: float32 [out]."""
     activation: ActivationQuantizer | None = None
     """Quantizer of the layer's input; None where the input stays float."""
 
@@ -213,7 +221,10 @@ class CodedLayer:
 
     def weights(self) -> NDArray[np.float32]:
         """Value of every weight, bit for bit the original's: float32, weight shape."""
-        return _looked_up(self.values, self.codes)
+        weights = _looked_up(self.values, self.codes)
+        if self.scales is not None:
+            weights *= by_output(self.scales, weights.ndim)
+        return weights
 
 
 def _looked_up(table: NDArray[_Number], codes: Codes) -> NDArray[_Number]:

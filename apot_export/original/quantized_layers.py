@@ -37,7 +37,8 @@ class ThresholdLayer(nn.Module):
     """A layer with quantized weights and, unless its activations have 32 bits, quantized input.
 
     Attributes:
-        weight_alpha: Clipping threshold of the (normalised) weights, scalar parameter.
+        weight_alpha: Clipping threshold of the (normalised) weights: a scalar parameter, or one a
+            channel, [out, 1, ...].
         act_alpha: Clipping threshold of the input, scalar parameter; None for float inputs.
         quantization: Bit-widths, level set and family.
     """
@@ -67,7 +68,8 @@ class ThresholdLayer(nn.Module):
     @property
     def has_thresholds(self) -> bool:
         """Whether weights and input have one clipping threshold each."""
-        return self.quantizes_input and not self._family.counts_steps
+        is_one = self.weight_alpha.numel() == 1
+        return is_one and self.quantizes_input and not self._family.counts_steps
 
     @property
     def _family(self) -> families.Family:

@@ -143,7 +143,7 @@ export const RECORDS = {
   activation: "codebook:integer alpha:number input_denominator?:denominator",
   float: "kind:text",
   coded: "kind:text shape:shape codebook:integer values:run step:number alpha?:number|null " +
-    "activation?:object|null storage?:object|null",
+    "activation?:object|null storage?:object|null scales?:run|null",
   planes: "kind:text shape:shape group_size:positive count_bits?:bits position_major?:flag " +
     "terms?:integer coordinates?:run|null",
   digits: "digits:digits",
@@ -354,6 +354,7 @@ export function checkGraph(network, layers, isOld, take) {
     check(kinds.get(output) === "float", `the output ${output} is no value, or not of floats`);
   }
   check(!(isOld && network.further_outputs.length), "several outputs need version 3");
+  check(!(isOld && [...layers.values()].some((layer) => layer.scales)), "scales of outputs need version 3");
 }
 
 function shapeOf(node, operation, read, layer) {

@@ -160,13 +160,16 @@ function readLayer(value, name, books, source) {
   const stored = source.take(`${name}.codes`, "U8", 1).content;
   const codes = readCodes(stored, layer.storage, book.bits, product(layer.shape), name);
   const valueOf = source.run(layer.values, name, 2 ** book.bits);
+  const scales = layer.scales && source.run(layer.scales, name, layer.shape[0]);
+  const taps = codes.length / layer.shape[0];
   if (layer.activation) checkQuantizer(layer.activation, name, books, source.budget);
   return {
     kind,
     shape: layer.shape,
-    weights: Float32Array.from(codes, (code) => valueOf[code]),
+    weights: Float32Array.from(codes, (code, i) => valueOf[code] * (scales ? scales[Math.floor(i / taps)] : 1)),
     levels: Int32Array.from(codes, (code) => book.levels[code]),
     activation: layer.activation !== null,
+    scales,
   };
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import apot_export
+from apot_export import downstream
+from apot_export.artifacts.directory import PACKED_MODEL
 from apot_export.artifacts.packed import load_packed
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.errors import ApotExportError, RecognitionError
@@ -18,8 +21,13 @@ from apot_export.network import CodedLayer, CodedNetwork
 from apot_export.original.choices import Choices
 from apot_export.original.custom import original_of_module
 from apot_export.original.quantized_layers import QuantConv2d
+from conformance.files import unseal
+from tests.support.javascript import results
 from tests.support.quantizer_forms import (
     ApotLinear,
+    ChannelSteps,
+    Channelwise,
+    InputChannels,
     Logarithmic,
     Pact,
     Residual,
@@ -58,6 +66,12 @@ def behind_quantizers() -> nn.Module:
     return network(nn.ReLU(), Pact(), WeightsOnly(8, 8, 3), nn.ReLU(), Shared(), head())
 
 
+def by_channel() -> nn.Module:
+    """Return a network whose weights have thresholds or steps by output channel."""
+    last = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Pact(alpha=0.4))
+    return network(nn.ReLU(), Channelwise(8, 8, 3), last, ChannelSteps(8, 10))
+
+
 def weights_alone() -> nn.Module:
     last = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return network(nn.ReLU(), WeightsOnly(8, 8, 3), last, WeightsOnlyLinear(8, 10))
@@ -83,7 +97,7 @@ def test_weights_are_those_of_the_users_code(tmp_path: Path) -> None:
         assert layer.levels().min() >= lowest
 
 
-@pytest.mark.parametrize("make", [steps, behind_quantizers, weights_alone])
+@pytest.mark.parametrize("make", [steps, behind_quantizers, by_channel, weights_alone])
 def test_every_side_computes_what_the_users_code_does(make: Any, tmp_path: Path) -> None:
     made = make()
     integer = None if make is weights_alone else IntegerChoices()
@@ -101,6 +115,34 @@ def test_every_side_computes_what_the_users_code_does(make: Any, tmp_path: Path)
     assert report.weights.exact == report.weights.layers
     assert report.levels.unexplained == 0
     assert bool(report.levels.compared) == (make is not weights_alone)
+
+
+def test_thresholds_by_channel_decode_to_the_users_weights(tmp_path: Path) -> None:
+    made: Any = by_channel()
+    path = apot_export.convert(made, tmp_path / "export", input_shape=SHAPE).path
+    with torch.no_grad():
+        expected = {
+            "2": made[2].quantized_weight().numpy(),
+            "4": made[4].quantized_weight().numpy() + 0.0,
+        }
+    packed, second = load_packed(path), downstream.load(path / PACKED_MODEL)
+    header, _ = unseal((path / PACKED_MODEL).read_bytes())
+    assert header["__metadata__"]["format_version"] == "3"
+    (third,) = results([path / PACKED_MODEL])
+    for name, weights in expected.items():
+        np.testing.assert_allclose(packed.layers[name].weights(), weights, rtol=2e-7)
+        np.testing.assert_array_equal(second.weights(name), packed.layers[name].weights())
+        read = base64.b64decode(dict(third["found"])[name]["weights"])
+        assert read == packed.layers[name].weights().tobytes()
+    np.testing.assert_array_equal(packed.layers["4"].weights(), expected["4"])
+    again = apot_export.convert_export(path, tmp_path / "again", target="plain").path
+    assert (again / PACKED_MODEL).read_bytes() == (path / PACKED_MODEL).read_bytes()
+
+
+def test_inputs_have_one_threshold() -> None:
+    with pytest.raises(RecognitionError, match="differ by channel") as caught:
+        original_of_module(network(nn.ReLU(), InputChannels(8, 8, 3), head()), SHAPE, Choices())
+    assert caught.value.where == "2.act_alpha"
 
 
 def test_quantizers_in_modules_become_those_of_the_layers_that_read_them(tmp_path: Path) -> None:

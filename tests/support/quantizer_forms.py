@@ -143,6 +143,48 @@ class Mixed(nn.Conv2d):
         return self._conv_forward(rounded(image, self.alpha_a, 15), weight, self.bias)
 
 
+class Channelwise(nn.Conv2d):
+    """A threshold of weights for each output channel, one of inputs for all."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.bits = 4
+        outputs = self.out_channels
+        self.weight_alpha = nn.Parameter(torch.linspace(0.11, 0.29, outputs).view(-1, 1, 1, 1))
+        self.act_alpha = number(1.1, (1, self.in_channels, 1, 1))
+
+    def quantized_weight(self) -> Tensor:
+        scaled = (self.weight / self.weight_alpha).clamp(-1, 1)
+        return nearest(scaled.abs(), levels(3)) * scaled.sign() * self.weight_alpha
+
+    def forward(self, image: Tensor) -> Tensor:
+        values = rounded(image, self.act_alpha, 15)
+        return self._conv_forward(values, self.quantized_weight(), self.bias)
+
+
+class ChannelSteps(nn.Linear):
+    """A step of weights for each output."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.w_bits = 3
+        self.scale = nn.Parameter(torch.linspace(0.05, 0.12, self.out_features))
+
+    def quantized_weight(self) -> Tensor:
+        return stepped(self.weight, self.scale[:, None], -4, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return functional.linear(features, self.quantized_weight(), self.bias)
+
+
+class InputChannels(Channelwise):
+    """A threshold for each channel of the input."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.act_alpha.data[0, 0] = 1.4
+
+
 class Pact(nn.Module):
     """A clipped and rounded ReLU."""
 
@@ -243,6 +285,9 @@ CONVERTED: dict[str, nn.Module] = {
     "signed and narrow steps": nn.Sequential(
         Steps(CHANNELS, CHANNELS, 3, nbit=torch.tensor(3.0), signed=True), conv(Steps, narrow=True)
     ),
+    "thresholds and steps of weights by channel": nn.Sequential(
+        conv(Channelwise), linear(ChannelSteps)
+    ),
     "widths of their own": linear(StepsLinear),
     "level sets of their own": conv(Mixed),
     "quantizers of activations in modules": nn.Sequential(
@@ -256,5 +301,6 @@ CONVERTED: dict[str, nn.Module] = {
 
 REFUSED: dict[str, tuple[nn.Module, str]] = {
     "levels of no known set": (conv(Logarithmic), "closest of"),
+    "thresholds of inputs by channel": (conv(InputChannels), "differ by channel"),
     "float weights of quantized inputs": (conv(InputsOnly), "thresholds of weights"),
 }

@@ -52,6 +52,15 @@ def read_codebook(description: Any) -> Codebook:
     )
 
 
+def is_of_version_3(network: CodedNetwork) -> bool:
+    """Tell whether a network has what version 3 of the format added."""
+    elementary = all(network.is_elementary(node) for node in network.nodes)
+    scaled = any(
+        isinstance(n, CodedLayer) and n.scales is not None for n in network.layers.values()
+    )
+    return bool(network.further_outputs) or not elementary or scaled
+
+
 class Parameters:
     """The small numbers of the tensor `parameters`, of which layers and nodes take runs."""
 
@@ -92,9 +101,11 @@ class Parameters:
 
     def require_version_of(self, network: CodedNetwork) -> None:
         """Raise `ValueError` where a file of an older version has what version 3 added."""
-        elementary = all(network.is_elementary(node) for node in network.nodes)
-        if self._version in {"1", "2"} and (network.further_outputs or not elementary):
-            raise ValueError(f"version {self._version} has no such operation, or one output")
+        if self._version in {"1", "2"} and is_of_version_3(network):
+            raise ValueError(
+                f"version {self._version} has no such operation, no scales of channels, or one "
+                "output"
+            )
 
     def require_end(self) -> None:
         """Raise `ValueError` unless every number was taken exactly once."""
@@ -121,11 +132,11 @@ def read_layer(
         return FloatLayer(name=name, stored=lambda: tensors[tensor], stated_shape=shape)
     if kind == "planes":
         return PlaneLayer(name=name, planes=_planes(name, description, tensors, parameters))
-    _, extents, book, step, alpha, activation, storage, values = strict_json.members(
+    _, extents, book, step, alpha, activation, storage, values, scales = strict_json.members(
         name,
         description,
         ("kind", "shape", "codebook", "step"),
-        {"alpha": None, "activation": None, "storage": None, "values": None},
+        {"alpha": None, "activation": None, "storage": None, "values": None, "scales": None},
     )
     if kind != "coded":
         raise ValueError(f"{name}: unknown kind {kind!r}")
@@ -140,6 +151,7 @@ def read_layer(
         step=strict_json.number(name, step),
         values=parameters.take(name, values, 1 << codebook.bits),
         alpha=None if alpha is None else strict_json.number(name, alpha),
+        scales=None if scales is None else parameters.take(name, scales, shape[0]),
         activation=None if activation is None else _activation(name, activation, codebooks),
     )
 

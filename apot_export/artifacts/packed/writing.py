@@ -20,6 +20,7 @@ from apot_export.artifacts.packed._read_layers import (
     NEUTRAL,
     PARAMETERS,
     USUAL_COUNT_BITS,
+    is_of_version_3,
 )
 from apot_export.errors import IntegerError
 from apot_export.integer import IntegerNetwork
@@ -84,8 +85,7 @@ def packed_file_bytes(
         "network": strict_json.dumps(content),
         "provenance": strict_json.dumps(provenance, sort_keys=True),
     }
-    elementary = all(network.is_elementary(node) for node in network.nodes)
-    if network.further_outputs or not elementary:
+    if is_of_version_3(network):
         metadata = {"format_version": str(FORMAT_VERSION), **metadata}
     tensors = writer.tensors()
     if integer is not None:
@@ -140,6 +140,8 @@ class _Writer:
             "values": self._run(layer.values),
             "step": layer.step,
         }
+        if layer.scales is not None:
+            description["scales"] = self._run(layer.scales)
         if layer.alpha is not None:
             description["alpha"] = layer.alpha
         if layer.activation is not None:

@@ -64,6 +64,8 @@ class FoundLayer:
     facts: LayerFacts
     other_bits: tuple[int, ...] = ()
     """Bit-widths that its weight quantizer may mean, beside that of the facts."""
+    several: str = ""
+    """Name of thresholds of inputs that differ by channel."""
     quantizes_inputs_alone: bool = False
     """Whether it stands for a module without weights."""
 
@@ -92,11 +94,10 @@ def found_layer(name: str, layer: WeightedLayer, stated: str | None) -> FoundLay
     if isinstance(layer, QuantizedLayer) or bits == FULL_PRECISION_BITS:
         return None
     tensors = _tensors(layer)
-    known = {key: tensors[key] for key in _KNOWN_WEIGHT[:1] if key in tensors} or {
-        key: tensors[key] for key in _KNOWN_WEIGHT[1:] if key in tensors
-    }
-    weights: Thresholds = known
-    activations: Thresholds = {key: tensors[key] for key in _KNOWN_ACTIVATION if key in tensors}
+    single = {key: value.reshape(()) for key, value in tensors.items() if value.numel() == 1}
+    first = next((key for key in _KNOWN_WEIGHT if key in single), None)
+    weights: Thresholds = {first: single[first]} if first else {}
+    activations: Thresholds = {key: single[key] for key in _KNOWN_ACTIVATION if key in single}
     family = families.by_name(stated) if stated else None
     if weights and activations:
         keys = [*layer.state_dict(), *weights, *activations]
@@ -106,7 +107,7 @@ def found_layer(name: str, layer: WeightedLayer, stated: str | None) -> FoundLay
     ):
         return None
     else:
-        weights, activations = _by_role(tensors)
+        weights, activations = _by_role(tensors, layer.weight)
     if not weights and not activations:
         return None
     if not weights:
@@ -124,6 +125,7 @@ def found_layer(name: str, layer: WeightedLayer, stated: str | None) -> FoundLay
         activations=activations,
         facts=facts,
         other_bits=other_bits,
+        several="" if activations else _several(tensors, layer.weight[0].shape[0]),
     )
 
 
@@ -131,13 +133,15 @@ def found_quantizer(name: str, module: nn.Module) -> FoundLayer:
     """Return what a module without weights is where it quantizes its input, as of one channel."""
     layer = nn.Conv2d(1, 1, 1, bias=False)
     layer.weight.data.fill_(1)
-    either, activations = _by_role(_tensors(module))
+    tensors = _tensors(module)
+    either, activations = _by_role(tensors, layer.weight)
     return FoundLayer(
         layer=layer,
         family=None,
         weights={"one": torch.ones(())},
         activations={**activations, **either},
         facts=LayerFacts(name=name, bits=said_bits(module, name, *_ACTIVATION_BITS, *_BITS)),
+        several=_several(tensors, None),
         quantizes_inputs_alone=True,
     )
 
@@ -204,14 +208,15 @@ def _tensors(layer: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in found.items() if value.is_floating_point()}
 
 
-def _by_role(tensors: Thresholds) -> tuple[Thresholds, Thresholds]:
+def _by_role(tensors: Thresholds, weight: torch.Tensor) -> tuple[Thresholds, Thresholds]:
     """Return what may be the threshold of weights and of inputs, by sizes and names.
 
-    A tensor whose name tells neither may be either.
+    A tensor whose name tells neither may be either. Weights may have one for each output.
     """
+    outputs, axes = len(weight), (-1, *[1] * (weight.ndim - 1))
     roles: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = ({}, {})
     for name, value in tensors.items():
-        if value.numel() != 1 or not bool((value != 0).all() and value.isfinite().all()):
+        if not bool((value != 0).all() and value.isfinite().all()):
             continue
         words = [word.lower() for word in _WORDS.split(name)]
         says = [
@@ -219,9 +224,36 @@ def _by_role(tensors: Thresholds) -> tuple[Thresholds, Thresholds]:
             for kind in (_WEIGHT_WORDS, _ACTIVATION_WORDS)
         ]
         for role, said, other in zip(roles, says, says[::-1], strict=True):
-            if said or not other:
-                role[name] = value
+            if (said or not other) and bool((value == value.flatten()[:1]).all()):
+                role[name] = value.flatten()[0]
+            elif role is roles[0] and not says[1] and value.numel() == outputs:
+                role[name] = value.reshape(axes)
     return roles
+
+
+def _several(tensors: Thresholds, inputs: int | None) -> str:
+    """Return the name of what may be thresholds of input channels that are not equal."""
+    for name, value in tensors.items():
+        words = [word.lower() for word in _WORDS.split(name)]
+        is_fitting = inputs is None or (
+            value.numel() == inputs and any(map(_ACTIVATION_WORDS.fullmatch, words))
+        )
+        if is_fitting and bool((value > 0).all() and (value != value.flatten()[:1]).any()):
+            return name
+    return ""
+
+
+def require_one_threshold(found: FoundLayer) -> None:
+    """Raise `RecognitionError` for a layer whose input channels have thresholds of their own."""
+    if found.several:
+        raise RecognitionError(
+            "Thresholds of a layer's input differ by channel.",
+            where=f"{found.facts.name}.{found.several}",
+            expected="one for all channels: products of one sum have one scale, or the sum is no "
+            "integer",
+            got="several different numbers",
+            fix="train with one threshold for each layer's input; weights may have one a channel",
+        )
 
 
 def _weight_quantizer(layer: nn.Module) -> nn.Module | None:
@@ -303,13 +335,12 @@ def _made(
     **options: Any,
 ) -> LayerT:
     """Return a layer of another kind with copies of a layer's tensors, on the CPU."""
-    tensors: dict[str, torch.Tensor | None] = {"weight": layer.weight, "bias": layer.bias}
-    given = (thresholds or {}).items()
-    tensors |= {key: None if value is None else value.reshape(()) for key, value in given}
+    tensors = {"weight": layer.weight, "bias": layer.bias, **(thresholds or {})}
     with torch.device("meta"):
         made = like(layer, kind, **options)
-    state = {k: v.detach().cpu().clone() for k, v in tensors.items() if v is not None}
-    made.load_state_dict(state, assign=True)
+    for key, value in tensors.items():
+        if value is not None:
+            setattr(made, key, nn.Parameter(value.detach().cpu().clone()))
     return made
 
 

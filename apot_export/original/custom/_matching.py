@@ -16,6 +16,7 @@ from apot_export.original.custom._hypotheses import ANY_BITS, Form, Hypotheses
 from apot_export.original.custom._layers import (
     FoundLayer,
     WeightedLayer,
+    require_one_threshold,
     threshold_replacement,
 )
 from apot_export.original.custom._quantizers import as_layer, shown
@@ -82,6 +83,7 @@ def _of_form(
     hypotheses: Hypotheses,
 ) -> WeightedLayer:
     """Return our layer of the first form that computes what a user's module does."""
+    require_one_threshold(found)
     tried: list[Form] = []
 
     def candidates() -> Iterator[WeightedLayer]:

@@ -48,7 +48,7 @@ def quantizers(module: nn.Module, names: Mapping[nn.Module, str]) -> dict[nn.Mod
         is_foreign = not type(part).__module__.startswith("torch.")
         if is_foreign and not weighted.intersection(part.modules()):
             one = found_quantizer(name, part)
-            if one.activations:
+            if one.activations or one.several:
                 found[part] = one
     return found
 

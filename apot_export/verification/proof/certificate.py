@@ -227,7 +227,9 @@ def _constants(layer: Layer, module: nn.Module) -> Iterator[tuple[str, float | N
     quantized = module if isinstance(module, ThresholdLayer) else None
     if isinstance(layer, CodedLayer):
         yield "step of the weights", _step_of_values(layer), layer.step
-        threshold = None if quantized is None else float(quantized.weight_alpha)
+        # Thresholds of channels are part of the weights, which are compared.
+        has_one = quantized is not None and quantized.weight_alpha.numel() == 1
+        threshold = float(quantized.weight_alpha) if quantized and has_one else None
         yield "weight threshold", threshold, layer.alpha
     quantized = quantized if quantized is not None and quantized.quantizes_input else None
     threshold = None if quantized is None else float(quantized.act_alpha)
