@@ -106,4 +106,13 @@ def print_error(what: str, details: list[tuple[str, str]]) -> None:
 def _one_line(text: str) -> str:
     """Join the lines of a nested error, and escape what a damaged file's names may do."""
     joined = "; ".join(line.strip() for line in text.split("\n  "))
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in joined)
+    return visible(joined)
+
+
+def visible(text: str) -> str:
+    r"""Return a text with every character spelled out that a terminal would obey or hide.
+
+    >>> print(visible("cat\x1b[31m\u202egnp"))
+    cat\x1b[31m\u202egnp
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from apot_export.original import families
+
+from ._errors import visible
 
 if TYPE_CHECKING:
     from apot_export.conversion.convert_export import ExportConversion
@@ -35,9 +37,32 @@ _WITHOUT_A_TERMINAL = 100
 
 def console_of_output() -> Console:
     """Return a console for results: as wide as the terminal, or as a log."""
-    if sys.stdout is not None and sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(highlight=False, width=_WITHOUT_A_TERMINAL)
+    is_log = sys.stdout is None or not sys.stdout.isatty()
+    console = Console(
+        highlight=False, markup=False, emoji=False, width=_WITHOUT_A_TERMINAL if is_log else None
+    )
+    console.push_render_hook(_ShowsNames())
+    return console
+
+
+class _ShowsNames(RenderHook):
+    """Prints names of files as they are, whatever they hold."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Visible(one) for one in renderables]
+
+
+class _Visible:
+    """Something whose characters a terminal shows and does not obey."""
+
+    def __init__(self, shown: ConsoleRenderable) -> None:
+        self._shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self._shown, options):
+            lines = segment.text.split("\n")
+            text = segment.text if segment.control else "\n".join(map(visible, lines))
+            yield Segment(text, segment.style, segment.control)
 
 
 def new_table(name: str, *numbers: str) -> Table:
@@ -49,7 +74,7 @@ def new_table(name: str, *numbers: str) -> Table:
     return table
 
 
-def facts_table(facts: Iterable[tuple[str, str]]) -> Table:
+def facts_table(facts: Iterable[tuple[str, str | Text]]) -> Table:
     """Return (name, value) pairs, one a line."""
     table = Table.grid(padding=(0, 2))
     for name, value in facts:
@@ -114,10 +139,10 @@ def print_export_conversion(result: ExportConversion) -> None:
     console.print(table)
 
 
-def _conversion_facts(result: ConversionResult) -> Iterator[tuple[str, str]]:
+def _conversion_facts(result: ConversionResult) -> Iterator[tuple[str, str | Text]]:
     yield "network", f"{result.architecture}, family {result.family}"
     for note in result.notes:
-        yield "checkpoint", escape(note)
+        yield "checkpoint", note
     yield from _weight_facts(result)
     if result.layer_bits:
         have = "has" if result.layer_bits == 1 else "have"
@@ -132,7 +157,7 @@ def _conversion_facts(result: ConversionResult) -> Iterator[tuple[str, str]]:
     yield "time", f"{result.seconds:.2f} s"
 
 
-def _weight_facts(result: ConversionResult) -> Iterator[tuple[str, str]]:
+def _weight_facts(result: ConversionResult) -> Iterator[tuple[str, str | Text]]:
     stored = _bytes(round(result.code_bits / 8))
     if result.family == families.MULTI_BIT.name:
         bits = f"{result.bits:.2f} sign vectors a group on average"
@@ -149,13 +174,14 @@ def _weight_facts(result: ConversionResult) -> Iterator[tuple[str, str]]:
         yield "batch-norm", _statistics_line(result.statistics)
 
 
-def _statistics_line(found: dict[str, Any]) -> str:
+def _statistics_line(found: dict[str, Any]) -> str | Text:
     """Say which weights the statistics of batch-norm support."""
     if not found["decisive"]:
         return "undecided about bits and level set of the weights"
     best = f"{found['weights']['bits']}-bit {found['weights']['method']}"
     if found["agrees"] is False:
-        return f"[yellow]contradicts what was stated: its means are those of {best} weights[/]"
+        says = f"contradicts what was stated: its means are those of {best} weights"
+        return Text(says, "yellow")
     return f"its means are those of {best} weights"
 
 

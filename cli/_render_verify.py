@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from apot_export.verification.report import (
         RecordComparison,
         ReferenceComparison,
+        SideProof,
         SizeComparison,
         SkippedImage,
     )
@@ -214,6 +215,20 @@ def _another_size(found: SizeComparison) -> str:
     )
 
 
+def _side_proof(found: SideProof, report: Report) -> str:
+    """Say what was found of a side; of the ONNX model in ONNX Runtime the rows above say most."""
+    levels, integers, logits = found.levels, found.accumulators, found.logits
+    says = f"{logits.explained:,} of {logits.images:,} outputs are those that proven levels make"
+    if levels == report.levels and integers == report.accumulators:
+        return says
+    outside = levels.values_outside + integers.values_outside
+    return (
+        f"{levels.unexplained:,} of {levels.compared:,} levels and {outside:,} of "
+        f"{levels.values_compared + integers.values_compared:,} floats beyond float rounding, "
+        f"{integers.mismatches:,} of {integers.compared:,} integers differ; {says}"
+    )
+
+
 def _checks(report: Report) -> Iterator[tuple[Text, str, str]]:
     """Yield a mark, a name and what was found of everything that was checked."""
     for good, name, text in (*_proofs(report), *_comparisons(report)):
@@ -253,6 +268,8 @@ def _proofs(report: Report) -> Iterator[tuple[bool, str, str]]:
             f"{levels.values_outside:,} of {levels.values_compared:,} beyond float rounding "
             f"(largest difference {levels.largest_ratio:,.0%} of its bound)",
         )
+    for name, proof in report.proofs.items():
+        yield not proof.failures, name, _side_proof(proof, report)
     if report.another_size is not None:
         yield not report.another_size.failures, "size", _another_size(report.another_size)
 

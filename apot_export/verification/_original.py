@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from apot_export._version import VERSION
 from apot_export.errors import ExportError, ModelError
 from apot_export.network import CodedNetwork
 from apot_export.original.choices import Choices
 from apot_export.original.custom import ModelSpec, input_shape_of
 from apot_export.original.opening import Source, model_spec, open_original
 from apot_export.original.original import Original
+from apot_export.runtimes import onnx_runtime
 
 _SHOWN_LAYERS = 4
 
@@ -240,3 +245,14 @@ def _recorded_path(directory: Path, manifest: Mapping[str, Any]) -> Path | None:
     recorded = manifest["checkpoint"]["path"]
     # A symbolic link on the way would make ".." mean another folder than when it was written.
     return None if recorded is None else Path(os.path.normpath(directory.absolute() / recorded))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions on which counts and numbers depend."""
+    return {
+        "apot_export": VERSION,
+        "torch": torch.__version__,
+        "torchvision": metadata.version("torchvision"),
+        "onnxruntime": onnx_runtime.version(),
+        "python": platform.python_version(),
+    }

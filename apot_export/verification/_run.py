@@ -9,7 +9,6 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from apot_export._version import VERSION
 from apot_export.artifacts.directory import ONNX_MODEL, attach_to_manifest
 from apot_export.artifacts.onnx_model.probe import parse_model
 from apot_export.datasets import KINDS, ArrayFile, Batch, Dataset
@@ -26,10 +24,9 @@ from apot_export.errors import DatasetError, ExportError
 from apot_export.network import CodedNetwork
 from apot_export.original.checkpoint import Checkpoint
 from apot_export.original.record import Record
-from apot_export.runtimes import onnx_runtime
 from apot_export.runtimes.torch_runtime import Executor, torch_executor, twin_executors
 from apot_export.verification._options import RunOptions
-from apot_export.verification._original import HeldTo, settings_of
+from apot_export.verification._original import HeldTo, settings_of, versions
 from apot_export.verification._verdict import (
     agreement_failures,
     backend_failures,
@@ -41,13 +38,15 @@ from apot_export.verification._verdict import (
     reference_failures,
     reference_notes,
 )
-from apot_export.verification.proof.proofs import Proofs, prove_export
+from apot_export.verification.proof.proofs import Proofs
+from apot_export.verification.proof.sides import prove_all
 from apot_export.verification.report import (
     BackendComparison,
     FlippedImage,
     RecordComparison,
     ReferenceComparison,
     Report,
+    SideProof,
     SkippedImage,
 )
 from apot_export.verification.running.accuracy import Measured, merge
@@ -108,6 +107,12 @@ class Run:
         return self.options.batch_size or self._that_fit(_BATCH_PIXELS, 1, 100)
 
     @property
+    def _batches(self) -> set[int]:
+        """Numbers of images in the batches of the run."""
+        count = len(self.images)
+        return {min(self.batch_size, count), count % self.batch_size} - {0}
+
+    @property
     def workers(self) -> int:
         if self.options.workers is not None:
             return self.options.workers
@@ -121,7 +126,7 @@ class Run:
         sample = self._sample()
         graph = parse_model(model)
         opened = self._opened(names, model, graph, sample)
-        proofs = self._prove(graph, opened, sample)
+        proofs, of_sides = self._prove(graph, opened, sample)
         measured, notes = self._measure(opened)
         integers = self._integers(backends)
         outputs = self._compare_outputs(opened)
@@ -144,12 +149,14 @@ class Run:
             levels=proofs.levels,
             accumulators=proofs.accumulators,
             another_size=proofs.another_size,
+            proofs=of_sides,
             placement=opened.placement(),
             exactness=opened.exactness,
             provider=opened.provider(),
             settings=self._settings(opened),
             failures=(
                 *proofs.failures,
+                *(failure for proof in of_sides.values() for failure in proof.failures),
                 *opened.failures(),
                 *agreement_failures(measured.images, sides, next(iter(yardsticks), None)),
                 *(baseline_failures(measured.images, sides) if self.baseline else ()),
@@ -180,7 +187,7 @@ class Run:
             packed=self.packed,
             device=self.device,
             threads=torch.get_num_threads(),
-            batches={self.batch_size, len(self.images) % self.batch_size, len(sample)} - {0},
+            batches={*self._batches, len(sample)},
             image=sample[:1],
         )
 
@@ -207,14 +214,13 @@ class Run:
 
     def _prove(
         self, graph: onnx.ModelProto, opened: OpenedSides, sample: NDArray[np.float32]
-    ) -> Proofs:
-        """Compare weights and values; the first process does so for all."""
-        first, found = next(iter(opened.exactness.items()), ("ort-cpu", None))
-        device, algorithm = ort_device(first, self.device), found.algorithm if found else None
+    ) -> tuple[Proofs, dict[str, SideProof]]:
+        """Compare weights and values of every side; the first process does so for all."""
         module = self.held_to.original.module if self.held_to else None
+        device = ort_device(opened.of_model or "ort-cpu", self.device)
         self.progress("levels", 0, 1)
         proofs = self.processes.from_first(
-            lambda: prove_export(module, graph, self.packed, sample, device, algorithm)
+            lambda: prove_all(module, graph, self.packed, sample, opened, device, self._batches)
         )
         self.progress("levels", 1, 1)
         return proofs
@@ -287,7 +293,7 @@ class Run:
             "batch_size": self.batch_size,
             "device": self.device.partition(":")[0],
             "sides": list(opened.executors),
-            "versions": _versions(),
+            "versions": versions(),
         }
 
     def _compare_record(self, hits: int | None, images: int) -> RecordComparison | None:
@@ -361,7 +367,7 @@ class Run:
             **({"baseline": self.baseline[0]} if self.baseline else {}),
             "assumptions": self.manifest.get("assumptions"),
             **self.flags,
-            **_versions(),
+            **versions(),
             "torch_threads": torch.get_num_threads(),
             "provider_options": opened.options.get(next(iter(opened.executors)), {}),
             "side_options": opened.options,
@@ -388,13 +394,3 @@ class Run:
 
 def _united(found: Sequence[Mapping[int, Measured]]) -> dict[int, Measured]:
     return {number: counts for one in found for number, counts in one.items()}
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "apot_export": VERSION,
-        "torch": torch.__version__,
-        "torchvision": metadata.version("torchvision"),
-        "onnxruntime": onnx_runtime.version(),
-        "python": platform.python_version(),
-    }

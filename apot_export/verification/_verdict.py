@@ -8,6 +8,7 @@ from typing import Any
 
 from apot_export.datasets.significance import wilson_interval
 from apot_export.network.comparison import AccumulatorComparison
+from apot_export.network.logits import LogitComparison
 from apot_export.original.record import Record
 from apot_export.verification.report import (
     BackendComparison,
@@ -55,6 +56,22 @@ def proof_failures(
             f"from the oracle's: {'; '.join(accumulators.offenders)}"
         )
     return failures
+
+
+def logit_failures(name: str, found: LogitComparison) -> list[str]:
+    """Judge the logits of a side as it runs, beside those that proven levels make.
+
+    An image of which no level can have moved has those logits. Where rounding can have moved one,
+    logits show nothing unless some proven executor chose the same levels: then they are equal. One
+    run of a right side is explained more often than not, of a wrong side never.
+    """
+    if not found.offenders:
+        return []
+    return [
+        f"{name} computes other logits than its levels make: {found.wrong} of {found.images} have "
+        f"no level that can have moved, {found.undecided} are not explained: "
+        f"{'; '.join(found.offenders)}"
+    ]
 
 
 def agreement_failures(

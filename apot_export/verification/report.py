@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.network.comparison import AccumulatorComparison
+from apot_export.network.logits import LogitComparison
 from apot_export.runtimes.exactness import Exactness
 
 DIFFERENCE_EDGES = tuple(10.0**power for power in range(-7, 3))
@@ -228,6 +229,18 @@ class SizeComparison:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SideProof:
+    """What one side computes on a few images, all of it held to the original and the oracle."""
+
+    levels: LevelComparison
+    """With its float values; empty without an original."""
+    accumulators: AccumulatorComparison
+    logits: LogitComparison = field(default_factory=LogitComparison)
+    """Of the side as it runs, whatever it shows, in batches of every size that there are."""
+    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackendComparison:
     """The integer network on several backends."""
 
@@ -269,6 +282,7 @@ class Report:
     """The first images of which original and export name different classes."""
     weights: WeightCertificate
     levels: LevelComparison
+    """Of the ONNX model in ONNX Runtime, as the next one."""
     accumulators: AccumulatorComparison
     placement: Mapping[str, int]
     """Nodes that computed values, by execution provider."""
@@ -279,6 +293,8 @@ class Report:
     """One sentence per criterion that does not hold."""
     exactness: Mapping[str, Exactness] = field(default_factory=dict)
     """What the probe of the network's products found, by side of ONNX Runtime."""
+    proofs: Mapping[str, SideProof] = field(default_factory=dict)
+    """What each side computes on a few images, by side."""
     divergence: Divergence | None = None
     """The first place at which the export is not the original, where there is one."""
     backends: BackendComparison | None = None
@@ -373,6 +389,8 @@ class Report:
             },
         }
         levels["distance_edges"] = DISTANCE_EDGES
+        for proof in found["proofs"].values():
+            del proof["levels"]["layers"]
         return {name: _finite(value) for name, value in found.items()}
 
 

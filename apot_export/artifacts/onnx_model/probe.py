@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,9 @@ from onnx import TensorProto, helper
 from apot_export.artifacts import strict_json
 from apot_export.artifacts.onnx_model.functions import operator_of
 from apot_export.errors import ExportError
-from apot_export.network import (
-    CodedLayer,
-    CodedNetwork,
-    Convolution,
-    Linear,
-    Node,
-    QuantizeActivation,
-)
+from apot_export.network import CodedNetwork
 from apot_export.network.bounds import FLOAT32_EXACT
+from apot_export.network.comparison import makes_integers
 
 _DECODED_SUFFIXES = (".levels_of_weights", ".decoded_weights")
 """What the export calls the value of a layer's decoded weights: integers, or floats."""
@@ -36,14 +30,37 @@ def parse_model(data: bytes) -> onnx.ModelProto:
     """Parse a model.
 
     Raises:
-        ExportError: The bytes are not an ONNX model.
+        ExportError: The bytes are not an ONNX model, or it refers to other files.
     """
     try:
-        return onnx.load_model_from_string(data)
+        model = onnx.load_model_from_string(data)
     except Exception as error:
         raise ExportError(
             "The ONNX model cannot be parsed.", got=str(error), fix="convert again"
         ) from error
+    outside = next(_tensors_outside(model), None)
+    if outside is not None:
+        location = {entry.key: entry.value for entry in outside.external_data}.get("location", "")
+        raise ExportError(
+            "The ONNX model refers to another file, which no digest covers.",
+            where=f"tensor {outside.name!r}",
+            expected="all tensors within the model",
+            got=repr(location),
+            fix="convert again",
+        )
+    return model
+
+
+def _tensors_outside(message: Any) -> Iterator[TensorProto]:
+    """Yield the tensors with data in other files, wherever in a model they are."""
+    if isinstance(message, TensorProto):
+        if message.external_data or message.data_location == TensorProto.EXTERNAL:
+            yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _tensors_outside(part)
 
 
 def tf32_exact(model: onnx.ModelProto) -> bool:
@@ -123,18 +140,11 @@ def integers_as_such(
     Levels may be float32 that holds integers; they become int32. Where one of them is not whole,
     all stay floats: integers of another kind than the oracle's differ from them all.
     """
-    names = {node.name for node in network.nodes if _is_integer(network, node)}
+    names = {node.name for node in network.nodes if makes_integers(network, node)}
     return {
         name: value.astype(np.int32) if name in names and _whole(value) else value
         for name, value in values.items()
     }
-
-
-def _is_integer(network: CodedNetwork, node: Node) -> bool:
-    if isinstance(node.operation, (Convolution, Linear)):
-        layer = network.layers[node.operation.layer]
-        return isinstance(layer, CodedLayer) and layer.activation is not None
-    return isinstance(node.operation, QuantizeActivation)
 
 
 def _whole(value: NDArray[Any]) -> bool:

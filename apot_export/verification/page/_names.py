@@ -58,6 +58,15 @@ def itself(yardstick: Yardstick) -> str:
     return f"Original, {how} {yardstick.name}"
 
 
+def share(some: int, of_all: int) -> str:
+    """Return a number of things that were counted, and of how many.
+
+    >>> share(0, 12345)
+    '0 of 12,345'
+    """
+    return f"{some:,} of {of_all:,}" if of_all else "none"
+
+
 def agreeing(report: Report, other: ComparedSide) -> int:
     """Return for how many images an executor names the original's class."""
     return round(other.agreement * report.images)

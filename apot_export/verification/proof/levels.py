@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def compare_levels(
         images: float32 [N, C, H, W].
         exported: Every value of the ONNX graph on these images, by name; the logits too.
     """
-    return ForcedWalk(module, images.shape[1:], exported, {}).compare(images)
+    return ForcedWalk(module, images.shape[1:], exported).compare(images)
 
 
 @dataclass
@@ -93,7 +94,8 @@ class ForcedWalk(fx.Interpreter):
         module: nn.Module,
         input_shape: Sequence[int],
         exported: Mapping[str, NDArray[Any]],
-        watched: Mapping[str, tuple[int, ...]],
+        watched: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+        whose: str = "ONNX model",
     ) -> None:
         """Prepare a walk.
 
@@ -102,10 +104,11 @@ class ForcedWalk(fx.Interpreter):
             input_shape: One image: (channels, height, width).
             exported: Every value of the ONNX graph on the images, by name; the logits too.
             watched: Indices into values whose original numbers are kept, by value.
+            whose: What computed the values, in words.
         """
         traced = trace(module, input_shape)
         super().__init__(traced, garbage_collect_values=True)
-        self.exported = exported
+        self.exported, self.whose = exported, whose
         self.names = value_names(traced)
         self.result = result_of(traced)
         self.running = ""
@@ -188,7 +191,7 @@ class ForcedWalk(fx.Interpreter):
         if value is None or value.shape == shape:
             return value is not None
         self.values_outside += value.size
-        says = f"shape {list(value.shape)} instead of {list(shape)} in the ONNX model"
+        says = f"shape {list(value.shape)} instead of {list(shape)} in the {self.whose}"
         self.found.append(Difference(value=name, layer=layer, kind=kind, says=says))
         return False
 
@@ -222,7 +225,7 @@ class ForcedWalk(fx.Interpreter):
                     kind="values",
                     says=f"{int(outside.sum())} of {outside.numel()} values further apart than "
                     f"rounding allows, first at {list(place)}: {got:.9g} instead of "
-                    f"{expected:.9g} +- {float(allowed[place]):.3g} in the ONNX model",
+                    f"{expected:.9g} +- {float(allowed[place]):.3g} in the {self.whose}",
                     place=place,
                     original=expected,
                     export=got,
@@ -239,7 +242,7 @@ class ForcedWalk(fx.Interpreter):
         if not self._known(name, layer, "levels", tuple(computed.value.shape)):
             if name not in self.exported:
                 self.values_outside += 1
-                says = "not in the ONNX model as it should be"
+                says = f"not in the {self.whose} as it should be"
                 self.found.append(Difference(value=name, layer=layer, kind="levels", says=says))
             return
         levels = levels_of(module, computed.value)
@@ -274,7 +277,7 @@ class ForcedWalk(fx.Interpreter):
                     kind="levels",
                     says=f"{int(unexplained.sum())} of {unexplained.numel()} levels differ without "
                     f"a decision point nearby, first at {list(place)}: {int(exported[place])} "
-                    f"instead of {int(levels[place])} in the ONNX model",
+                    f"instead of {int(levels[place])} in the {self.whose}",
                     place=place,
                     original=float(levels[place]),
                     export=float(exported[place]),

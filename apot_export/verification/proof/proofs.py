@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from apot_export.network.comparison import (
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification._verdict import proof_failures
 from apot_export.verification.diagnosis import probable_cause
+from apot_export.verification.proof.batches import mixing_nodes
 from apot_export.verification.proof.certificate import certify_model, certify_weights
 from apot_export.verification.proof.levels import ForcedWalk
 from apot_export.verification.proof.sizes import compare_another_size
@@ -43,7 +44,8 @@ from apot_export.verification.report import (
     WeightCertificate,
 )
 
-_ORACLE_IMAGES = 2
+ORACLE_IMAGES = 2
+_SHOWN_NODES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,8 @@ class Proofs:
     failures: tuple[str, ...]
     divergence: Divergence | None
     another_size: SizeComparison | None = None
+    values: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
+    """What the ONNX model computed, by name."""
 
 
 def prove_export(
@@ -85,6 +89,12 @@ def prove_export(
         proofs = _compare_artifacts(graph, packed, sample, exported)
     else:
         proofs = _compare_original(module, graph, packed, sample, exported)
+    mixing = mixing_nodes(graph)
+    failures = proofs.failures
+    if mixing:
+        says = "; ".join(mixing[:_SHOWN_NODES])
+        failures += (f"the ONNX model does not compute each image by itself: {says}",)
+    proofs = dataclasses.replace(proofs, failures=failures, values=exported)
     if not takes_any_size(graph):
         return proofs
     another = compare_another_size(module, session, packed)
@@ -105,7 +115,7 @@ def _compare_original(
         module, packed, _model_weights(graph), stated_attributes(graph), found
     )
     disputed: list[Difference] = []
-    accumulators = compare_oracle(packed, sample[:_ORACLE_IMAGES], exported, disputed)
+    accumulators = compare_oracle(packed, sample[:ORACLE_IMAGES], exported, disputed)
     watched = {one.value: one.place for one in disputed if one.place}
     walk = ForcedWalk(module, sample.shape[1:], exported, watched)
     levels = walk.compare(sample)
@@ -129,7 +139,7 @@ def _compare_artifacts(
     """Compare the ONNX model with the packed file, where there is no original."""
     weights = certify_model(packed, _model_weights(graph), stated_attributes(graph))
     levels = LevelComparison()
-    accumulators = compare_oracle(packed, sample[:_ORACLE_IMAGES], exported)
+    accumulators = compare_oracle(packed, sample[:ORACLE_IMAGES], exported)
     failures = proof_failures(weights, levels, accumulators, "the packed file")
     return Proofs(
         weights=weights,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -14,12 +14,24 @@ from numpy.typing import NDArray
 
 from apot_export import budgets
 from apot_export.artifacts.directory import PACKED_MODEL
-from apot_export.artifacts.onnx_model.probe import tf32_exact
+from apot_export.artifacts.onnx_model.probe import tf32_exact, with_outputs
 from apot_export.errors import DeviceError, ExportError, KernelError
 from apot_export.network import CodedNetwork, oracle
+from apot_export.network.comparison import LOGITS
 from apot_export.runtimes.exactness import Exactness, find_exact
-from apot_export.runtimes.onnx_runtime import Placement, measure_placement, open_session
+from apot_export.runtimes.onnx_runtime import (
+    Placement,
+    Session,
+    measure_placement,
+    open_session,
+)
 from apot_export.runtimes.torch_runtime import Executor
+
+if TYPE_CHECKING:
+    from apot_export.downstream import DownstreamNetwork
+
+Values = Mapping[str, NDArray[Any]]
+"""Values of a network by name, its output as `LOGITS`."""
 
 SIDES = ("ort", "ort-cpu", "ort-cuda", "openvino", "native", "oracle", "packed")
 """ort: ONNX Runtime on the original's device."""
@@ -57,6 +69,21 @@ class OpenedSides:
     """(provider that was asked for, where the nodes ran), by side of ONNX Runtime."""
     exactness: dict[str, Exactness] = field(default_factory=dict)
     """What the probe of their products found, by side of ONNX Runtime."""
+    values: dict[str, Callable[[NDArray[np.float32]], Values]] = field(default_factory=dict)
+    """Executors that return every value that a side shows, by side; not of `of_model`."""
+
+    packed_values: Callable[[NDArray[np.float32]], Values] = field(default=lambda _: {})
+    """Returns the values of the packed file, of the fastest side that runs it."""
+
+    @property
+    def of_model(self) -> str:
+        """The side whose values are proven as those of the ONNX model: ONNX Runtime's first."""
+        return next(iter(self.exactness), "")
+
+    @property
+    def graphs(self) -> set[str]:
+        """Sides that run the ONNX model, whose batches may be computed differently by size."""
+        return {name for name in self.executors if name == "openvino" or name in self.exactness}
 
     def provider(self) -> str:
         """Return what computed the first side's values."""
@@ -121,23 +148,28 @@ def open_sides(
     Raises:
         DeviceError: One cannot be opened here.
     """
-    opened = OpenedSides()
+    opened = OpenedSides(packed_values=partial(_packed_values, directory, packed, threads))
     for name in names:
         if name == "oracle":
             opened.executors[name] = partial(oracle.run, packed)
+            opened.values[name] = partial(_observed, opened.executors[name], packed.output)
         elif name == "native":
             from apot_export.runtimes.native import compile_network
 
             compiled = compile_network(packed, threads=threads)
             opened.executors[name] = compiled.run
+            opened.values[name] = partial(_observed, compiled.run, packed.output)
             opened.options[name] = {"threads": threads, "kernels": compiled.kernels}
         elif name == "packed":
-            opened.executors[name] = _downstream(directory / PACKED_MODEL)
+            reader = _downstream(directory / PACKED_MODEL)
+            opened.executors[name] = reader.run
+            opened.values[name] = partial(_traced, reader)
         elif name == "openvino":
             from apot_export.runtimes.openvino_runtime import open_openvino
 
             compiled_model = open_openvino(model, threads=threads)
             opened.executors[name] = compiled_model.run
+            opened.values[name] = open_openvino(with_outputs(graph), threads=threads).run_all
             opened.options[name] = {"version": compiled_model.version, **compiled_model.options}
         else:
             place = ort_device(name, device)
@@ -146,6 +178,8 @@ def open_sides(
             exact: Any = {"tf32": tf32_exact(graph), "algorithm": found.algorithm}
             session = open_session(model, place, threads=threads, **exact)
             opened.executors[name] = session.run
+            shown = partial(open_session, with_outputs(graph), place, threads=threads, **exact)
+            opened.values[name] = partial(_all_of, shown)
             opened.options[name] = {"threads": threads, **session.options}
             placement = measure_placement(model, place, image, **exact)
             opened.placements[name] = (session.provider, placement)
@@ -160,14 +194,43 @@ def packed_executor(directory: Path, packed: CodedNetwork, threads: int) -> tupl
     try:
         return "native", compile_network(packed, threads=threads).run
     except KernelError:  # no C compiler, or a network that the kernels do not run
-        return "packed", _downstream(directory / PACKED_MODEL)
+        return "packed", _downstream(directory / PACKED_MODEL).run
 
 
-def _downstream(path: Path) -> Executor:
+def _packed_values(
+    directory: Path, packed: CodedNetwork, threads: int, images: NDArray[np.float32]
+) -> Values:
+    """Return the values of an export's packed file, of the fastest side that runs it."""
+    from apot_export.runtimes.native import compile_network
+
+    try:
+        return _observed(compile_network(packed, threads=threads).run, packed.output, images)
+    except KernelError:
+        return _traced(_downstream(directory / PACKED_MODEL), images)
+
+
+def _observed(run: Callable[..., Any], output: str, images: NDArray[np.float32]) -> Values:
+    """Return what an executor tells an observer, and its result."""
+    found: dict[str, NDArray[Any]] = {}
+    logits = run(images, found.__setitem__)
+    found.pop(output, None)
+    return {**found, LOGITS: logits}
+
+
+def _traced(reader: DownstreamNetwork, images: NDArray[np.float32]) -> Values:
+    found = reader.trace(images)
+    return {**found, LOGITS: found[reader.output]}
+
+
+def _all_of(session: Callable[[], Session], images: NDArray[np.float32]) -> Values:
+    return session().run_all(images)
+
+
+def _downstream(path: Path) -> DownstreamNetwork:
     from apot_export.downstream import load
 
     try:
-        return load(path, budgets.stated()).run
+        return load(path, budgets.stated())
     except ValueError as error:
         raise ExportError(
             "The stand-alone reader refuses the packed file.",
