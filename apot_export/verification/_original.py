@@ -158,17 +158,21 @@ def is_available(directory: Path, manifest: Mapping[str, Any]) -> bool:
     return path is not None and path.is_file() and "model" not in manifest
 
 
-def require_same_structure(original: Original, packed: CodedNetwork) -> None:
-    """Raise `ExportError` unless a stated original has the layers and images of an export."""
+def require_same_images(original: Original, packed: CodedNetwork) -> None:
+    """Raise `ExportError` unless an original takes the images of an export."""
     if original.architecture.input_shape != packed.input_shape:
         raise ExportError(
-            "The stated original takes other images than the export.",
+            "The original takes other images than the export.",
             where=original.architecture.name,
             expected=f"images {list(packed.input_shape)}",
             got=f"images {list(original.architecture.input_shape)}",
             fix="name the checkpoint that the export was made from, or the size: --input-shape "
             + ",".join(map(str, packed.input_shape)),
         )
+
+
+def require_same_layers(original: Original, packed: CodedNetwork) -> None:
+    """Raise `ExportError` unless a stated original has the layers of an export."""
     expected = {name: tuple(layer.shape) for name, layer in packed.layers.items()}
     got = {
         name: tuple(layer.weight.shape)

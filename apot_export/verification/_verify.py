@@ -31,7 +31,8 @@ from apot_export.verification._original import (
     find_original,
     is_available,
     is_gone,
-    require_same_structure,
+    require_same_images,
+    require_same_layers,
 )
 from apot_export.verification._run import Run
 from apot_export.verification.report import Report
@@ -118,8 +119,9 @@ def _opened(
             baseline = packed_executor(directory, packed, torch.get_num_threads())
     else:
         held_to = find_original(directory, manifest, statement)
+        require_same_images(held_to.original, packed)
         if held_to.stated:
-            require_same_structure(held_to.original, packed)
+            require_same_layers(held_to.original, packed)
     family = held_to.original.family if held_to else families.by_name(manifest["family"])
     images, reference = _images(options, packed, family.preprocessing, alone=alone)
     positions = images.sampled(options.limit, options.seed)

@@ -69,8 +69,7 @@ class ComparedSide:
     """ort-cpu, ort-cuda, openvino, native, oracle or packed."""
     side: Side
     agreement: float
-    """Fraction of images (of positions, for outputs that are maps) for which it names the
-    original's class."""
+    """Fraction of images (of maps: of positions) for which it names the original's class."""
     flips: Flips | None
     """None where the images have no labels."""
     largest_logit_difference: float
@@ -233,7 +232,6 @@ class SideProof:
     """What one side computes on a few images, all of it held to the original and the oracle."""
 
     levels: LevelComparison
-    """With its float values; empty without an original."""
     accumulators: AccumulatorComparison
     logits: LogitComparison = field(default_factory=LogitComparison)
     """Of the side as it runs, whatever it shows, in batches of every size that there are."""
@@ -282,7 +280,6 @@ class Report:
     """The first images of which original and export name different classes."""
     weights: WeightCertificate
     levels: LevelComparison
-    """Of the ONNX model in ONNX Runtime, as the next one."""
     accumulators: AccumulatorComparison
     placement: Mapping[str, int]
     """Nodes that computed values, by execution provider."""

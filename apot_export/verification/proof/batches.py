@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, helper, numpy_helper
-
-from apot_export.artifacts.onnx_model.inlining import inlined
+from onnx import AttributeProto, helper, inliner, numpy_helper
 
 _SHAPES = ("Shape", "Size")
 _WORDS = re.compile(r"\w+")
@@ -32,7 +30,6 @@ _OF_EACH_IMAGE = _WORDS.findall(
     "MatMulInteger MatMulIntegerToFloat MaxPool QuantizeLinear Resize"
 )
 """Others that keep images apart, whatever their attributes."""
-_INT64 = onnx.TensorProto.INT64
 
 
 def mixing_nodes(model: onnx.ModelProto) -> list[str]:
@@ -41,18 +38,16 @@ def mixing_nodes(model: onnx.ModelProto) -> list[str]:
     Args:
         model: An ONNX model, functions included, whose first axis is that of the images.
     """
-    try:
-        graph = inlined(model).graph
-    except (KeyError, ValueError) as error:
-        return [f"a function that is not there, or is called as it cannot be: {error}"]
-    return list(_Walk(graph).found())
+    return list(_Walk(inliner.inline_local_functions(model).graph).found())
 
 
 class _Walk:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._graph = graph
+        constants = (node for node in graph.node if node.op_type == "Constant")
         self._constants = {
-            tensor.name: tensor for tensor in graph.initializer if tensor.data_type == _INT64
+            **{tensor.name: tensor for tensor in graph.initializer},
+            **{node.output[0]: node.attribute[0].t for node in constants},
         }
         self._images = {value.name for value in graph.input}
         """Values that depend on the images."""
@@ -121,6 +116,6 @@ class _Walk:
         """Return a constant input of a node; none where it is not constant."""
         name = node.input[place] if place < len(node.input) else ""
         tensor = self._constants.get(name)
-        return (
-            np.zeros(0, np.int64) if tensor is None else numpy_helper.to_array(tensor).reshape(-1)
-        )
+        if tensor is None or tensor.data_type != onnx.TensorProto.INT64:
+            return np.zeros(0, np.int64)
+        return numpy_helper.to_array(tensor).reshape(-1)

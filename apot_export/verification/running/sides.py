@@ -19,12 +19,7 @@ from apot_export.errors import DeviceError, ExportError, KernelError
 from apot_export.network import CodedNetwork, oracle
 from apot_export.network.comparison import LOGITS
 from apot_export.runtimes.exactness import Exactness, find_exact
-from apot_export.runtimes.onnx_runtime import (
-    Placement,
-    Session,
-    measure_placement,
-    open_session,
-)
+from apot_export.runtimes.onnx_runtime import Placement, measure_placement, open_session
 from apot_export.runtimes.torch_runtime import Executor
 
 if TYPE_CHECKING:
@@ -74,6 +69,25 @@ class OpenedSides:
 
     packed_values: Callable[[NDArray[np.float32]], Values] = field(default=lambda _: {})
     """Returns the values of the packed file, of the fastest side that runs it."""
+
+    def open_onnx_runtime(
+        self,
+        name: str,
+        device: str,
+        model: bytes,
+        graph: onnx.ModelProto,
+        image: NDArray[np.float32],
+        threads: int,
+    ) -> None:
+        """Open a side of ONNX Runtime with the algorithm that was found to be exact."""
+        exact: Any = {"tf32": tf32_exact(graph), "algorithm": self.exactness[name].algorithm}
+        session = open_session(model, device, threads=threads, **exact)
+        self.executors[name] = session.run
+        shown = partial(open_session, with_outputs(graph), device, threads=threads, **exact)
+        self.values[name] = lambda images: shown().run_all(images)
+        self.options[name] = {"threads": threads, **session.options}
+        placement = measure_placement(model, device, image, **exact)
+        self.placements[name] = (session.provider, placement)
 
     @property
     def of_model(self) -> str:
@@ -175,15 +189,8 @@ def open_sides(
             place = ort_device(name, device)
             probed = (2,) if place == "cpu" else batches
             found = find_exact(graph, packed, place, batches=probed, threads=threads)
-            exact: Any = {"tf32": tf32_exact(graph), "algorithm": found.algorithm}
-            session = open_session(model, place, threads=threads, **exact)
-            opened.executors[name] = session.run
-            shown = partial(open_session, with_outputs(graph), place, threads=threads, **exact)
-            opened.values[name] = partial(_all_of, shown)
-            opened.options[name] = {"threads": threads, **session.options}
-            placement = measure_placement(model, place, image, **exact)
-            opened.placements[name] = (session.provider, placement)
             opened.exactness[name] = found
+            opened.open_onnx_runtime(name, place, model, graph, image, threads)
     return opened
 
 
@@ -220,10 +227,6 @@ def _observed(run: Callable[..., Any], output: str, images: NDArray[np.float32])
 def _traced(reader: DownstreamNetwork, images: NDArray[np.float32]) -> Values:
     found = reader.trace(images)
     return {**found, LOGITS: found[reader.output]}
-
-
-def _all_of(session: Callable[[], Session], images: NDArray[np.float32]) -> Values:
-    return session().run_all(images)
 
 
 def _downstream(path: Path) -> DownstreamNetwork:
