@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,25 +87,30 @@ def _read(path: Path, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
     try:
         # Where numpy opens the file itself, it leaves one open that it cannot read.
         with path.open("rb") as file:
-            budget = Budget(path.stat().st_size)
-            content = np.load(file, allow_pickle=False)
-            if not isinstance(content, np.lib.npyio.NpzFile):
-                raise _wrong(path, None, "an .npz file", "a single array")
-            names = [name for name in (*wanted, "labels") if name in content.files]
-            missing = [name for name in wanted if name not in content.files]
-            if missing:
-                held = ", ".join(content.files) or "no arrays"
-                raise _wrong(path, None, f"arrays named {' and '.join(wanted)}", held)
-            for name in names:
-                size = _declared_bytes(content, name)
-                budget.require(budgets.BYTES, size, f"{path}: {name}", DatasetError)
-            return {name: content[name] for name in names}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            return _members(path, np.load(file, allow_pickle=False), wanted)
+    except DatasetError:
+        raise
+    except Exception as error:  # damage lets numpy and zipfile raise even what tokenizers do
         got = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         got = got.splitlines()[0] if got else type(error).__name__
         if "pickled" in got:  # what numpy says of an object array, and of any file it does not know
             got = "something else, or arrays of objects, which are not read"
         raise _wrong(path, None, "an .npz file of plain arrays", got) from error
+
+
+def _members(path: Path, content: Any, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+    if not isinstance(content, np.lib.npyio.NpzFile):
+        raise _wrong(path, None, "an .npz file", "a single array")
+    names = [name for name in (*wanted, "labels") if name in content.files]
+    missing = [name for name in wanted if name not in content.files]
+    if missing:
+        held = ", ".join(content.files) or "no arrays"
+        raise _wrong(path, None, f"arrays named {' and '.join(wanted)}", held)
+    budget = Budget(path.stat().st_size)
+    for name in names:
+        size = _declared_bytes(content, name)
+        budget.require(budgets.BYTES, size, f"{path}: {name}", DatasetError)
+    return {name: content[name] for name in names}
 
 
 def _declared_bytes(content: np.lib.npyio.NpzFile, name: str) -> int:
