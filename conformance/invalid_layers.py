@@ -32,7 +32,7 @@ def _codebooks() -> None:
         broken("B1", f"a table of length {len(table)}", edited(sound, (f"{book}.tables", [table])))
     for entry in (6, -3):
         broken("B2", f"an addend of {entry}", edited(sound, (f"{book}.tables", [[0, 1, 2, entry]])))
-    high = [[0, 1 << 23, 1, 2], [0, 1 << 23]]
+    high = [[0, 1 << 23], [0, 1 << 23]]
     broken("B3", "levels of 2^24", edited(sound, (f"{book}.tables", high)))
     broken("B4", "17 bits", edited(sound, (f"{book}.tables", [[0, 1]] * 16)))
     none = [(f"{book}.tables", []), (f"{book}.signed", False)]
