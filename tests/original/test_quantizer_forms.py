@@ -100,7 +100,7 @@ def test_weights_are_those_of_the_users_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [steps, behind_quantizers, by_channel, weights_alone])
 def test_every_side_computes_what_the_users_code_does(make: Any, tmp_path: Path) -> None:
     made = make()
-    integer = None if make is weights_alone else IntegerChoices()
+    integer = IntegerChoices()
     export = apot_export.convert(made, tmp_path / "export", input_shape=SHAPE, integer=integer)
     report = apot_export.verify(
         export.path,
@@ -109,7 +109,7 @@ def test_every_side_computes_what_the_users_code_does(make: Any, tmp_path: Path)
         limit=24,
         device="cpu",
         sides="ort,openvino,oracle,packed,native",
-        backends=None if integer is None else "numpy,ort-cpu,c",
+        backends="numpy,ort-cpu,c",
     )
     assert not report.failures
     assert report.weights.exact == report.weights.layers

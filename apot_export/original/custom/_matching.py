@@ -83,7 +83,6 @@ def _of_form(
     hypotheses: Hypotheses,
 ) -> WeightedLayer:
     """Return our layer of the first form that computes what a user's module does."""
-    require_one_threshold(found)
     tried: list[Form] = []
 
     def candidates() -> Iterator[WeightedLayer]:
@@ -91,7 +90,11 @@ def _of_form(
             tried.append(form)
             yield form.layer(found)
 
-    made = chosen(found.facts.name, layer, calls, candidates())
+    try:
+        made = chosen(found.facts.name, layer, calls, candidates())
+    except RecognitionError:
+        require_one_threshold(found)
+        raise
     if tried[-1] not in hypotheses.confirmed:
         hypotheses.confirmed.append(tried[-1])
     return made
