@@ -10,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from apot_export import convert
 from apot_export.artifacts.directory import ONNX_MODEL
 from apot_export.artifacts.onnx_model import build_model, serialise
 from apot_export.errors import DeviceError, ExportError
 from apot_export.network import Add, CodedNetwork, Relu, ScaleBias, oracle
 from apot_export.network.codebook import Codebook, apot, uniform
 from apot_export.runtimes.openvino_runtime import OpenVinoSession, open_openvino
+from tests.support.kinds import CONVERTED, HEIGHT, WIDTH, network_around
 from tests.support.networks import Builder, images_of, quantizer, small_network
 from tests.support.published import PUBLISHED, Floats, Shelf, agreement, in_batches
 from tests.support.random_coded_networks import (
@@ -219,3 +222,28 @@ def test_published_multi_bit_network(shelf: Shelf) -> None:
     session = open_openvino((shelf.export("alq_lenet5") / ONNX_MODEL).read_bytes(), threads=1)
     logits = in_batches(session.run, shelf.images("alq_lenet5"))
     assert np.abs(logits - shelf.golden("alq_lenet5")["logits"]).max() < 1e-4
+
+
+KINDS = {kind: step for kinds in CONVERTED.values() for kind, step in kinds.items()}
+
+
+@pytest.mark.parametrize("target", ["openvino", "plain"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("ConvTranspose2d", "padding_mode", "bicubic", "Softmax", "GroupNorm", "roll, repeat"),
+        *("adaptive pools of uneven windows", "amin, min, var, std", "concatenation of any axis"),
+    ],
+)
+def test_operations_of_custom_networks(kind: str, target: str, tmp_path: Path) -> None:
+    network = network_around(KINDS[kind])
+    shape = (3, HEIGHT, WIDTH)
+    path = convert(network, tmp_path / "export", input_shape=shape, target=target).path
+    images = torch.randn((4, *shape), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        expected = network(images).numpy()
+    found = open_openvino((path / ONNX_MODEL).read_bytes(), threads=1).run(images.numpy())
+    assert found.shape == expected.shape
+    # Levels that float noise moves change a few values, never the rest.
+    near = np.isclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    assert near.mean() > 0.8
