@@ -54,7 +54,7 @@ def multi_bit_weights(entry: object, where: str) -> MultiBitWeights:
             + ", ".join(_STRUCTURES),
             got=", ".join(attributes) or type(entry).__name__,
         )
-    bases, alpha, mask = (np.array(tensor) for tensor in tensors.values())
+    bases, alpha, mask = (np.asarray(tensor).copy() for tensor in tensors.values())
     column = (*bases.shape[:3], 1)
     types = [array.dtype.name for array in (bases, alpha, mask)]
     if types != ["int8", "float32", "bool"] or alpha.shape != column or mask.shape != column:

@@ -22,6 +22,7 @@ from apot_export.errors import CheckpointError
 from apot_export.original import reading
 from apot_export.original._child import LIMITS, limits
 from apot_export.original.checkpoint import load_checkpoint
+from tests.support.commands import run
 
 LITTLE = 4 << 20
 """Bytes that files may ask for here, so that small files ask for too much."""
@@ -248,3 +249,15 @@ def test_where_no_process_can_be_started_the_error_says_what_to_do(
     assert "--in-process" in str(caught.value.fix)
     with apot_export.in_process():
         assert torch.equal(load_checkpoint(path).state["fc.weight"], torch.ones(3))
+    for verb in (["convert"], ["inspect", "alphas"], ["inspect", "identify"]):
+        assert "--in-process" in run(*verb, path).stderr
+        assert "cannot be started" not in run(*verb, path, "--in-process").stderr
+
+
+def test_a_checkpoint_may_be_written_again_once_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "net_4bit.pth"
+    for legacy in (False, True):
+        path.write_bytes(saved({"fc.weight": torch.ones(1 << 16)}, legacy=legacy))
+        state = load_checkpoint(path).state
+        path.write_bytes(b"")
+        assert torch.equal(state["fc.weight"], torch.ones(1 << 16))
