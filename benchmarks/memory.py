@@ -2,12 +2,13 @@
 
     python -m benchmarks.memory REFERENCE [--only NAME ...] [--out FILE.json]
 
-Each step runs in a process of its own. Its memory is what that process and those that it starts
+Reading is `load_packed` and the weights of every layer, all kept: what Python and numpy allocate at
+their peak, and the mapped file, compared with the size of the file plus that of the weights.
+Converting runs in a process of its own. Its memory is what that process and those that it starts
 take at their peak beyond what there was after the imports: shared pages count once, sampled every
-10 ms, or what the process alone takes, whichever is more (Linux). Reading is `load_packed` and the
-weights of every layer, all kept: it is compared with the size of the file plus that of the weights,
-and converting with the size of the checkpoint. REFERENCE has the folder of published checkpoints; a
-ResNet-152 of random weights is added to them, whose checkpoint this writes.
+10 ms, or what the process alone takes, whichever is more (Linux); it is compared with the size of
+the checkpoint. REFERENCE has the folder of published checkpoints; a ResNet-152 of random weights
+is added to them, whose checkpoint this writes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import json
 import multiprocessing
 import tempfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,10 +81,13 @@ def measured(step: Callable[..., Facts], *arguments: Any) -> Facts:
 
 def read(path: Path) -> Facts:
     """Read a packed file and all weights of it."""
+    tracemalloc.start()
     network = load_packed(path)
     weights = [layer.weights() for layer in network.layers.values()]
-    decoded = sum(one.nbytes for one in weights)
-    return {"file": path.stat().st_size, "decoded": decoded}
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    decoded, file = sum(one.nbytes for one in weights), path.stat().st_size
+    return {"file": file, "decoded": decoded, "peak": peak + file}
 
 
 def converted(checkpoint: Path, folder: Path, choices: Choices) -> Facts:
@@ -118,7 +123,7 @@ def main() -> None:
                 measured(_save_resnet152, checkpoint)
             export = Path(folder) / name
             conversion = measured(converted, checkpoint, export, choices)
-            reading = measured(read, export / PACKED_MODEL)
+            reading = read(export / PACKED_MODEL)
             results[name] = {"conversion": conversion, "reading": reading}
             of_files = reading["peak"] / (reading["file"] + reading["decoded"])
             share = conversion["peak"] / conversion["checkpoint"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Codes = NDArray[np.uint8] | NDArray[np.uint16]
 
-BLOCK = 1 << 16
+BLOCK = 1 << 13
 """Codes that are decoded at once: what that makes beside its result stays small, and in a cache."""
 _GROUP = 8
 """Codes that end on a byte boundary together, whatever their width."""

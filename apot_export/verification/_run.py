@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from apot_export.artifacts.directory import ONNX_MODEL, attach_to_manifest
-from apot_export.artifacts.onnx_model.probe import parse_model
+from apot_export.artifacts.onnx_model.probe import parse_modest_model
 from apot_export.datasets import KINDS, ArrayFile, Batch, Dataset
 from apot_export.errors import DatasetError, ExportError
 from apot_export.network import CodedNetwork
@@ -124,7 +124,7 @@ class Run:
         names = parse_sides(self.options.sides, self.device)
         model = (self.directory / ONNX_MODEL).read_bytes()
         sample = self._sample()
-        graph = parse_model(model)
+        graph = parse_modest_model(model, str(self.directory / ONNX_MODEL))
         opened = self._opened(names, model, graph, sample)
         proofs, of_sides = self._prove(graph, opened, sample)
         measured, notes = self._measure(opened)

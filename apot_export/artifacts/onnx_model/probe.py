@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
+import onnx.shape_inference
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from apot_export import budgets
 from apot_export.artifacts import strict_json
 from apot_export.artifacts.onnx_model.functions import operator_of
+from apot_export.budgets import Budget
 from apot_export.errors import ExportError
 from apot_export.network import CodedNetwork
 from apot_export.network.bounds import FLOAT32_EXACT
@@ -61,6 +66,32 @@ def _tensors_outside(message: Any) -> Iterator[TensorProto]:
         if field.message_type is not None:
             for part in [value] if hasattr(value, "ListFields") else value:
                 yield from _tensors_outside(part)
+
+
+def parse_modest_model(data: bytes, where: str) -> onnx.ModelProto:
+    """Parse a model whose values for one image are no larger than a file may ask for.
+
+    A value counts as far as ONNX's shape inference knows its extents: with functions inlined, and
+    with shapes that the model computes from constants.
+
+    Raises:
+        ExportError: The bytes are not such a model.
+    """
+    model, budget = parse_model(data), Budget(len(data))
+    try:
+        flat = onnx.inliner.inline_local_functions(model)
+        graph = onnx.shape_inference.infer_shapes(flat, data_prop=True).graph
+    except Exception as error:
+        raise ExportError(
+            "The shapes of the ONNX model's values cannot be inferred.",
+            where=where,
+            got=(str(error) or type(error).__name__).splitlines()[0],
+            fix="convert again",
+        ) from error
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        extents = [extent.dim_value or 1 for extent in value.type.tensor_type.shape.dim]
+        budget.require(budgets.NUMBERS, math.prod(extents), f"{where}: {value.name}", ExportError)
+    return model
 
 
 def tf32_exact(model: onnx.ModelProto) -> bool:
