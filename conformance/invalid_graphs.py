@@ -161,6 +161,11 @@ def _versions() -> None:
     more = edited(nodes(RELU), ("further_outputs", ["image"]))
     broken("V1", "two outputs in version 2", more)
     broken("V1", "Resample in version 2", resampled([1, 0], [1], "2"))
+    scaled = quantized()
+    scaled.network["layers"]["q"]["scales"] = [8, 12]
+    numbers = scaled.tensors["parameters"]
+    numbers.content, numbers.shape = numbers.content + f32(1, 2, 3, 4), [12]
+    broken("V1", "scales of outputs in version 2", scaled)
     old = floats()
     old.version = "1"
     broken("V2", "a run of version 2", old)
@@ -261,7 +266,6 @@ def _kinds() -> None:
     broken("G6", "Relu of accumulators", added("Relu", "sums"))
     broken("G6", "ScaleBias of levels", added("ScaleBias", "levels"))
     broken("G6", "Add of accumulators and floats", added("Add", "sums", "out"))
-    broken("G6", "levels of levels", added("QuantizeActivation", "levels", layer="q"))
     broken("G6", "a quantized layer of floats", added("Convolution", "image", layer="q"))
     other = added("Convolution", "levels", layer="r")
     other.network["layers"]["r"] = {"kind": "float"}

@@ -28,7 +28,7 @@ __all__ = ["INVALID"]
 
 def _codebooks() -> None:
     sound, book = quantized(), "codebooks.0"
-    for table in ([0, 1, 2], [1]):
+    for table in ([0, 1, 2],):
         broken("B1", f"a table of length {len(table)}", edited(sound, (f"{book}.tables", [table])))
     for entry in (6, -3):
         broken("B2", f"an addend of {entry}", edited(sound, (f"{book}.tables", [[0, 1, 2, entry]])))

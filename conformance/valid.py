@@ -255,6 +255,15 @@ def activation_codebooks() -> Packed:
 
 
 @valid
+def scales_of_outputs() -> Packed:
+    """A layer whose values are multiplied with a number for every output (version 3)."""
+    maker = Maker([2, 1, 1])
+    maker.coded("x", [3, 2, 1, 1], SMALL, [1, 5, 2, 4, 7, 0], scales=maker.run([0.7, -2, 2.0**-9]))
+    maker.node("sums", "Convolution", layer="x")
+    return maker.packed([[[[1]], [[-2]]]], "3")
+
+
+@valid
 def first_and_last_layer() -> Packed:
     """First and last layers of 8 bits, whose inputs stay F32, around a quantized one."""
     maker = Maker([3, 4, 4])
