@@ -129,7 +129,11 @@ def _compare_node(
         says = f"no such value in the {whose}"
         return False, 0, 1, Difference(value=name, layer=layer, kind="values", says=says)
     inputs = _as_computed(inputs)
-    expected, got = oracle.compute(packed, node, inputs), known[node.name]
+    try:
+        expected, got = oracle.compute(packed, node, inputs), known[node.name]
+    except (TypeError, ValueError) as error:
+        says = f"its inputs are not of the kinds and shapes that it reads in the {whose}: {error}"
+        return False, 0, 1, Difference(value=name, layer=layer, kind="values", says=says)
     differs = _differing(packed, node, inputs, expected, got)
     whole, count = expected.dtype != np.float32, int(differs.sum())
     if not count:

@@ -11,7 +11,9 @@ from apot_export.errors import KernelError
 from apot_export.integer import lower
 from apot_export.runtimes.compiler import compiler_failure
 from apot_export.runtimes.interpreter import SOURCES
-from tests.support.random_coded_networks import plane_network, random_network
+from conformance.files import unseal
+from tests.support.packed_parts import sound_files
+from tests.support.random_coded_networks import random_network
 
 TARGET = Path(__file__).with_name("interpreter.c")
 FLAGS = (
@@ -23,6 +25,8 @@ FUNCTIONS = (
     *("open", "run", "message", "model_bytes", "workspace_bytes", "channels", "height", "width"),
     *("classes", "image_fraction_bits", "fraction_bits", "logit_scale"),
 )
+MAGIC = b"APIN"
+"""The last bytes of a file that has a program."""
 
 
 def find_clang() -> str | None:
@@ -51,11 +55,13 @@ def build(folder: Path, clang: str) -> Path:
 def write_seeds(folder: Path) -> Path:
     """Write the data of valid files, programs at the end, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    files = dict(sound_files())
     for seed in range(6):
-        for name, network in (("all", random_network(seed)), ("signs", plane_network(seed))):
-            content = packed_file_bytes(network, {}, lower(network, fraction_bits=6))
-            header = int.from_bytes(content[:8], "little")
-            (folder / f"{name}{seed}").write_bytes(content[8 + header :])
+        network = random_network(seed)
+        files[f"random{seed}"] = packed_file_bytes(network, {}, lower(network, fraction_bits=6))
+    for name, content in files.items():
+        if content.endswith(MAGIC):
+            (folder / name).write_bytes(unseal(content)[1])
     return folder
 
 

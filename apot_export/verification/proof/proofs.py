@@ -111,9 +111,7 @@ def _compare_original(
 ) -> Proofs:
     """Compare both artifacts with the original."""
     found: list[Difference] = []
-    weights = certify_weights(
-        module, packed, _model_weights(graph), stated_attributes(graph), found
-    )
+    weights = certify_weights(module, packed, *_stated_weights(graph), found)
     disputed: list[Difference] = []
     accumulators = compare_oracle(packed, sample[:ORACLE_IMAGES], exported, disputed)
     watched = {one.value: one.place for one in disputed if one.place}
@@ -137,7 +135,7 @@ def _compare_artifacts(
     exported: Mapping[str, NDArray[Any]],
 ) -> Proofs:
     """Compare the ONNX model with the packed file, where there is no original."""
-    weights = certify_model(packed, _model_weights(graph), stated_attributes(graph))
+    weights = certify_model(packed, *_stated_weights(graph))
     levels = LevelComparison()
     accumulators = compare_oracle(packed, sample[:ORACLE_IMAGES], exported)
     failures = proof_failures(weights, levels, accumulators, "the packed file")
@@ -217,11 +215,13 @@ def _number(value: float | None) -> float | None:
     return None if value is None or np.isnan(value) else value
 
 
-def _model_weights(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
-    """Decode the ONNX model's weights with ONNX Runtime: what the runtime itself will use."""
+def _stated_weights(
+    model: onnx.ModelProto,
+) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, Any]]]:
+    """Return a model's weights as ONNX Runtime decodes them, and what is stated of them."""
     try:
         weights: dict[str, NDArray[Any]] = dict(stored_weights(model))
-        decoders = decoder_model(model)
+        decoders, attributes = decoder_model(model), stated_attributes(model)
     except (LookupError, TypeError, ValueError) as error:
         raise ExportError(
             "The ONNX model does not hold what an export's model holds.",
@@ -230,4 +230,4 @@ def _model_weights(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
         ) from error
     if decoders is not None:
         weights |= by_layer(open_session(decoders, "cpu").run_all())
-    return weights
+    return weights, attributes
