@@ -36,7 +36,7 @@ class Trainer(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.loss = network, nn.CrossEntropyLoss(weight=torch.ones(10))
 
 
 class Around(nn.Module):

@@ -34,6 +34,8 @@ _NEAR, _TINY = 0.3, 1e-30
 """Root of the mean square of differences, of that of the numbers, that noise stays far below."""
 _REACHES = (1.5, 300.0)
 """Largest probes in units of a threshold, and of a step of 8 bits."""
+_PROBED = 16
+"""Height and width of probes of convolutions whose windows are no larger."""
 _EIGHT_BIT_STEPS = 127
 _ROUNDINGS = 16
 
@@ -118,9 +120,15 @@ def probes(
         return []
     generator = torch.Generator().manual_seed(_SEED)
     found = []
+    shape = list(inputs[0].shape)
+    if isinstance(layer, nn.Conv2d):
+        # A part of an image has enough numbers, and takes less time.
+        reaches = zip(layer.kernel_size, layer.dilation, strict=True)
+        sizes = [max(_PROBED, gap * (size - 1) + 1) for size, gap in reaches]
+        shape[-2:] = map(min, shape[-2:], sizes)
     for reach in _REACHES:
-        images = -(-least // inputs[0][:1].numel())
-        values = torch.rand((images, *inputs[0].shape[1:]), generator=generator)
+        images = -(-least // math.prod(shape[1:]))
+        values = torch.rand((images, *shape[1:]), generator=generator)
         values *= reach * largest
         if any(bool((given[0] < 0).any()) for given, _ in calls):
             values *= torch.randint(0, 2, values.shape, generator=generator) * 2 - 1

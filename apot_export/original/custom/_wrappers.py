@@ -29,7 +29,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
     """Return the network inside wrappers; wrappers of its parts are gone in a copy that shares all.
 
     A module without a forward pass, as some training loops define it, is the wrapper of its only
-    child.
+    child that has layers.
     """
     while (inner := _inner(module)) is not None or (inner := _only_child(module)) is not None:
         module = inner
@@ -46,7 +46,8 @@ def _inner(module: nn.Module) -> nn.Module | None:
 
 
 def _only_child(module: nn.Module) -> nn.Module | None:
-    children = list(module.children())
+    layers = (nn.Conv2d, nn.Linear)
+    children = [c for c in module.children() if any(isinstance(m, layers) for m in c.modules())]
     has_forward = type(module).forward is not nn.Module.forward or "forward" in vars(module)
     return None if has_forward or len(children) != 1 else children[0]
 
