@@ -46,15 +46,19 @@ _FIRST_AND_LAST = ("conv1", "features.0", "features.0.0")
 
 
 def write_checkpoint(
-    path: Path, name: str, family: str, *, images: int = 2, seed: int = 0
+    path: Path, name: str, family: str, *, images: int = 2, seed: int = 0, size: int | None = None
 ) -> torch.Tensor:
     """Write a checkpoint of a family and return images for it, float32 [images, C, H, W].
+
+    Images are squares of `size`; None for the size that the network is made for.
 
     `family` is "apot-v1", "apot-v2", "first-release" (a bare state dict), "nonzero" or
     "full-precision".
     """
     torch.manual_seed(seed)
     build, shape = NETWORKS[name]
+    if size is not None:
+        shape = (shape[0], size, size)
     module = build()
     batch = torch.randn(max(images, 4), *shape)
     for layer in module.modules():
