@@ -67,7 +67,9 @@ def nearest_level(values: torch.Tensor, level_set: torch.Tensor) -> torch.Tensor
     """Project values onto the first nearest entry of a level set, any shape, float32."""
     level_set = level_set.to(values.dtype)
     ordered, _ = level_set.sort()
-    return ordered[torch.bucketize(values, _first_values(ordered, level_set), right=True)]
+    return ordered[
+        torch.bucketize(values.contiguous(), _first_values(ordered, level_set), right=True)
+    ]
 
 
 def _first_values(ordered: torch.Tensor, level_set: torch.Tensor) -> torch.Tensor:
