@@ -19,8 +19,9 @@ from onnx import AttributeProto, helper, inliner, numpy_helper
 _SHAPES = ("Shape", "Size")
 _WORDS = re.compile(r"\w+")
 _OF_EACH_NUMBER = _WORDS.findall(
-    "Abs Add Cast Clip Div Equal Erf Exp Expand Floor Gather GatherElements Identity Less Log Max "
-    "Min Mul Neg Reciprocal Relu Reshape Round Sigmoid Sqrt Sub Tanh Where"
+    "Abs And BitShift BitwiseAnd Cast Ceil Clip Div Equal Erf Exp Expand Floor Gather "
+    "Add GatherElements Greater GreaterOrEqual Identity Less LessOrEqual Log Max Min Mod Mul Neg "
+    "Not Or Pow Reciprocal Relu Reshape Round Sigmoid Sign Sqrt Sub Tanh Where"
 )
 """Operators that may read images whose numbers are one row: they move none of them elsewhere."""
 _ALONG_AXES = {"CumSum": 1, "ReduceMax": 1, "ReduceMean": 1, "ReduceSum": 1, "Slice": 3}
