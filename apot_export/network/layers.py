@@ -230,7 +230,7 @@ class CodedLayer:
 def _looked_up(table: NDArray[_Number], codes: Codes) -> NDArray[_Number]:
     """Return the number of every code, a block at a time: numpy makes int64 of indices."""
     found = np.empty(codes.shape, table.dtype)
-    flat, numbers, step = codes.reshape(-1), found.reshape(-1), BLOCK // 2
+    flat, numbers, step = codes.reshape(-1), found.reshape(-1), BLOCK // 8
     for first in range(0, flat.size, step):
         numbers[first : first + step] = table[flat[first : first + step]]
     return found
