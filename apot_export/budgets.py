@@ -47,11 +47,6 @@ JSON_VALUES = Kind("JSON values", 1024, grows=False)
 _stated: ContextVar[int | None] = ContextVar("max_memory", default=None)
 
 
-def stated() -> int | None:
-    """Return the limit of the innermost `max_memory`; None where there is none."""
-    return _stated.get()
-
-
 @contextmanager
 def max_memory(size: int | None) -> Iterator[None]:
     """Let the files that are opened inside ask for so many bytes, whatever their size.

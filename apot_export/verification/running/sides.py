@@ -233,7 +233,7 @@ def _downstream(path: Path) -> DownstreamNetwork:
     from apot_export.downstream import load
 
     try:
-        return load(path, budgets.stated())
+        return load(path, budgets.stated_memory())
     except ValueError as error:
         raise ExportError(
             "The stand-alone reader refuses the packed file.",
