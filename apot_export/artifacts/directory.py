@@ -190,7 +190,23 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 def _check_manifest(manifest: Mapping[str, Any]) -> None:
     """Raise `ValueError` unless everything that is read later has its type."""
     strict_json.integer("bits", manifest.get("bits"))
-    strict_json.text("method", manifest.get("method"))
+    for name in ("method", "family", "architecture"):
+        strict_json.text(name, manifest.get(name))
+    choices = strict_json.mapping("choices", manifest.get("choices"))
+    strict_json.integer("alpha_terms", choices.get("alpha_terms"))
+    strict_json.boolean("unsigned_zeros", choices.get("unsigned_zeros"))
+    if (record := manifest.get("record")) is not None:
+        key, accuracy = strict_json.fields("record", record, "key", "value")
+        strict_json.text("record key", key)
+        strict_json.number("record value", accuracy)
+    if (form := manifest.get("integer")) is not None:
+        form = strict_json.mapping("integer", form)
+        strict_json.integer("fraction_bits", form.get("fraction_bits"))
+        strict_json.integer("input_bits", form.get("input_bits"))
+        if (pixels := form.get("normalisation")) is not None:
+            for numbers in strict_json.fields("normalisation", pixels, "mean", "std"):
+                for number in strict_json.array("normalisation", numbers):
+                    strict_json.number("normalisation", number)
     source, digest = strict_json.fields("checkpoint", manifest.get("checkpoint"), "path", "sha256")
     if source is None and digest is None:  # made from a network in memory
         strict_json.text("state_sha256", manifest.get("state_sha256"))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from apot_export.original.quantization import AUTO, FULL_PRECISION_BITS, LayerBits
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,5 +65,15 @@ class Choices:
     @staticmethod
     def of_json(content: Mapping[str, Any]) -> Choices:
         """Read what `to_json` returned; TypeError or KeyError for anything else."""
-        layer_bits = tuple(LayerBits(**entry) for entry in content["layer_bits"])
-        return Choices(**{**content, "layer_bits": layer_bits})
+        layer_bits = tuple(_typed(LayerBits(**entry)) for entry in content["layer_bits"])
+        return _typed(Choices(**{**content, "layer_bits": layer_bits}))
+
+
+def _typed(options: T) -> T:
+    """Return a record after checking that its members have their types."""
+    for name, kind in get_type_hints(type(options)).items():
+        value = getattr(options, name)
+        kinds = tuple if get_origin(kind) is tuple else kind
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"{name}: {value!r}")
+    return options
