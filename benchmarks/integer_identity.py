@@ -35,7 +35,7 @@ from apot_export.runtimes.interpreter import (
     compile_interpreter,
     load_interpreter,
 )
-from apot_export.verification.running.backends import integer_of_manifest
+from apot_export.artifacts.recorded import integer_of_manifest
 
 
 def onnx_logits(

@@ -32,6 +32,7 @@ ARROWS: dict[str, set[str]] = {
         *("integer", "artifacts", "runtimes", "downstream"),
     },
     "tuning": {"errors", "_version", "network", "artifacts", "runtimes"},
+    "devices": {"errors", "_version", "network", "integer", "artifacts", "conversion"},
     "downstream": set(),
 }
 """What each package may import, in the order of the pipeline. A new arrow is a decision."""

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from apot_export.artifacts.directory import INTEGER_MODEL, PACKED_MODEL
 from apot_export.artifacts.onnx_model.probe import parse_model, whole_integers, with_outputs
+from apot_export.artifacts.recorded import integer_of_manifest
 from apot_export.datasets import Dataset
-from apot_export.errors import DeviceError, ExportError
-from apot_export.integer import IntegerNetwork, Pixels, lower, run_integer
+from apot_export.errors import DeviceError
+from apot_export.integer import IntegerNetwork, run_integer
 from apot_export.integer.oracle import fixed_point
 from apot_export.network import CodedNetwork
 from apot_export.runtimes.interpreter import OpenProgram, compute_value
@@ -42,35 +43,6 @@ def parse_backends(text: str) -> tuple[str, ...]:
             got=repr(text),
         )
     return names
-
-
-def integer_of_manifest(manifest: Mapping[str, Any], coded: CodedNetwork) -> IntegerNetwork:
-    """Lower a coded network as its manifest says.
-
-    Raises:
-        ExportError: The export has no integer network, or its manifest is damaged.
-    """
-    form = manifest.get("integer")
-    if form is None:
-        raise ExportError(
-            "The export has no integer network.",
-            expected=INTEGER_MODEL,
-            fix="convert the checkpoint with --integer",
-        )
-    try:
-        pixels = form["normalisation"]
-        return lower(
-            coded,
-            fraction_bits=form["fraction_bits"],
-            input_bits=form["input_bits"],
-            pixels=None
-            if pixels is None
-            else Pixels(mean=tuple(pixels["mean"]), std=tuple(pixels["std"])),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ExportError(
-            "The manifest is damaged.", got=str(error), fix="convert again"
-        ) from error
 
 
 def compare_backends(

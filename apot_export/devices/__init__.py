@@ -1,0 +1,1 @@
+"""What devices without Python run: C projects, memory images and golden vectors of exports."""
