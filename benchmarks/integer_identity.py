@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from apot_export.artifacts.directory import INTEGER_MODEL, PACKED_MODEL, read_manifest
 from apot_export.artifacts.packed import load_packed
+from apot_export.artifacts.recorded import integer_of_manifest
 from apot_export.datasets import kind_by_name, kind_of
 from apot_export.integer import run_integer
 from apot_export.integer.oracle import fixed_point
@@ -35,7 +36,6 @@ from apot_export.runtimes.interpreter import (
     compile_interpreter,
     load_interpreter,
 )
-from apot_export.artifacts.recorded import integer_of_manifest
 
 
 def onnx_logits(

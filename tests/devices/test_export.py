@@ -15,7 +15,8 @@ from tests.support.commands import EXPORT, run
 from tests.support.networks import images_of
 
 
-def test_an_export_without_an_integer_network_gets_one(folder: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_an_export_without_an_integer_network_gets_one() -> None:
     plain = open_export(EXPORT)
     assert "integer" not in read_manifest(Path(EXPORT))
     assert run("convert", EXPORT, "-o", "integer", "--integer").exit_code == 0
@@ -27,7 +28,8 @@ def test_an_export_without_an_integer_network_gets_one(folder: Path) -> None:
     assert (plain.path, plain.name) == (Path(EXPORT), written.name)
 
 
-def test_a_damaged_export_is_refused(folder: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_a_damaged_export_is_refused() -> None:
     path = Path(EXPORT) / PACKED_MODEL
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ExportError, match="not the one that was written"):
