@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,6 +31,15 @@ def padding_of(layer: nn.Conv2d) -> tuple[int, int] | None:
         gap * (size - 1) for gap, size in zip(layer.dilation, layer.kernel_size, strict=True)
     )
     return None if height % 2 or width % 2 else (height // 2, width // 2)
+
+
+def products(
+    layer: nn.Module, values: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return what a convolution or linear layer makes of other values, weights and bias."""
+    if isinstance(layer, nn.Conv2d):
+        return layer._conv_forward(values, weights, bias)  # noqa: SLF001 - pads as the layer does
+    return functional.linear(values, weights, bias)
 
 
 class ThresholdLayer(nn.Module):
@@ -160,22 +169,17 @@ class ThresholdLayer(nn.Module):
         lets_pass = self.activation_levels is None and self._family.rounds_magnitudes
         return None if lets_pass and not self.quantization.activation_sign else 0
 
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Multiply the quantized input with the quantized weights, as the plain layer does."""
+        return products(self, self.quantized_input(image), self.quantized_weight(), self.bias)
+
 
 class QuantConv2d(ThresholdLayer, nn.Conv2d):
     """A convolution with quantized weights."""
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Convolve the quantized input with the quantized weights: float32 N C H W to N C H W."""
-        return self._conv_forward(self.quantized_input(image), self.quantized_weight(), self.bias)
-
 
 class QuantLinear(ThresholdLayer, nn.Linear):
     """A linear layer with quantized weights."""
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Multiply the quantized input with the quantized weights: float32 [N, in] to [N, out]."""
-        values = self.quantized_input(features)
-        return functional.linear(values, self.quantized_weight(), self.bias)
 
 
 def eight_bit_weight(weight: torch.Tensor) -> torch.Tensor:
@@ -184,31 +188,28 @@ def eight_bit_weight(weight: torch.Tensor) -> torch.Tensor:
     return weight.div(maximum).mul(127).round().div(127).mul(maximum)
 
 
-class FirstConv2d(nn.Conv2d):
-    """A first convolution: 8-bit weights, float input."""
+class EightBitLayer(nn.Module):
+    """A layer with 8-bit weights and float input."""
+
+    weight: torch.Tensor
+    bias: Any
 
     def quantized_weight(self) -> torch.Tensor:
         """Return the quantized weights, float32, weight shape."""
         return eight_bit_weight(self.weight)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Convolve a float image with the quantized weights: float32 N C H W to N C H W."""
-        return self._conv_forward(image, self.quantized_weight(), self.bias)
+        """Multiply a float input with the quantized weights, float32, as the plain layer does."""
+        return products(self, image, self.quantized_weight(), self.bias)
 
 
-class LastLinear(nn.Linear):
+class FirstConv2d(EightBitLayer, nn.Conv2d):
+    """A first convolution: 8-bit weights, float input."""
+
+
+class LastLinear(EightBitLayer, nn.Linear):
     """A last linear layer: 8-bit weights, float input and bias."""
 
-    def quantized_weight(self) -> torch.Tensor:
-        """Return the quantized weights, float32 [out, in]."""
-        return eight_bit_weight(self.weight)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Multiply float features with the quantized weights: float32 [N, in] to [N, out]."""
-        return functional.linear(features, self.quantized_weight(), self.bias)
-
-
-LayerT = TypeVar("LayerT", bound=nn.Module)
 
 QuantizedLayer = (QuantConv2d, QuantLinear, FirstConv2d, LastLinear)
 """Layers whose weights are not what the state dict says."""
@@ -254,7 +255,7 @@ def _submodule(module: nn.Module, name: str) -> nn.Module | None:
         return None
 
 
-def like(layer: nn.Conv2d | nn.Linear, kind: Callable[..., LayerT], **options: Any) -> LayerT:
+def like(layer: nn.Conv2d | nn.Linear, kind: Callable[..., Any], **options: Any) -> Any:
     """Return a new layer of another kind, with a layer's sizes, strides and padding."""
     names: tuple[str, ...] = ("in_features", "out_features")
     if isinstance(layer, nn.Conv2d):

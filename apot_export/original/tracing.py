@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn import functional
 
 from apot_export.errors import CaptureError
 from apot_export.original.borders import TransposedConv2d, prepared, without_borders
 from apot_export.original.observed import tensors_of
-from apot_export.original.quantized_layers import QuantizedLayer
+from apot_export.original.quantized_layers import QuantizedLayer, products
 from apot_export.original.rewriting import (
     MODULES,
     REWRITINGS,
@@ -214,10 +213,8 @@ def _run_on_meta(module: nn.Module, args: tuple[Any, ...], options: dict[str, An
     if isinstance(module, _NUMBERWISE) and not options:
         return args[0]
     if isinstance(module, (nn.Conv2d, nn.Linear)):  # quantized or not, of the same shapes
-        (image,), weight = args, module.weight.to("meta")
-        if isinstance(module, nn.Linear):
-            return functional.linear(image, weight)
-        return module._conv_forward(image, weight, None)  # noqa: SLF001 - pads as the layer does
+        (image,) = args
+        return products(module, image, module.weight.to("meta"))
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
     return torch.func.functional_call(module, meta, args, options)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn import functional
 
 from apot_export.errors import ApotExportError, ModelError, RecognitionError
 from apot_export.network.bounds import UNIT_ROUNDOFF, sum_roundings
@@ -21,7 +20,7 @@ from apot_export.original.custom._layers import WeightedLayer
 from apot_export.original.custom._state import require_same_state, state_of
 from apot_export.original.custom._wrappers import hooks_of
 from apot_export.original.observed import Observed, tensors_of
-from apot_export.original.quantized_layers import QuantizedLayer, ThresholdLayer
+from apot_export.original.quantized_layers import QuantizedLayer, ThresholdLayer, products
 from apot_export.original.tracing import eagerly
 
 _SEED = 20190928
@@ -214,7 +213,7 @@ def _difference(
         return math.inf, RecognitionError(says, where=name, got=got)
     (image,) = inputs
     values, weights = _operands(replacement, image)
-    expected = _products(replacement, values, weights, replacement.bias)
+    expected = products(replacement, values, weights, replacement.bias)
     distance = torch.tensor(math.inf)
     if output.shape == expected.shape:
         distance = (output - expected).abs()
@@ -275,7 +274,7 @@ def _roundings(layer: WeightedLayer, values: torch.Tensor, weights: torch.Tensor
     """Return how far the roundings of its sums may move a layer's outputs."""
     bias = None if layer.bias is None else layer.bias.abs()
     roundings = (sum_roundings(weights[0].numel()) + _ROUNDINGS) * 2 * UNIT_ROUNDOFF
-    return roundings * _products(layer, values.abs(), weights.abs(), bias)
+    return roundings * products(layer, values.abs(), weights.abs(), bias)
 
 
 def _moved(
@@ -291,8 +290,8 @@ def _moved(
         to_decision = (steps - steps.floor() - 0.5).abs()
         moved = to_decision <= _EIGHT_BIT_STEPS * _NUDGE
         moved_weights = moved * (layer.weight.max().abs() / _EIGHT_BIT_STEPS)
-    noise = _products(layer, moved_values, weights.abs() + moved_weights)
-    return noise + _products(layer, values.abs(), moved_weights)
+    noise = products(layer, moved_values, weights.abs() + moved_weights)
+    return noise + products(layer, values.abs(), moved_weights)
 
 
 def _scaled(layer: ThresholdLayer, factor: float) -> ThresholdLayer:
@@ -302,14 +301,3 @@ def _scaled(layer: ThresholdLayer, factor: float) -> ThresholdLayer:
         for name, value in layer._parameters.items()  # noqa: SLF001 - likewise
     }
     return scaled
-
-
-def _products(
-    layer: WeightedLayer,
-    values: torch.Tensor,
-    weights: torch.Tensor,
-    bias: torch.Tensor | None = None,
-) -> torch.Tensor:
-    if isinstance(layer, nn.Linear):
-        return functional.linear(values, weights, bias)
-    return layer._conv_forward(values, weights, bias)  # noqa: SLF001 - pads as the layer does

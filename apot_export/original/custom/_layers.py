@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import numbers
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +15,17 @@ from torch import nn
 from apot_export.errors import BitWidthError, RecognitionError
 from apot_export.original import families
 from apot_export.original.borders import TransposedConv2d
+from apot_export.original.custom._state import attributes_of
 from apot_export.original.families import Family
 from apot_export.original.layer_facts import LayerFacts
 from apot_export.original.quantization import FULL_PRECISION_BITS, TERNARY_BITS, Quantization
 from apot_export.original.quantized_layers import (
     FirstConv2d,
     LastLinear,
-    LayerT,
     QuantConv2d,
     QuantizedLayer,
     QuantLinear,
+    ThresholdLayer,
     like,
 )
 from apot_export.original.tracing import is_plain
@@ -199,13 +200,18 @@ def said_bits(layer: object, name: str, *attributes: str) -> int | None:
 
 def _tensors(layer: nn.Module) -> dict[str, torch.Tensor]:
     """Return a layer's numbers beside weight and bias, and those of its parts, by dotted name."""
-    found: dict[str, torch.Tensor] = {}
-    for path, part in layer.named_modules():
-        held = {**vars(part), **part._parameters, **part._buffers}  # noqa: SLF001 - None among them
-        for name, value in held.items():
-            if isinstance(value, torch.Tensor) and (path or name not in ("weight", "bias")):
-                found[f"{path}.{name}".lstrip(".")] = value
-    return {name: value.detach() for name, value in found.items() if value.is_floating_point()}
+    return {
+        name: value.detach()
+        for name, value in attributes_of(layer)
+        if isinstance(value, torch.Tensor)
+        and value.is_floating_point()
+        and name not in ("weight", "bias")
+    }
+
+
+def _says(name: str, words: re.Pattern[str]) -> bool:
+    """Tell whether one of the words that a dotted name is made of is of a kind."""
+    return any(words.fullmatch(word.lower()) for word in _WORDS.split(name))
 
 
 def _by_role(tensors: Thresholds, weight: torch.Tensor) -> tuple[Thresholds, Thresholds]:
@@ -218,11 +224,7 @@ def _by_role(tensors: Thresholds, weight: torch.Tensor) -> tuple[Thresholds, Thr
     for name, value in tensors.items():
         if not bool((value != 0).all() and value.isfinite().all()):
             continue
-        words = [word.lower() for word in _WORDS.split(name)]
-        says = [
-            any(kind.fullmatch(word) for word in words)
-            for kind in (_WEIGHT_WORDS, _ACTIVATION_WORDS)
-        ]
+        says = [_says(name, words) for words in (_WEIGHT_WORDS, _ACTIVATION_WORDS)]
         for role, said, other in zip(roles, says, says[::-1], strict=True):
             if (said or not other) and bool((value == value.flatten()[:1]).all()):
                 role[name] = value.flatten()[0]
@@ -234,10 +236,7 @@ def _by_role(tensors: Thresholds, weight: torch.Tensor) -> tuple[Thresholds, Thr
 def _several(tensors: Thresholds, inputs: int | None) -> str:
     """Return the name of what may be thresholds of input channels that are not equal."""
     for name, value in tensors.items():
-        words = [word.lower() for word in _WORDS.split(name)]
-        is_fitting = inputs is None or (
-            value.numel() == inputs and any(map(_ACTIVATION_WORDS.fullmatch, words))
-        )
+        is_fitting = inputs is None or (value.numel() == inputs and _says(name, _ACTIVATION_WORDS))
         if is_fitting and bool((value > 0).all() and (value != value.flatten()[:1]).any()):
             return name
     return ""
@@ -258,10 +257,7 @@ def require_one_threshold(found: FoundLayer) -> None:
 
 def _weight_quantizer(layer: nn.Module) -> nn.Module | None:
     """Return the part of a layer that quantizes its weights, by its name."""
-    for name, part in layer.named_children():
-        if any(_WEIGHT_WORDS.fullmatch(word.lower()) for word in _WORDS.split(name)):
-            return part
-    return None
+    return next((part for name, part in layer.named_children() if _says(name, _WEIGHT_WORDS)), None)
 
 
 def float_replacement(name: str, layer: WeightedLayer) -> WeightedLayer | None:
@@ -275,7 +271,7 @@ def float_replacement(name: str, layer: WeightedLayer) -> WeightedLayer | None:
     if getattr(layer, "layer_type", None) in _FIRST_KINDS:
         return eight_bit_replacement(name, layer)
     if said_bits(layer, name) == FULL_PRECISION_BITS or "weight" not in layer._parameters:  # noqa: SLF001 - weights that pruning or parametrizations make
-        return _made(layer, nn.Conv2d) if isinstance(layer, nn.Conv2d) else _made(layer, nn.Linear)
+        return _made(layer, nn.Conv2d, nn.Linear)
     if not is_plain(layer):
         raise RecognitionError(
             "A layer of the network computes something that nothing is known of.",
@@ -287,9 +283,7 @@ def float_replacement(name: str, layer: WeightedLayer) -> WeightedLayer | None:
     return None
 
 
-def eight_bit_replacement(
-    name: str, layer: WeightedLayer | nn.ConvTranspose2d
-) -> FirstConv2d | LastLinear:
+def eight_bit_replacement(name: str, layer: WeightedLayer | nn.ConvTranspose2d) -> WeightedLayer:
     """Return a layer with 8-bit weights and float inputs, around a layer's tensors.
 
     Raises:
@@ -303,8 +297,7 @@ def eight_bit_replacement(
             got="ConvTranspose2d",
             fix="leave it in float: leave out --first-last 8bit",
         )
-    is_convolution = isinstance(layer, nn.Conv2d)
-    made = _made(layer, FirstConv2d) if is_convolution else _made(layer, LastLinear)
+    made = _made(layer, FirstConv2d, LastLinear)
     return made.eval().requires_grad_(requires_grad=False)
 
 
@@ -315,29 +308,27 @@ def threshold_replacement(
     act_alpha: torch.Tensor | None = None,
 ) -> WeightedLayer:
     """Return our layer for one with thresholds; without a quantization a plain one."""
-    is_convolution = isinstance(layer, nn.Conv2d)
     if quantization is None:
-        return _made(layer, nn.Conv2d) if is_convolution else _made(layer, nn.Linear)
+        return _made(layer, nn.Conv2d, nn.Linear)
     thresholds = {"weight_alpha": weight_alpha, "act_alpha": act_alpha}
-    options: dict[str, Any] = {"quantization": quantization}
-    if is_convolution:
-        made: QuantConv2d | QuantLinear = _made(layer, QuantConv2d, thresholds, **options)
-    else:
-        made = _made(layer, QuantLinear, thresholds, **options)
+    made = _made(layer, QuantConv2d, QuantLinear, thresholds, quantization=quantization)
+    assert isinstance(made, ThresholdLayer)
     made.reset_level_sets()
     return made
 
 
 def _made(
     layer: WeightedLayer,
-    kind: Callable[..., LayerT],
+    convolution: type[nn.Conv2d],
+    linear: type[nn.Linear],
     thresholds: Mapping[str, torch.Tensor | None] | None = None,
     **options: Any,
-) -> LayerT:
-    """Return a layer of another kind with copies of a layer's tensors, on the CPU."""
+) -> WeightedLayer:
+    """Return a layer of one of two kinds with copies of a layer's tensors, on the CPU."""
     tensors = {"weight": layer.weight, "bias": layer.bias, **(thresholds or {})}
+    kind = convolution if isinstance(layer, nn.Conv2d) else linear
     with torch.device("meta"):
-        made = like(layer, kind, **options)
+        made: WeightedLayer = like(layer, kind, **options)
     for key, value in tensors.items():
         if value is not None:
             setattr(made, key, nn.Parameter(value.detach().cpu().clone()))

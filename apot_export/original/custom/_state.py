@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,18 @@ _OTHER_IMAGES = 0.7
 State = Mapping[str, Any]
 
 
+def attributes_of(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield all tensors and plain attributes of a module and of its parts by dotted name."""
+    for path, part in module.named_modules():
+        held = {**vars(part), **part._parameters, **part._buffers}  # noqa: SLF001 - all of them, not those of the state dict
+        for name, value in held.items():
+            if not name.startswith("_") or isinstance(value, torch.Tensor):
+                yield f"{path}.{name}".lstrip("."), value
+
+
 def state_of(module: nn.Module) -> State:
     """Return parameters, buffers and plain attributes by name; digests of tensors."""
-    found: dict[str, Any] = {}
-    for name, part in module.named_modules():
-        held = {**vars(part), **part._parameters, **part._buffers}  # noqa: SLF001 - all of them, not those of the state dict
-        for key, value in held.items():
-            if not key.startswith("_") or isinstance(value, torch.Tensor):
-                found[f"{name}.{key}".lstrip(".")] = _digest(value)
-    return found
+    return {name: _digest(value) for name, value in attributes_of(module)}
 
 
 def _digest(value: Any) -> Any:

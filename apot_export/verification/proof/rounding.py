@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn import functional
 
 from apot_export.network import operations as op
 from apot_export.network.bounds import UNIT_ROUNDOFF, sum_roundings
 from apot_export.original import functions
 from apot_export.original import primitives as p
-from apot_export.original.quantized_layers import QuantizedLayer, ThresholdLayer
+from apot_export.original.quantized_layers import QuantizedLayer, ThresholdLayer, products
 
 _PRODUCT_ROUNDINGS = 12
 """Roundings of one product: both factors' own (levels times thresholds), product and scale."""
@@ -47,25 +46,15 @@ def bounded_layer(module: nn.Conv2d | nn.Linear, operand: Bounded) -> Bounded:
     result = module(operand.value)
     if isinstance(module, ThresholdLayer) and module.quantizes_input:
         # Its input is levels, which are compared before they get here.
-        magnitude = _linear(module, module.quantized_input(operand.value).abs(), weight.abs())
+        magnitude = products(module, module.quantized_input(operand.value).abs(), weight.abs())
         carried = torch.zeros_like(magnitude)
     else:
-        magnitude = _linear(module, operand.value.abs(), weight.abs())
-        carried = _linear(module, operand.bound, weight.abs())
+        magnitude = products(module, operand.value.abs(), weight.abs())
+        carried = products(module, operand.bound, weight.abs())
     if module.bias is not None:
         axes = (1, -1, *[1] * (result.ndim - 2))
         magnitude = magnitude + module.bias.abs().reshape(axes)
     return Bounded(result, carried + roundings * UNIT_ROUNDOFF * magnitude)
-
-
-def _linear(
-    module: nn.Conv2d | nn.Linear, value: torch.Tensor, weight: torch.Tensor
-) -> torch.Tensor:
-    if isinstance(module, nn.Conv2d):
-        return functional.conv2d(
-            value, weight, None, module.stride, module.padding, module.dilation, module.groups
-        )
-    return functional.linear(value, weight)
 
 
 def bounded_module(module: nn.Module, operand: Bounded) -> Bounded:
