@@ -56,7 +56,7 @@ def reported(
     except (OSError, MemoryError) as error:
         if debug:
             traceback.print_exc()
-        print_error(*_of_the_system(error))
+        print_error(*of_the_system(error))
         raise typer.Exit(COULD_NOT_RUN) from None
     except Exception as error:  # the last resort: an error of apot-export itself
         if debug:
@@ -79,7 +79,8 @@ def _reading_checkpoints(*, in_process: bool) -> AbstractContextManager[None]:
     return apot_export.in_process()
 
 
-def _of_the_system(error: OSError | MemoryError) -> tuple[str, list[tuple[str, str]]]:
+def of_the_system(error: OSError | MemoryError) -> tuple[str, list[tuple[str, str]]]:
+    """Return the message and the details of an error of the operating system."""
     if isinstance(error, MemoryError):
         to_do = "use a machine with more memory, or a smaller --batch-size"
         return "There is not enough memory.", [("got", str(error)), ("to do", to_do)]

@@ -17,13 +17,25 @@ def run() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # File names may be any bytes, and not every terminal speaks Unicode.
         sys.stdout.reconfigure(errors="backslashreplace")
+    output = sys.stdout
     try:
         from .app import app
 
         app()
-    except Stopped:  # outside of every verb
+    except Stopped:  # outside of every verb, like the others here
         sys.stderr.write("Error: Interrupted.\n")
         raise
+    except SystemExit:
+        from ._errors import COULD_NOT_RUN
+
+        if sys.stdout is output:
+            raise
+        sys.exit(COULD_NOT_RUN)  # nobody reads the output: typer has put another in its place
+    except OSError as error:
+        from ._errors import COULD_NOT_RUN, of_the_system, print_error
+
+        print_error(*of_the_system(error))
+        sys.exit(COULD_NOT_RUN)
 
 
 if __name__ == "__main__":
