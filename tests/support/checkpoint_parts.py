@@ -9,6 +9,7 @@ import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -90,9 +91,14 @@ def sound_checkpoints() -> dict[str, bytes]:
 
 
 def opcodes(pickled: bytes) -> list[bytes]:
-    """Return the opcodes of the first pickle of a stream, each with its argument."""
-    starts = [position for _, _, position in pickletools.genops(pickled) if position is not None]
-    ends = [*starts[1:], starts[-1] + 1]
+    """Return the opcodes of the first pickle of a stream, each with its argument.
+
+    Where it was changed before, these are the opcodes before the first damage.
+    """
+    starts: list[int] = []
+    with suppress(ValueError, IndexError, AttributeError):
+        starts += (place for _, _, place in pickletools.genops(pickled) if place is not None)
+    ends = [*starts[1:], starts[-1] + 1] if starts else []
     return [pickled[begin:end] for begin, end in zip(starts, ends, strict=True)]
 
 
