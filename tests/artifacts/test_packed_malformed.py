@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-import math
-
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from apot_export.artifacts.packed import PackedNetwork, load_packed
+from apot_export.artifacts.packed import load_packed
 from apot_export.errors import PackedFileError
-from conformance.files import seal, unseal
 from conformance.generate import FOLDER, SUFFIX
-from tests.support.malformed_networks import described, mutate, with_network
-from tests.support.packed_files import load, packed
-
-RANDOM = settings(derandomize=True, deadline=None, max_examples=250)
-
 
 REASONS = {
     "B1-a-table-of-length-3": "power-of-two length",
@@ -61,37 +49,3 @@ def test_a_refusal_says_what_is_wrong(name: str, reason: str) -> None:
     with pytest.raises(PackedFileError) as caught:
         load_packed(FOLDER / "invalid" / f"{name}{SUFFIX}").check()
     assert reason in str(caught.value)
-
-
-@RANDOM
-@given(st.data())
-def test_a_mutated_network_is_refused_or_runs(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    content = with_network(mutate(data, described()))
-    try:
-        loaded = load(tmp_path_factory.mktemp("fuzz"), content).network
-    except PackedFileError:
-        return
-    if max(map(math.prod, loaded.shapes.values())) < 1 << 16:
-        image = np.full((1, *loaded.input_shape), 0.5, dtype=np.float32)
-        shape = PackedNetwork(network=loaded, provenance={}).run(image).shape
-        assert shape == (1, *loaded.shapes[loaded.output])
-
-
-@RANDOM
-@given(st.data())
-def test_a_mutated_container_is_refused_or_the_same(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    header, tensors = unseal(packed())
-    entries = {name: header[name] for name in header if name != "__metadata__"}
-    mutated = mutate(data, copy.deepcopy(entries))
-    if not isinstance(mutated, dict):
-        return
-    content = seal({"__metadata__": header["__metadata__"], **mutated}, tensors)
-    try:
-        load(tmp_path_factory.mktemp("fuzz"), content)
-    except PackedFileError:
-        return
-    assert mutated == entries, mutated

@@ -87,8 +87,8 @@ def any_bit_missed() -> bool:
         name: flips.missed(read, content, itertools.chain(*ranges))
         for name, read in flips.READERS.items()
     }
-    if node := shutil.which("node"):
-        found["JavaScript"] = flips.missed_in_javascript(node, path, ranges)
+    if shutil.which("node"):
+        found["JavaScript"] = flips.missed_in_javascript(path, ranges)
     for name, bits in found.items():
         sys.stdout.write(f"{name}: {len(bits)} of {8 * len(content)} bits missed {bits[:9]}\n")
     return any(found.values())

@@ -36,7 +36,9 @@ SCALARS = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-2, 9),
-    st.sampled_from([127, 1 << 31, 1 << 63, 10**30, 0.5, 1e-30, 1e39, 1e999, -1.0, "", "image"]),
+    st.sampled_from(
+        [127, 1 << 20, (1 << 31) - 1, 1 << 63, 10**30, 0.5, 1e-30, 1e39, 1e999, -1.0, "", "image"]
+    ),
 )
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4), max_leaves=4)
 
