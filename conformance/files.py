@@ -39,6 +39,7 @@ class Packed:
     """In the order of their data, without padding."""
     version: str = "2"
     provenance: Json = field(default_factory=dict)
+    interface: Json | None = None
     images: list[Any] = field(default_factory=list)
     """Batches, nested lists [N][C][H][W], through which the values of the network are stated."""
 
@@ -64,6 +65,8 @@ class Packed:
             "provenance": dumps(self.provenance),
             "checksums": checksums,
         }
+        if self.interface is not None:
+            metadata["interface"] = dumps(self.interface)
         return {"__metadata__": metadata, **entries}, bytes(data)
 
     def sealed(self) -> bytes:

@@ -89,6 +89,7 @@ def _metadata() -> None:
         broken("M3", f"version {version}", changed("format_version", version))
     for name in ("network", "provenance", "checksums"):
         broken("M4", f"no {name}", changed(name, ABSENT))
+    broken("M5", "interface is an array", changed("interface", "[]"))
     for name in ("network", "provenance"):
         broken("M5", f"{name} is an array", changed(name, "[]"))
         broken("M5", f"{name} is no JSON", changed(name, "{"))

@@ -156,6 +156,7 @@ def names() -> Packed:
     for _ in range(30):
         deep = [deep]
     found.provenance = {"größe": "😀", "32 inside each other": deep, "numbers": [1e300, -0.5]}
+    found.interface = {"classes": ["日本", ""], "": None}
     return found
 
 

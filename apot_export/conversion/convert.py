@@ -21,6 +21,7 @@ from apot_export.artifacts.onnx_model.lowering import PORTABLE
 from apot_export.conversion.any_size import at_any_size
 from apot_export.conversion.faithful import require_same_results
 from apot_export.conversion.integer_choices import IntegerChoices
+from apot_export.conversion.interface import is_published
 from apot_export.conversion.output import TOOL, Output
 from apot_export.conversion.premise import require_supported
 from apot_export.conversion.result import ConversionResult, Sizes, image_size
@@ -126,32 +127,35 @@ def _export(
         source, more = at_any_size(original.module, source, quantizers)
         notes += more
     coded = encode_network(source, alpha_terms=original.choices.alpha_terms)
-    files, form = output.files(
-        coded, _provenance(original), original.family.preprocessing, original.module
+    manifest = _manifest(original, output, path)
+    manifest |= {"model": spec.to_json()} if spec else {}
+    made = output.files(
+        coded,
+        _provenance(original),
+        original.family.preprocessing,
+        original.module,
+        published=is_published(manifest),
     )
     record = original.checkpoint.record if original.checkpoint else None
     optional = {
+        "interface": made.interface,
         "record": record.to_json() if record else None,
         "notes": notes or None,
         "statistics": statistics,
-        "model": spec.to_json() if spec else None,
-        "integer": form.to_json() if form else None,
+        "integer": made.integer,
         "compressed": output.compress or None,
     }
-    manifest = {
-        **_manifest(original, output, path),
-        **{key: value for key, value in optional.items() if value is not None},
-    }
-    written = write_export(output.folder, files, manifest, force=output.force)
+    manifest |= {key: value for key, value in optional.items() if value is not None}
+    written = write_export(output.folder, made.files, manifest, force=output.force)
     return ConversionResult.of(
         original,
-        Sizes.of(coded, original, files[PACKED_MODEL], path),
+        Sizes.of(coded, original, made.files[PACKED_MODEL], path),
         path=output.folder,
         files=written,
         target=output.model["target"],
         image_size=image_size(dynamic=output.model["dynamic_size"]),
         statistics=statistics,
-        integer=optional["integer"],
+        integer=made.integer,
         compressed=output.compress,
         notes=notes,
         seconds=time.perf_counter() - started,

@@ -20,6 +20,7 @@ from apot_export.artifacts.directory import (
 from apot_export.artifacts.onnx_model.lowering import PORTABLE
 from apot_export.artifacts.packed import load_packed
 from apot_export.conversion.integer_choices import IntegerChoices
+from apot_export.conversion.interface import is_published
 from apot_export.conversion.output import Output
 from apot_export.conversion.result import image_size
 from apot_export.errors import ExportError
@@ -126,15 +127,22 @@ def _write(
     """
     packed = load_packed(source / PACKED_MODEL)
     preprocessing = families.by_name(manifest["family"]).preprocessing
-    files, made = output.files(packed.network, packed.provenance, preprocessing, None)
-    form = recorded or (made.to_json() if made else None)
+    made = output.files(
+        packed.network,
+        packed.provenance,
+        preprocessing,
+        None,
+        published=is_published(manifest),
+    )
+    form = recorded or made.integer
     changed = {
         "checkpoint": found_from(output.folder, source, manifest["checkpoint"]),
         "integer": form,
         "compressed": output.compress or None,
+        "interface": made.interface,
     }
     content = of_another_model(manifest, output.model, changed)
-    return write_export(output.folder, files, content, force=output.force), form
+    return write_export(output.folder, made.files, content, force=output.force), form
 
 
 def _read_by_a_program(export: Path) -> ExportError:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -16,12 +16,22 @@ from apot_export.artifacts.onnx_model import build_integer_model, build_model, s
 from apot_export.artifacts.onnx_model.lowering import PLAIN, require_target
 from apot_export.artifacts.packed.writing import packed_file_bytes, require_compressible
 from apot_export.conversion.integer_choices import IntegerChoices
+from apot_export.conversion.interface import integer_interface, interface_of, with_integer
 from apot_export.network import CodedNetwork
 
-if TYPE_CHECKING:
-    from apot_export.conversion.calibration import IntegerForm
-
 TOOL = f"apot-export {VERSION}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """The files of an export, and what its manifest says of them."""
+
+    files: dict[str, bytes]
+    """By name."""
+    interface: dict[str, Any]
+    """See `interface_of`."""
+    integer: dict[str, Any] | None
+    """See `IntegerForm.to_json`; None without an integer network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +59,20 @@ class Output:
         provenance: Mapping[str, Any],
         preprocessing: str,
         module: nn.Module | None,
-    ) -> tuple[dict[str, bytes], IntegerForm | None]:
-        """Return the contents of the export's files by name, and its all-integer network.
+        *,
+        published: bool,
+    ) -> Contents:
+        """Return the contents of the export's files, and what its manifest says of them.
 
         Args:
             coded: The network.
             provenance: What every artifact records about the original.
             preprocessing: Of calibration images: see `Family.preprocessing`.
             module: The original, for calibration; None where it is not there.
+            published: Whether the network is a published one, whose dataset is known.
         """
-        metadata = {"apot_export": json.dumps(provenance, sort_keys=True)}
+        interface = interface_of(coded, preprocessing if published else None)
+        metadata = _metadata(provenance, interface)
         model = build_model(coded, name=self.name, tool=TOOL, metadata=metadata, **self.model)
         form = None
         if self.integer is not None:
@@ -67,17 +81,29 @@ class Output:
 
             form = integer_form(coded, model, self.integer, preprocessing, module)
         network = form.network if form else None
-        packed = packed_file_bytes(coded, provenance, network, compress=self.compress)
-        files = {ONNX_MODEL: serialise(model), PACKED_MODEL: packed}
+        files = {ONNX_MODEL: serialise(model), PACKED_MODEL: b""}
         if network is not None:
+            of_integers = integer_interface(interface, network)
+            interface = with_integer(interface, of_integers)
             model = build_integer_model(
                 coded,
                 network,
                 name=self.name,
                 tool=TOOL,
-                metadata=metadata,
+                metadata=_metadata(provenance, of_integers),
                 plain=self.model["target"] == PLAIN,
                 batch=self.model["batch"],
             )
             files[INTEGER_MODEL] = serialise(model)
-        return files, form
+        files[PACKED_MODEL] = packed_file_bytes(
+            coded, provenance, network, interface=interface, compress=self.compress
+        )
+        return Contents(files=files, interface=interface, integer=form.to_json() if form else None)
+
+
+def _metadata(provenance: Mapping[str, Any], interface: Mapping[str, Any]) -> dict[str, str]:
+    """Return the properties of an ONNX model."""
+    return {
+        "apot_export": json.dumps(provenance, sort_keys=True),
+        "interface": json.dumps(interface),
+    }

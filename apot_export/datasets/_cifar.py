@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torchvision import datasets as torchvision_datasets
 
 from apot_export.datasets._dataset import Dataset, DatasetKind, dataset_of_files
 from apot_export.datasets._locating import (
@@ -35,26 +34,23 @@ _CIFAR100_CLASSES = """
 """
 
 
-class _Cifar10TestHalf(torchvision_datasets.CIFAR10):  # type: ignore[misc]
-    """CIFAR-10 of which only the test batch has to be there; its MD5 is checked before reading."""
-
-    train_list: list[Any] = []  # noqa: RUF012 - the base class declares it so
-
-
-class _Cifar100TestHalf(torchvision_datasets.CIFAR100):  # type: ignore[misc]
-    """CIFAR-100, likewise."""
-
-    train_list: list[Any] = []  # noqa: RUF012 - likewise
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Variant:
     """The properties in which CIFAR-10 and CIFAR-100 differ."""
 
     title: str
-    batches: Any
-    """torchvision's class for it."""
     classes: tuple[str, ...]
+
+    @property
+    def batches(self) -> Any:
+        """The class that torchvision has for it, of which only the test batch has to be there.
+
+        Its MD5 is checked before reading.
+        """
+        from torchvision import datasets  # it takes seconds, and facts on the dataset need none
+
+        published = getattr(datasets, self.title.replace("-", ""))
+        return type(published.__name__, (published,), {"train_list": []})
 
     @property
     def name(self) -> str:
@@ -68,6 +64,7 @@ class _Variant:
             input_shape=(3, 32, 32),
             classes=len(self.classes),
             opener=self.open,
+            names=lambda: self.classes,
             normalisations={APOT_CODE: usual, ALQ_CODE: alq or usual},
         )
 
@@ -151,9 +148,7 @@ def _read(path: Path) -> NDArray[np.uint8]:
     return pixels
 
 
-CIFAR10 = _Variant(
-    title="CIFAR-10", batches=_Cifar10TestHalf, classes=tuple(_CIFAR10_CLASSES.split())
-).kind(alq=Normalisation(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)))
-CIFAR100 = _Variant(
-    title="CIFAR-100", batches=_Cifar100TestHalf, classes=tuple(_CIFAR100_CLASSES.split())
-).kind()
+CIFAR10 = _Variant(title="CIFAR-10", classes=tuple(_CIFAR10_CLASSES.split())).kind(
+    alq=Normalisation(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
+)
+CIFAR100 = _Variant(title="CIFAR-100", classes=tuple(_CIFAR100_CLASSES.split())).kind()

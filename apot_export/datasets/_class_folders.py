@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision import transforms
 
 from apot_export.datasets._dataset import UNLABELLED, Dataset, DatasetKind, dataset_of_files
 from apot_export.datasets._imagenet import NORMALISATION as IMAGENET_NORMALISATION
@@ -172,6 +171,8 @@ def _labels(root: Path, names: Sequence[str], classes: int) -> dict[str, int]:
 
 def _fitting(height: int, width: int) -> Callable[[Image.Image], Image.Image]:
     """Return the transform that brings an image to the network's height and width."""
+    from torchvision import transforms  # it takes seconds, and not every dataset needs it
+
     if height >= _SMALLEST_CROPPED:
         # Of the longer side if that is the width: the crop must not reach beyond the image.
         resized = round(max(height, width) * 256 / 224)

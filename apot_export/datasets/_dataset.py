@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,6 +174,13 @@ class DatasetKind:
     normalisations: Mapping[str, Normalisation] = field(default_factory=dict)
     """Of 8-bit pixels, by training code; other codes use that of `APOT_CODE`. Empty for images that
     have no 8-bit pixels."""
+    otherwise: Normalisation = _UNCHANGED
+    """Of the pixels of such images."""
+    names: Callable[[], Sequence[str]] = tuple
+    """Returns what to call each class, by label; none where that is not known."""
+    resized: int | None = None
+    """Pixels of the shorter side that images are resized to before they are cropped at the centre;
+    None where they have the network's size."""
 
     def normalisation(self, preprocessing: str = APOT_CODE) -> Normalisation | None:
         """Return the normalisation of 8-bit pixels by a training code, "apot-code" or "alq-code".
@@ -200,4 +208,26 @@ class DatasetKind:
         Raises:
             DatasetError: The images are missing or malformed.
         """
-        return self.opener(data, self.normalisation(preprocessing) or _UNCHANGED)
+        return self.opener(data, self.pixels(preprocessing))
+
+    def pixels(self, preprocessing: str = APOT_CODE) -> Normalisation:
+        """Return what makes images of the dataset's own pixels, of however many bits they are."""
+        return self.normalisation(preprocessing) or self.otherwise
+
+    def preprocessing(self, code: str = APOT_CODE) -> dict[str, Any]:
+        """Return what FORMAT.md describes in section 2.6.
+
+        Args:
+            code: The training code, "apot-code" or "alq-code".
+        """
+        channels, *size = self.input_shape
+        pixels = self.pixels(code)
+        return {
+            "dataset": self.name,
+            "channels": "grey" if channels == 1 else "RGB",
+            "resize": self.resized,
+            "crop": None if self.resized is None else size,
+            "range": [0, pixels.white],
+            "mean": list(pixels.mean),
+            "std": list(pixels.std),
+        }

@@ -14,7 +14,7 @@ from apot_export.errors import DatasetError
 _CLASSES = 10
 
 
-def _open(data: Path | None, _: Normalisation) -> Dataset:
+def _open(data: Path | None, normalisation: Normalisation) -> Dataset:
     """Open the split; pixels 0 to 16 become 0 to 1."""
     if data is not None:
         raise DatasetError(
@@ -31,9 +31,20 @@ def _open(data: Path | None, _: Normalisation) -> Dataset:
         name="digits",
         root="embedded",
         labels=labels.astype(np.int64),
-        load=lambda index: np.asarray(images[index].astype(np.float32) / np.float32(16)),
-        classes=tuple(str(digit) for digit in range(_CLASSES)),
+        load=lambda index: normalisation(images[index].transpose(1, 2, 0)),
+        classes=_names(),
     )
 
 
-DIGITS = DatasetKind(name="digits", input_shape=(1, 8, 8), classes=_CLASSES, opener=_open)
+def _names() -> tuple[str, ...]:
+    return tuple(str(digit) for digit in range(_CLASSES))
+
+
+DIGITS = DatasetKind(
+    name="digits",
+    input_shape=(1, 8, 8),
+    classes=_CLASSES,
+    opener=_open,
+    otherwise=Normalisation(mean=(0.0,), std=(1.0,), white=16),
+    names=_names,
+)

@@ -50,16 +50,19 @@ class Synsets(NamedTuple):
     by_wordnet_id: dict[str, int]
     by_ilsvrc_id: dict[int, int]
     """Keys are 1 to 1000."""
+    names: tuple[str, ...]
+    """What torchvision calls each class, by index."""
 
 
 @cache
 def synsets() -> Synsets:
     """Return the indices of ImageNet's classes, from the table that is part of the package."""
     file = resources.files("apot_export.datasets").joinpath("data/imagenet_synsets.txt")
-    rows = [line.split() for line in file.read_text(encoding="ascii").splitlines()]
+    rows = [line.split(" ", 2) for line in file.read_text(encoding="ascii").splitlines()]
     return Synsets(
-        by_wordnet_id={wordnet: index for index, (wordnet, _) in enumerate(rows)},
-        by_ilsvrc_id={int(number): index for index, (_, number) in enumerate(rows)},
+        by_wordnet_id={wordnet: index for index, (wordnet, _, _) in enumerate(rows)},
+        by_ilsvrc_id={int(number): index for index, (_, number, _) in enumerate(rows)},
+        names=tuple(name for _, _, name in rows),
     )
 
 

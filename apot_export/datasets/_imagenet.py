@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torchvision import transforms
-from torchvision.models import ResNet18_Weights
 
 from apot_export.datasets import _ground_truth
 from apot_export.datasets._dataset import Dataset, DatasetKind, dataset_of_files
@@ -25,6 +23,7 @@ from apot_export.datasets._normalisation import APOT_CODE, Normalisation
 from apot_export.errors import DatasetError
 
 NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_RESIZED, _SIZE = 256, 224
 _FOLDERS = ("val", "imagenet", "imagenet/val", "imagenet-sample/val", "ILSVRC2012/val")
 _HOW = f"""give the folder with --data FOLDER, or set {ROOT_VARIABLE} to it; it is searched as it \
 is, and in {", ".join(_FOLDERS)} below it. Either of these is accepted:
@@ -109,21 +108,24 @@ def _flat(root: Path, paths: list[Path]) -> Dataset:
 
 
 def _dataset(root: Path, labelled: Sequence[tuple[Path, int]]) -> Dataset:
-    crop = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    from torchvision import transforms  # it takes seconds, and facts on the dataset need none
+
+    crop = transforms.Compose([transforms.Resize(_RESIZED), transforms.CenterCrop(_SIZE)])
 
     def read(path: Path) -> NDArray[np.uint8]:
         return np.asarray(crop(read_image(path)), dtype=np.uint8)
 
-    classes = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
     return dataset_of_files(
-        "imagenet", root, labelled, read, normalisation=NORMALISATION, classes=classes
+        "imagenet", root, labelled, read, normalisation=NORMALISATION, classes=synsets().names
     )
 
 
 IMAGENET = DatasetKind(
     name="imagenet",
-    input_shape=(3, 224, 224),
+    input_shape=(3, _SIZE, _SIZE),
     classes=CLASSES,
     opener=_open,
+    names=lambda: synsets().names,
+    resized=_RESIZED,
     normalisations={APOT_CODE: NORMALISATION},
 )

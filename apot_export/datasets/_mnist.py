@@ -69,7 +69,7 @@ def _archives(
         root=str(root),
         labels=labels.astype(np.int64),
         load=lambda index: normalisation(pixels[index, :, :, np.newaxis]),
-        classes=tuple(str(digit) for digit in range(_CLASSES)),
+        classes=_names(),
         picture=normalisation.picture,
     )
 
@@ -116,11 +116,16 @@ def _damaged(path: Path, got: str, expected: str) -> DatasetError:
     )
 
 
+def _names() -> tuple[str, ...]:
+    return tuple(str(digit) for digit in range(_CLASSES))
+
+
 MNIST = DatasetKind(
     name="mnist",
     input_shape=(1, 28, 28),
     classes=_CLASSES,
     opener=_open,
+    names=_names,
     normalisations={
         APOT_CODE: Normalisation(mean=(0.131,), std=(0.308,)),
         ALQ_CODE: Normalisation(mean=(0.1307,), std=(0.3081,)),

@@ -1,4 +1,4 @@
-"""Normalisation of pixels: (pixel / 255 - mean) / std per channel, and back."""
+"""Normalisation of pixels: (pixel / white - mean) / std per channel, and back."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ class Normalisation:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    white: int = 255
+    """The brightest pixel, which is scaled to 1."""
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return (pixels / 255 - mean) / std: uint8 [H, W, C] to float32 [C, H, W].
+        """Return (pixels / white - mean) / std: uint8 [H, W, C] to float32 [C, H, W].
 
         The result is contiguous.
 
@@ -31,7 +33,7 @@ class Normalisation:
         # In memory too, channels come first, as in training: PyTorch's choice among convolution
         # algorithms, and with it the last bits of its results, follows the order in memory.
         planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-        image = planes.astype(np.float32) / np.float32(255)
+        image = planes.astype(np.float32) / np.float32(self.white)
         return np.asarray((image - mean) / std, dtype=np.float32)
 
     def picture(self, pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -43,9 +45,21 @@ class Normalisation:
         >>> half.picture(np.array([[[-2, 0.004, 9]]], dtype=np.float32)).tolist()
         [[[0], [128], [255]]]
         """
+        return self._pixels(pixels, 255)
+
+    def pixels(self, image: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Return the pixels that an image was made of: float32 [C, H, W] to uint8 [H, W, C].
+
+        >>> sixteen = Normalisation(mean=(0,), std=(1,), white=16)
+        >>> sixteen.pixels(sixteen(np.array([[[3], [16]]], dtype=np.uint8))).tolist()
+        [[[3], [16]]]
+        """
+        return self._pixels(image, self.white)
+
+    def _pixels(self, image: NDArray[np.float32], white: int) -> NDArray[np.uint8]:
         mean, std = self._planes()
-        scaled = np.rint((pixels * std + mean) * np.float32(255))
-        return np.clip(scaled, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+        scaled = np.rint((image * std + mean) * np.float32(white))
+        return np.clip(scaled, 0, white).astype(np.uint8).transpose(1, 2, 0)
 
     def _planes(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return mean and deviation as float32 [C, 1, 1]."""

@@ -33,7 +33,8 @@ def read_container(
     require(fine, f"this reader knows apot-packed {' and '.join(_VERSIONS)}, not {found}")
     missing = {"network", "provenance", "checksums"} - metadata.keys()
     require(not missing, f"the metadata lack {missing}")
-    parse(metadata["provenance"], "provenance")
+    for name in ("provenance", *({"interface"} & metadata.keys())):
+        parse(metadata[name], name)
     for name, entry in header.items():
         members(entry, f"tensor {name}", TENSOR)
     tensors: dict[str, NDArray[Any]] = {}

@@ -241,13 +241,14 @@ def _models(
     network: CodedNetwork, present: onnx.ModelProto, deployment: Deployment
 ) -> dict[str, onnx.ModelProto]:
     """Build the models that may be the fastest, by target; name and provenance are the old ones."""
-    provenance = {p.key: p.value for p in present.metadata_props if p.key == "apot_export"}
+    kept = ("apot_export", "interface")
+    metadata = {p.key: p.value for p in present.metadata_props if p.key in kept}
     return {
         target: build_model(
             network,
             name=present.graph.name,
             tool=f"apot-export {VERSION}",
-            metadata=provenance,
+            metadata=metadata,
             target=target,
         )
         for target in _TARGETS[deployment.runtime, deployment.device]

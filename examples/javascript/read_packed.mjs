@@ -23,7 +23,7 @@ export function readPacked(bytes, maxMemory) {
   const budget = new Budget(bytes.byteLength, maxMemory);
   const { metadata, tensors } = readContainer(new Uint8Array(bytes), budget);
   const network = members(parse(metadata.get("network"), "network"), "network", RECORDS.network);
-  parse(metadata.get("provenance"), "provenance");
+  for (const name of ["provenance", "interface"].filter((name) => metadata.has(name))) parse(metadata.get(name), name);
   const source = new Tensors(tensors, budget), layers = new Map();
   const books = network.codebooks.map((book, index) => readCodebook(book, `codebooks[${index}]`, budget));
   for (const [name, layer] of network.layers) layers.set(name, readLayer(layer, name, books, source));

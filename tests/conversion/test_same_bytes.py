@@ -27,10 +27,10 @@ DIGITS = Path(__file__).parents[2] / "examples/digits/res8_4bit/model_best.pth.t
 CODES = "a7fb4ed3886f5f4b64845dc332862a16eb015b1941a700cbffb2862e3707f624"
 """SHA-256 of the codes of the digits network, layer by layer."""
 FILES = {
-    "manifest.json": "fae0c9c3f916c6395a019e91d313689a6f2289f61a819535a75f7aa2eca1562b",
-    "model.apot.safetensors": "dc9045fe198bc626b4733c1a5f2443363d8bb8c87437d10dc67dbbeb0fb366c4",
-    "model.integer.onnx": "6412aa73cd3c788a22faa6a97886d3a339ad9883cd3cbb1a2f595561e3be4d47",
-    "model.onnx": "de88ee11bdb6ae7cebb6a213e1e1fac3c946f19ae77cd787a940e40fbb053d7d",
+    "manifest.json": "eb162055eb710dcbab5a51661801c65aae7e149c6808bc519122853294e669ef",
+    "model.apot.safetensors": "f17314e69f766116ca3144c7cfbb5090d6d75d2f6f5358d5a8d8254722f96d46",
+    "model.integer.onnx": "f2590b02dffe53a34e663b9dbc0da42e11f6eb31b36b561bff5a5076cc554afa",
+    "model.onnx": "a866b73fd8586b43dbb0de4027bbc73556bbc8b9451f641c2eb22587601a694f",
 }
 """SHA-256 of every file of the digits network's export, converted where the checkpoint lies.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apot_export.artifacts.onnx_model._builder import codebook_attributes, serialise
+from apot_export.artifacts.onnx_model._builder import INPUT, OUTPUT, codebook_attributes, serialise
 from apot_export.artifacts.onnx_model.functions import DOMAIN, OPSET
 from apot_export.artifacts.onnx_model.graph import build_model
 from apot_export.artifacts.onnx_model.integer_graph import build_integer_model
@@ -10,7 +10,9 @@ from apot_export.artifacts.onnx_model.openvino_model import openvino_model
 
 __all__ = [
     "DOMAIN",
+    "INPUT",
     "OPSET",
+    "OUTPUT",
     "build_integer_model",
     "build_model",
     "codebook_attributes",

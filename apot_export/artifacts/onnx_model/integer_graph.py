@@ -92,6 +92,11 @@ def build_integer_model(
     return model
 
 
+def logits_are_wide(node: IntegerNode) -> bool:
+    """Return whether the last value of an integer network may need more than 32 bits."""
+    return max(-node.interval.low, node.interval.high) >= STREAM_LIMIT
+
+
 def _facts(network: IntegerNetwork) -> dict[str, str]:
     """Return the model properties of an integer network."""
     return {
@@ -146,8 +151,8 @@ class _IntegerGraph(PieceBuilder):
 
     def add_logits(self, node: IntegerNode) -> None:
         """Add the output: the parts of the last value, put together as integers."""
-        parts, widest = self.parts[node.name], max(-node.interval.low, node.interval.high)
-        kind = TensorProto.INT32 if widest < STREAM_LIMIT else TensorProto.INT64
+        parts = self.parts[node.name]
+        kind = TensorProto.INT64 if logits_are_wide(node) else TensorProto.INT32
         self.types[self.output] = kind
         output, total = self._value(self.output), ""
         self.place, self.made = f"{node.name}.logits", 0

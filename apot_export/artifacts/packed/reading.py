@@ -70,6 +70,8 @@ class PackedNetwork:
     network: CodedNetwork
     provenance: Mapping[str, Any]
     """What the network was made from: checkpoint digest, tool version, options, bit-width."""
+    interface: Mapping[str, Any] | None = None
+    """Inputs, outputs, preprocessing and classes: FORMAT.md, section 2.6; None in older files."""
     stored: StoredTensors | None = None
     """The tensors of the file; None for a network that was not read from one."""
 
@@ -139,7 +141,8 @@ def load_packed(
 def _load(file: Path, *, lazy: bool) -> PackedNetwork:
     metadata, tensors = read(file)
     try:
-        provenance = strict_json.mapping("provenance", strict_json.loads(metadata["provenance"]))
+        provenance = _described(metadata, "provenance")
+        interface = _described(metadata, "interface") if "interface" in metadata else None
         parameters = Parameters(tensors, metadata["format_version"])
         network = _network(strict_json.loads(metadata["network"]), tensors, parameters)
         _require_well_formed(network, tensors)
@@ -154,7 +157,13 @@ def _load(file: Path, *, lazy: bool) -> PackedNetwork:
         raise malformed(str(file), f"{type(error).__name__}: {error}") from error
     if not lazy:
         tensors.check_all()
-    return PackedNetwork(network=network, provenance=provenance, stored=tensors)
+    return PackedNetwork(
+        network=network, provenance=provenance, interface=interface, stored=tensors
+    )
+
+
+def _described(metadata: Mapping[str, str], name: str) -> Mapping[str, Any]:
+    return strict_json.mapping(name, strict_json.loads(metadata[name]))
 
 
 def _require_program(tensors: StoredTensors) -> None:

@@ -51,6 +51,7 @@ def packed_file_bytes(
     provenance: Mapping[str, Any],
     integer: IntegerNetwork | None = None,
     *,
+    interface: Mapping[str, Any] | None = None,
     compress: bool = False,
 ) -> bytes:
     """Serialise a coded network: the same network and provenance give the same bytes.
@@ -60,6 +61,7 @@ def packed_file_bytes(
         provenance: What it was made from, as JSON.
         integer: What `lower` made of the network, to be stored as a program, too. Then all codes
             are a bit stream, as the program reads them.
+        interface: Inputs, outputs, preprocessing and classes; None to say nothing of them.
         compress: Entropy-code the codes of layers that get smaller by it.
 
     Raises:
@@ -85,6 +87,8 @@ def packed_file_bytes(
         "network": strict_json.dumps(content),
         "provenance": strict_json.dumps(provenance, sort_keys=True),
     }
+    if interface is not None:
+        metadata["interface"] = strict_json.dumps(interface)
     if is_of_version_3(network):
         metadata = {"format_version": str(FORMAT_VERSION), **metadata}
     tensors = writer.tensors()
