@@ -133,7 +133,7 @@ OBJECTS: dict[str, object] = {
     "enums": [http.HTTPStatus.OK, signal.SIGINT],
     "numbers": [1 + 2j, decimal.Decimal("0.1"), fractions.Fraction(1, 3), 1 << 200, slice(1, 2)],
     "bytes": [b"x", bytearray(b"y"), uuid.UUID(int=1)],
-    "PyTorch's": [torch.Size([2]), torch.float16, torch.device("cpu"), torch.get_rng_state()],
+    "of PyTorch": [torch.Size([2]), torch.float16, torch.device("cpu"), torch.get_rng_state()],
     "SimpleNamespace": types.SimpleNamespace(a=1),
 }
 CONVERTED: dict[str, Writer] = {

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.original import test_containers as files
+from tests.original.test_refused_containers import REFUSED as REFUSED_FILES
 from tests.support.kinds import CONVERTED, REFUSED
 
 FILE = Path(__file__).parents[2] / "docs" / "supported.md"
@@ -15,7 +17,11 @@ FILE = Path(__file__).parents[2] / "docs" / "supported.md"
 def content() -> str:
     """Return what the file should be."""
     lines = [
-        "# Networks of your own",
+        "# What converts, and what is refused",
+        "",
+        "Written from the tables of the tests: `python -m tests.support.supported`.",
+        "",
+        "## Networks of your own",
         "",
         "`apot_export.convert(module, input_shape=(3, 32, 32))` and `--model PACKAGE.MODULE:NAME`",
         "take any network of quantized layers and the operations below. Every row is a test: the",
@@ -44,8 +50,33 @@ def content() -> str:
         "| refused | the error says |",
         "|---|---|",
         *(f"| {kind} | {says} |" for kind, (_, says) in REFUSED.items()),
+        "",
+        "## Checkpoint files",
+        "",
+        "Of every row the tests write a file of the example's tensors, and compare its network",
+        "with that of the plain file. [checkpoints.md](checkpoints.md) says what happens to each.",
+        "",
+        "| part | converted |",
+        "|---|---|",
+        f"| Prefixes of keys | {', '.join(f'`{prefix}`' for prefix in files.PREFIXES)} |",
+        f"| The state dict under | {', '.join(f'`{place}`' for place in files.PLACES)} |",
+        f"| Data beside it | {', '.join(files.OBJECTS)} |",
+        f"| Others | {'; '.join(_other_files())} |",
+        "",
+        "Refused, with lines of Python that re-save the plain data, which the tests run: "
+        f"{'; '.join(REFUSED_FILES)}.",
     ]
     return "\n".join([*lines, ""])
+
+
+def _other_files() -> list[str]:
+    """Return the names of containers that are in no table of their own."""
+    tables = [
+        *(f"prefix {one}" for one in files.PREFIXES),
+        *(f"under {one}" for one in files.PLACES),
+    ]
+    tables += [f"beside: {one}" for one in files.OBJECTS]
+    return [kind for kind in files.CONVERTED if kind not in tables]
 
 
 if __name__ == "__main__":
