@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -117,3 +118,43 @@ def test_arrays_are_those_of_numpy() -> None:
     OUTCOMES.clear()
     run_examples(check_that_arrays_are_those_of_numpy, 400)
     assert min(OUTCOMES["read"], OUTCOMES["refused"]) > 60, OUTCOMES
+
+
+HEADER = {"descr": "<f4", "fortran_order": False, "shape": (1, *SHAPE)}
+FOUND = {
+    "an open bracket": "(" * 200,
+    "a text as an extent": repr({**HEADER, "shape": (1, "2")}),
+    "a number as an extent": repr({**HEADER, "shape": (2.0,)}),
+    "no such type": repr({**HEADER, "descr": "<M8[x]"}),
+}
+"""Headers of arrays that let numpy raise errors of other kinds."""
+
+
+def stored(header: str, kind: int = zipfile.ZIP_STORED) -> bytes:
+    """Return an .npz file whose images have a header."""
+    raw = array_file(np.zeros((1, *SHAPE), np.float32))
+    size = len(header).to_bytes(2, "little")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", kind) as archive:
+        archive.writestr("images.npy", raw[:8] + size + header.encode() + bytes(24))
+    return buffer.getvalue()
+
+
+def refused(content: bytes) -> None:
+    path = scratch() / "arrays.npz"
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match="cannot be used"):
+        open_arrays(path, input_shape=SHAPE, output_shape=(4,), normalisation=lambda: None)
+
+
+@pytest.mark.parametrize("what", FOUND)
+def test_headers_that_numpy_does_not_expect(what: str) -> None:
+    refused(stored(FOUND[what] + "\n"))
+
+
+def test_compressions_that_are_damaged_or_unknown() -> None:
+    content = stored(repr(HEADER) + "\n", zipfile.ZIP_LZMA)
+    place = content.index(b"images.npy") + len("images.npy")
+    refused(content[: place + 12] + bytes([255] * 9) + content[place + 21 :])
+    method = content.index(b"PK\x01\x02") + 10
+    refused(content[:method] + b"\x07" + content[method + 1 :])

@@ -10,13 +10,15 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import apot_export
-from apot_export.artifacts.directory import MANIFEST
+from apot_export.artifacts.directory import MANIFEST, read_manifest
 from apot_export.conversion.integer_choices import IntegerChoices
-from apot_export.errors import ApotExportError
+from apot_export.errors import ApotExportError, ExportError
+from apot_export.original.choices import Choices
 from tests.support.fuzzing import damaged, run_examples, scratch
 from tests.support.malformed_networks import mutate
 from tests.support.workshop import DIGITS
@@ -75,3 +77,46 @@ def test_manifests_are_read_or_refused() -> None:
     OUTCOMES.clear()
     run_examples(check_that_manifests_are_read_or_refused, 24)
     assert min(OUTCOMES["read"], OUTCOMES["refused"]) > 3, OUTCOMES
+
+
+FOUND: list[tuple[str, object]] = [
+    ("family", None),
+    ("family", ["apot-v1"]),
+    ("family", True),
+    ("architecture", 3),
+    ("choices", []),
+    ("choices alpha_terms", None),
+    ("choices unsigned_zeros", 0),
+    ("record", {}),
+    ("record", {"key": "best_prec", "value": "f6d1"}),
+    ("integer", [8]),
+    ("integer fraction_bits", "8"),
+    ("integer normalisation", {"mean": [0.5], "std": 1}),
+]
+"""Members and values, which were read later than they were checked."""
+
+
+@pytest.mark.parametrize(("place", "value"), FOUND)
+def test_members_of_a_wrong_type_are_refused(place: str, value: object) -> None:
+    directory = export(with_checkpoint=False)
+    manifest = json.loads(manifest_of(directory))
+    *keys, last = place.split()
+    parent = manifest
+    for key in keys:
+        parent = parent[key]
+    parent[last] = value
+    (directory / MANIFEST).write_text(json.dumps(manifest))
+    try:
+        with pytest.raises(ExportError, match="manifest is damaged"):
+            read_manifest(directory)
+    finally:
+        (directory / MANIFEST).write_text(manifest_of(directory))
+
+
+@pytest.mark.parametrize("choice", ["method", "grid", "bits", "layer_bits", "legacy_divisor"])
+def test_choices_of_a_wrong_type_are_refused(choice: str) -> None:
+    sound = Choices(bits=4)
+    assert Choices.of_json(sound.to_json()) == sound
+    for value in (["apot"], {"a": 1}, 1.5):
+        with pytest.raises(TypeError):
+            Choices.of_json({**sound.to_json(), choice: value})

@@ -7,14 +7,16 @@ from functools import cache
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from apot_export.artifacts.onnx_model import build_model, serialise
 from apot_export.artifacts.onnx_model.lowering import PLAIN, PORTABLE
-from apot_export.artifacts.onnx_model.probe import parse_model
-from apot_export.errors import ApotExportError
+from apot_export.artifacts.onnx_model.probe import integers_as_such, parse_model, with_outputs
+from apot_export.errors import ApotExportError, ExportError
 from apot_export.network import CodedNetwork
+from apot_export.network.comparison import compare_oracle
 from apot_export.network.logits import expected_logits
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification.proof.proofs import prove_export
@@ -80,3 +82,24 @@ def test_a_sound_model_is_proven() -> None:
         model = onnx.load_model_from_string(model_of(name, PORTABLE))
         images, _ = images_and_logits(name, PORTABLE)
         assert not prove_export(None, model, network_of(name), images[:2], "cpu").failures
+
+
+def test_a_damaged_statement_is_refused() -> None:
+    model = parse_model(model_of("levels", PLAIN))
+    (stated,) = (entry for entry in model.metadata_props if entry.key == "stated")
+    stated.value = ""
+    images, _ = images_and_logits("levels", PLAIN)
+    with pytest.raises(ExportError, match="does not hold"):
+        prove_export(None, model, network_of("levels"), images[:2], "cpu")
+
+
+def test_levels_that_are_no_integers_differ() -> None:
+    network, (images, _) = network_of("levels"), images_and_logits("levels", PORTABLE)
+    model = parse_model(model_of("levels", PORTABLE))
+    values = integers_as_such(network, open_session(with_outputs(model), "cpu").run_all(images))
+    assert not compare_oracle(network, images, values).mismatches
+    name = next(name for name in values if name.startswith("quantize"))
+    values[name] = values[name].astype(np.float32) + np.float32(0.5)
+    found = compare_oracle(network, images, values)
+    assert found.mismatches
+    assert any("kinds and shapes" in offender for offender in found.offenders)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import random
+import resource
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from hypothesis import strategies as st
 
 LARGEST_INPUT = 2048
 """Bytes that an example is made of."""
+MOST_MEMORY = 2 << 30
+"""Bytes that examples may take beside what the process has: a file may ask for 256 MiB."""
 
 
 def random_input(seed: int) -> bytes:
@@ -27,11 +31,27 @@ def run_examples(check: Callable[..., Any], count: int) -> None:
     Those that hypothesis chooses itself depend on the modules that are loaded.
     """
     run = check.hypothesis.fuzz_one_input  # type: ignore[attr-defined]
-    for seed in range(count):
-        try:
-            run(random_input(seed))
-        except BaseException as error:  # noqa: PERF203 - to name the seed
-            raise AssertionError(f"the example of seed {seed} fails") from error
+    with little_memory():
+        for seed in range(count):
+            try:
+                run(random_input(seed))
+            except BaseException as error:  # noqa: PERF203 - to name the seed
+                raise AssertionError(f"the example of seed {seed} fails") from error
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """Let this process take little more memory than it has: more is a MemoryError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    size = pages * resource.getpagesize() + MOST_MEMORY
+    if hard != resource.RLIM_INFINITY:
+        size = min(size, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def damaged(data: st.DataObject, content: bytes) -> bytes:
