@@ -64,6 +64,13 @@ class Written:
             "cuda and plain, for networks that average over the whole image or return images.",
         ),
     ] = False
+    opset: Annotated[
+        int,
+        typer.Option(
+            help="Operator set of the ONNX models, where an older one will do; 0: 14 for target "
+            "plain, 18 for others.",
+        ),
+    ] = 0
     compress: Annotated[
         bool,
         typer.Option(
@@ -145,8 +152,8 @@ def _require_options_of_exports(context: typer.Context, export: Path) -> None:
         raise ExportError(
             "The weights of an export are codes already: no option can change them.",
             where=str(export),
-            expected="--target, --batch, --keep-functions, --dynamic-size, --integer, --compress, "
-            "-o, --force",
+            expected="--target, --batch, --keep-functions, --dynamic-size, --opset, --integer, "
+            "--compress, -o, --force",
             got=", ".join(others.values()),
             fix="leave them out, or convert the checkpoint again",
         )

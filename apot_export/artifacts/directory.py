@@ -22,7 +22,7 @@ PACKED_MODEL = "model.apot.safetensors"
 UNFINISHED = "verification.unfinished."
 """How the names of an unfinished verification's files begin."""
 _MANIFEST_VERSION = 1
-_OF_ONE_MODEL = ("batch", "keep_functions", "dynamic_size", "tuning", "verification")
+_OF_ONE_MODEL = ("batch", "keep_functions", "dynamic_size", "opset", "tuning", "verification")
 """Members of a manifest, beside the target, that another ONNX model makes void."""
 _GENERIC_NAMES = ("model_best", "checkpoint", "model", "best", "last", "pytorch_model")
 _CHECKPOINT_SUFFIXES = (".tar", ".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".pkl")

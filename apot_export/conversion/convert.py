@@ -51,6 +51,7 @@ def convert(
     batch: int = 0,
     keep_functions: bool = False,
     dynamic_size: bool = False,
+    opset: int = 0,
     trust_options: bool = False,
     force: bool = False,
     **stated: Any,
@@ -72,6 +73,8 @@ def convert(
         batch: Images in every batch of target "plain"; 0 for any number.
         keep_functions: Leave the `apot` functions of target "plain" in.
         dynamic_size: Leave the ONNX model's height and width open; the integer model's stay fixed.
+        opset: Operator set of the ONNX models, where an older one will do; 0 for the target's own:
+            14 of target "plain", 18 of others.
         trust_options: Convert also what the checkpoint's batch-norms contradict.
         force: Replace an earlier export in `directory`.
         **stated: Fields of `Choices`, in place of one: `bits=4`, `method="uniform"`, ...
@@ -87,7 +90,7 @@ def convert(
         folder=usual if directory is None else Path(directory),
         # File names may be any bytes; the strings of artifacts are Unicode.
         name=name.encode(errors="backslashreplace").decode(),
-        model={**options, "dynamic_size": dynamic_size},
+        model={**options, "dynamic_size": dynamic_size, "opset": opset},
         integer=integer,
         compress=compress,
         force=force,

@@ -60,6 +60,7 @@ def convert_export(
     batch: int = 0,
     keep_functions: bool = False,
     dynamic_size: bool = False,
+    opset: int = 0,
     integer: IntegerChoices | None = None,
     compress: bool = False,
     force: bool = False,
@@ -76,6 +77,7 @@ def convert_export(
         batch: Images in every batch of target "plain"; 0 for any number.
         keep_functions: Leave the `apot` functions of target "plain" in.
         dynamic_size: Leave the height and width of images open, where the graph allows it.
+        opset: Operator set of the ONNX models, where an older one will do; 0 for the target's own.
         integer: How to write the all-integer network, too; fraction bits not given are calibrated.
         compress: Entropy-code the codes in the packed file; not beside an integer network.
         force: Replace an earlier export in `directory`.
@@ -94,7 +96,7 @@ def convert_export(
     output = Output(
         folder=Path(directory or _default_folder(name, target, integer, compress=compress)),
         name=name,
-        model={**options, "dynamic_size": dynamic_size},
+        model={**options, "dynamic_size": dynamic_size, "opset": opset},
         integer=_as_recorded(recorded) if recorded else integer,
         compress=compress or (integer is None and manifest.get("compressed", False)),
         force=force,

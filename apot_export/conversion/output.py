@@ -93,6 +93,7 @@ class Output:
                 metadata=_metadata(provenance, of_integers),
                 plain=self.model["target"] == PLAIN,
                 batch=self.model["batch"],
+                opset=self.model["opset"],
             )
             files[INTEGER_MODEL] = serialise(model)
         files[PACKED_MODEL] = packed_file_bytes(

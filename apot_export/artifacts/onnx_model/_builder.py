@@ -30,8 +30,6 @@ from apot_export.network.planes import term_values
 DOMAIN_VERSION = 1
 IR_VERSION = 8
 """The first one with functions."""
-PLAIN_IR_VERSION = 7
-"""That of opset 14."""
 INPUT = "images"
 OUTPUT = "logits"
 
@@ -121,14 +119,15 @@ class GraphBuilder:
             value_info=list(values.values()),
         )
         producer, _, version = tool.partition(" ")
+        standard = helper.make_opsetid("", self.opset)
         model: onnx.ModelProto = helper.make_model(
             graph,
             functions=[function(name, self.opset) for name in sorted(self.functions)],
             opset_imports=[
-                helper.make_opsetid("", self.opset),
+                standard,
                 *[helper.make_opsetid(DOMAIN, DOMAIN_VERSION)] * bool(self.functions),
             ],
-            ir_version=IR_VERSION,
+            ir_version=IR_VERSION if self.functions else helper.find_min_ir_version_for([standard]),
             producer_name=producer,
             producer_version=version,
         )

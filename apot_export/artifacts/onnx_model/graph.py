@@ -14,7 +14,6 @@ from onnx import TensorProto, helper
 
 from apot_export.artifacts.onnx_model._builder import (
     INPUT,
-    PLAIN_IR_VERSION,
     GraphBuilder,
     attributes_of,
     narrowest,
@@ -22,7 +21,7 @@ from apot_export.artifacts.onnx_model._builder import (
     table_digest,
     weight_attributes,
 )
-from apot_export.artifacts.onnx_model.functions import OPSET, PLAIN_OPSET, SPLIT
+from apot_export.artifacts.onnx_model.functions import SPLIT
 from apot_export.artifacts.onnx_model.inlining import inlined
 from apot_export.artifacts.onnx_model.lowering import (
     CUDA,
@@ -34,6 +33,7 @@ from apot_export.artifacts.onnx_model.lowering import (
     shared_images,
     tf32_is_exact,
 )
+from apot_export.artifacts.onnx_model.opsets import opset_of, require_opset
 from apot_export.network import CodedLayer, CodedNetwork, Node
 from apot_export.network import operations as op
 from apot_export.network.bounds import Proof, prove
@@ -53,6 +53,7 @@ def build_model(
     batch: int = 0,
     keep_functions: bool = False,
     dynamic_size: bool = False,
+    opset: int = 0,
 ) -> onnx.ModelProto:
     """Build the model.
 
@@ -65,6 +66,7 @@ def build_model(
         batch: Images in every batch of target "plain"; 0 for any number.
         keep_functions: Leave the functions of target "plain" in, and with them the domain `apot`.
         dynamic_size: Leave the height and width of images open.
+        opset: Operator set, where an older one than the target's own will do; 0 for that.
 
     Returns:
         A model with input `images` float32 [batch, C, H, W] and output `logits` float32
@@ -74,9 +76,11 @@ def build_model(
 
     Raises:
         BoundError: A layer's accumulator cannot be proven exact.
-        TargetError: There is no such target, or it has no such option, or a node fixes the size.
+        TargetError: There is no such target, or it has no such option, or a node fixes the size
+            or needs a newer operator set.
     """
-    require_target(target, batch=batch, keep_functions=keep_functions, dynamic_size=dynamic_size)
+    options = {"keep_functions": keep_functions, "dynamic_size": dynamic_size}
+    require_target(target, batch=batch, opset=opset, **options)
     if dynamic_size:
         network = of_any_size(network)
     proofs = prove(network)
@@ -88,7 +92,7 @@ def build_model(
         further_outputs=network.further_outputs,
         proofs=proofs,
         bodies=bodies_of(network, proofs, target, dynamic_size=dynamic_size),
-        opset=PLAIN_OPSET if is_plain else OPSET,
+        opset=opset_of(opset, plain=is_plain),
         batch=batch,
         stores_floats=is_plain,
     )
@@ -98,11 +102,11 @@ def build_model(
         facts["stated"] = json.dumps(graph.stated())
     shapes = _open_shapes(network) if dynamic_size else network.shapes
     model = graph.model(name, shapes, tool=tool, metadata={**metadata, **facts})
-    if not is_plain or keep_functions:
-        return model
-    flat = inlined(model)
-    flat.ir_version = PLAIN_IR_VERSION
-    return flat
+    if is_plain and not keep_functions:
+        model = inlined(model)
+    if opset:
+        require_opset(model, plain=is_plain)
+    return model
 
 
 def _facts(network: CodedNetwork, proofs: Mapping[str, Proof], target: str) -> dict[str, str]:

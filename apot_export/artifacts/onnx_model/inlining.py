@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx
+from onnx import helper
 
 
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -20,6 +21,7 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     for field in (flat.functions, flat.graph.node, flat.graph.initializer, flat.opset_import):
         del field[:]
     flat.opset_import.extend(item for item in model.opset_import if not item.domain)
+    flat.ir_version = helper.find_min_ir_version_for(list(flat.opset_import))
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.domain:

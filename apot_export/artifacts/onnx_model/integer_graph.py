@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from apot_export.artifacts.onnx_model._builder import INPUT, PLAIN_IR_VERSION, attributes_of
+from apot_export.artifacts.onnx_model._builder import INPUT, attributes_of
 from apot_export.artifacts.onnx_model._exact import (
     DIGIT,
     LAST,
@@ -20,7 +20,7 @@ from apot_export.artifacts.onnx_model._exact import (
     Parts,
 )
 from apot_export.artifacts.onnx_model._pieces import PieceBuilder
-from apot_export.artifacts.onnx_model.functions import OPSET, PLAIN_OPSET
+from apot_export.artifacts.onnx_model.opsets import opset_of, require_opset
 from apot_export.artifacts.onnx_model.probe import name_of_part
 from apot_export.integer import IntegerNetwork
 from apot_export.integer import network as integer_op
@@ -44,6 +44,7 @@ def build_integer_model(
     metadata: Mapping[str, str],
     plain: bool = False,
     batch: int = 0,
+    opset: int = 0,
 ) -> onnx.ModelProto:
     """Build the model of an integer network: standard operators on float32 integers below 2^24.
 
@@ -56,6 +57,7 @@ def build_integer_model(
         plain: Store weights as float32 integers, not as codes that a function decodes, and need no
             operator newer than target "plain" does.
         batch: Images in every batch; 0 for any number.
+        opset: Operator set, where an older one will do; 0 for the target's own.
 
     Returns:
         A model with input `images`, float32 (or uint8 pixels) [batch, channels, height, width], and
@@ -64,13 +66,14 @@ def build_integer_model(
 
     Raises:
         IntegerError: An operation is beyond what float32 can carry exactly.
+        TargetError: An operator needs a newer operator set.
     """
     graph = _IntegerGraph(
         network=coded,
         input=network.input,
         output=network.output,
         integer=network,
-        opset=PLAIN_OPSET if plain else OPSET,
+        opset=opset_of(opset, plain=plain),
         batch=batch,
         stores_floats=plain,
     )
@@ -87,8 +90,8 @@ def build_integer_model(
         tool=tool,
         metadata={**metadata, **_facts(network)},
     )
-    if plain:
-        model.ir_version = PLAIN_IR_VERSION
+    if opset:
+        require_opset(model, plain=plain)
     return model
 
 

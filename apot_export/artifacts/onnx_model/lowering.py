@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.artifacts.onnx_model import functions
+from apot_export.artifacts.onnx_model.opsets import opset_of
 from apot_export.errors import TargetError
 from apot_export.network import CodedLayer, CodedNetwork, Node, Shape
 from apot_export.network import operations as op
@@ -45,7 +46,12 @@ _IMAGE_RANK = 3
 
 
 def require_target(
-    target: str, *, batch: int = 0, keep_functions: bool = False, dynamic_size: bool = False
+    target: str,
+    *,
+    batch: int = 0,
+    keep_functions: bool = False,
+    dynamic_size: bool = False,
+    opset: int = 0,
 ) -> None:
     """Raise `TargetError` unless there is a target of this name, and with these options."""
     if target not in TARGETS:
@@ -71,6 +77,7 @@ def require_target(
             got=f"--target {target} with --dynamic-size",
             fix="leave out one of them",
         )
+    opset_of(opset, plain=target == PLAIN)
 
 
 @dataclass(frozen=True, kw_only=True)
