@@ -73,8 +73,7 @@ def convert(
         batch: Images in every batch of target "plain"; 0 for any number.
         keep_functions: Leave the `apot` functions of target "plain" in.
         dynamic_size: Leave the ONNX model's height and width open; the integer model's stay fixed.
-        opset: Operator set of the ONNX models, where an older one will do; 0 for the target's own:
-            14 of target "plain", 18 of others.
+        opset: Operator set of the ONNX models, where an older one will do; 0 for the target's own.
         trust_options: Convert also what the checkpoint's batch-norms contradict.
         force: Replace an earlier export in `directory`.
         **stated: Fields of `Choices`, in place of one: `bits=4`, `method="uniform"`, ...
@@ -84,12 +83,10 @@ def convert(
     """
     started = time.perf_counter()
     path, name = _path_and_name(checkpoint)
-    usual = Path(name) if path is None else default_directory(path)
     options: dict[str, Any] = {"target": target, "batch": batch, "keep_functions": keep_functions}
     output = Output(
-        folder=usual if directory is None else Path(directory),
-        # File names may be any bytes; the strings of artifacts are Unicode.
-        name=name.encode(errors="backslashreplace").decode(),
+        folder=Path(directory or (default_directory(path) if path else name)),
+        name=name,
         model={**options, "dynamic_size": dynamic_size, "opset": opset},
         integer=integer,
         compress=compress,
@@ -107,7 +104,8 @@ def _path_and_name(checkpoint: str | PathLike[str] | nn.Module) -> tuple[Path | 
         return None, type(unwrapped(checkpoint)).__name__
     path = Path(checkpoint)
     require_checkpoint_file(path)
-    return path, export_name(path)
+    # File names may be any bytes; the strings of artifacts are Unicode.
+    return path, export_name(path).encode(errors="backslashreplace").decode()
 
 
 def _export(

@@ -101,8 +101,6 @@ def convert_export(
         compress=compress or (integer is None and manifest.get("compressed", False)),
         force=force,
     )
-    output.require_possible()
-    check_files(source, manifest)
     written, form = _write(output, source, manifest, recorded)
     return ExportConversion(
         path=output.folder,
@@ -127,6 +125,8 @@ def _write(
         manifest: Of the source.
         recorded: What the manifest says of the integer network, if that stays as it is.
     """
+    output.require_possible()
+    check_files(source, manifest)
     packed = load_packed(source / PACKED_MODEL)
     preprocessing = families.by_name(manifest["family"]).preprocessing
     made = output.files(

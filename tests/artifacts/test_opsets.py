@@ -85,8 +85,9 @@ def test_integer_models_have_theirs() -> None:
     older = build_integer_model(network, integer, **options, opset=13)
     assert (usual.opset_import[0].version, usual.ir_version) == (14, 7)
     onnx.checker.check_model(older, full_check=True)
+    found = values_of(older, images)
     for name, array in values_of(usual, images).items():
-        np.testing.assert_array_equal(values_of(older, images)[name], array)
+        np.testing.assert_array_equal(found[name], array)
     with pytest.raises(TargetError, match="state --opset 13"):
         build_integer_model(network, integer, **options, opset=11)
 

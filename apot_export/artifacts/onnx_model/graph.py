@@ -76,8 +76,7 @@ def build_model(
 
     Raises:
         BoundError: A layer's accumulator cannot be proven exact.
-        TargetError: There is no such target, or it has no such option, or a node fixes the size
-            or needs a newer operator set.
+        TargetError: There is no such target, or none with these options, or not of this network.
     """
     options = {"keep_functions": keep_functions, "dynamic_size": dynamic_size}
     require_target(target, batch=batch, opset=opset, **options)
@@ -97,25 +96,24 @@ def build_model(
         stores_floats=is_plain,
     )
     graph.add_nodes()
-    facts = _facts(network, proofs, target)
-    if is_plain:
-        facts["stated"] = json.dumps(graph.stated())
+    facts = _facts(graph, target)
     shapes = _open_shapes(network) if dynamic_size else network.shapes
     model = graph.model(name, shapes, tool=tool, metadata={**metadata, **facts})
     if is_plain and not keep_functions:
         model = inlined(model)
-    if opset:
-        require_opset(model, plain=is_plain)
+    require_opset(model, opset, plain=is_plain)
     return model
 
 
-def _facts(network: CodedNetwork, proofs: Mapping[str, Proof], target: str) -> dict[str, str]:
+def _facts(graph: _Graph, target: str) -> dict[str, str]:
     """Return what the metadata say of a model beside its provenance."""
-    largest = max((proof.bound for proof in proofs.values()), default=0)
+    largest = max((proof.bound for proof in graph.proofs.values()), default=0)
     facts = {"largest_accumulator_bound": str(largest)}
     facts |= {} if target == PORTABLE else {"target": target}
     if target == CUDA:
-        facts["tf32_exact"] = str(tf32_is_exact(network)).lower()
+        facts["tf32_exact"] = str(tf32_is_exact(graph.network)).lower()
+    if target == PLAIN:
+        facts["stated"] = json.dumps(graph.stated())
     return facts
 
 

@@ -90,8 +90,7 @@ def build_integer_model(
         tool=tool,
         metadata={**metadata, **_facts(network)},
     )
-    if opset:
-        require_opset(model, plain=plain)
+    require_opset(model, opset, plain=plain)
     return model
 
 

@@ -33,9 +33,10 @@ def opset_of(stated: int = 0, *, plain: bool) -> int:
     return stated or own
 
 
-def require_opset(model: onnx.ModelProto, *, plain: bool) -> None:
-    """Raise `TargetError` where a model needs a newer operator set than the one that it states."""
-    stated = next(item.version for item in model.opset_import if not item.domain)
+def require_opset(model: onnx.ModelProto, stated: int, *, plain: bool) -> None:
+    """Raise `TargetError` where a model needs a newer operator set than was stated; 0: none was."""
+    if not stated:
+        return
     lowest, operator = lowest_opset(model)
     if lowest > stated:
         instead = "" if plain else ", or take --target plain, which needs less"
