@@ -31,6 +31,9 @@ from apot_export.original.tracing import is_plain
 
 _VOID = (nn.Dropout, nn.Dropout2d, nn.Identity)
 """Modules that compute nothing in evaluation mode."""
+_OF_IMAGES = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Upsample)
+_IMAGE_AXES = 3
+"""Channels, height, width."""
 
 
 def module_operation(
@@ -53,10 +56,16 @@ def module_operation(
         if not (isinstance(module, QuantizedLayer) or is_plain(module)):
             raise _unknown(path, module)
         return _weighted(path, module, layers)
+    if isinstance(module, _OF_IMAGES):
+        _require(
+            len(image) == _IMAGE_AXES,
+            "A pool or an upsampling reads what is no image.",
+            path,
+            expected="[N, channels, height, width]",
+            got=["N", *image],
+        )
     if isinstance(module, nn.Upsample):
-        return _upsample(path, module, image)
-    if isinstance(module, nn.AdaptiveAvgPool2d) and _is_as_large(module, image):
-        return None
+        return _upsample(module, image)
     for kind, operation in _PLAIN_MODULES.items():
         if isinstance(module, kind):
             return operation(path, module)
@@ -180,63 +189,18 @@ def _max_pool(path: str, module: nn.MaxPool2d) -> op.MaxPool:
     )
 
 
-def _average_pool(path: str, module: nn.AvgPool2d) -> op.AveragePool:
-    _require(
-        _pair(module.padding) == (0, 0) and not (module.ceil_mode or module.divisor_override),
-        "An average-pool has options that the graph cannot express.",
-        path,
-        expected="no padding, no ceil mode, no divisor",
-        got=module,
-    )
-    return op.AveragePool(kernel=_pair(module.kernel_size), stride=_pair(module.stride))
-
-
-def _adaptive_pool(path: str, module: nn.AdaptiveAvgPool2d) -> op.GlobalAveragePool:
-    _require(
-        module.output_size in (1, (1, 1)),
-        "An adaptive average-pool must average the whole image.",
-        path,
-        expected="output size 1",
-        got=module.output_size,
-    )
-    return op.GlobalAveragePool()
-
-
-def _is_as_large(module: nn.AdaptiveAvgPool2d, image: Shape) -> bool:
-    """Tell whether an adaptive pool leaves the image as it is, being there for larger ones."""
-    wanted: Any = module.output_size
-    pair = (wanted, wanted) if isinstance(wanted, int) else tuple(wanted)
-    return pair != (1, 1) and pair == image[1:]
-
-
-def _flatten(path: str, module: nn.Flatten) -> op.Flatten:
-    if (module.start_dim, module.end_dim) != (1, -1):
-        raise CaptureError("A flatten must keep the batch axis only.", where=path, got=str(module))
-    return op.Flatten()
-
-
 def _hardtanh(path: str, module: nn.Hardtanh) -> op.Clip:
     low, high = float(module.min_val), float(module.max_val)
     _require(low <= high, "A clip's range is empty.", path, "a minimum below", module)
     return op.Clip(minimum=low, maximum=high)
 
 
-def _upsample(path: str, module: nn.Upsample, image: Shape) -> op.Upsample:
-    if module.size is not None:
-        factors = [wanted / has for wanted, has in zip(_pair(module.size), image[1:], strict=False)]
-    elif isinstance(module.scale_factor, tuple):
-        factors = list(module.scale_factor)
-    else:
-        factors = [module.scale_factor or 0.0] * 2
-    whole = all(float(factor).is_integer() and factor >= 1 for factor in factors)
-    _require(
-        module.mode == "nearest" and len(factors) == 2 and whole,  # noqa: PLR2004 - height, width
-        "The graph cannot express an upsampling.",
-        path,
-        expected="nearest neighbour by whole factors",
-        got=f"{module} of an image {list(image)}",
-    )
-    return op.Upsample(scale=(int(factors[0]), int(factors[1])))
+def _upsample(module: nn.Upsample, image: Shape) -> op.Upsample:
+    """Return nearest neighbours by whole factors; others are operations of their own in a trace."""
+    if module.size is None:
+        return op.Upsample(scale=_pair(module.scale_factor))
+    (height, width), (_, *extents) = _pair(module.size), image
+    return op.Upsample(scale=(height // extents[0], width // extents[1]))
 
 
 _PLAIN_MODULES: dict[type[nn.Module], Callable[[str, Any], op.Operation]] = {
@@ -246,14 +210,17 @@ _PLAIN_MODULES: dict[type[nn.Module], Callable[[str, Any], op.Operation]] = {
     nn.ReLU: lambda _path, _module: op.Relu(),
     nn.Hardtanh: _hardtanh,
     nn.MaxPool2d: _max_pool,
-    nn.AvgPool2d: _average_pool,
-    nn.AdaptiveAvgPool2d: _adaptive_pool,
-    nn.Flatten: _flatten,
+    # In the forms that a trace leaves; the others are operations of their own there.
+    nn.AvgPool2d: lambda _path, module: op.AveragePool(
+        kernel=_pair(module.kernel_size), stride=_pair(module.stride)
+    ),
+    nn.AdaptiveAvgPool2d: lambda _path, _module: op.GlobalAveragePool(),
+    nn.Flatten: lambda _path, _module: op.Flatten(),
 }
 
 
 def _pair(value: Any) -> op.Pair:
-    height, width = (value, value) if isinstance(value, int) else value
+    height, width = value if isinstance(value, (tuple, list)) else (value, value)
     return (int(height), int(width))
 
 

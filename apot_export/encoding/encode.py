@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apot_export.encoding._ranges import with_negative_levels
-from apot_export.encoding.weights import encode_layer, require_finite
+from apot_export.encoding.weights import encode_layer
 from apot_export.network import (
     CodedLayer,
     CodedNetwork,
@@ -17,6 +17,7 @@ from apot_export.network import (
     SourceNetwork,
 )
 from apot_export.network import operations as op
+from apot_export.original.checkpoint import require_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,7 +82,7 @@ def _scale_node(source: SourceNetwork, node: Node, layer: Layer, sums: str) -> N
         scale *= layer.scales
     bias = np.zeros(channels, dtype=np.float64)
     if source_layer.bias is not None:
-        require_finite(source_layer.bias, f"{layer.name}.bias")
+        require_finite({f"{layer.name}.bias": source_layer.bias})
         bias = source_layer.bias.astype(np.float64)
     name, users = node.name, source.users(node.name)
     if len(users) == 1 and node.name not in (source.output, *source.further_outputs):
@@ -98,8 +99,7 @@ def _as_float32(name: str, operation: op.ScaleBias) -> op.ScaleBias:
     with np.errstate(over="ignore"):
         scale = operation.scale.astype(np.float32)
         bias = operation.bias.astype(np.float32)
-    require_finite(scale, f"{name}: scale")
-    require_finite(bias, f"{name}: bias")
+    require_finite({f"{name}: scale": scale, f"{name}: bias": bias})
     return op.ScaleBias(scale=_shortest(scale), bias=_shortest(bias))
 
 

@@ -27,6 +27,7 @@ from apot_export.network import (
 from apot_export.network.bitpack import Codes, pack
 from apot_export.network.codebook import Codebook, uniform
 from apot_export.network.layers import by_output
+from apot_export.original.checkpoint import require_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +45,7 @@ def encode_layer(layer: SourceLayer, *, alpha_terms: int = 0) -> Layer:
         WeightError: The weights or the threshold are not finite, constant, or the like.
         CodebookError: The layer's integers do not fit a code.
     """
-    require_finite(layer.weight, f"{layer.name}.weight")
+    require_finite({f"{layer.name}.weight": layer.weight})
     if layer.activation is not None:
         _require_threshold(layer.activation.alpha, f"{layer.name}.act_alpha")
         if layer.activation.alpha < 0:
@@ -86,19 +87,6 @@ def encode_layer(layer: SourceLayer, *, alpha_terms: int = 0) -> Layer:
         scales=scales,
         activation=layer.activation,
     )
-
-
-def require_finite(values: NDArray[np.floating], where: str) -> None:
-    """Raise `WeightError` unless every value is finite."""
-    finite = np.isfinite(values)
-    if not finite.all():
-        raise WeightError(
-            "A tensor holds values that are not finite.",
-            where=where,
-            expected="finite float32 values",
-            got=f"{int((~finite).sum())} NaN or infinite of {values.size}",
-            fix=_FIX,
-        )
 
 
 def _require_threshold(alpha: np.float32, where: str) -> None:

@@ -152,8 +152,6 @@ def _clamp_min(x: fx.Proxy, min: Any) -> Any:  # noqa: A002 - PyTorch's names
 
 @rewrites(torch.clamp, torch.clip, "clamp", "clip")
 def _clamp(x: fx.Proxy, min: Any = None, max: Any = None) -> Any:  # noqa: A002 - PyTorch's names
-    if max is not None or not isinstance(min, (int, float)):
-        return None
-    if min == 0:
+    if max is not None or not isinstance(min, (int, float)) or min == 0:
         return None
     return affine(call(p.rectify, affine(x, 1.0, -min)), 1.0, min)

@@ -219,24 +219,6 @@ def _layer_norm(
     weight: Any = None,
     bias: Any = None,
     eps: float = 1e-5,
-) -> fx.Proxy:
-    return _of_last_axes(x, normalized_shape, weight, bias, eps)
-
-
-@rewrites(getattr(functional, "rms_norm", "rms_norm"))
-def _rms_norm(
-    x: fx.Proxy, normalized_shape: Sequence[int], weight: Any = None, eps: Any = None
-) -> fx.Proxy:
-    eps = torch.finfo(torch.float32).eps if eps is None else eps
-    return _of_last_axes(x, normalized_shape, weight, None, eps, centres=False)
-
-
-def _of_last_axes(
-    x: fx.Proxy,
-    normalized_shape: Sequence[int],
-    weight: Any,
-    bias: Any,
-    eps: float,
     *,
     centres: bool = True,
 ) -> fx.Proxy:
@@ -253,3 +235,11 @@ def _of_last_axes(
         back = (*axes[1:], 1)
         return call(p.transpose, per_channel(call(p.transpose, found, order), weight, bias), back)
     return per_channel(found, weight, bias)
+
+
+@rewrites(getattr(functional, "rms_norm", "rms_norm"))
+def _rms_norm(
+    x: fx.Proxy, normalized_shape: Sequence[int], weight: Any = None, eps: Any = None
+) -> fx.Proxy:
+    eps = torch.finfo(torch.float32).eps if eps is None else eps
+    return _layer_norm(x, normalized_shape, weight, None, eps, centres=False)

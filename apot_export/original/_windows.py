@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from apot_export.original import functions
 from apot_export.original import primitives as p
 from apot_export.original._arithmetic import affine, function, maximum, minimum
 from apot_export.original._calls import (
+    REWRITINGS,
     Rewriting,
     axis_of,
     call,
@@ -37,19 +39,14 @@ def _separable(x: fx.Proxy, function: Callable[[torch.Tensor], torch.Tensor]) ->
     return call(p.resample, x, by_row.float().contiguous(), by_column.float().contiguous())
 
 
-def _same(x: fx.Proxy, size: Sequence[int]) -> bool:
-    return tuple(size) == shape_of(x)[1:]
-
-
 @rewrites(functional.interpolate, functional.upsample)
 def _interpolate(
     x: fx.Proxy,
     size: Any = None,
     scale_factor: Any = None,
     mode: str = "nearest",
-    align_corners: Any = None,
-    recompute_scale_factor: Any = None,
-    antialias: bool = False,
+    *rest: Any,
+    **more: Any,
 ) -> Any:
     extents = shape_of(x)[1:]
     sizes = (size, size) if isinstance(size, int) else size
@@ -58,30 +55,26 @@ def _interpolate(
         factors = scales if size is None else [a / b for a, b in zip(sizes, extents, strict=True)]
         if all(float(factor).is_integer() for factor in factors):
             return None
-    if sizes is not None and _same(x, sizes):
+    if sizes is not None and tuple(sizes) == extents:
         return x
     return _separable(
-        x,
-        lambda image: functional.interpolate(
-            image,
-            size,
-            scale_factor,
-            mode,
-            align_corners,
-            recompute_scale_factor,
-            antialias,
-        ),
+        x, lambda image: functional.interpolate(image, size, scale_factor, mode, *rest, **more)
     )
+
+
+def _adaptive_size(x: fx.Proxy, output_size: Any) -> tuple[int, ...]:
+    """Return the height and width that an adaptive pool gives."""
+    pair = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    extents = shape_of(x)[1:]
+    return tuple(extent if one is None else one for one, extent in zip(pair, extents, strict=True))
 
 
 @rewrites(functional.adaptive_avg_pool2d)
 def _adaptive_average(x: fx.Proxy, output_size: Any) -> Any:
-    pair = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-    extents = shape_of(x)[1:]
-    size = tuple(extent if one is None else one for one, extent in zip(pair, extents, strict=True))
+    size = _adaptive_size(x, output_size)
     if size == (1, 1):
         return None if output_size in (1, (1, 1)) else call(p.global_average, x)
-    if size == extents:
+    if size == shape_of(x)[1:]:
         return x
     return _separable(x, lambda image: functional.adaptive_avg_pool2d(image, (size[0], size[1])))
 
@@ -104,9 +97,7 @@ def _average(
 
 @rewrites(functional.adaptive_max_pool2d)
 def _adaptive_maximum(x: fx.Proxy, output_size: Any, return_indices: bool = False) -> Any:
-    pair = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-    extents = shape_of(x)[1:]
-    size = [extent if one is None else one for one, extent in zip(pair, extents, strict=True)]
+    size, extents = _adaptive_size(x, output_size), shape_of(x)[1:]
     if return_indices:
         raise refused(x, "the places of maxima")
     if not any(extent % one for one, extent in zip(size, extents, strict=True)):
@@ -246,28 +237,22 @@ def _max(x: fx.Proxy, dim: Any = None, keepdim: bool = False) -> Any:
 # --- modules that are operations, in forms that these do not have ---------------------------------
 
 
+def _of_module(function: Any) -> Rewriting:
+    """Return the rewriting of a module whose forward pass is a function of its attributes."""
+    _, names, _ = functions.MODULES[function]
+    return lambda module, x: REWRITINGS[function](
+        x, **{name: getattr(module, name) for name in names if hasattr(module, name)}
+    )
+
+
 MODULES: dict[type, Rewriting] = {
-    nn.MaxPool2d: lambda m, x: _maximum(
-        x, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices
-    ),
-    nn.AvgPool2d: lambda m, x: _average(
-        x,
-        m.kernel_size,
-        m.stride,
-        m.padding,
-        m.ceil_mode,
-        m.count_include_pad,
-        m.divisor_override,
-    ),
+    nn.MaxPool2d: _of_module(functional.max_pool2d),
+    nn.AvgPool2d: _of_module(functional.avg_pool2d),
+    nn.AdaptiveAvgPool2d: _of_module(functional.adaptive_avg_pool2d),
+    nn.Upsample: _of_module(functional.interpolate),
+    nn.UpsamplingBilinear2d: _of_module(functional.interpolate),
     nn.Flatten: lambda m, x: (
         None if (m.start_dim, m.end_dim) == (1, -1) else x.flatten(m.start_dim, m.end_dim)
-    ),
-    nn.AdaptiveAvgPool2d: lambda m, x: _adaptive_average(x, m.output_size),
-    nn.Upsample: lambda m, x: _interpolate(
-        x, m.size, m.scale_factor, m.mode, m.align_corners, m.recompute_scale_factor
-    ),
-    nn.UpsamplingBilinear2d: lambda m, x: _interpolate(
-        x, m.size, m.scale_factor, m.mode, m.align_corners
     ),
 }
 """By the module's class; the others are leaves of the trace, or what their forward pass calls."""

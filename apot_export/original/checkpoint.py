@@ -228,9 +228,10 @@ def _float32(key: str, tensor: torch.Tensor | None, path: Path) -> torch.Tensor:
     return single
 
 
-def require_finite(state: Mapping[str, torch.Tensor]) -> None:
-    """Raise `WeightError` unless every value of every tensor is finite."""
-    for key, tensor in state.items():
+def require_finite(state: Mapping[str, Any]) -> None:
+    """Raise `WeightError` unless every value of every tensor or array is finite."""
+    for key, values in state.items():
+        tensor = torch.as_tensor(values)
         if torch.isfinite(tensor.sum()):
             continue  # one pass over most tensors; finite ones whose sum is not are looked into
         finite = torch.isfinite(tensor)

@@ -197,6 +197,14 @@ REFUSED: dict[str, Forward] = {
     "loop over a tensor": lambda _, x: sum(list(x)),
     "no tensor": lambda _, __: None,
     "keyword, function": lambda b, x: head(b, torch.relu(input=b.first(x))),
+    "max-pool of no image": lambda b, x: functional.max_pool2d(b.first(x).flatten(1, 2), 2),
+    "average of no image": lambda b, x: functional.adaptive_avg_pool2d(b.first(x).flatten(1, 2), 1),
+    "padded pool of no image": lambda b, x: functional.avg_pool2d(
+        b.first(x).flatten(1, 2), 2, padding=1
+    ),
+    "upsampling of no image": lambda b, x: functional.interpolate(
+        b.first(x).flatten(1, 2), scale_factor=2
+    ),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +13,7 @@ import onnx
 from onnx import TensorProto
 
 from apot_export.artifacts.onnx_model._builder import INPUT, attributes_of
-from apot_export.artifacts.onnx_model._exact import (
-    DIGIT,
-    LAST,
-    Part,
-    Parts,
-)
+from apot_export.artifacts.onnx_model._exact import DIGIT, LAST, Part, Parts
 from apot_export.artifacts.onnx_model._pieces import PieceBuilder
 from apot_export.artifacts.onnx_model.opsets import opset_of, require_opset
 from apot_export.artifacts.onnx_model.probe import name_of_part
@@ -238,7 +233,8 @@ class _IntegerGraph(PieceBuilder):
         axis = self._initializer("axis_1", np.array([1], dtype=np.int64))
         places = tuple(self._made("Unsqueeze", [one, axis], one.low, one.high) for one in x)
         flat = []
-        for part in _chunks(len(steps)):
+        for first in range(0, len(steps), _THRESHOLDS_AT_ONCE):
+            part = slice(first, first + _THRESHOLDS_AT_ONCE)
             below = (operation.thresholds[:, part] - 1).T
             limits = below.reshape(*below.shape, *axes[1:])
             reached = self._above(places, self._constant_digits(limits, len(x)))
@@ -359,11 +355,6 @@ class _IntegerGraph(PieceBuilder):
             low, high = min(one.low for one in same), max(one.high for one in same)
             moved.append(Part(tensor=tensor, low=low, high=high, shift=same[0].shift))
         return moved
-
-
-def _chunks(count: int) -> Iterator[slice]:
-    for start in range(0, count, _THRESHOLDS_AT_ONCE):
-        yield slice(start, min(count, start + _THRESHOLDS_AT_ONCE))
 
 
 def _channel_axes(node: IntegerNode) -> tuple[int, ...]:

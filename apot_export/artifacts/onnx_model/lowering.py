@@ -205,10 +205,10 @@ def _coded_layer(network: CodedNetwork, node: Node) -> CodedLayer | None:
     return layer if isinstance(layer, CodedLayer) else None
 
 
-def _sums_levels(network: CodedNetwork, node: Node | None) -> bool:
-    """Return whether a node sums products of integer levels."""
+def _summing_layer(network: CodedNetwork, node: Node | None) -> CodedLayer | None:
+    """Return the layer of a node that sums products of integer levels; None for any other node."""
     layer = None if node is None else _coded_layer(network, node)
-    return layer is not None and layer.activation is not None
+    return None if layer is None or layer.activation is None else layer
 
 
 def _producer(network: CodedNetwork, node: Node) -> Node | None:
@@ -235,12 +235,12 @@ def _portable_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Nod
         return Body(name="", float_values=True)
     if isinstance(operation, op.ScaleBias):
         # What a float convolution gives is scaled apart: runtimes fold that into its weights.
-        integers = _sums_levels(network, _producer(network, node))
+        integers = _summing_layer(network, _producer(network, node)) is not None
         channels = network.shapes[node.name][0]
         each = operation.scale.size == operation.bias.size == channels
         fits = integers and image and each
         return Body(name=functions.NORMALIZED) if fits else None
-    if isinstance(operation, op.Convolution) and _sums_levels(network, node):
+    if isinstance(operation, op.Convolution) and _summing_layer(network, node):
         exact = winograd_is_exact(proofs[operation.layer])
         return _winograd(network, node, operation) if exact else None
     return None
@@ -396,5 +396,5 @@ def _plain_body(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node) 
 
 def _split(network: CodedNetwork, proofs: Mapping[str, Proof], node: Node | None) -> int:
     """Return the bits of the low part of a node's levels; 0 where its sums are taken at once."""
-    layer = _coded_layer(network, node) if node and _sums_levels(network, node) else None
+    layer = _summing_layer(network, node)
     return 0 if layer is None else proofs[layer.name].split

@@ -80,10 +80,6 @@ def bounded_function(
         return call(arguments)
     if target in _NUMBERWISE:
         return _NUMBERWISE[target](call(_each(arguments, _copied)), arguments, operands)
-    if target in functions.ADDITIONS:
-        result = call(_each(arguments, _copied))
-        bound = operands[0].bound + operands[1].bound + UNIT_ROUNDOFF * result.abs()
-        return Bounded(result, bound)
     kind = _KINDS.get(target, nn.Module)
     return _moved(kind, operands[0], lambda pick: call(_each(arguments, pick)))
 
@@ -158,7 +154,7 @@ def _resampled(result: torch.Tensor, arguments: Any, operands: list[Bounded]) ->
 
 _NUMBERWISE: Mapping[Any, Callable[[torch.Tensor, Any, list[Bounded]], Bounded]] = {
     p.multiply: _multiplied,
-    p.add: _added,
+    **dict.fromkeys((p.add, *functions.ADDITIONS), _added),
     p.scale_bias: _scaled,
     p.elementwise: _of_function,
     p.reduce: _reduced,
@@ -214,13 +210,7 @@ def _batch_norm(
     mean, variance = module.running_mean, module.running_var
     if mean is None or variance is None:
         raise TypeError("a captured batch-norm has running statistics")
-    scale = 1 / (variance + module.eps).sqrt()
-    shift = (mean * scale).abs()
-    if module.affine:
-        scale = scale * module.weight
-        shift = (mean * scale).abs() + module.bias.abs()
-    axes = (1, -1, *[1] * (operand.value.ndim - 2))
-    scale = scale.abs().reshape(axes)
-    magnitude = operand.value.abs() * scale + shift.reshape(axes)
-    rounding = _BATCH_NORM_ROUNDINGS * UNIT_ROUNDOFF * magnitude
-    return Bounded(module(operand.value), operand.bound * scale + rounding)
+    scale = 1 / (variance + module.eps).sqrt() * (module.weight if module.affine else 1)
+    shift = (mean * scale).abs() + (module.bias.abs() if module.affine else 0)
+    factors = (None, scale.tolist(), shift.tolist())
+    return _scaled(module(operand.value), factors, [operand])
