@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define TRAILER 16u
-#define LARGEST_WORKSPACE (1u << 14)
+#define LARGEST_WORKSPACE (1u << 16)
 #define LARGEST_IMAGE (1u << 16)
 #define PARTS 80u /* from the start of a convolution to its first part of the data */
 

@@ -13,7 +13,7 @@ from apot_export.runtimes.compiler import compiler_failure
 from apot_export.runtimes.interpreter import SOURCES
 from conformance.files import unseal
 from tests.support.packed_parts import sound_files
-from tests.support.random_coded_networks import random_network
+from tests.support.random_coded_networks import INPUTS, WEIGHTS, random_network, two_layers
 
 TARGET = Path(__file__).with_name("interpreter.c")
 FLAGS = (
@@ -25,6 +25,7 @@ FUNCTIONS = (
     *("open", "run", "message", "model_bytes", "workspace_bytes", "channels", "height", "width"),
     *("classes", "image_fraction_bits", "fraction_bits", "logit_scale"),
 )
+KIT = Path(__file__).parents[2] / "conformance" / "programs"
 MAGIC = b"APIN"
 """The last bytes of a file that has a program."""
 
@@ -53,12 +54,15 @@ def build(folder: Path, clang: str) -> Path:
 
 
 def write_seeds(folder: Path) -> Path:
-    """Write the data of valid files, programs at the end, and return the folder."""
+    """Write the data of files, programs at the end, sound or not, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = dict(sound_files())
-    for seed in range(6):
-        network = random_network(seed)
-        files[f"random{seed}"] = packed_file_bytes(network, {}, lower(network, fraction_bits=6))
+    files = {path.name: path.read_bytes() for path in sorted(KIT.glob("*.safetensors"))}
+    files |= sound_files()
+    networks = {f"random{seed}": random_network(seed) for seed in range(4)}
+    for number, book in enumerate(WEIGHTS):
+        networks[f"codes{number}"] = two_layers(book, INPUTS[number % len(INPUTS)], number)
+    for name, network in networks.items():
+        files[name] = packed_file_bytes(network, {}, lower(network, fraction_bits=6))
     for name, content in files.items():
         if content.endswith(MAGIC):
             (folder / name).write_bytes(unseal(content)[1])
