@@ -45,27 +45,29 @@ def targets() -> list[str]:
     return found
 
 
+def property_of(name: str) -> Callable[[bytes], object]:
+    """Return what runs a property test on the example that bytes stand for."""
+    module, _, function = name.partition(".")
+    test = getattr(importlib.import_module(f"tests.fuzz.{module}"), function)
+    run: Callable[[bytes], object] = test.hypothesis.fuzz_one_input
+    return run
+
+
 def fuzz_property(name: str, corpus: Path, seconds: int) -> None:
     """Run a property test on new examples; an example that fails ends the process."""
-    module, _, function = name.partition(".")
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
-
-    def loaded() -> Callable[[bytes], object]:
-        test = getattr(importlib.import_module(f"tests.fuzz.{module}"), function)
-        run: Callable[[bytes], object] = test.hypothesis.fuzz_one_input
-        return run
 
     try:
         import atheris  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        run, end = loaded(), time.monotonic() + seconds
+        run, end = property_of(name), time.monotonic() + seconds
         while time.monotonic() < end:
             run(random.randbytes(LARGEST_INPUT))  # noqa: S311 - a test
         return
     for seed in range(STARTS if not any(corpus.iterdir()) else 0):
         (corpus / f"start{seed}").write_bytes(random_input(seed))
     with atheris.instrument_imports(include=["apot_export"]):
-        run = loaded()
+        run = property_of(name)
     options = [f"-max_total_time={seconds}", f"-timeout={LONGEST_EXAMPLE}", "-rss_limit_mb=0"]
     options += [f"-max_len={LARGEST_INPUT}", "-len_control=0", "-print_final_stats=1"]
     options.append(f"-artifact_prefix={corpus.parent}/")
@@ -99,12 +101,16 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(targets())}")
     parser.add_argument("--seconds", type=int, default=3600, help="for all targets together")
     parser.add_argument("--corpus", type=Path, default=PROJECT / "build" / "fuzz")
+    parser.add_argument("--input", type=Path, help="run a property on what it failed on, only")
     given = parser.parse_args()
     names = given.targets or targets()
     if names == [BITS]:
         return int(any_bit_missed())
     if unknown := set(names) - set(targets()):
         parser.error(f"unknown targets: {', '.join(sorted(unknown))}")
+    if given.input:
+        property_of(*names)(given.input.read_bytes())
+        return 0
     seconds = max(1, given.seconds // len(names))
     failed = []
     for name in names:

@@ -30,17 +30,15 @@ MAGIC = b"APIN"
 """The last bytes of a file that has a program."""
 
 
-def find_clang() -> str | None:
-    """Return the compiler that has libFuzzer, where there is one."""
-    return shutil.which("clang")
-
-
-def build(folder: Path, clang: str) -> Path:
+def build(folder: Path) -> Path:
     """Compile the target with both builds of the interpreter and return its path.
 
     Raises:
-        KernelError: The compiler failed.
+        KernelError: There is no clang, which has libFuzzer, or it failed.
     """
+    clang = shutil.which("clang")
+    if clang is None:
+        raise KernelError("There is no clang to build the fuzzer of integer programs with.")
     renamed = [f"-Dapot_{name}=shifts_{name}" for name in FUNCTIONS]
     program, interpreter = folder / "interpreter", str(SOURCES / "apot_integer.c")
     for flags in (
@@ -71,10 +69,7 @@ def write_seeds(folder: Path) -> Path:
 
 def fuzz_programs(corpus: Path, seconds: int) -> int:
     """Fuzz for some seconds, from a corpus that grows; return the exit status."""
-    clang = find_clang()
-    if clang is None:
-        raise SystemExit("There is no clang to build the fuzzer of integer programs with.")
-    program = build(corpus.parent, clang)
+    program = build(corpus.parent)
     seeds = write_seeds(corpus.parent / "seeds")
     prefix = f"-artifact_prefix={corpus.parent}/"
     options = [*OPTIONS, prefix, f"-max_total_time={seconds}"]
