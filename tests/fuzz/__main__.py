@@ -69,8 +69,8 @@ def fuzz_property(name: str, corpus: Path, seconds: int) -> None:
     with atheris.instrument_imports(include=["apot_export"]):
         run = property_of(name)
     options = [f"-max_total_time={seconds}", f"-timeout={LONGEST_EXAMPLE}", "-rss_limit_mb=0"]
-    options += [f"-max_len={LARGEST_INPUT}", "-len_control=0", "-print_final_stats=1"]
-    options.append(f"-artifact_prefix={corpus.parent}/")
+    options += [f"-max_len={LARGEST_INPUT}", "-len_control=0", "-reduce_inputs=0"]
+    options += [f"-artifact_prefix={corpus.parent}/", "-print_final_stats=1"]
     atheris.Setup([name, *options, str(corpus)], run)
     atheris.Fuzz()
 
