@@ -1,4 +1,4 @@
-"""`apot-export`: convert, verify, tune, inspect."""
+"""`apot-export`: convert, verify, tune, inspect, emit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import convert, inspect, tune, verify
+from . import convert, emit, inspect, tune, verify
 from ._groups import Command, with_groups
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 for verb in (convert.convert, verify.verify, tune.tune):
     app.command(cls=Command)(with_groups(verb))
 app.add_typer(inspect.app, name="inspect")
+app.add_typer(emit.app, name="emit")
 
 
 def _print_version(wanted: bool) -> None:

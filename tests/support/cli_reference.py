@@ -20,6 +20,8 @@ VERBS = (
     "inspect bits",
     "inspect integer",
     "inspect identify",
+    "emit rtl",
+    "emit vectors",
 )
 _HEAD = """# The command line
 

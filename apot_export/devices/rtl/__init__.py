@@ -1,0 +1,1 @@
+"""SystemVerilog of coded layers: memory images, a shift-add engine, testbenches."""

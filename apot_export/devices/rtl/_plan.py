@@ -1,0 +1,282 @@
+"""What the engine is told of a layer: its geometry, its widths, and its memories' numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apot_export.devices.vectors import bits_of, finishing_nodes, weighted_node
+from apot_export.errors import ExportError
+from apot_export.integer import IntegerNetwork
+from apot_export.integer.fixed_point import signed_digits
+from apot_export.integer.network import IntegerNode, Integers, Quantize, Requantize
+from apot_export.network import CodedLayer, CodedNetwork, Convolution, Layer
+from apot_export.network.bitpack import Codes
+from apot_export.network.codebook import Codebook, power_of_two_shift
+
+Pair = tuple[int, int]
+STORE, QUANTIZE, REQUANTIZE = range(3)
+_USED, _NEGATIVE = 0x40, 0x80
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """A convolution; a matrix product has the extents 1."""
+
+    groups: int
+    inputs: int
+    """Channels of one group, as `outputs`."""
+    outputs: int
+    extent: Pair
+    """Height and width of the input, as all pairs."""
+    out_extent: Pair
+    kernel: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+
+    @property
+    def taps(self) -> int:
+        """Products of a sum."""
+        return self.inputs * math.prod(self.kernel)
+
+    @property
+    def positions(self) -> int:
+        """Sums of a channel."""
+        return math.prod(self.out_extent)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Records:
+    """What becomes of a layer's sums, and the words that tell it channel by channel."""
+
+    mode: int
+    node: str
+    """Whose values the results are."""
+    words: Integers
+    """[outputs of all groups, words of a record]; see apot_finish.sv."""
+    bits: int
+    """Of a word, in two's complement."""
+    result_bits: int
+    result_signed: bool
+    levels: tuple[int, ...] = (0,)
+    """Of a quantizer."""
+    shift: int = 0
+    """Of a requantizer."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerPlan:
+    """A coded layer on the engine."""
+
+    name: str
+    node: str
+    codebook: Codebook
+    codes: Codes
+    """[outputs of all groups, taps]."""
+    packed: NDArray[np.uint8]
+    """The bit stream of FORMAT.md, section 3.1."""
+    geometry: Geometry
+    lanes: int
+    x_bits: int
+    x_signed: bool
+    sum_bits: int
+    records: Records
+
+    @property
+    def blocks(self) -> int:
+        """Lines of outputs of a group."""
+        return self.geometry.outputs // self.lanes
+
+    @property
+    def numbers(self) -> int:
+        """Numbers that the layer reads."""
+        return self.geometry.groups * self.geometry.inputs * math.prod(self.geometry.extent)
+
+    @property
+    def product_bits(self) -> int:
+        """Bits of x times the largest magnitude of a level, in two's complement."""
+        largest = sum(max(map(abs, table)) for table in self.codebook.tables)
+        wide = (1 << (self.x_bits - self.x_signed)) * largest
+        return min(bits_of(-wide, wide), self.sum_bits)
+
+    @property
+    def cycles(self) -> int:
+        """Clock cycles of one image, but for a few at the start and the end."""
+        geometry, finishing = self.geometry, len(self.records.words[0]) + 4
+        cycles = max(geometry.taps, finishing if self.records.mode != STORE else 1)
+        return geometry.groups * self.blocks * geometry.positions * cycles
+
+    def by_lanes(self, rows: NDArray[Any]) -> Integers:
+        """Arrange rows, one an output, as the engine has them.
+
+        Returns:
+            int64 [blocks of all groups, columns, lanes].
+        """
+        return rows.reshape(-1, self.lanes, rows.shape[1]).transpose(0, 2, 1).astype(np.int64)
+
+
+def plan_layer(
+    coded: CodedNetwork, network: IntegerNetwork, layer: str, *, lanes: int
+) -> LayerPlan:
+    """Plan a layer of codes.
+
+    Args:
+        coded: The coded network.
+        network: The integer network made of it.
+        layer: Name of the layer.
+        lanes: Processing elements of a line, at most: it gets as many as divide a group's outputs.
+
+    Raises:
+        ExportError: The network has no such layer, or its weights are no codes.
+    """
+    node = weighted_node(network, layer)
+    codes = _coded(coded.layers[layer])
+    geometry = _geometry(network, node, codes.shape)
+    source = next((n for n in network.nodes if n.name == node.inputs[0]), None)
+    if source is None:
+        raise TypeError(f"{layer} reads the image itself")
+    bound = network.layers[layer].bound
+    low, high = source.interval.low, source.interval.high
+    return LayerPlan(
+        name=layer,
+        node=node.name,
+        codebook=codes.codebook,
+        codes=codes.codes.reshape(codes.shape[0], -1),
+        packed=codes.packed,
+        geometry=geometry,
+        lanes=next(n for n in range(lanes, 0, -1) if geometry.outputs % n == 0),
+        x_bits=bits_of(low, high),
+        x_signed=low < 0,
+        sum_bits=bits_of(-bound, bound),
+        records=_records(network, node, codes.shape[0], bits_of(-bound, bound)),
+    )
+
+
+def _coded(layer: Layer) -> CodedLayer:
+    if not isinstance(layer, CodedLayer):
+        raise ExportError(
+            "The engine computes with codes.",
+            where=layer.name,
+            expected="a layer of coded weights",
+            got="weights that are sums of scaled sign vectors",
+            fix="name other layers with --layer",
+        )
+    return layer
+
+
+def _geometry(network: IntegerNetwork, node: IntegerNode, shape: tuple[int, ...]) -> Geometry:
+    operation = node.operation
+    if not isinstance(operation, Convolution):
+        return Geometry(
+            groups=1,
+            inputs=shape[1],
+            outputs=shape[0],
+            extent=(1, 1),
+            out_extent=(1, 1),
+            kernel=(1, 1),
+        )
+    source = next(n for n in network.nodes if n.name == node.inputs[0])
+    _, height, width = source.shape
+    _, out_height, out_width = node.shape
+    return Geometry(
+        groups=operation.groups,
+        inputs=shape[1],
+        outputs=shape[0] // operation.groups,
+        extent=(height, width),
+        out_extent=(out_height, out_width),
+        kernel=(shape[2], shape[3]),
+        stride=operation.stride,
+        padding=operation.padding,
+        dilation=operation.dilation,
+    )
+
+
+# --- what becomes of the sums ---------------------------------------------------------------------
+
+
+def _records(network: IntegerNetwork, node: IntegerNode, outputs: int, sum_bits: int) -> Records:
+    """Return a quantizer's records where one reads the sums, else a requantizer's, else none."""
+    readers = finishing_nodes(network, node.name)
+    readers.sort(key=lambda reader: not isinstance(reader.operation, Quantize))
+    if not readers:
+        return Records(
+            mode=STORE,
+            node=node.name,
+            words=np.zeros((outputs, 1), dtype=np.int64),
+            bits=1,
+            result_bits=sum_bits,
+            result_signed=True,
+        )
+    reader = readers[0]
+    interval = reader.interval
+    operation = reader.operation
+    if isinstance(operation, Quantize):
+        words, levels = _threshold_words(operation), tuple(operation.levels.tolist())
+        mode, shift = QUANTIZE, 0
+    elif isinstance(operation, Requantize):
+        words, levels = _digit_words(operation), (0,)
+        mode, shift = REQUANTIZE, operation.shift
+    else:
+        raise TypeError(f"{reader.name} finishes nothing")
+    return Records(
+        mode=mode,
+        node=reader.name,
+        words=np.broadcast_to(words, (outputs, words.shape[1])),
+        bits=max(bits_of(int(words.min()), int(words.max()), signed=True), 9),
+        result_bits=bits_of(interval.low, interval.high),
+        result_signed=interval.low < 0,
+        levels=levels,
+        shift=shift,
+    )
+
+
+def _threshold_words(operation: Quantize) -> Integers:
+    """Return a direction and thresholds a channel, turned so that the sum itself is compared.
+
+    A falling channel counts t <= -x, which is x < 1 - t.
+    """
+    falling = (operation.direction < 0)[:, None]
+    thresholds = np.where(falling, 1 - operation.thresholds, operation.thresholds)
+    return np.concatenate([falling.astype(np.int64), thresholds], axis=1)
+
+
+def _digit_words(operation: Requantize) -> Integers:
+    """Return the offset and the digits of the multiplier of every channel."""
+    digits = [
+        [
+            shift | _USED | (_NEGATIVE if sign < 0 else 0)
+            for shift, sign in signed_digits(multiplier)
+        ]
+        for multiplier in operation.multiplier.tolist()
+    ]
+    rows = max(operation.multiplier.size, operation.offset.size)
+    words = np.zeros((rows, 1 + max(map(len, digits))), dtype=np.int64)
+    words[:, 0] = operation.offset
+    for row in range(rows):
+        found = digits[row % len(digits)]
+        words[row, 1 : 1 + len(found)] = found
+    return words
+
+
+# --- the decoder ----------------------------------------------------------------------------------
+
+
+def terms(codebook: Codebook) -> list[int]:
+    """Return the bytes of `TERMS` of apot_decoder.sv: as many a table as the largest one has."""
+    entries = max(map(len, codebook.tables))
+    return [
+        term
+        for table in codebook.tables
+        for term in [*map(_term, table), *[0] * (entries - len(table))]
+    ]
+
+
+def _term(addend: int) -> int:
+    if addend == 0:
+        return 0
+    return power_of_two_shift(addend) | _USED | (_NEGATIVE if addend < 0 else 0)
