@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -66,7 +66,8 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
             parameters += _options_of(hints[name])
         else:
             keyword = inspect.Parameter.KEYWORD_ONLY
-            parameters.append(parameter.replace(annotation=hints[name], kind=keyword))
+            annotation = _annotation(name, hints[name])
+            parameters.append(parameter.replace(annotation=annotation, kind=keyword))
 
     def expanded(**values: Any) -> None:
         collected = {
@@ -84,12 +85,26 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 def _options_of(group: Any) -> Iterator[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     for field in dataclasses.fields(group):
-        base, option = get_args(hints[field.name])
-        option = copy.copy(option)
-        option.rich_help_panel = group.PANEL
         yield inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=field.default,
-            annotation=Annotated[base, option],
+            annotation=_annotation(field.name, hints[field.name], group.PANEL),
         )
+
+
+def _annotation(name: str, hint: Any, panel: str | None = None) -> Any:
+    """Return what Typer reads of a parameter; a text alone is the help of an option.
+
+    Such an option has the parameter's name, and a flag no opposite. Values are taken in any case.
+    """
+    if get_origin(hint) is not Annotated:
+        return hint
+    base, option = get_args(hint)
+    option = copy.copy(option)
+    if isinstance(option, str):
+        flag = [f"--{name.replace('_', '-')}"] if base is bool else []
+        option = typer.Option(*flag, help=option)
+    option.case_sensitive = False
+    option.rich_help_panel = panel or option.rich_help_panel
+    return Annotated[base, option]

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from apot_export.conversion.integer_choices import IntegerChoices
     from apot_export.original.choices import Choices
 
-DATA = "Data"
 _AUTO = "auto"
 
 Levels = Literal["apot", "pot", "uniform"]
@@ -35,19 +34,10 @@ Force = Annotated[
     ),
 ]
 InProcess = Annotated[
-    bool,
-    typer.Option(
-        "--in-process",
-        rich_help_panel=GENERAL,
-        help="Read the checkpoint without a process of its own, where none can be started.",
-    ),
+    bool, "Read the checkpoint without a process of its own, where none can be started."
 ]
 Weights = Annotated[
-    str | None,
-    typer.Option(
-        help="Which weights of the checkpoint, where it holds several sets, as state_dict_ema.",
-        show_default=False,
-    ),
+    str | None, "Which weights of the checkpoint, where it holds several sets, as state_dict_ema."
 ]
 
 
@@ -69,9 +59,7 @@ class General:
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as one JSON document and nothing else.")
     ] = False
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show a traceback when something fails.")
-    ] = False
+    debug: Annotated[bool, "Show a traceback when something fails."] = False
     max_memory: Annotated[
         int | None,
         typer.Option(
@@ -79,7 +67,6 @@ class General:
             metavar="BYTES",
             help="Memory that one file may ask for, as 8G or 500M; default: 256M and 256 bytes for "
             "each byte of the file, at most 16G.",
-            show_default=False,
         ),
     ] = None
 
@@ -92,21 +79,16 @@ class Network:
 
     model: Annotated[
         str | None,
-        typer.Option(
-            help="Custom network, PACKAGE.MODULE:FACTORY; it is imported and called, and gets the "
-            "checkpoint's tensors.",
-        ),
+        "Custom network, PACKAGE.MODULE:FACTORY; it is imported and called, and gets the "
+        "checkpoint's tensors.",
     ] = None
     model_kwarg: Annotated[
-        list[str] | None,
-        typer.Option(help="Argument of --model's factory, NAME=VALUE; may be repeated."),
+        list[str] | None, "Argument of --model's factory, NAME=VALUE; may be repeated."
     ] = None
     input_shape: Annotated[
         str | None,
-        typer.Option(
-            help="Image that the network takes: C,H,W, e.g. 3,32,32; needed with --model, else the "
-            "size of its training."
-        ),
+        "Image that the network takes: C,H,W, e.g. 3,32,32; needed with --model, else the "
+        "size of its training.",
     ] = None
 
     def arguments(self) -> dict[str, Any]:
@@ -129,78 +111,41 @@ class Training:
     weights: Weights = None
     bits: Annotated[
         int | None,
-        typer.Option(
-            help="Bit-width it was trained with; default: from its names, options in the file, or "
-            "its batch-norms.",
-            show_default=False,
-        ),
+        "Bit-width it was trained with; default: from its names, options in the file, or "
+        "its batch-norms.",
     ] = None
     activation_bits: Annotated[
-        int | None,
-        typer.Option(help="Bit-width of activations, if another than the weights'."),
+        int | None, "Bit-width of activations, if another than the weights'."
     ] = None
     method: Annotated[
-        Levels | None,
-        typer.Option(
-            case_sensitive=False,
-            help="Level set of weights; default: from its names or batch-norms, else apot.",
-            show_default=False,
-        ),
+        Levels | None, "Level set of weights; default: from its names or batch-norms, else apot."
     ] = None
     activation_method: Annotated[
-        Levels | None,
-        typer.Option(
-            case_sensitive=False,
-            help="Level set of activations, if another than the weights'.",
-            show_default=False,
-        ),
+        Levels | None, "Level set of activations, if another than the weights'."
     ] = None
     activation_sign: Annotated[
         Literal["signed", "unsigned"] | None,
-        typer.Option(
-            case_sensitive=False,
-            help="Uniform activations that training clipped at -alpha and alpha (signed) or at 0 "
-            "and alpha (unsigned); default: as the training code does; layers of --model are "
-            "tried.",
-            show_default=False,
-        ),
+        "Uniform activations that training clipped at -alpha and alpha (signed) or at 0 "
+        "and alpha (unsigned); default: as the training code does; layers of --model are "
+        "tried.",
     ] = None
     first_last: Annotated[
         Literal["8bit", "float"] | None,
-        typer.Option(
-            case_sensitive=False,
-            help="Weights of the first convolution and the last linear layer; default: as the "
-            "training code of the family has them.",
-            show_default=False,
-        ),
+        "Weights of the first convolution and the last linear layer; default: as the "
+        "training code of the family has them.",
     ] = None
     family: Annotated[
         str | None,
-        typer.Option(
-            help="Training code, where the checkpoint's keys are those of several: apot-v1 or "
-            "first-release.",
-            show_default=False,
-        ),
+        "Training code, where the checkpoint's keys are those of several: apot-v1 or "
+        "first-release.",
     ] = None
     grid: Annotated[
         Literal["zero", "nonzero"] | None,
-        typer.Option(
-            case_sensitive=False,
-            help="Grid of 2-bit weights of the non-zero-grid code; default: from its folder, else "
-            "zero.",
-            show_default=False,
-        ),
+        "Grid of 2-bit weights of the non-zero-grid code; default: from its folder, else zero.",
     ] = None
-    z: Annotated[
-        int | None,
-        typer.Option("--z", help="Exponent Z of the non-zero grid {2^-Z, 1}."),
-    ] = None
+    z: Annotated[int | None, "Exponent Z of the non-zero grid {2^-Z, 1}."] = None
     legacy_divisor: Annotated[
-        bool,
-        typer.Option(
-            "--legacy-divisor",
-            help="Uniform activations as the code before 2021-03-20 divided them.",
-        ),
+        bool, "Uniform activations as the code before 2021-03-20 divided them."
     ] = False
     raw_weights: Annotated[
         bool,
@@ -211,22 +156,16 @@ class Training:
     ] = False
     layer_bits: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Bit-width of some layers: 'layer1.*=3', or '...=4/2' for weights/activations; "
-            "'conv1=32' leaves a layer in float; may be repeated, later ones win.",
-        ),
+        "Bit-width of some layers: 'layer1.*=3', or '...=4/2' for weights/activations; "
+        "'conv1=32' leaves a layer in float; may be repeated, later ones win.",
     ] = None
     layer_bits_file: Annotated[
-        Path | None,
-        typer.Option(help="TOML file with such patterns in a table named layers."),
+        Path | None, "TOML file with such patterns in a table named layers."
     ] = None
     unsigned_zeros: Annotated[
         bool,
-        typer.Option(
-            "--unsigned-zeros",
-            help="Make every zero weight a +0, whatever sign training left; then ternary weights "
-            "take 1.6 bits, not 2.",
-        ),
+        "Make every zero weight a +0, whatever sign training left; then ternary weights "
+        "take 1.6 bits, not 2.",
     ] = False
     alpha_terms: Annotated[
         int,
@@ -239,11 +178,8 @@ class Training:
     ] = 0
     power_of_two_layers: Annotated[
         Literal["auto", "off"],
-        typer.Option(
-            case_sensitive=False,
-            help="auto: store layers without thresholds as codes whose weights are sums of powers "
-            "of two already; off: leave them in float.",
-        ),
+        "auto: store layers without thresholds as codes whose weights are sums of powers "
+        "of two already; off: leave them in float.",
     ] = "auto"
 
     def choices(self) -> Choices:
@@ -273,35 +209,25 @@ class IntegerForm:
     PANEL: ClassVar[str] = "Integer network"
 
     integer: Annotated[
-        bool,
-        typer.Option(
-            "--integer",
-            help="Write the all-integer network, too: adds, shifts and compares alone.",
-        ),
+        bool, "Write the all-integer network, too: adds, shifts and compares alone."
     ] = False
     fraction_bits: Annotated[
         str,
-        typer.Option(
-            help="Fraction bits of the integer network's residual stream; auto: the fewest that "
-            "calibration images call for, else the most that are proven not to overflow.",
-        ),
+        "Fraction bits of the integer network's residual stream; auto: the fewest that "
+        "calibration images call for, else the most that are proven not to overflow.",
     ] = _AUTO
     input_bits: Annotated[
-        int | None,
-        typer.Option(help="Fraction bits of the integer network's input; default: 16, or as many."),
+        int | None, "Fraction bits of the integer network's input; default: 16, or as many."
     ] = None
     input_type: Annotated[
         Literal["float", "uint8"],
         typer.Option(
-            "--input",
-            case_sensitive=False,
-            help="What the integer network reads: float images, or uint8 pixels.",
+            "--input", help="What the integer network reads: float images, or uint8 pixels."
         ),
     ] = "float"
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Calibration images; default: $APOT_EXPORT_DATA, else ./data."),
-    ] = None
+    data: Annotated[Path | None, "Calibration images; default: $APOT_EXPORT_DATA, else ./data."] = (
+        None
+    )
 
     def choices(self) -> IntegerChoices | None:
         """Return these as the library's choices; None where the form is not wanted.

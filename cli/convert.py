@@ -33,50 +33,34 @@ class Written:
         typer.Option(
             "--output",
             "-o",
-            show_default=False,
             help="Export directory; default: named after the checkpoint, here; of an export, after "
             "it and its target.",
         ),
     ] = None
     target: Annotated[
         Literal["portable", "cpu", "cuda", "openvino", "plain"],
-        typer.Option(
-            case_sensitive=False,
-            help="Runtime that the ONNX model is made fast for: cpu and cuda are ONNX Runtime's; "
-            "every one runs in any. plain: float weights and old standard operators alone, for "
-            "clients that know no functions.",
-        ),
+        "Runtime that the ONNX model is made fast for: cpu and cuda are ONNX Runtime's; "
+        "every one runs in any. plain: float weights and old standard operators alone, for "
+        "clients that know no functions.",
     ] = "portable"
     batch: Annotated[
         int, typer.Option(min=0, help="Images in every batch of target plain; 0: any number.")
     ] = 0
-    keep_functions: Annotated[
-        bool,
-        typer.Option(
-            "--keep-functions", help="Leave the apot functions in the model of target plain."
-        ),
-    ] = False
+    keep_functions: Annotated[bool, "Leave the apot functions in the model of target plain."] = (
+        False
+    )
     dynamic_size: Annotated[
         bool,
-        typer.Option(
-            "--dynamic-size",
-            help="Leave the height and width of the ONNX model's images open: targets portable, "
-            "cuda and plain, for networks that average over the whole image or return images.",
-        ),
+        "Leave the height and width of the ONNX model's images open: targets portable, "
+        "cuda and plain, for networks that average over the whole image or return images.",
     ] = False
     opset: Annotated[
         int,
-        typer.Option(
-            help="Operator set of the ONNX models, where an older one will do; 0: 14 for target "
-            "plain, 18 for others.",
-        ),
+        "Operator set of the ONNX models, where an older one will do; 0: 14 for target "
+        "plain, 18 for others.",
     ] = 0
     compress: Annotated[
-        bool,
-        typer.Option(
-            "--compress",
-            help="Entropy-code the packed file's weights: smaller at rest, decoded when used.",
-        ),
+        bool, "Entropy-code the packed file's weights: smaller at rest, decoded when used."
     ] = False
     force: Force = False
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 from ._errors import reported
 from ._groups import Command, with_groups
-from ._options import DATA, Dataset, General, InProcess, Weights, printed_as_json
+from ._options import Dataset, General, InProcess, Weights, printed_as_json
 
 app = typer.Typer(no_args_is_help=True, help="Show what an export or a checkpoint holds.")
 
@@ -55,13 +56,8 @@ def alphas(
     ] = None,
     *,
     weights: Weights = None,
-    bits: Annotated[
-        int | None,
-        typer.Option(help="Bit-width of a checkpoint whose name does not say it."),
-    ] = None,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Print the lines of the family's own training log.")
-    ] = False,
+    bits: Annotated[int | None, "Bit-width of a checkpoint whose name does not say it."] = None,
+    plain: Annotated[bool, "Print the lines of the family's own training log."] = False,
     in_process: InProcess = False,
     general: General,
 ) -> None:
@@ -86,9 +82,7 @@ def bits(
         ),
     ] = None,
     *,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Print the lines of the multi-bit training log.")
-    ] = False,
+    plain: Annotated[bool, "Print the lines of the multi-bit training log."] = False,
     general: General,
 ) -> None:
     """Show bits and bytes of every layer's weights."""
@@ -127,6 +121,30 @@ def integer(
             print_integer(chosen, found)
 
 
+@dataclass(frozen=True)
+class Images:
+    """The images that hypotheses are tried on."""
+
+    PANEL: ClassVar[str] = "Data"
+
+    dataset: Annotated[
+        Dataset | None,
+        "Try hypotheses on this dataset; default: the one that fits the network if --data is "
+        "given, else none.",
+    ] = None
+    data: Annotated[
+        Path | None, "Folder of the images; default: $APOT_EXPORT_DATA, else ./data."
+    ] = None
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Use at most this many images, spread over the dataset; "
+            "default: 2000 small or 200 large ones.",
+        ),
+    ] = None
+
+
 @app.command("identify", cls=Command)
 @with_groups
 def identify(
@@ -135,32 +153,7 @@ def identify(
     ],
     *,
     weights: Weights = None,
-    dataset: Annotated[
-        Dataset | None,
-        typer.Option(
-            case_sensitive=False,
-            rich_help_panel=DATA,
-            show_default=False,
-            help="Try hypotheses on this dataset; default: the one that fits the network if --data "
-            "is given, else none.",
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            rich_help_panel=DATA,
-            help="Folder of the images; default: $APOT_EXPORT_DATA, else ./data.",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            rich_help_panel=DATA,
-            help="Use at most this many images, spread over the dataset; "
-            "default: 2000 small or 200 large ones.",
-        ),
-    ] = None,
+    images: Images,
     in_process: InProcess = False,
     general: General,
 ) -> None:
@@ -176,12 +169,7 @@ def identify(
             from apot_export.inspection.identify import identify as identify_checkpoint
 
             found = identify_checkpoint(
-                checkpoint,
-                dataset=dataset,
-                data=data,
-                limit=limit,
-                weights=weights,
-                progress=progress,
+                checkpoint, weights=weights, progress=progress, **vars(images)
             )
         if not printed_as_json(found, general):
             from ._render_identify import print_identification

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
@@ -13,39 +14,32 @@ from ._options import Export, Force, General, printed_as_json
 if TYPE_CHECKING:
     from apot_export.tuning import TuningResult
 
-_PANEL = "Machine"
 _INTERRUPTED = "Interrupted; the export is as it was."
 _RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 _NAMES = {"before": "the model before", "native": "native kernels (no ONNX model)"}
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What is measured, and how long."""
+
+    PANEL: ClassVar[str] = "Machine"
+
+    runtime: Annotated[Literal["onnxruntime", "openvino"], "What will run the model."] = (
+        "onnxruntime"
+    )
+    device: Annotated[Literal["cpu", "cuda"], "cuda: ONNX Runtime alone."] = "cpu"
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads of one inference; 0: as many as the runtime takes.")
+    ] = 0
+    batch: Annotated[int, typer.Option(min=1, help="Images in every batch.")] = 1
+    seconds: Annotated[float, typer.Option(min=1, help="Time to measure, about.")] = 60.0
+
+
 def tune(
     export: Export = None,
     *,
-    runtime: Annotated[
-        Literal["onnxruntime", "openvino"],
-        typer.Option(case_sensitive=False, rich_help_panel=_PANEL, help="What will run the model."),
-    ] = "onnxruntime",
-    device: Annotated[
-        Literal["cpu", "cuda"],
-        typer.Option(
-            case_sensitive=False, rich_help_panel=_PANEL, help="cuda: ONNX Runtime alone."
-        ),
-    ] = "cpu",
-    threads: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            rich_help_panel=_PANEL,
-            help="Threads of one inference; 0: as many as the runtime takes.",
-        ),
-    ] = 0,
-    batch: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_PANEL, help="Images in every batch.")
-    ] = 1,
-    seconds: Annotated[
-        float, typer.Option(min=1, rich_help_panel=_PANEL, help="Time to measure, about.")
-    ] = 60.0,
+    machine: Machine,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -75,15 +69,7 @@ def tune(
             from apot_export.tuning import tune as tune_export
 
             result = tune_export(
-                export,
-                runtime=runtime,
-                device=device,
-                threads=threads,
-                batch=batch,
-                seconds=seconds,
-                output=output,
-                force=force,
-                progress=progress,
+                export, output=output, force=force, progress=progress, **vars(machine)
             )
         if not printed_as_json(result, general):
             _print(result)

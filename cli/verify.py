@@ -29,50 +29,32 @@ class Images:
 
     dataset: Annotated[
         Dataset | None,
-        typer.Option(
-            case_sensitive=False,
-            show_default=False,
-            help="folder: class folders, or images without labels; default: the one that fits the "
-            "network.",
-        ),
+        "folder: class folders, or images without labels; default: the one that fits the network.",
     ] = None
     data: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the images; default: $APOT_EXPORT_DATA, else ./data."),
+        Path | None, "Folder of the images; default: $APOT_EXPORT_DATA, else ./data."
     ] = None
     images: Annotated[
         Path | None,
-        typer.Option(
-            help="Images as arrays, in place of a dataset: an .npz file with images (float32 as "
-            "the network reads them, or uint8 pixels), and labels where there are any.",
-        ),
+        "Images as arrays, in place of a dataset: an .npz file with images (float32 as "
+        "the network reads them, or uint8 pixels), and labels where there are any.",
     ] = None
     reference: Annotated[
         Path | None,
-        typer.Option(
-            help="Outputs of your own code: an .npz file with images and logits, to which the "
-            "export is held, too; it needs neither dataset nor checkpoint.",
-        ),
+        "Outputs of your own code: an .npz file with images and logits, to which the "
+        "export is held, too; it needs neither dataset nor checkpoint.",
     ] = None
     mean: Annotated[
         str | None,
-        typer.Option(
-            help="For folder and arrays of pixels: mean per channel of pixels in [0, 1], e.g. "
-            "0.5,0.5,0.5."
-        ),
+        "For folder and arrays of pixels: mean per channel of pixels in [0, 1], e.g. 0.5,0.5,0.5.",
     ] = None
-    std: Annotated[
-        str | None,
-        typer.Option(help="Likewise: standard deviation per channel."),
-    ] = None
+    std: Annotated[str | None, "Likewise: standard deviation per channel."] = None
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Use this many images, drawn from every class in proportion."),
     ] = None
     seed: Annotated[int, typer.Option(min=0, help="Of that drawing.")] = 0
-    batch_size: Annotated[
-        str, typer.Option(help="Images per batch, or auto: fits the image size.")
-    ] = "auto"
+    batch_size: Annotated[str, "Images per batch, or auto: fits the image size."] = "auto"
     workers: Annotated[
         int | None,
         typer.Option(min=0, help="Threads that decode images; default: the cores, at most 4."),
@@ -98,40 +80,26 @@ class Comparison:
 
     checkpoint: Annotated[
         Path | None,
-        typer.Option(
-            help="The original checkpoint; default: where the manifest says it was. Another file "
-            "needs --bits or the like beside it, which state how it was trained."
-        ),
+        "The original checkpoint; default: where the manifest says it was. Another file "
+        "needs --bits or the like beside it, which state how it was trained.",
     ] = None
-    device: Annotated[
-        Literal["auto", "cuda", "cpu"],
-        typer.Option(case_sensitive=False, help="Where the original and side ort run."),
-    ] = "auto"
+    device: Annotated[Literal["auto", "cuda", "cpu"], "Where the original and side ort run."] = (
+        "auto"
+    )
     sides: Annotated[
         str,
-        typer.Option(
-            help="What is compared with the original, the export of the verdict first: any of "
-            "ort, ort-cpu, ort-cuda, openvino, native, oracle, packed.",
-        ),
+        "What is compared with the original, the export of the verdict first: any of "
+        "ort, ort-cpu, ort-cuda, openvino, native, oracle, packed.",
     ] = "ort"
     backends: Annotated[
         str | None,
-        typer.Option(
-            help="Run the integer network on these, too, and compare every bit: two or more of "
-            "numpy, ort-cpu, ort-cuda, c.",
-        ),
+        "Run the integer network on these, too, and compare every bit: two or more of "
+        "numpy, ort-cpu, ort-cuda, c.",
     ] = None
     ignore_record: Annotated[
-        bool,
-        typer.Option(
-            "--ignore-record",
-            help="Do not fail where the accuracy is clearly below the one that the checkpoint "
-            "records.",
-        ),
+        bool, "Do not fail where the accuracy is clearly below the one that the checkpoint records."
     ] = False
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an interrupted run of this kind ended.")
-    ] = False
+    resume: Annotated[bool, "Go on where an interrupted run of this kind ended."] = False
     attach: Annotated[
         bool,
         typer.Option("--attach/--no-attach", help="Write the verdict into the export's manifest."),
