@@ -16,7 +16,7 @@ from tests.test_house import ARROWS
 ROOT = Path(apot_export.__path__[0]).parent
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "FORMAT.md", "CHANGELOG.md", "SECURITY.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").glob("**/*.md")),
 ]
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 PATHS = re.compile(r"(?<![\w/])(?:apot_export|cli|tests|benchmarks|examples|docs)/[\w./-]*\w")

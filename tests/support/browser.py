@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
-_OPTIONS = (
+OPTIONS = (
     "--headless",
     "--no-sandbox",  # a sandbox cannot be made as root in a container
     "--disable-gpu",
@@ -77,7 +77,7 @@ def browse(browser: str, folder: Path, page: Path, *options: str) -> str:
     """Run the browser on a page; return what it prints."""
     profile = folder / "profile"
     done = subprocess.run(
-        [browser, *_OPTIONS, f"--user-data-dir={profile}", *options, page.as_uri()],
+        [browser, *OPTIONS, f"--user-data-dir={profile}", *options, page.as_uri()],
         capture_output=True,
         encoding="utf-8",
         timeout=300,
