@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from apot_export.artifacts.packed import load_packed
+from apot_export.artifacts.directory import read_manifest
 from apot_export.conversion.convert import convert
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.runtimes.onnx_runtime import open_session
@@ -125,7 +125,7 @@ def test_colours_and_pixels_become_what_training_read(
     state_of(page, f"{address}?export=colours&model={model}&picture=picture.png")
     images = pixels.transpose(2, 0, 1)[np.newaxis]
     if model == "model.onnx":
-        stated = load_packed(site / "colours").interface["preprocessing"]
+        stated = read_manifest(site / "colours")["interface"]["preprocessing"]
         mean, std = (np.array(stated[k], np.float32).reshape(3, 1, 1) for k in ("mean", "std"))
         images = (images.astype(np.float32) / np.float32(255) - mean) / std
     assert_same(model, page.value(ROWS)[:1], expected_of(site / "colours", model, images))
