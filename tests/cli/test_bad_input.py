@@ -182,7 +182,7 @@ NOT_FITTING: dict[str, tuple[Callable[[Tensors], None], str]] = {
     "missing first layer": (removed("layer3.0.bn2.bias"), "layer3.0.bn2.bias"),
     "missing last layer": (removed("fc.weight", "fc.bias"), "known architecture"),
     "thresholds of an unknown family": (removed("wgt_alpha"), "known family"),
-    "threshold twice": (added("layer2.0.conv1.weight_quant.wgt_alpha", 1.0), WEIGHT_ALPHA),
+    "threshold twice": (added("layer2.0.conv1.weight_alpha", 1.0), WEIGHT_ALPHA),
     "other shape": (changed(WEIGHT, lambda t: t[:3]), WEIGHT),
     "one element": (changed(WEIGHT, lambda t: t[:1, :1, :1, :1]), WEIGHT),
     "scalar": (changed(WEIGHT, lambda t: t.mean()), WEIGHT),
