@@ -22,7 +22,7 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -47,7 +47,9 @@ _SCALES = np.array(list(itertools.product(_INPUT_ERRORS, _TAP_ERRORS, _NOISES)))
 """[scales, 3]: deviations of the three unknown errors that are tried."""
 _MOST_SITES = 6
 """Of inputs behind one batch-norm and of sums each, spread evenly over the network."""
-_LIKELY, _LIKELY_EXPONENTS = 3, 4
+_LIKELY = 3
+_LIKELY_EXPONENTS = 4
+"""How many values of Z are tried, the smallest first: others are hardly told from a 0 level."""
 _ACTIVATION_BITS = range(2, 6)
 
 
@@ -57,8 +59,10 @@ class Weights:
 
     method: str
     bits: int
+    """Nominal bits; 32 for float."""
     grid: str = "zero"
     z: int | None = None
+    """Exponent of the non-zero grid; None for a grid with zero."""
     normalize_weights: bool = True
 
     @staticmethod
@@ -241,18 +245,20 @@ def _ranked(
 def weight_hypotheses(family: Family) -> list[Weights]:
     """Return what a family's code can make of normalised weights; equal level sets once."""
     found: dict[object, Weights] = {}
+    for variant in weight_variants(family):
+        if variant.bits != FULL_PRECISION_BITS:
+            found.setdefault(tuple(_magnitudes(family, variant).round(6)), variant)
+    return list(found.values())
+
+
+def weight_variants(family: Family) -> Iterator[Weights]:
+    """Yield every level set that a family's code offers for normalised weights."""
     for method in family.methods:
         for bits in family.bit_widths(method):
-            if bits == FULL_PRECISION_BITS:
-                continue
-            plain = Weights(method=method, bits=bits)
-            variants = [plain]
+            yield Weights(method=method, bits=bits)
             if family.has_grids(bits):
-                exponents = family.exponents[:_LIKELY_EXPONENTS]
-                variants += [dataclasses.replace(plain, grid="nonzero", z=z) for z in exponents]
-            for variant in variants:
-                found.setdefault(tuple(_magnitudes(family, variant).round(6)), variant)
-    return list(found.values())
+                for z in family.exponents[:_LIKELY_EXPONENTS]:
+                    yield Weights(method=method, bits=bits, grid="nonzero", z=z)
 
 
 def same_weights(family: Family, first: Weights, second: Weights) -> bool:

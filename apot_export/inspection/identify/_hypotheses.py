@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from apot_export.original.choices import Choices
 from apot_export.original.families import Family, by_name
 from apot_export.original.level_sets import activation_level_set, weight_level_set
 from apot_export.original.quantization import FULL_PRECISION_BITS, Quantization
-
-_LIKELY_EXPONENTS = 4
-"""How many values of Z are tried, the smallest first: others are hardly told from a 0 level."""
+from apot_export.original.witness import Weights, weight_variants
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hypothesis:
+class Hypothesis(Weights):
     """One way in which a checkpoint may have been quantized; activations have the same bits."""
 
-    bits: int
-    """Nominal bits of weights and activations; 32 for float."""
-    method: str
-    grid: str = "zero"
-    z: int | None = None
-    """Exponent of the non-zero grid; None for a grid with zero."""
     legacy_divisor: bool = False
-    normalize_weights: bool = True
     family: str | None = None
     """Name of the training code, which decides about activations and first and last layers."""
 
@@ -61,22 +51,12 @@ def hypotheses(family: Family) -> list[list[Hypothesis]]:
         method = family.methods[0]
         return [[Hypothesis(bits=FULL_PRECISION_BITS, method=method, family=family.name)]]
     merged: dict[object, list[Hypothesis]] = {}
-    for normalize, method in itertools.product((True, False), family.methods):
-        for bits in family.bit_widths(method):
-            for variant in _variants(family, bits, method):
-                hypothesis = replace(variant, normalize_weights=normalize)
-                merged.setdefault(_function(family, hypothesis), []).append(hypothesis)
+    for normalize, weights in itertools.product((True, False), weight_variants(family)):
+        plain = Hypothesis(**{**vars(weights), "normalize_weights": normalize}, family=family.name)
+        divides = family.had_legacy_divisor and weights.method == "uniform" and weights.z is None
+        for hypothesis in (plain, replace(plain, legacy_divisor=True))[: 1 + divides]:
+            merged.setdefault(_function(family, hypothesis), []).append(hypothesis)
     return list(merged.values())
-
-
-def _variants(family: Family, bits: int, method: str) -> Iterator[Hypothesis]:
-    plain = Hypothesis(bits=bits, method=method, family=family.name)
-    yield plain
-    if family.had_legacy_divisor and method == "uniform":
-        yield replace(plain, legacy_divisor=True)
-    if family.has_grids(bits):
-        for z in family.exponents[:_LIKELY_EXPONENTS]:
-            yield replace(plain, grid="nonzero", z=z)
 
 
 def _function(family: Family, hypothesis: Hypothesis) -> object:
