@@ -28,6 +28,7 @@ _DECODING_ERRORS = (
     SyntaxError,
     TypeError,
     ValueError,
+    MemoryError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,

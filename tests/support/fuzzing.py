@@ -7,7 +7,7 @@ import random
 import resource
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -25,12 +25,12 @@ def random_input(seed: int) -> bytes:
     return random.Random(seed).randbytes(LARGEST_INPUT)  # noqa: S311 - a test
 
 
-def run_examples(check: Callable[..., Any], count: int) -> None:
+def run_examples(check: Any, count: int) -> None:
     """Run a property on examples that are the same whenever, and beside whatever, it is run.
 
     Those that hypothesis chooses itself depend on the modules that are loaded.
     """
-    run = check.hypothesis.fuzz_one_input  # type: ignore[attr-defined]
+    run = check.hypothesis.fuzz_one_input
     with little_memory():
         for seed in range(count):
             try:
