@@ -16,6 +16,7 @@ from ._render import console_of_output, new_table
 
 if TYPE_CHECKING:
     from apot_export.verification import Divergence, LevelComparison, Report, Side
+    from apot_export.verification.proof.sample import SampleComparison
     from apot_export.verification.report import (
         RecordComparison,
         ReferenceComparison,
@@ -196,6 +197,16 @@ def _reference(found: ReferenceComparison) -> str:
     )
 
 
+def _sample(found: SampleComparison) -> str:
+    integers = f", {found.integers} integers compared" if found.integers else ""
+    return (
+        f"{found.inputs} inputs ({found.source}), outputs as stated (largest difference "
+        f"{found.largest_difference:.1e}{integers})"
+        if not found.failures
+        else "; ".join(found.failures)
+    )
+
+
 def _record(record: RecordComparison) -> str:
     low, high = record.interval
     return (
@@ -289,6 +300,8 @@ def _comparisons(report: Report) -> Iterator[tuple[bool, str, str]]:
         yield holds("the packed file's network"), "agreement", says
     if report.reference is not None:
         yield holds("your outputs"), "reference", _reference(report.reference)
+    if report.sample is not None:
+        yield not report.sample.failures, "sample", _sample(report.sample)
     yield holds("did not run on"), "provider", report.provider
     for products in report.exactness.values():
         if products.name or products.wrong:

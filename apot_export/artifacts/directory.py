@@ -19,6 +19,11 @@ MANIFEST = "manifest.json"
 ONNX_MODEL = "model.onnx"
 INTEGER_MODEL = "model.integer.onnx"
 PACKED_MODEL = "model.apot.safetensors"
+SAMPLE = "sample.npz"
+PICTURE = "sample.png"
+README = "README.md"
+_FILES = (ONNX_MODEL, PACKED_MODEL, INTEGER_MODEL, SAMPLE, PICTURE, README)
+"""Whatever an export may have beside its manifest; the first two it always has."""
 UNFINISHED = "verification.unfinished."
 """How the names of an unfinished verification's files begin."""
 _MANIFEST_VERSION = 1
@@ -104,7 +109,7 @@ def _taken(problem: str, where: Path, got: str | None = None) -> ExportError:
 
 def _own_files(directory: Path) -> set[Path]:
     """Return the files of an earlier export; none unless its two unmistakable ones are there."""
-    own = {directory / name for name in (MANIFEST, ONNX_MODEL, INTEGER_MODEL, PACKED_MODEL)}
+    own = {directory / name for name in (MANIFEST, *_FILES)}
     own |= set(directory.glob(f"{UNFINISHED}*.jsonl"))
     files = {path for path in own if path.is_file() and not path.is_symlink()}
     return files if {directory / MANIFEST, directory / PACKED_MODEL} <= files else set()
@@ -213,10 +218,10 @@ def _check_manifest(manifest: Mapping[str, Any]) -> None:
     else:
         strict_json.text("checkpoint path", source)
         strict_json.text("checkpoint sha256", digest)
-    names = (ONNX_MODEL, PACKED_MODEL, INTEGER_MODEL)
-    files = strict_json.members("files", manifest.get("files"), names[:2], {INTEGER_MODEL: None})
-    for name, described in zip(names, files, strict=True):
-        if described is None:  # the integer network is written only on request
+    optional = dict.fromkeys(_FILES[2:])
+    files = strict_json.members("files", manifest.get("files"), _FILES[:2], optional)
+    for name, described in zip(_FILES, files, strict=True):
+        if described is None:
             continue
         size, digest = strict_json.fields(name, described, "bytes", "sha256")
         strict_json.integer(f"{name} bytes", size)

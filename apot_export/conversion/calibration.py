@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,9 @@ from torch import nn
 
 from apot_export.artifacts.onnx_model import build_integer_model, serialise
 from apot_export.conversion.integer_choices import IntegerChoices
+from apot_export.conversion.sample import images_at_hand
 from apot_export.datasets import Dataset, kind_of
-from apot_export.errors import BoundError, DatasetError, IntegerError
+from apot_export.errors import BoundError, IntegerError
 from apot_export.integer import IntegerNetwork, Pixels, lower, operation_counts
 from apot_export.integer.fixed_point import LARGEST_FRACTION_BITS
 from apot_export.network import CodedNetwork
@@ -95,8 +95,9 @@ def integer_form(
             network=network, fraction_bits_from="option", agreement=None, yardstick=None
         )
     largest = _largest_provable(coded, choices, pixels)
-    images = _calibration_images(coded, preprocessing, choices.data)
+    images = images_at_hand(coded, preprocessing, choices.data)
     if images is not None:
+        images = images.first(_CALIBRATION_IMAGES)
         found = _calibrated(coded, float_model, module, choices, pixels, images, largest)
         if found is not None:
             return found
@@ -125,20 +126,6 @@ def _largest_provable(
         with suppress(BoundError):
             return lower(coded, fraction_bits=bits, input_bits=choices.input_bits, pixels=pixels)
     return lower(coded, fraction_bits=0, input_bits=choices.input_bits, pixels=pixels)
-
-
-def _calibration_images(
-    coded: CodedNetwork, preprocessing: str, data: str | None
-) -> Dataset | None:
-    """Return calibration images; None where there are none and none were named."""
-    try:
-        kind = kind_of(None, coded.input_shape, coded.shapes[coded.output][0])
-        found = kind.open(None if data is None else Path(data), preprocessing)
-    except DatasetError:
-        if data is not None:
-            raise
-        return None
-    return found.first(_CALIBRATION_IMAGES)
 
 
 def _calibrated(

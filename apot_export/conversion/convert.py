@@ -140,6 +140,7 @@ def _export(
     record = original.checkpoint.record if original.checkpoint else None
     optional = {
         "interface": made.interface,
+        "sample": made.sample,
         "record": record.to_json() if record else None,
         "notes": notes or None,
         "statistics": statistics,

@@ -11,6 +11,7 @@ from typing import Any
 
 from apot_export.artifacts.directory import (
     PACKED_MODEL,
+    SAMPLE,
     check_files,
     found_from,
     of_another_model,
@@ -19,6 +20,7 @@ from apot_export.artifacts.directory import (
 )
 from apot_export.artifacts.onnx_model.lowering import PORTABLE
 from apot_export.artifacts.packed import load_packed
+from apot_export.artifacts.sample import read_sample
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.conversion.interface import is_published
 from apot_export.conversion.output import Output
@@ -129,12 +131,14 @@ def _write(
     check_files(source, manifest)
     packed = load_packed(source / PACKED_MODEL)
     preprocessing = families.by_name(manifest["family"]).preprocessing
+    sample = read_sample(source / SAMPLE) if SAMPLE in manifest["files"] else None
     made = output.files(
         packed.network,
         packed.provenance,
         preprocessing,
         None,
         published=is_published(manifest),
+        sample=sample,
     )
     form = recorded or made.integer
     changed = {
@@ -142,6 +146,7 @@ def _write(
         "integer": form,
         "compressed": output.compress or None,
         "interface": made.interface,
+        "sample": made.sample,
     }
     content = of_another_model(manifest, output.model, changed)
     return write_export(output.folder, made.files, content, force=output.force), form

@@ -11,12 +11,22 @@ from typing import Any
 from torch import nn
 
 from apot_export._version import VERSION
-from apot_export.artifacts.directory import INTEGER_MODEL, ONNX_MODEL, PACKED_MODEL, require_free
+from apot_export.artifacts.directory import (
+    INTEGER_MODEL,
+    ONNX_MODEL,
+    PACKED_MODEL,
+    SAMPLE,
+    require_free,
+)
 from apot_export.artifacts.onnx_model import build_integer_model, build_model, serialise
 from apot_export.artifacts.onnx_model.lowering import PLAIN, require_target
 from apot_export.artifacts.packed.writing import packed_file_bytes, require_compressible
+from apot_export.artifacts.sample import Sample
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.conversion.interface import integer_interface, interface_of, with_integer
+from apot_export.conversion.readme import readme
+from apot_export.conversion.sample import choose_sample, images_at_hand
+from apot_export.integer import Pixels
 from apot_export.network import CodedNetwork
 
 TOOL = f"apot-export {VERSION}"
@@ -32,6 +42,8 @@ class Contents:
     """See `interface_of`."""
     integer: dict[str, Any] | None
     """See `IntegerForm.to_json`; None without an integer network."""
+    sample: dict[str, Any]
+    """See `Sample.to_json`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +73,7 @@ class Output:
         module: nn.Module | None,
         *,
         published: bool,
+        sample: Sample | None = None,
     ) -> Contents:
         """Return the contents of the export's files, and what its manifest says of them.
 
@@ -70,6 +83,7 @@ class Output:
             preprocessing: Of calibration images: see `Family.preprocessing`.
             module: The original, for calibration; None where it is not there.
             published: Whether the network is a published one, whose dataset is known.
+            sample: Of an earlier export of the network; None to choose one.
         """
         interface = interface_of(coded, preprocessing if published else None)
         metadata = _metadata(provenance, interface)
@@ -99,7 +113,33 @@ class Output:
         files[PACKED_MODEL] = packed_file_bytes(
             coded, provenance, network, interface=interface, compress=self.compress
         )
-        return Contents(files=files, interface=interface, integer=form.to_json() if form else None)
+        pixels = network.pixels if network else None
+        if sample is None or (pixels and sample.images is None):
+            sample = self._chosen(coded, interface, pixels, preprocessing)
+        # It imports ONNX Runtime.
+        from apot_export.runtimes.expected import with_expected
+
+        sample = with_expected(sample, coded, files[ONNX_MODEL], files.get(INTEGER_MODEL))
+        files[SAMPLE] = sample.to_bytes()
+        facts = {**provenance, "interface": interface, "batch": self.model["batch"]}
+        files |= readme(self.name, facts, files, sample)
+        described = form.to_json() if form else None
+        return Contents(
+            files=files, interface=interface, integer=described, sample=sample.to_json()
+        )
+
+    def _chosen(
+        self,
+        coded: CodedNetwork,
+        interface: Mapping[str, Any],
+        pixels: Pixels | None,
+        preprocessing: str,
+    ) -> Sample:
+        """Choose inputs: of the data set where it is known and its images are at hand."""
+        facts = interface["preprocessing"]
+        data = self.integer.data if self.integer else None
+        images = None if facts is None else images_at_hand(coded, preprocessing, data)
+        return choose_sample(coded, facts, pixels, images)
 
 
 def _metadata(provenance: Mapping[str, Any], interface: Mapping[str, Any]) -> dict[str, str]:

@@ -153,6 +153,7 @@ __all__ = [
     "Batch",
     "Dataset",
     "DatasetKind",
+    "Normalisation",
     "folder_kind",
     "kind_by_name",
     "kind_of",

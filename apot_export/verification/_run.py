@@ -39,6 +39,7 @@ from apot_export.verification._verdict import (
     reference_notes,
 )
 from apot_export.verification.proof.proofs import Proofs
+from apot_export.verification.proof.sample import SampleComparison
 from apot_export.verification.proof.sides import prove_all
 from apot_export.verification.report import (
     BackendComparison,
@@ -89,6 +90,7 @@ class Run:
     reference: ArrayFile | None
     device: str
     processes: Processes
+    sample: SampleComparison | None
     options: RunOptions
     flags: Mapping[str, Any]
     progress: Progress
@@ -156,6 +158,7 @@ class Run:
             settings=self._settings(opened),
             failures=(
                 *proofs.failures,
+                *(self.sample.failures if self.sample else ()),
                 *(failure for proof in of_sides.values() for failure in proof.failures),
                 *opened.failures(),
                 *agreement_failures(measured.images, sides, next(iter(yardsticks), None)),
@@ -168,6 +171,7 @@ class Run:
             backends=integers,
             record=record,
             reference=outputs,
+            sample=self.sample,
             notes=(*notes, *record_warnings(record), *reference_notes(outputs), *self._notes()),
         )
         return self._attached(report)

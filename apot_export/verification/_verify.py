@@ -35,6 +35,7 @@ from apot_export.verification._original import (
     require_same_layers,
 )
 from apot_export.verification._run import Run
+from apot_export.verification.proof.sample import compare_sample
 from apot_export.verification.report import Report
 from apot_export.verification.running.processes import Processes, joined_processes
 from apot_export.verification.running.shards import Progress
@@ -136,6 +137,7 @@ def _opened(
         reference=reference,
         device=device,
         processes=processes,
+        sample=processes.from_first(lambda: compare_sample(directory, manifest, packed)),
         options=options,
         flags=flags,
         progress=progress,

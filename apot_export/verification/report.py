@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from apot_export.network.comparison import AccumulatorComparison
 from apot_export.network.logits import LogitComparison
 from apot_export.runtimes.exactness import Exactness
+from apot_export.verification.proof.sample import SampleComparison
 
 DIFFERENCE_EDGES = tuple(10.0**power for power in range(-7, 3))
 """Logit differences are counted below the first, between neighbours, and from the last one on."""
@@ -302,6 +303,8 @@ class Report:
     """The accuracy that the checkpoint records; None without one, or on other images."""
     reference: ReferenceComparison | None = None
     """The outputs that the user's own code computed, where they are given."""
+    sample: SampleComparison | None = None
+    """The inputs that lie in the export; None without them."""
     notes: tuple[str, ...] = ()
     """What could not be done and changes no verdict."""
 
@@ -329,10 +332,7 @@ class Report:
 
     @property
     def self_agreement(self) -> float | None:
-        """The same between the original and itself with another convolution algorithm.
-
-        None without an original.
-        """
+        """The same between the original and itself computed otherwise; None without one."""
         return self.yardsticks[0].agreement if self.yardsticks else None
 
     def verdict_to_json(self) -> dict[str, Any]:

@@ -24,6 +24,9 @@ from apot_export.artifacts.directory import (
     MANIFEST,
     ONNX_MODEL,
     PACKED_MODEL,
+    PICTURE,
+    README,
+    SAMPLE,
     find_newest,
     read_manifest,
 )
@@ -33,7 +36,7 @@ APP: Typer = import_module("apot_export_cli.app").app  # of the folder cli/
 Stopped: Callable[[int], BaseException] = import_module("apot_export_cli._signals").Stopped
 CHECKPOINT = "res8_4bit.pth.tar"
 EXPORT = Path("res8_4bit")
-FILES = {MANIFEST, ONNX_MODEL, PACKED_MODEL}
+FILES = {MANIFEST, ONNX_MODEL, PACKED_MODEL, SAMPLE, PICTURE, README}
 pytestmark = pytest.mark.usefixtures("folder")
 
 DETAIL = re.compile(r" +(where|expected|got|to do): \S")

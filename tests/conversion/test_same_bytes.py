@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from apot_export import convert, load_packed
-from apot_export.artifacts.directory import MANIFEST, ONNX_MODEL, PACKED_MODEL
+from apot_export.artifacts.directory import MANIFEST, ONNX_MODEL, PACKED_MODEL, README, SAMPLE
 from apot_export.network import CodedLayer
 from apot_export.original.checkpoint import load_checkpoint
 from tests.support.commands import COMMAND
@@ -27,14 +27,18 @@ DIGITS = Path(__file__).parents[2] / "examples/digits/res8_4bit/model_best.pth.t
 CODES = "a7fb4ed3886f5f4b64845dc332862a16eb015b1941a700cbffb2862e3707f624"
 """SHA-256 of the codes of the digits network, layer by layer."""
 FILES = {
-    "manifest.json": "eb162055eb710dcbab5a51661801c65aae7e149c6808bc519122853294e669ef",
+    "manifest.json": "5d556f199241876f2e9621409d5b431837a3b1efc115747bf073797a2218c531",
     "model.apot.safetensors": "f17314e69f766116ca3144c7cfbb5090d6d75d2f6f5358d5a8d8254722f96d46",
     "model.integer.onnx": "f2590b02dffe53a34e663b9dbc0da42e11f6eb31b36b561bff5a5076cc554afa",
+    "README.md": "05836f3daaaaaed85c784a6c8ba82bd3dcd109b7d046301fbdf0458a927b14bd",
+    "sample.png": "36f2c6fa5e787035f5f4abb714115d856926b19cb7b58bec344685ed15a27550",
     "model.onnx": "a866b73fd8586b43dbb0de4027bbc73556bbc8b9451f641c2eb22587601a694f",
 }
 """SHA-256 of every file of the digits network's export, converted where the checkpoint lies.
 
-Where one of them changes on purpose, users' files do: say so in CHANGELOG.md.
+Apart from `sample.npz`, which states float logits as the machine computes them; its digest in the
+manifest is left out here, too. Where one of them changes on purpose, users' files do: say so in
+CHANGELOG.md.
 """
 LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "channels last": lambda weight: weight.to(memory_format=torch.channels_last),
@@ -77,7 +81,17 @@ def converted(folder: Path, umask: int = 0o022, **environment: str) -> dict[str,
     assert done.returncode == 0, done.stderr
     files = sorted((folder / "export").iterdir())
     assert all(file.stat().st_mode & 0o777 == 0o666 & ~umask for file in files)
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    contents = {file.name: file.read_bytes() for file in files}
+    of_sample = hashlib.sha256(contents.pop(SAMPLE)).hexdigest()
+    contents[MANIFEST] = contents[MANIFEST].replace(of_sample.encode(), b"")
+    found = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    return {**found, SAMPLE: of_sample}
+
+
+@pytest.fixture(scope="module")
+def usual_sample(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the digest of the sample that this machine makes in the usual environment."""
+    return converted(tmp_path_factory.mktemp("usual") / "folder")[SAMPLE]
 
 
 ENVIRONMENTS: dict[str, dict[str, str]] = {
@@ -98,7 +112,7 @@ def made_locale(name: str, folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("locale", ENVIRONMENTS)
-def test_the_environment_changes_no_byte(locale: str, tmp_path: Path) -> None:
+def test_the_environment_changes_no_byte(locale: str, tmp_path: Path, usual_sample: str) -> None:
     variables = {"LC_ALL": locale}
     if not locale.startswith("C"):
         variables = made_locale(locale, tmp_path)
@@ -108,6 +122,7 @@ def test_the_environment_changes_no_byte(locale: str, tmp_path: Path) -> None:
     umask = (0o022, 0o077, 0o002)[number]
     folder = tmp_path / ("folder", "with space", "gün")[number]
     found = converted(folder, umask, **ENVIRONMENTS[locale], **variables)
+    assert found.pop(SAMPLE) == usual_sample
     assert found == FILES
 
 
@@ -122,7 +137,9 @@ def test_a_renamed_checkpoint_changes_names_alone(tmp_path: Path) -> None:
         manifest = json.loads((export / MANIFEST).read_text(encoding="utf-8"))
         assert manifest.pop("name") == name
         assert manifest["checkpoint"].pop("path") == f"../{name}.pth"
-        del manifest["files"][ONNX_MODEL]
+        assert (export / README).read_text(encoding="utf-8").startswith(f"# {name}\n")
+        for file in (ONNX_MODEL, README):
+            del manifest["files"][file]
         packed = (export / PACKED_MODEL).read_bytes()
         contents.append((model.SerializeToString(deterministic=True), manifest, packed))
     assert contents[0] == contents[1]

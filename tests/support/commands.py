@@ -15,13 +15,20 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner, Result
 
-from apot_export.artifacts.directory import MANIFEST, ONNX_MODEL, PACKED_MODEL
+from apot_export.artifacts.directory import (
+    MANIFEST,
+    ONNX_MODEL,
+    PACKED_MODEL,
+    PICTURE,
+    README,
+    SAMPLE,
+)
 
 APP: Typer = import_module("apot_export_cli.app").app  # of the folder cli/
 COMMAND = Path(sys.executable).with_name("apot-export")
 CHECKPOINT = "res8_4bit.pth.tar"
 EXPORT = Path("res8_4bit")
-FILES = {ONNX_MODEL, PACKED_MODEL, MANIFEST}
+FILES = {ONNX_MODEL, PACKED_MODEL, SAMPLE, PICTURE, README, MANIFEST}
 
 
 def run(*arguments: object, **environment: str) -> Result:

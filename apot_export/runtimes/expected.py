@@ -1,0 +1,64 @@
+"""What an export's models give for sample inputs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apot_export.artifacts.sample import Sample
+from apot_export.network import CodedNetwork, oracle
+from apot_export.network import operations as op
+from apot_export.runtimes.onnx_runtime import open_session
+
+_ORACLE_PRODUCTS = 100_000_000
+"""Products of activations and weights that the oracle computes in about a second."""
+
+
+def with_expected(
+    sample: Sample, network: CodedNetwork, model: bytes, integer: bytes | None
+) -> Sample:
+    """Return samples with the logits that the oracle and ONNX Runtime compute.
+
+    Args:
+        sample: The inputs.
+        network: The coded network.
+        model: Its float ONNX model.
+        integer: The model of its integer network; None without one.
+
+    Raises:
+        ExportError: ONNX Runtime does not run a model.
+    """
+    few = min(len(sample), _ORACLE_PRODUCTS // max(1, _products(network)))
+    shape = (few, *network.shapes[network.output])
+    of_oracle = oracle.run(network, sample.inputs[:few]) if few else np.zeros(shape, np.float32)
+    return replace(
+        sample,
+        # More threads would add up in another order.
+        logits=open_session(model, "cpu", threads=1).run(sample.inputs),
+        oracle_logits=of_oracle,
+        integer_logits=None if integer is None else integer_logits(sample, integer),
+    )
+
+
+def integer_logits(sample: Sample, model: bytes) -> NDArray[np.int64]:
+    """Return what an integer model gives: int64 [N, ...]."""
+    session = open_session(model, "cpu", threads=1)
+    takes_pixels = session.session.get_inputs()[0].type == "tensor(uint8)"
+    inputs = sample.inputs
+    if takes_pixels and sample.images is not None:
+        inputs = np.ascontiguousarray(sample.images.transpose(0, 3, 1, 2))
+    (logits,) = session.run_all(inputs).values()
+    return np.asarray(logits, np.int64)
+
+
+def _products(network: CodedNetwork) -> int:
+    """Return the products of activations and weights of one image."""
+    return sum(
+        math.prod(network.layers[node.operation.layer].shape)
+        * math.prod(network.shapes[node.name][1:])
+        for node in network.nodes
+        if isinstance(node.operation, (op.Convolution, op.Linear))
+    )
