@@ -26,7 +26,7 @@ from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.conversion.interface import integer_interface, interface_of, with_integer
 from apot_export.conversion.readme import readme
 from apot_export.conversion.sample import choose_sample, images_at_hand
-from apot_export.integer import Pixels
+from apot_export.integer import IntegerNetwork, Pixels
 from apot_export.network import CodedNetwork
 
 TOOL = f"apot-export {VERSION}"
@@ -99,17 +99,8 @@ class Output:
         if network is not None:
             of_integers = integer_interface(interface, network)
             interface = with_integer(interface, of_integers)
-            model = build_integer_model(
-                coded,
-                network,
-                name=self.name,
-                tool=TOOL,
-                metadata=_metadata(provenance, of_integers),
-                plain=self.model["target"] == PLAIN,
-                batch=self.model["batch"],
-                opset=self.model["opset"],
-            )
-            files[INTEGER_MODEL] = serialise(model)
+            metadata = _metadata(provenance, of_integers)
+            files[INTEGER_MODEL] = self._integer_model(coded, network, metadata)
         files[PACKED_MODEL] = packed_file_bytes(
             coded, provenance, network, interface=interface, compress=self.compress
         )
@@ -127,6 +118,21 @@ class Output:
         return Contents(
             files=files, interface=interface, integer=described, sample=sample.to_json()
         )
+
+    def _integer_model(
+        self, coded: CodedNetwork, network: IntegerNetwork, metadata: Mapping[str, str]
+    ) -> bytes:
+        model = build_integer_model(
+            coded,
+            network,
+            name=self.name,
+            tool=TOOL,
+            metadata=metadata,
+            plain=self.model["target"] == PLAIN,
+            batch=self.model["batch"],
+            opset=self.model["opset"],
+        )
+        return serialise(model)
 
     def _chosen(
         self,
