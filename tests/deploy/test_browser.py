@@ -155,3 +155,30 @@ def test_the_module_runs_in_node(site: Path) -> None:
     expected = expected_of(site / "export", "model.integer.onnx", half)
     assert json.loads(logits) == expected[0].tolist()
     assert best == str(expected.argmax())
+
+
+def test_files_of_ort_format_run_in_node(site: Path, tmp_path: Path) -> None:
+    command = f"python -m onnxruntime.tools.convert_onnx_models_to_ort '{site / 'export'}'"
+    run_lines(f"{command} --output_dir '{tmp_path}' --optimization_style Fixed")
+    images = np.random.default_rng(2).random((4, 1, 8, 8), dtype=np.float32)
+    program = """
+    import { readFile } from "node:fs/promises";
+    import * as ort from "onnxruntime-web";
+    const [file, ...pixels] = process.argv.slice(1);
+    const session = await ort.InferenceSession.create(await readFile(file));
+    const images = new ort.Tensor("float32", pixels.map(Number), [4, 1, 8, 8]);
+    const { logits } = await session.run({ images });
+    console.log(JSON.stringify(Array.from(logits.data, Number)));
+    """
+    for model in MODELS:
+        file = tmp_path / model.replace(".onnx", ".ort")
+        done = subprocess.run(
+            [node(), "--input-type=module", "-e", program, file, *map(str, images.ravel())],
+            cwd=site,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found = np.array(json.loads(done.stdout)).reshape(4, -1)
+        assert_same(model, found.tolist(), expected_of(site / "export", model, images))
