@@ -41,7 +41,7 @@ Weights = Annotated[
 ]
 
 
-def _bytes(text: str) -> int:
+def parsed_bytes(text: str) -> int:
     """Parse a number of bytes, as 8G or 500M."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgt]?)i?b?", text.strip().lower())
     size = int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " ")) if found else 0
@@ -63,7 +63,7 @@ class General:
     max_memory: Annotated[
         int | None,
         typer.Option(
-            parser=_bytes,
+            parser=parsed_bytes,
             metavar="BYTES",
             help="Memory that one file may ask for, as 8G or 500M; default: 256M and 256 bytes for "
             "each byte of the file, at most 16G.",

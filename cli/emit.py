@@ -10,10 +10,10 @@ import typer
 
 from ._errors import reported
 from ._groups import Command, with_groups
-from ._options import General
+from ._options import General, parsed_bytes
 
 app = typer.Typer(
-    no_args_is_help=True, help="Write memory images, SystemVerilog or golden vectors of an export."
+    no_args_is_help=True, help="Write C, SystemVerilog or golden vectors of an export."
 )
 
 _VECTORS = "Golden vectors"
@@ -41,7 +41,7 @@ Replace = Annotated[
 
 @app.callback()
 def emit() -> None:
-    """Write memory images, SystemVerilog or golden vectors of an export."""
+    """Write C, SystemVerilog or golden vectors of an export."""
 
 
 def _print(found: dict[str, Any], general: General) -> None:
@@ -50,6 +50,67 @@ def _print(found: dict[str, Any], general: General) -> None:
         return
     files = found["files"]
     typer.echo(f"Wrote {len(files)} files ({sum(files.values()):,} bytes) to {found['path']}")
+
+
+@app.command("c", cls=Command)
+@with_groups
+def c(
+    export: Source,
+    *,
+    output: Output,
+    flash: Annotated[
+        int | None,
+        typer.Option(
+            parser=parsed_bytes,
+            metavar="BYTES",
+            show_default=False,
+            help="Memory of the device for code and constants, as 256k: an error where it is too "
+            "little.",
+        ),
+    ] = None,
+    ram: Annotated[
+        int | None,
+        typer.Option(
+            parser=parsed_bytes,
+            metavar="BYTES",
+            show_default=False,
+            help="Memory of the device for the workspace and the stack, as 64k.",
+        ),
+    ] = None,
+    images: Images = 2,
+    data: Data = None,
+    force: Replace = False,
+    general: General,
+) -> None:
+    """Write a C99 project that runs EXPORT's integer network by additions and shifts.
+
+    The network as constants at their bits, kernels without multiplication, samples with the logits
+    that they must give, and a Makefile for this machine, RV32I, Cortex-M0+ and Cortex-M4.
+    """
+    with reported(general):
+        from apot_export.devices.c.emit import emit_c
+
+        found = emit_c(export, output, images=images, data=data, flash=flash, ram=ram, force=force)
+        _print(found, general)
+        if not general.as_json:
+            _print_steps(found)
+            typer.echo(f"Next: make -C {output} run-host")
+
+
+def _print_steps(found: dict[str, Any]) -> None:
+    """Show what a C project takes, in all and by step."""
+    from ._render import console_of_output, new_table
+
+    typer.echo(
+        f"Flash: {found['model_bytes']:,} bytes of constants and about {found['code_bytes']:,} of "
+        f"code. RAM: {found['workspace_bytes']:,} bytes, and at most {found['stack_bytes']:,} of "
+        f"stack. About {found['instructions'] / 1e6:,.1f} M instructions an image on RV32I."
+    )
+    table = new_table("step", "flash", "RAM", "adds", "shifts", "loads", "instructions")
+    for step in found["steps"]:
+        numbers = ("flash", "ram", "adds", "shifts", "loads", "instructions")
+        table.add_row(step["name"], *(f"{step[number]:,}" for number in numbers))
+    console_of_output().print(table)
 
 
 @app.command("rtl", cls=Command)

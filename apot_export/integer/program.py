@@ -162,7 +162,7 @@ class _Writer:
         in_place: bool = False,
         scratch: int = 0,
     ) -> None:
-        use = Use(reads=reads, writes=writes, in_place=in_place)
+        use = Use(reads=reads, writes=writes, over=reads if in_place else ())
         self.instructions.append(_Instruction(use=use, encode=encode, scratch=scratch))
 
     # --- instructions -----------------------------------------------------------------------------

@@ -31,8 +31,8 @@ class Use:
 
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    in_place: bool = False
-    """Whether it may write its result over an input of the same size."""
+    over: tuple[str, ...] = ()
+    """Inputs that it may write a result of the same size over."""
 
 
 @dataclass(kw_only=True)
@@ -71,11 +71,11 @@ def plan(
         for name in use.writes:
             if name in of_value:
                 continue
-            # An input of the same size that is read for the last time may be written over.
+            # An input that is read for the last time may be written over.
             found = next(
                 (
                     of_value[source]
-                    for source in (use.reads if use.in_place else ())
+                    for source in use.over
                     if source in of_value and last[source] == index and sizes[source] == sizes[name]
                 ),
                 None,

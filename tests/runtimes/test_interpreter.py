@@ -265,7 +265,7 @@ def test_the_workspace_is_smaller_than_all_values() -> None:
     uses = [
         Use(reads=("image",), writes=("a",)),
         Use(reads=("a",), writes=("b",)),
-        Use(reads=("b",), writes=("c",), in_place=True),
+        Use(reads=("b",), writes=("c",), over=("b",)),
         Use(reads=("c", "b2"), writes=("d",)),
     ]
     sizes = {"a": 100, "b": 60, "c": 60, "d": 90, "b2": 8}

@@ -20,6 +20,7 @@ VERBS = (
     "inspect bits",
     "inspect integer",
     "inspect identify",
+    "emit c",
     "emit rtl",
     "emit vectors",
 )

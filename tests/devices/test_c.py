@@ -1,0 +1,217 @@
+"""C projects of integer networks: the oracle's logits, here and in emulators."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from apot_export.devices.c.emit import project
+from apot_export.devices.export import OpenExport, open_export
+from apot_export.devices.vectors import chosen_images
+from apot_export.errors import IntegerError
+from apot_export.integer import Pixels, lower, run_integer
+from apot_export.network import CodedNetwork
+from apot_export.network.codebook import Codebook, apot
+from tests.support import simulators
+from tests.support.commands import EXPORT, run
+from tests.support.random_coded_networks import (
+    INPUTS,
+    SIGNED_INPUTS,
+    WEIGHTS,
+    multi_bit_network,
+    random_network,
+    two_layers,
+)
+
+SANITIZED = "CFLAGS=-fsanitize=address,undefined -fno-sanitize-recover=all -g"
+
+
+def opened(coded: CodedNetwork, bits: int = 8, pixels: Pixels | None = None) -> OpenExport:
+    network = lower(coded, fraction_bits=bits, pixels=pixels)
+    return OpenExport(path=Path("export"), name="n", manifest={}, coded=coded, network=network)
+
+
+def write(source: OpenExport, folder: Path, images: int = 2) -> NDArray[np.int64]:
+    """Write a project, and return the logits of its samples."""
+    read = chosen_images(source.network, images)
+    files, _ = project(source, read)
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return run_integer(source.network, read)
+
+
+def assert_passes(folder: Path, logits: NDArray[np.int64], *arguments: str) -> None:
+    said = simulators.make(folder, *arguments)
+    printed = re.findall(r"^logits (.*)$", said, re.MULTILINE)
+    assert [[int(one) for one in line.split()] for line in printed] == logits.tolist()
+    assert said.splitlines()[-1] == "PASS"
+
+
+def assert_same(coded: CodedNetwork, folder: Path, bits: int = 8) -> None:
+    logits = write(opened(coded, bits), folder)
+    assert_passes(folder, logits, "run-host", "OPTIMISE=-O1", SANITIZED)
+
+
+# --- the same logits ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_networks(seed: int, tmp_path: Path) -> None:
+    assert_same(random_network(seed), tmp_path, bits=10 if seed % 2 else 4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_networks_of_signed_levels(seed: int, tmp_path: Path) -> None:
+    assert_same(random_network(seed, SIGNED_INPUTS), tmp_path, bits=2)
+
+
+@pytest.mark.parametrize("book", WEIGHTS, ids=lambda book: f"{book.tables}{book.signed}")
+def test_every_codebook_of_weights(book: Codebook, tmp_path: Path) -> None:
+    assert_same(two_layers(book, apot(3, signed=False), 1), tmp_path)
+
+
+@pytest.mark.parametrize("book", INPUTS, ids=lambda book: f"{book.tables}{book.signed}")
+def test_every_codebook_of_inputs(book: Codebook, tmp_path: Path) -> None:
+    assert_same(two_layers(apot(2, signed=True), book, 2), tmp_path)
+
+
+def test_pixels(tmp_path: Path) -> None:
+    pixels = Pixels(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
+    source = opened(two_layers(apot(3, signed=True), apot(3, signed=False), 3), pixels=pixels)
+    assert_passes(tmp_path, write(source, tmp_path), "run-host", SANITIZED)
+    assert "typedef uint8_t apot_pixel;" in (tmp_path / "model.h").read_text()
+
+
+def test_a_wrong_logit_is_found(tmp_path: Path) -> None:
+    write(opened(two_layers(apot(3, signed=True), apot(3, signed=False), 3)), tmp_path)
+    samples = tmp_path / "samples.h"
+    text = samples.read_text()
+    last = re.findall(r"-?\d+(?=,\n    \},\n\};)", text)[-1]
+    at = text.rindex(last)
+    samples.write_text(text[:at] + str(int(last) + 1) + text[at + len(last) :])
+    done = simulators.call(tmp_path, "make", "run-host")
+    assert done.returncode
+    assert f"FAIL: sample 1, logit 3: expected {int(last) + 1}, got {last}" in done.stdout
+
+
+# --- compilers and machines -----------------------------------------------------------------------
+
+MACHINES = {
+    "rv32i": ("riscv64-unknown-elf-gcc", "qemu-system-riscv32"),
+    "cortex-m0plus": ("arm-none-eabi-gcc", "qemu-system-arm"),
+    "cortex-m4": ("arm-none-eabi-gcc", "qemu-system-arm"),
+}
+SHIFTING = ["host", "host-clang", "rv32i", "cortex-m0plus", "cortex-m4", "mips"]
+DISASSEMBLERS = {
+    "rv32i": "riscv64-unknown-elf-objdump",
+    "cortex-m0plus": "arm-none-eabi-objdump",
+    "cortex-m4": "arm-none-eabi-objdump",
+    "mips": "mips-linux-gnu-objdump",
+}
+OF_BUILDS = {
+    "host-clang": ["host", "CC=clang"],
+    "cortex-m4": ["cortex-m4", "cortex-m4_FLAGS=-mcpu=cortex-m4 -mthumb -DAPOT_NO_MULTIPLY"],
+    "mips": ["host", "CC=mips-linux-gnu-gcc -static"],
+}
+PRODUCT = re.compile(
+    r"\t(v?p?i?mul\w*|ml[as]\w*|[su]ml?[au]\w*|v?pm(ul|add)\w*|[isu]?div\w*|mf(lo|hi)|madd\w*|rem\w*)\s"
+    r"|<__(aeabi_)?(u|i|l|ul|ui)*(div|mul|mod)\w*>"
+)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> tuple[Path, Any]:
+    """Return the project of the digits network, and the logits of its samples."""
+    folder = tmp_path_factory.mktemp("c") / "digits"
+    assert run("emit", "c", exported / EXPORT, "-o", folder).exit_code == 0
+    network = open_export(exported / EXPORT).network
+    logits = run_integer(network, chosen_images(network, 2))
+    return folder, logits
+
+
+@pytest.mark.parametrize("level", ["-Os", "-O3"])
+@pytest.mark.parametrize("machine", MACHINES)
+def test_emulated_machines(machine: str, level: str, digits: tuple[Path, Any]) -> None:
+    simulators.require("make", *MACHINES[machine])
+    folder, logits = digits
+    simulators.make(folder, "clean")
+    assert_passes(folder, logits, f"run-{machine}", f"OPTIMISE={level}")
+
+
+def test_a_big_endian_machine(digits: tuple[Path, Any]) -> None:
+    simulators.require("mips-linux-gnu-gcc", "qemu-mips")
+    folder, logits = digits
+    simulators.make(folder, "clean")
+    assert_passes(folder, logits, "run-host", "CC=mips-linux-gnu-gcc -static", "host_RUN=qemu-mips")
+
+
+@pytest.mark.parametrize("build", SHIFTING)
+def test_nothing_multiplies_or_divides(build: str, digits: tuple[Path, Any]) -> None:
+    compilers = {"mips": "mips-linux-gnu-gcc", "host": "gcc", "host-clang": "clang"}
+    compiler = compilers.get(build) or MACHINES[build][0]
+    simulators.require("make", compiler)
+    folder, _ = digits
+    target, *arguments = OF_BUILDS.get(build, [build])
+    for level in ("-Os", "-O1", "-O2", "-O3"):
+        simulators.make(folder, "clean")
+        simulators.make(folder, f"objects-{target}", f"OPTIMISE={level}", *arguments)
+        for name in ("model.o", "apot_kernels.o"):
+            path = folder / "build" / target / name
+            done = simulators.call(folder, DISASSEMBLERS.get(build, "objdump"), "-dr", str(path))
+            assert "<apot_run>:" in done.stdout or "<apot_convolve>:" in done.stdout
+            assert [line for line in done.stdout.splitlines() if PRODUCT.search(line)] == [], level
+
+
+def test_products_are_found_where_they_are_allowed(digits: tuple[Path, Any]) -> None:
+    folder, _ = digits
+    simulators.make(folder, "clean")
+    simulators.make(folder, "objects-host", "host_FLAGS=")
+    done = simulators.call(folder, "objdump", "-dr", "build/host/apot_kernels.o")
+    assert PRODUCT.search(done.stdout)
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_the_sources_are_cpp_too(compiler: str, digits: tuple[Path, Any]) -> None:
+    simulators.require("make", compiler)
+    folder, logits = digits
+    simulators.make(folder, "clean")
+    language = f"CC={compiler} -x c++"
+    assert_passes(folder, logits, "run-host", language, "STRICT=-std=c++11 -Wall -Wextra -Werror")
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def test_a_small_device_is_an_error(digits: tuple[Path, Any], exported: Path) -> None:
+    export, folder = exported / EXPORT, digits[0].parent / "small"
+    done = run("emit", "c", export, "-o", folder, "--ram", "4k")
+    assert done.exit_code == 2
+    assert re.search(r"needs more RAM .* bytes, [\d,]+ too many", " ".join(done.stderr.split()))
+    assert not folder.exists()
+    done = run("emit", "c", export, "-o", folder, "--flash", "20k")
+    assert done.exit_code == 2
+    assert "takes most" in done.stderr
+
+
+def test_the_report_is_of_the_project(digits: tuple[Path, Any]) -> None:
+    folder, _ = digits
+    found = json.loads((folder / "emitted.json").read_text())
+    assert (
+        f"#define APOT_WORKSPACE_BYTES {found['workspace_bytes']}"
+        in (folder / "model.h").read_text()
+    )
+    assert max(step["ram"] for step in found["steps"]) <= found["workspace_bytes"]
+    assert all(step["instructions"] > 0 for step in found["steps"])
+
+
+def test_sign_vectors_are_refused() -> None:
+    source = opened(multi_bit_network(0, 2, position_major=False))
+    with pytest.raises(IntegerError, match="Sign vectors"):
+        project(source, chosen_images(source.network, 1))
