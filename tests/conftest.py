@@ -12,6 +12,7 @@ from hypothesis import settings
 
 import apot_export
 from tests.support.commands import CHECKPOINT, EXPORT, run
+from tests.support.published import Shelf
 
 REFERENCE_VARIABLE = "APOT_EXPORT_REFERENCE"
 
@@ -29,6 +30,12 @@ def reference() -> Path:
             pytest.fail(f"CI must have the reference data; {folder} has none")
         pytest.skip(f"no reference data in {folder}; set {REFERENCE_VARIABLE}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shelf(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    """Return the exports of the published checkpoints; no test changes them."""
+    return Shelf(reference=reference, folder=tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,5 @@ def test_the_command_shows_every_layer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["mnist_resnet10_4bit_uniform", "cifar100_res32_2bit_ngrid_z2", "alq_lenet5"]
 )
-def test_published_networks(reference: Path, tmp_path: Path, name: str) -> None:
-    export = Shelf(reference=reference, folder=tmp_path).export(name)
-    assert_same(export / "model.apot.safetensors")
+def test_published_networks(shelf: Shelf, name: str) -> None:
+    assert_same(shelf.export(name) / "model.apot.safetensors")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -13,11 +11,6 @@ from apot_export.original.checkpoint import load_checkpoint
 from tests.support.published import PUBLISHED, Shelf, agreement, in_batches
 
 NAMED = [name for name in PUBLISHED if name not in {"res18_4bit", "alq_lenet5"}]
-
-
-@pytest.fixture(scope="module")
-def shelf(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return Shelf(reference=reference, folder=tmp_path_factory.mktemp("published"))
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -20,6 +20,7 @@ from apot_export.artifacts.packed import _digits, _rans, load_packed
 from apot_export.artifacts.packed._rans import Coding
 from apot_export.artifacts.packed.writing import packed_file_bytes
 from apot_export.conversion.convert import convert
+from apot_export.conversion.convert_export import convert_export
 from apot_export.downstream._codes import read_codes
 from apot_export.network import CodedLayer, CodedNetwork
 from apot_export.network.bitpack import pack
@@ -30,7 +31,7 @@ from tests.support.format_vectors import Vector, integers, vectors
 from tests.support.malformed_networks import SCALARS, both_readers
 from tests.support.networks import Builder, images_of, quantizer
 from tests.support.packed_files import as_codes, example, resealed, skewed, with_storage
-from tests.support.published import PUBLISHED
+from tests.support.published import PUBLISHED, Shelf
 
 RANDOM = settings(derandomize=True, deadline=None, max_examples=300)
 BOOKS = [
@@ -241,16 +242,16 @@ def test_both_readers_decide_alike_about_damaged_streams(
     ],
 )
 def test_published_networks_of_every_storage(
-    reference: Path, tmp_path: Path, name: str, unsigned: bool
+    shelf: Shelf, tmp_path: Path, name: str, unsigned: bool
 ) -> None:
     published = PUBLISHED[name]
-    path = reference / "checkpoints" / published.checkpoint
-    choices = replace(published.choices or Choices(), unsigned_zeros=unsigned)
-    plain, small = (
-        convert(path, tmp_path / name, choices=choices, compress=compress, trust_options=True).path
-        / PACKED_MODEL
-        for name, compress in (("plain", False), ("small", True))
-    )
+    path = shelf.reference / "checkpoints" / published.checkpoint
+    export = shelf.export(name)
+    if unsigned:
+        choices = replace(published.choices or Choices(), unsigned_zeros=True)
+        export = convert(path, tmp_path / "plain", choices=choices, trust_options=True).path
+    plain = export / PACKED_MODEL
+    small = convert_export(export, tmp_path / "small", compress=True).path / PACKED_MODEL
     # The 2-bit network's signed zeros make its codes about equally frequent.
     gains = unsigned or name != "cifar10_res20_2bit"
     assert ("entropy" in storages(small.read_bytes())) == gains

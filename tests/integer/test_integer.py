@@ -39,6 +39,7 @@ from apot_export.network.codebook import apot, uniform
 from apot_export.network.layers import ActivationQuantizer
 from apot_export.network.oracle import run
 from apot_export.runtimes.onnx_runtime import open_session
+from tests.support.published import Shelf
 from tests.support.random_coded_networks import (
     Recipe,
     multi_bit_network,
@@ -324,18 +325,10 @@ def test_pixels_are_normalised_in_integers() -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
-def test_published_networks_agree(bits: int, reference: Path, tmp_path: Path) -> None:
-    checkpoint = reference / f"checkpoints/CIFAR10/result/res20_{bits}bit/model_best.pth.tar"
-    coded = load_packed(convert(checkpoint, tmp_path / "export").path).network
-    with np.load(reference / "datasets/cifar10_test_head.npz") as arrays:
-        pixels = arrays["images"][:100]
-    mean, std = (
-        np.array(v, dtype=np.float32).reshape(3, 1, 1)
-        for v in ((0.491, 0.482, 0.447), (0.247, 0.243, 0.262))
-    )
-    images = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-    with np.load(reference / f"golden/cifar10_res20_{bits}bit.npz") as arrays:
-        golden = arrays["logits_f64"][:100]
+def test_published_networks_agree(bits: int, shelf: Shelf) -> None:
+    name = f"cifar10_res20_{bits}bit"
+    coded, images = shelf.network(name), shelf.images(name)[:100]
+    golden = shelf.golden(name)["logits_f64"][:100]
     network = lower(coded, fraction_bits=20)
     assert any(isinstance(node.operation, Quantize) for node in network.nodes)
     assert any(isinstance(node.operation, Requantize) for node in network.nodes)

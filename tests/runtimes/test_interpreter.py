@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import gzip
 import itertools
 import json
 import re
@@ -13,7 +12,6 @@ import struct
 import subprocess
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +36,7 @@ from apot_export.runtimes.interpreter import (
     load_interpreter,
 )
 from tests.support.networks import Builder, images_of, quantizer
+from tests.support.published import Shelf, mnist, scaled
 from tests.support.random_coded_networks import (
     INPUTS,
     SIGNED_INPUTS,
@@ -341,38 +340,18 @@ def test_it_compiles_without_warnings(flags: list[str], tmp_path: Path) -> None:
 # --- published networks ---------------------------------------------------------------------------
 
 
-def published(reference: Path, folder: Path, name: str, **options: Any) -> CodedNetwork:
-    return load_packed(convert(reference / "checkpoints" / name, folder, **options).path).network
-
-
-def cifar(reference: Path) -> NDArray[np.float32]:
-    with np.load(reference / "datasets/cifar10_test_head.npz") as arrays:
-        pixels = arrays["images"]
-    mean = np.array([0.491, 0.482, 0.447], dtype=np.float32).reshape(3, 1, 1)
-    std = np.array([0.247, 0.243, 0.262], dtype=np.float32).reshape(3, 1, 1)
-    return (pixels.astype(np.float32) / np.float32(255) - mean) / std
-
-
-@pytest.mark.parametrize("name", ["res20_2bit", "res20_3bit", "res20_4bit"])
-def test_published_resnets(
-    interpreters: Interpreters, reference: Path, tmp_path: Path, name: str
-) -> None:
-    path = f"CIFAR10/result/{name}/model_best.pth.tar"
-    coded = published(reference, tmp_path / name, path)
-    assert_same(interpreters, coded, cifar(reference)[:40], 20)
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_published_resnets(interpreters: Interpreters, shelf: Shelf, bits: int) -> None:
+    name = f"cifar10_res20_{bits}bit"
+    assert_same(interpreters, shelf.network(name), shelf.images(name)[:40], 20)
 
 
 def test_the_published_multi_bit_network(
     interpreters: Interpreters, reference: Path, tmp_path: Path
 ) -> None:
-    coded = published(reference, tmp_path / "lenet", "ALQ/lenet5_model.pth", alpha_terms=3)
-    pixels = gzip.decompress(
-        (reference / "datasets/MNIST/raw/t10k-images-idx3-ubyte.gz").read_bytes()
-    )
-    numbers = np.frombuffer(pixels, dtype=np.uint8, offset=16).reshape(-1, 1, 28, 28)[:10]
-    images = (numbers.astype(np.float32) / np.float32(255) - np.float32(0.1307)) / np.float32(
-        0.3081
-    )
+    checkpoint = reference / "checkpoints/ALQ/lenet5_model.pth"
+    coded = load_packed(convert(checkpoint, tmp_path / "lenet", alpha_terms=3).path).network
+    images = scaled(mnist(reference)[:10], 0.1307, 0.3081)
     bits = next(bits for bits in (20, 18, 16, 14, 12) if fits(coded, bits))
     assert_same(interpreters, coded, images, bits)
 
@@ -385,10 +364,8 @@ def fits(coded: CodedNetwork, bits: int) -> bool:
     return True
 
 
-def test_the_published_imagenet_network(
-    interpreters: Interpreters, reference: Path, tmp_path: Path
-) -> None:
-    coded = published(reference, tmp_path / "res18", "ImageNet/res18_4bit.pth.tar")
+def test_the_published_imagenet_network(interpreters: Interpreters, shelf: Shelf) -> None:
+    coded = shelf.network("res18_4bit")
     rng = np.random.default_rng(0)
     images = rng.normal(size=(1, *coded.input_shape)).astype(np.float32)
     bits = next(bits for bits in (20, 18, 16, 14, 12) if fits(coded, bits))

@@ -9,16 +9,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apot_export.artifacts.packed import load_packed
-from apot_export.conversion.convert import convert
-from apot_export.datasets import kind_by_name
 from apot_export.errors import DatasetError, KernelError
 from apot_export.network import (
     Add,
@@ -38,6 +34,7 @@ from apot_export.runtimes.native._structs import View
 from tests.support import random_coded_networks
 from tests.support.native_checks import byte_levels, differences, signed_byte_levels
 from tests.support.networks import Builder, images_of, quantizer, small_network
+from tests.support.published import Shelf
 from tests.support.random_coded_networks import WEIGHTS, plane_network, random_network, two_layers
 from tests.support.sanitizers import run_sanitized
 
@@ -393,13 +390,9 @@ def test_packed_files_run_with_numpy_alone(folder: Path) -> None:
 # --- published networks ---------------------------------------------------------------------------
 
 
-def loaded(reference: Path, folder: Path, name: str, **options: Any) -> CodedNetwork:
-    return load_packed(convert(reference / "checkpoints" / name, folder, **options).path).network
-
-
-@pytest.mark.parametrize("name", ["res20_2bit", "res20_3bit", "res20_4bit"])
-def test_published_resnets(library: Library, reference: Path, tmp_path: Path, name: str) -> None:
-    network = loaded(reference, tmp_path / name, f"CIFAR10/result/{name}/model_best.pth.tar")
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_published_resnets(library: Library, shelf: Shelf, bits: int) -> None:
+    network = shelf.network(f"cifar10_res20_{bits}bit")
     images = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
     fast = compile_network(network, library=library)
     counts = differences(network, fast, images)
@@ -407,12 +400,9 @@ def test_published_resnets(library: Library, reference: Path, tmp_path: Path, na
     assert counts["integer sums"] > 300_000
 
 
-def test_the_published_imagenet_network(library: Library, reference: Path, tmp_path: Path) -> None:
-    network = loaded(reference, tmp_path / "res18", "ImageNet/res18_4bit.pth.tar")
-    golden = np.load(reference / "golden" / "res18_4bit.npz")
-    first = int(golden["image_index"][0])
-    photographs = kind_by_name("imagenet").open(reference / "datasets")
-    image = photographs.load(first)[None]
+def test_the_published_imagenet_network(library: Library, shelf: Shelf) -> None:
+    network, golden = shelf.network("res18_4bit"), shelf.golden("res18_4bit")
+    image = shelf.images("res18_4bit")[:1]
     counts = differences(network, compile_network(network, library=library), image)
     assert counts["levels"] > 1_500_000
     assert counts["integer sums"] > 1_500_000

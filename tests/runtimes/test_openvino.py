@@ -43,11 +43,6 @@ def _openvino() -> None:
         pytest.skip("OpenVINO is not installed: pip install 'apot-export[openvino]'")
 
 
-@pytest.fixture(scope="module")
-def shelf(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return Shelf(reference=reference, folder=tmp_path_factory.mktemp("published"))
-
-
 def model_of(network: CodedNetwork) -> bytes:
     return serialise(build_model(network, name="x", tool="test 1", metadata={}))
 

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apot_export.artifacts.packed import load_packed
 from apot_export.conversion.convert import convert
 from apot_export.datasets import kind_by_name
+from apot_export.network import CodedNetwork
 from apot_export.original.choices import Choices
 
 Floats = NDArray[np.float32]
@@ -99,6 +101,9 @@ class Shelf:
         published = PUBLISHED[name]
         path = self.reference / "checkpoints" / published.checkpoint
         return convert(path, self.folder / name, choices=published.choices, trust_options=True).path
+
+    def network(self, name: str) -> CodedNetwork:
+        return load_packed(self.export(name)).network
 
     def images(self, name: str) -> Floats:
         return PUBLISHED[name].images(self.reference)
