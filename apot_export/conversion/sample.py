@@ -97,6 +97,7 @@ def _noise(shape: tuple[int, ...], count: int, normalisation: Normalisation | No
     if normalisation is None:
         inputs = (noise.astype(np.float32) - _CENTRE) / _UNIT
         return Sample(source=SYNTHETIC, inputs=inputs)
-    images = (noise.transpose(0, 2, 3, 1) % (normalisation.white + 1)).astype(np.uint8)
+    levels = noise.transpose(0, 2, 3, 1).astype(np.uint16) % (normalisation.white + 1)
+    images = levels.astype(np.uint8)
     inputs = np.stack([normalisation(image) for image in images])
     return Sample(source=SYNTHETIC, inputs=inputs, images=np.ascontiguousarray(images))
