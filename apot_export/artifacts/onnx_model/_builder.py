@@ -50,11 +50,12 @@ _ATTRIBUTES = {
     "padding": "pads",
     "dilation": "dilations",
     "groups": "group",
+    "axis": "axis",
 }
 
 
 def attributes_of(operation: object) -> dict[str, Any]:
-    """Return the attributes of a convolution or pooling as ONNX names them."""
+    """Return the attributes of an operation as ONNX names them."""
     fields = vars(operation).items()
     found = {_ATTRIBUTES[name]: value for name, value in fields if name in _ATTRIBUTES}
     return {name: value * 2 if name == "pads" else value for name, value in found.items()}
@@ -146,11 +147,8 @@ class GraphBuilder:
             scales = self._initializer(f"{name}.scales", scale)
             self._standard("Resize", [*inputs, "", scales], output, **_UPSAMPLING)
             return
-        axis = {"axis": 1} if isinstance(operation, op.Flatten) else {}
-        if isinstance(operation, op.Concat):
-            axis = {"axis": operation.axis}
-        kind = type(operation).__name__
-        self._standard(kind, inputs, output, **axis, **attributes_of(operation))
+        attributes = {"axis": 1} if isinstance(operation, op.Flatten) else attributes_of(operation)
+        self._standard(type(operation).__name__, inputs, output, **attributes)
 
     def _add_general(
         self, name: str, operation: op.SelfComputing, inputs: list[str], shape: Shape
