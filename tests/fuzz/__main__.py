@@ -62,7 +62,12 @@ def fuzz_property(name: str, corpus: Path, seconds: int) -> None:
     except ImportError:
         run, end = property_of(name), time.monotonic() + seconds
         while time.monotonic() < end:
-            run(random.randbytes(LARGEST_INPUT))  # noqa: S311 - a test
+            example = random.randbytes(LARGEST_INPUT)  # noqa: S311 - a test
+            try:
+                run(example)
+            except BaseException:
+                (corpus.parent / "crash").write_bytes(example)
+                raise
         return
     for seed in range(STARTS if not any(corpus.iterdir()) else 0):
         (corpus / f"start{seed}").write_bytes(random_input(seed))
