@@ -29,7 +29,13 @@ from apot_export.verification.proof.certificate import original_weights
 from apot_export.verification.proof.levels import compare_levels
 from tests.support.random_networks import NETWORKS, write_checkpoint
 
-SMALLER = {"ResNet-101 (ImageNet)": 64, "ResNet-152 (ImageNet)": 64}
+SMALLER = {
+    "ResNet-34 (ImageNet)": 64,
+    "ResNet-50 (ImageNet)": 64,
+    "ResNet-101 (ImageNet)": 64,
+    "ResNet-152 (ImageNet)": 64,
+    "MobileNetV2": 64,
+}
 """Size of the images where those of the dataset take long and show no other layers."""
 SMALL = ("ResNet-20 (CIFAR)", "ResNet-14 (MNIST)", "MobileNetV2")
 
@@ -109,7 +115,8 @@ def test_the_non_zero_family(choices: Choices, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["ResNet-20 (CIFAR)", "ResNet-18 (ImageNet)"])
 def test_the_first_release(name: str, bits: int, tmp_path: Path) -> None:
     path = tmp_path / "network.pth.tar"
-    images = write_checkpoint(path, name, "first-release", images=1)
+    size = 64 if "ImageNet" in name else None
+    images = write_checkpoint(path, name, "first-release", images=1, size=size)
     choices = Choices(bits=bits, family="first-release")
     original = load_original(path, choices)
     assert (original.quantization.method, original.quantization.activation_method) == (
@@ -121,7 +128,7 @@ def test_the_first_release(name: str, bits: int, tmp_path: Path) -> None:
 
 def test_the_first_release_of_resnet_34(tmp_path: Path) -> None:
     path = tmp_path / "network.pth.tar"
-    images = write_checkpoint(path, "ResNet-34 (ImageNet)", "first-release", images=1)
+    images = write_checkpoint(path, "ResNet-34 (ImageNet)", "first-release", images=1, size=64)
     check(path, images.numpy(), Choices(bits=3, family="first-release"))
 
 
