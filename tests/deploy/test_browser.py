@@ -94,6 +94,33 @@ def expected_of(export: Path, model: str, images: NDArray[Any]) -> NDArray[Any]:
     return open_session((export / model).read_bytes(), "cpu").run(images)
 
 
+@pytest.mark.parametrize("export", ["export", "colours"])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_samples_of_an_export_give_what_they_should(
+    model: str, export: str, page: Page, site: Path, address: str
+) -> None:
+    state = state_of(page, f"{address}?export={export}&model={model}")
+    assert state.startswith("PASS: 8 of the export's 8 samples give the "), state
+    with np.load(site / export / "sample.npz") as sample:
+        expected = sample["integer_logits" if model == "model.integer.onnx" else "logits"]
+    assert_same(model, page.value(ROWS), expected)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_samples_that_differ_are_told(model: str, page: Page, site: Path, address: str) -> None:
+    shutil.copytree(site / "export", site / "changed", dirs_exist_ok=True)
+    with np.load(site / "export/sample.npz") as sample:
+        arrays = dict(sample)
+    arrays["logits"][3] *= -1
+    arrays["integer_logits"][3, 5] += 1
+    np.savez(site / "changed/sample.npz", **arrays)
+    state = state_of(page, f"{address}?export=changed&model={model}")
+    assert state.startswith("FAIL: 7 of the export's 8 samples give the "), state
+    shown = page.value("[...document.querySelectorAll('.wrong')].map((cell) => cell.textContent)")
+    assert len(shown) == 1
+    assert shown[0].startswith("differs by")
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_pictures_that_are_chosen_are_classified(
     model: str, page: Page, site: Path, address: str, tmp_path: Path
