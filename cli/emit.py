@@ -28,7 +28,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         rich_help_panel=_VECTORS,
-        help="A .npy file of images as the network reads them; default: noise.",
+        help="A .npy file of images as the network reads them; default: the export's "
+        "samples, then noise.",
     ),
 ]
 Replace = Annotated[

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apot_export.artifacts.directory import SAMPLE
+from apot_export.artifacts.sample import read_sample
 from apot_export.devices.export import OpenExport, open_export
 from apot_export.devices.writing import require_free, write_project
 from apot_export.errors import DatasetError, ExportError
@@ -101,24 +103,32 @@ def layer_vectors(network: IntegerNetwork, layer: str, images: NDArray[Any]) -> 
     )
 
 
-def chosen_images(network: IntegerNetwork, count: int, path: Path | None = None) -> NDArray[Any]:
-    """Return the first images of a file, or images of noise: the same ones always.
+def chosen_images(
+    network: IntegerNetwork, count: int, data: Path | None = None, export: Path | None = None
+) -> NDArray[Any]:
+    """Return images for golden vectors: the same ones always.
 
     Args:
         network: What reads them.
         count: How many.
-        path: A .npy file of what the network reads, [N, channels, height, width]; None: noise.
+        data: A .npy file of what the network reads, [N, channels, height, width].
+        export: Whose samples are taken where there is no such file, and noise behind them.
 
     Raises:
         DatasetError: The file cannot be read, or holds no such images.
+        ExportError: The export's samples are damaged.
     """
-    if path is not None:
-        return _read_images(network, count, path)
+    if data is not None:
+        return _read_images(network, count, data)
     generator = np.random.default_rng(_SEED)
     shape = (count, *network.input_shape)
+    images: NDArray[Any] = generator.standard_normal(shape, dtype=np.float32)
     if network.pixels is not None:
-        return generator.integers(0, LARGEST_PIXEL + 1, shape, dtype=np.uint8)
-    return generator.standard_normal(shape, dtype=np.float32)
+        images = generator.integers(0, LARGEST_PIXEL + 1, shape, dtype=np.uint8)
+    if export is not None and (export / SAMPLE).is_file():
+        inputs = read_sample(export / SAMPLE).inputs[:count]
+        images[: len(inputs)] = network.pixels.of_images(inputs) if network.pixels else inputs
+    return images
 
 
 def _read_images(network: IntegerNetwork, count: int, path: Path) -> NDArray[Any]:
@@ -243,7 +253,7 @@ def emit_vectors(
         directory: The directory to write.
         layer: Name of the layer.
         images: How many images.
-        data: A .npy file of images as the network reads them; None: noise.
+        data: A .npy file of images as the network reads them; None: samples, then noise.
         force: Replace earlier vectors in `directory`.
 
     Returns:
@@ -255,7 +265,7 @@ def emit_vectors(
     path = Path(directory)
     require_free(path, force=force)
     opened: OpenExport = open_export(export)
-    read = chosen_images(opened.network, images, Path(data) if data else None)
+    read = chosen_images(opened.network, images, Path(data) if data else None, opened.path)
     vectors = layer_vectors(opened.network, layer, read)
     arrays = vectors.named()
     buffer = BytesIO()

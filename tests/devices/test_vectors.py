@@ -73,6 +73,15 @@ def test_all_formats_hold_the_same() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_images_are_the_samples_of_the_export() -> None:
+    options = ("--layer", "fc", "--images", 9, "-o", "vectors")
+    assert run("emit", "vectors", EXPORT, *options).exit_code == 0
+    with np.load(EXPORT / "sample.npz") as sample, np.load("vectors/vectors.npz") as vectors:
+        np.testing.assert_array_equal(vectors["images"][:8], sample["inputs"])
+        assert len(vectors["images"]) == 9
+
+
+@pytest.mark.usefixtures("folder")
 def test_images_of_a_file() -> None:
     images = np.random.default_rng(3).normal(size=(4, 1, 8, 8)).astype(np.float32)
     np.save("images.npy", images)

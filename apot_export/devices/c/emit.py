@@ -54,7 +54,7 @@ def emit_c(
     require_free(folder, force=force)
     opened = open_export(export)
     files, report = project(
-        opened, chosen_images(opened.network, images, data), flash=flash, ram=ram
+        opened, chosen_images(opened.network, images, data, opened.path), flash=flash, ram=ram
     )
     written = write_project(folder, files, {"emitted": "c", **report}, force=force)
     return {"path": str(folder), "files": written, **report}

@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from apot_export.devices.vectors import bits_of, finishing_nodes, weighted_node
 from apot_export.errors import ExportError
 from apot_export.integer import IntegerNetwork
-from apot_export.integer.fixed_point import signed_digits
-from apot_export.integer.network import IntegerNode, Integers, Quantize, Requantize
+from apot_export.integer.network import IntegerNode, Integers, Interval, Quantize, Requantize
 from apot_export.network import CodedLayer, CodedNetwork, Convolution, Layer
 from apot_export.network.bitpack import Codes
-from apot_export.network.codebook import Codebook, power_of_two_shift
+from apot_export.network.codebook import Codebook
 
 Pair = tuple[int, int]
 STORE, QUANTIZE, REQUANTIZE = range(3)
-_USED, _NEGATIVE = 0x40, 0x80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +58,7 @@ class Records:
     words: Integers
     """[outputs of all groups, words of a record]; see apot_finish.sv."""
     bits: int
-    """Of a word, in two's complement."""
+    """Of a word."""
     result_bits: int
     result_signed: bool
     levels: tuple[int, ...] = (0,)
@@ -82,8 +80,8 @@ class LayerPlan:
     """The bit stream of FORMAT.md, section 3.1."""
     geometry: Geometry
     lanes: int
-    x_bits: int
-    x_signed: bool
+    x: Interval
+    """Proven range of the layer's inputs."""
     sum_bits: int
     records: Records
 
@@ -93,16 +91,14 @@ class LayerPlan:
         return self.geometry.outputs // self.lanes
 
     @property
+    def x_bits(self) -> int:
+        """Bits of an input, in two's complement where some are negative."""
+        return bits_of(self.x.low, self.x.high)
+
+    @property
     def numbers(self) -> int:
         """Numbers that the layer reads."""
         return self.geometry.groups * self.geometry.inputs * math.prod(self.geometry.extent)
-
-    @property
-    def product_bits(self) -> int:
-        """Bits of x times the largest magnitude of a level, in two's complement."""
-        largest = sum(max(map(abs, table)) for table in self.codebook.tables)
-        wide = (1 << (self.x_bits - self.x_signed)) * largest
-        return min(bits_of(-wide, wide), self.sum_bits)
 
     @property
     def cycles(self) -> int:
@@ -141,7 +137,6 @@ def plan_layer(
     if source is None:
         raise TypeError(f"{layer} reads the image itself")
     bound = network.layers[layer].bound
-    low, high = source.interval.low, source.interval.high
     return LayerPlan(
         name=layer,
         node=node.name,
@@ -150,8 +145,7 @@ def plan_layer(
         packed=codes.packed,
         geometry=geometry,
         lanes=next(n for n in range(lanes, 0, -1) if geometry.outputs % n == 0),
-        x_bits=bits_of(low, high),
-        x_signed=low < 0,
+        x=source.interval,
         sum_bits=bits_of(-bound, bound),
         records=_records(network, node, codes.shape[0], bits_of(-bound, bound)),
     )
@@ -219,7 +213,7 @@ def _records(network: IntegerNetwork, node: IntegerNode, outputs: int, sum_bits:
         words, levels = _threshold_words(operation), tuple(operation.levels.tolist())
         mode, shift = QUANTIZE, 0
     elif isinstance(operation, Requantize):
-        words, levels = _digit_words(operation), (0,)
+        words, levels = _bit_words(operation), (0,)
         mode, shift = REQUANTIZE, operation.shift
     else:
         raise TypeError(f"{reader.name} finishes nothing")
@@ -227,7 +221,7 @@ def _records(network: IntegerNetwork, node: IntegerNode, outputs: int, sum_bits:
         mode=mode,
         node=reader.name,
         words=np.broadcast_to(words, (outputs, words.shape[1])),
-        bits=max(bits_of(int(words.min()), int(words.max()), signed=True), 9),
+        bits=bits_of(int(words.min()), int(words.max()), signed=mode == QUANTIZE),
         result_bits=bits_of(interval.low, interval.high),
         result_signed=interval.low < 0,
         levels=levels,
@@ -245,38 +239,9 @@ def _threshold_words(operation: Quantize) -> Integers:
     return np.concatenate([falling.astype(np.int64), thresholds], axis=1)
 
 
-def _digit_words(operation: Requantize) -> Integers:
-    """Return the offset and the digits of the multiplier of every channel."""
-    digits = [
-        [
-            shift | _USED | (_NEGATIVE if sign < 0 else 0)
-            for shift, sign in signed_digits(multiplier)
-        ]
-        for multiplier in operation.multiplier.tolist()
-    ]
-    rows = max(operation.multiplier.size, operation.offset.size)
-    words = np.zeros((rows, 1 + max(map(len, digits))), dtype=np.int64)
-    words[:, 0] = operation.offset
-    for row in range(rows):
-        found = digits[row % len(digits)]
-        words[row, 1 : 1 + len(found)] = found
-    return words
-
-
-# --- the decoder ----------------------------------------------------------------------------------
-
-
-def terms(codebook: Codebook) -> list[int]:
-    """Return the bytes of `TERMS` of apot_decoder.sv: as many a table as the largest one has."""
-    entries = max(map(len, codebook.tables))
-    return [
-        term
-        for table in codebook.tables
-        for term in [*map(_term, table), *[0] * (entries - len(table))]
-    ]
-
-
-def _term(addend: int) -> int:
-    if addend == 0:
-        return 0
-    return power_of_two_shift(addend) | _USED | (_NEGATIVE if addend < 0 else 0)
+def _bit_words(operation: Requantize) -> Integers:
+    """Return the bits of multiplier and offset of every channel, the highest first."""
+    both = np.stack(np.broadcast_arrays(operation.multiplier, operation.offset))
+    shifts = np.arange(bits_of(int(both.min()), int(both.max()), signed=True))[::-1]
+    multiplier, offset = both[:, :, None] >> shifts & 1
+    return multiplier | offset << 1

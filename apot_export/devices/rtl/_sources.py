@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from apot_export.devices.rtl._plan import STORE, LayerPlan, terms
+from apot_export.devices.rtl._plan import STORE, LayerPlan
+from apot_export.devices.rtl.decoder import decoder_parameters, packed
 from apot_export.devices.vectors import identifier
 
 SOURCES = Path(__file__).parent / "sv"
@@ -66,8 +67,7 @@ def project_sources(plans: Sequence[LayerPlan]) -> dict[str, bytes]:
 
 def _parameters(plan: LayerPlan) -> dict[str, str]:
     """Return the parameters of apot_engine.sv."""
-    geometry, codebook, records = plan.geometry, plan.codebook, plan.records
-    lows = [sum(codebook.field_bits[:field]) for field in range(len(codebook.tables) + 1)]
+    geometry, records = plan.geometry, plan.records
     pairs = {
         "HEIGHT WIDTH": geometry.extent,
         "OUT_HEIGHT OUT_WIDTH": geometry.out_extent,
@@ -76,17 +76,9 @@ def _parameters(plan: LayerPlan) -> dict[str, str]:
         "PADDING_Y PADDING_X": geometry.padding,
         "DILATION_Y DILATION_X": geometry.dilation,
     }
-    numbers = {
+    numbers: dict[str, int | str] = {
         "LANES": plan.lanes,
-        "X_BITS": plan.x_bits,
-        "X_SIGNED": int(plan.x_signed),
-        "CODE_BITS": codebook.bits,
-        "CODE_SIGNED": int(codebook.signed),
-        "FIELDS": len(codebook.tables),
-        "FIELD_LOW": _packed(lows, 8),
-        "ENTRIES": max(map(len, codebook.tables)),
-        "TERMS": _packed(terms(codebook), 8),
-        "PRODUCT_BITS": plan.product_bits,
+        **decoder_parameters(plan.codebook, plan.x, plan.sum_bits),
         "SUM_BITS": plan.sum_bits,
         "GROUPS": geometry.groups,
         "BLOCKS": plan.blocks,
@@ -103,12 +95,5 @@ def _parameters(plan: LayerPlan) -> dict[str, str]:
         "RESULT_BITS": records.result_bits,
     }
     if len(records.levels) == numbers["WORDS"]:
-        numbers["LEVELS"] = _packed(list(records.levels), records.result_bits)
+        numbers["LEVELS"] = packed(list(records.levels), records.result_bits)
     return {name: str(number) for name, number in numbers.items()}
-
-
-def _packed(numbers: list[int], bits: int) -> str:
-    """Return numbers as one constant, the first in its lowest bits."""
-    mask = (1 << bits) - 1
-    value = sum((number & mask) << (bits * place) for place, number in enumerate(numbers))
-    return f"{len(numbers) * bits}'h{value:x}"

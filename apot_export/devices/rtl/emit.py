@@ -40,7 +40,7 @@ def emit_rtl(
         lanes: Processing elements of a line, at most: it gets as many as divide a group's outputs.
         images: Images of the golden vectors.
         partial: Words of results of an image whose partial sums are written and compared.
-        data: A .npy file of images as the network reads them; None: noise.
+        data: A .npy file of images as the network reads them; None: samples, then noise.
         force: Replace an earlier project in `directory`.
 
     Returns:
@@ -52,7 +52,7 @@ def emit_rtl(
     path = Path(directory)
     require_free(path, force=force)
     opened = open_export(export)
-    read = chosen_images(opened.network, images, Path(data) if data else None)
+    read = chosen_images(opened.network, images, Path(data) if data else None, opened.path)
     files, facts = project(opened, read, layers=layers, lanes=lanes, partial=partial)
     summary = {"export": str(export), "images": images, "layers": facts}
     return {"path": str(path), **summary, "files": write_project(path, files, summary, force=force)}

@@ -2,8 +2,9 @@
 //
 // MODE 1: quantization. Word 0 has the direction in bit 0, and every other one is a threshold t:
 //     the result is LEVELS[n], n being how many are passed: sum >= t, or sum < t where it is 1.
-// MODE 2: requantization. Word 0 is an offset b, and every other one a digit d, a byte as the terms
-//     of apot_decoder: the result is (b + sum of the digits' (+-sum << k)) >> SHIFT.
+// MODE 2: requantization, (m * sum + b) >> SHIFT, by long multiplication: word i has bit i of the
+//     multiplier m in bit 0 and bit i of the offset b in bit 1, both in two's complement of WORDS
+//     bits, the highest bit first.
 module apot_finish #(
     parameter int MODE = 1,
     parameter int SUM_BITS = 16,
@@ -42,12 +43,12 @@ module apot_finish #(
         localparam int USED_BITS = RESULT_BITS + SHIFT;
         localparam int SCALED_BITS = USED_BITS > SUM_BITS ? USED_BITS : SUM_BITS;
         /* verilator lint_off UNUSEDSIGNAL */ // bits above the result, which is proven to fit
-        logic signed [SCALED_BITS-1:0] scaled, wide, digit;
+        logic signed [SCALED_BITS-1:0] scaled, added;
         /* verilator lint_on UNUSEDSIGNAL */
-        assign wide = SCALED_BITS'(sum);
-        assign digit = word[6] ? wide <<< word[5:0] : '0;
+        assign added = SCALED_BITS'(sum) & {SCALED_BITS{word[0]}};
         always_ff @(posedge clk)
-            if (step) scaled <= first ? SCALED_BITS'(word) : word[7] ? scaled - digit : scaled + digit;
+            if (step && first) scaled <= {SCALED_BITS{word[1]}} - added;
+            else if (step) scaled <= {scaled[SCALED_BITS-2:0], word[1]} + added;
         assign result = scaled[SHIFT+:RESULT_BITS];
     end
 endmodule
