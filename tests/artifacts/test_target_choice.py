@@ -341,7 +341,7 @@ def test_an_unknown_target_on_the_command_line(project: Path, tmp_path: Path) ->
     arguments = ["convert", str(project / DIGITS), "-o", str(tmp_path / "e"), "--target", "npu"]
     result = run(*arguments)
     assert result.exit_code == 2
-    assert "no such target" in result.output
+    assert "no such value of --target" in result.output
 
 
 def test_bodies_cost_little_beside_the_codes(project: Path, tmp_path: Path) -> None:
