@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
@@ -20,6 +20,10 @@ from ._options import (
     given,
     printed_as_json,
 )
+
+if TYPE_CHECKING:
+    from apot_export.conversion.convert_export import ExportConversion
+    from apot_export.conversion.result import ConversionResult
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ def convert(
             again = convert_export(checkpoint, directory, **options)
             if not printed_as_json(again, general):
                 _render.print_export_conversion(again)
+                _print_memory(again)
             return
         from apot_export.conversion.convert import convert as convert_checkpoint
 
@@ -121,6 +126,24 @@ def convert(
         )
         if not printed_as_json(result, general):
             _render.print_conversion(result)
+            _print_memory(result)
+
+
+def _print_memory(result: ConversionResult | ExportConversion) -> None:
+    """Say what a C project of the integer network takes, if there is one, and one can be made."""
+    from apot_export.devices.c.emit import memory_of
+    from apot_export.errors import IntegerError
+
+    if result.integer is None:
+        return
+    try:
+        found = memory_of(result.path)
+    except IntegerError:  # layers that have no kernel in C
+        return
+    typer.echo(
+        f"On a microcontroller (apot-export emit c): {found['workspace_bytes']:,} bytes of RAM, "
+        f"{found['model_bytes'] + found['code_bytes']:,} of flash"
+    )
 
 
 def _require_options_of_exports(context: typer.Context, export: Path) -> None:

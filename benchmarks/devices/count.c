@@ -9,16 +9,21 @@
 void work(void);
 
 #ifdef __riscv
+#define READ(NAME, X)                                                                             \
+    __asm__ volatile(".option push\n.option arch, +zicsr\ncsrr %0, " NAME "\n.option pop" : "=r"(X))
+
 static void start_counting(void) {}
 
-static uint32_t counted(void)
+static uint64_t counted(void)
 {
-    uint32_t found;
-    __asm__ volatile(".option push\n.option arch, +zicsr\ncsrr %0, minstret\n.option pop"
-                     : "=r"(found));
-    return found;
+    uint32_t low, high, again;
+    do {
+        READ("minstreth", high);
+        READ("minstret", low);
+        READ("minstreth", again);
+    } while (high != again);
+    return (uint64_t)high << 32 | low;
 }
-#define SCALE 0
 #else
 #define TIMER ((volatile uint32_t *)0x40000000)
 
@@ -29,25 +34,23 @@ static void start_counting(void)
     TIMER[0] = 1;           /* enable */
 }
 
-static uint32_t counted(void)
+static uint64_t counted(void)
 {
-    return 0xffffffffu - TIMER[1];
+    const uint64_t ticks = 0xffffffffu - TIMER[1];
+    return (ticks << 5) + (ticks << 3);
 }
-#define SCALE 1
 #endif
 
 int main(void)
 {
-    static char text[] = "0x00000000\n";
-    uint32_t before, found;
+    static char text[] = "0x0000000000000000\n";
+    uint64_t found;
     int place;
     start_counting();
-    before = counted();
+    found = counted();
     work();
-    found = counted() - before;
-    if (SCALE)
-        found = (found << 5) + (found << 3);
-    for (place = 9; place >= 2; place--, found >>= 4)
+    found = counted() - found;
+    for (place = 17; place >= 2; place--, found >>= 4)
         text[place] = "0123456789abcdef"[found & 15];
     platform_print("instructions ");
     platform_print(text);

@@ -211,6 +211,14 @@ def test_the_report_is_of_the_project(digits: tuple[Path, Any]) -> None:
     assert all(step["instructions"] > 0 for step in found["steps"])
 
 
+def test_convert_says_what_it_will_take(digits: tuple[Path, Any], exported: Path) -> None:
+    folder, _ = digits
+    found = json.loads((folder / "emitted.json").read_text())
+    done = run("convert", exported / EXPORT, "-o", folder.parent / "integer", "--integer")
+    flash = found["model_bytes"] + found["code_bytes"]
+    assert f"{found['workspace_bytes']:,} bytes of RAM, {flash:,} of flash" in done.stdout
+
+
 def test_sign_vectors_are_refused() -> None:
     source = opened(multi_bit_network(0, 2, position_major=False))
     with pytest.raises(IntegerError, match="Sign vectors"):

@@ -16,8 +16,10 @@ from apot_export.integer import network as integer_op
 from apot_export.integer.fixed_point import signed_digits
 from apot_export.network import operations as op
 
-CODE_BYTES = 12 << 10
-"""Machine code of the kernels and the calls, at most, of the targets of the Makefile at -O2."""
+CODE_BYTES = 14 << 10
+"""Machine code of the kernels, at most, of the targets of the Makefile at -O2."""
+_DESCRIPTION_BYTES = 180
+"""A step's call, and what describes it to its kernel."""
 STACK_BYTES = 1 << 10
 """Stack that apot_run takes, at most, on these."""
 _DECODED, _COPIED = 28, 12
@@ -32,7 +34,7 @@ class StepReport:
 
     name: str
     flash: int
-    """Bytes of its constants; those that steps share count in the first."""
+    """Bytes of its call and its constants; those that steps share count in the first."""
     ram: int
     """Bytes of the values that live during the step, and of its scratch memory."""
     adds: int
@@ -61,7 +63,7 @@ def report_of(program: Program, constants: Mapping[str, int]) -> list[StepReport
         reports.append(
             StepReport(
                 name=step.name,
-                flash=sum(own),
+                flash=sum(own) + _DESCRIPTION_BYTES,
                 ram=live[number],
                 adds=work.adds,
                 shifts=work.shifts,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from apot_export.errors import IntegerError
 from apot_export.integer import network as integer_op
-from apot_export.integer.network import IntegerNetwork, IntegerNode
+from apot_export.integer.network import IntegerNetwork, IntegerNode, Interval
 from apot_export.network import operations as op
 
 _INT32 = 32
@@ -69,7 +69,7 @@ class Steps:
 
     def run(self) -> list[Step]:
         """Return the steps."""
-        nodes = list(_through_clamps(self.network.nodes))
+        nodes = list(_limited(_through_clamps(self.network.nodes), self.network.output))
         self.nodes = {node.name: node for node in nodes}
         for node in nodes:
             for name in node.inputs:
@@ -174,7 +174,7 @@ def _size(network: IntegerNetwork, nodes: Mapping[str, IntegerNode], name: str) 
     return size
 
 
-def _through_clamps(nodes: tuple[IntegerNode, ...]) -> Iterator[IntegerNode]:
+def _through_clamps(nodes: Iterable[IntegerNode]) -> Iterator[IntegerNode]:
     """Let quantizers of a value read its ReLU, where there is one: it is often the only reader.
 
     Thresholds above 0 are reached by a number and by the larger of it and 0 alike.
@@ -192,3 +192,45 @@ def _through_clamps(nodes: tuple[IntegerNode, ...]) -> Iterator[IntegerNode]:
         ):
             node = dataclasses.replace(node, inputs=(relu[node.inputs[0]],))  # noqa: PLW2901
         yield node
+
+
+def _limited(nodes: Iterable[IntegerNode], output: str) -> Iterator[IntegerNode]:
+    """Clamp values that quantizers alone read to what these tell apart, where they get smaller.
+
+    Numbers below all thresholds have one level, and so have those that all thresholds are below.
+    """
+    read = list(nodes)
+    readers: dict[str, list[IntegerNode]] = {}
+    for node in read:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    limited: dict[str, str] = {}
+    for node in read:
+        inputs = tuple(limited.get(name, name) for name in node.inputs)
+        yield dataclasses.replace(node, inputs=inputs)
+        interval = None if node.name == output else _told_apart(readers.get(node.name, []))
+        stored = isinstance(node.operation, (op.Add, integer_op.Requantize))
+        if interval is not None and stored and interval.bits < node.interval.bits:
+            low = max(interval.low, node.interval.low)
+            high = max(min(interval.high, node.interval.high), low)
+            limited[node.name] = f"{node.name} (limited)"
+            yield dataclasses.replace(
+                node,
+                name=limited[node.name],
+                inputs=(node.name,),
+                operation=integer_op.Clamp(low=low, high=high),
+                interval=Interval(low=low, high=high),
+            )
+
+
+def _told_apart(readers: list[IntegerNode]) -> Interval | None:
+    """Return the numbers that quantizers tell apart; None where others read them, or of signs."""
+    low: list[int] = []
+    high: list[int] = []
+    for reader in readers:
+        operation = reader.operation
+        if not isinstance(operation, integer_op.Quantize) or (operation.direction < 0).any():
+            return None
+        low.append(int(operation.thresholds.min(initial=0)) - 1)
+        high.append(int(operation.thresholds.max(initial=0)))
+    return Interval(low=min(low), high=max(high)) if low else None

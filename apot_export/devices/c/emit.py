@@ -60,6 +60,22 @@ def emit_c(
     return {"path": str(folder), "files": written, **report}
 
 
+def memory_of(export: str | PathLike[str]) -> dict[str, Any]:
+    """Return what the C project of an export takes, as `emit_c` does, and write nothing.
+
+    Raises:
+        IntegerError: A layer has no kernel in C.
+    """
+    source, _ = _written(open_export(export))
+    return totals(source.program, report_of(source.program, source.constants.bytes))
+
+
+def _written(opened: OpenExport) -> tuple[Source, str]:
+    """Return the source of an export's program, and model.c."""
+    source = Source(program=program_of(opened.network, opened.coded))
+    return source, source.model_c()
+
+
 def project(
     opened: OpenExport,
     images: NDArray[Any],
@@ -78,9 +94,8 @@ def project(
     Raises:
         IntegerError: A layer has no kernel in C, or the device has too little memory.
     """
-    program = program_of(opened.network, opened.coded)
-    source = Source(program=program)
-    model_c = source.model_c()
+    source, model_c = _written(opened)
+    program = source.program
     reports = report_of(program, source.constants.bytes)
     require_fitting(program, reports, flash, ram)
     made = {

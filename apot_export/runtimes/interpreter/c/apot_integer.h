@@ -1,9 +1,10 @@
 /* Runs the integer program of a packed file: see FORMAT.md, section 8.
  *
  * C99 with <stdint.h>, <stddef.h> and <string.h> alone: no floating point, no heap, no globals that
- * change. Weights are applied by shifts and additions. Compiled with APOT_NO_MULTIPLY, nothing at all
- * multiplies or divides. (Compilers may turn sums in loops into products: gcc 12 does so for x86-64
- * at -Os and -O3, not at -O2. A look at the object's instructions tells.)
+ * change. Weights are applied by shifts and additions. Compiled with APOT_NO_MULTIPLY, the source has no
+ * product of pixels and no division. Compilers may still make products of its loops and of a shift that is
+ * added if a bit is set: gcc 12 makes none for x86-64 at -O2, but some at -Os and -O3, and for ARM at every
+ * level (umlal, __aeabi_lmul). `apot-export emit c` writes a program that has none.
  *
  *     apot_model model;
  *     int status = apot_open(&model, file, size);
