@@ -1,6 +1,6 @@
 """Cells of a shift-add processing element, and of one with a multiplier, as Yosys maps them.
 
-python benchmarks/rtl_cells.py
+python benchmarks/rtl_cells.py ["APoT 4 bits" ...]
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,8 +59,8 @@ def main() -> None:
         "| Xilinx LUT: shift | multiplier | DSP48 of the multiplier |"
     )
     print("|---|" + "---|" * 9)
-    for name, (weights, inputs) in PAIRS.items():
-        print("| " + " | ".join(map(str, [name, *row(weights, inputs)])) + " |", flush=True)
+    for name in sys.argv[1:] or PAIRS:
+        print("| " + " | ".join(map(str, [name, *row(*PAIRS[name])])) + " |", flush=True)
 
 
 def row(weights: Codebook, inputs: Codebook) -> Iterator[int]:
