@@ -124,9 +124,9 @@ def _export(
     if original.observed is not None:
         require_same_results(source, original.module, original.observed)
     notes = original.checkpoint.notes if original.checkpoint else ()
+    of_model: tuple[str, ...] = ()
     if output.model["dynamic_size"]:
-        source, more = at_any_size(original.module, source, quantizers)
-        notes += more
+        source, of_model = at_any_size(original.module, source, quantizers)
     coded = encode_network(source, alpha_terms=original.choices.alpha_terms)
     manifest = _manifest(original, output, path)
     manifest |= {"model": spec.to_json()} if spec else {}
@@ -159,7 +159,7 @@ def _export(
         statistics=statistics,
         integer=made.integer,
         compressed=output.compress,
-        notes=notes,
+        notes=(*notes, *of_model),
         seconds=time.perf_counter() - started,
     )
 
