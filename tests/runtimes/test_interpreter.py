@@ -337,6 +337,13 @@ def test_it_compiles_without_warnings(flags: list[str], tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_it_is_cpp_too(tmp_path: Path) -> None:
+    strict = ["-x", "c++", "-std=c++11", "-Wall", "-Wextra", "-Werror", "-c"]
+    done = ran("g++", *strict, "-o", str(tmp_path / "x.o"), SOURCE)
+    assert done.returncode == 0, done.stderr
+
+
 # --- published networks ---------------------------------------------------------------------------
 
 

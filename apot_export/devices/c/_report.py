@@ -20,7 +20,7 @@ CODE_BYTES = 14 << 10
 """Machine code of the kernels, at most, of the targets of the Makefile at -O2."""
 _DESCRIPTION_BYTES = 180
 """A step's call, and what describes it to its kernel."""
-STACK_BYTES = 1 << 10
+STACK_BYTES = 1536
 """Stack that apot_run takes, at most, on these."""
 _DECODED, _COPIED = 28, 12
 _SEARCHED, _DIGIT, _WRITTEN = 9, 11, 25

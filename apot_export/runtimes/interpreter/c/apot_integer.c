@@ -447,13 +447,13 @@ typedef struct {
     stream counts;
     const uint8_t *coordinates;
     uint32_t posts;
-    post post[LARGEST_POSTS];
+    post ends[LARGEST_POSTS];
     /* scratch memory */
     int64_t *thresholds;
     uint8_t *sums, *part;
     tap *taps[2];
     adder *add, *add_part;
-    window window;
+    window reach;
 } convolution;
 
 /* A part of the file's data, its checksum verified when a program is opened. */
@@ -600,7 +600,7 @@ static uint64_t read_convolution(reader *r, const machine *m, convolution *c, in
     c->posts = bounded(r, 1, LARGEST_POSTS);
     {
         post *p;
-        for (p = c->post, i = 0; i < c->posts && !r->bad; i++, p++) {
+        for (p = c->ends, i = 0; i < c->posts && !r->bad; i++, p++) {
             read_post(r, m, p, (uint32_t)channels, c->out_plane);
             if (post_scratch(p) > scratch)
                 scratch = post_scratch(p);
@@ -652,10 +652,10 @@ static void add_window(convolution *c, adder *add, void *sums, const uint8_t *ch
 {
     if (!row->count || !column->count)
         return;
-    c->window.rows = row->count;
-    c->window.columns = column->count;
+    c->reach.rows = row->count;
+    c->reach.columns = column->count;
     add((uint8_t *)sums + (((size_t)row->out + column->out) << size_log2(c->sum_kind)),
-        channel + (((size_t)row->in + column->in) << size_log2(c->from.kind)), &c->window, shift,
+        channel + (((size_t)row->in + column->in) << size_log2(c->from.kind)), &c->reach, shift,
         negative);
 }
 
@@ -766,16 +766,16 @@ static void convolve(convolution *c, const machine *m)
     uint32_t groups, outputs;
     find_taps(c->taps[0], c, 0, c->in_height, c->out_height, c->in_width, c->out_width);
     find_taps(c->taps[1], c, 1, c->in_width, c->out_width, 1, 1);
-    c->window.stride = c->stride[1];
-    c->window.in_step = (size_t)product(c->stride[0], c->in_width);
-    c->window.out_step = c->out_width;
+    c->reach.stride = c->stride[1];
+    c->reach.in_step = (size_t)product(c->stride[0], c->in_width);
+    c->reach.out_step = c->out_width;
     g.signs = c->weights;
     g.coordinates = c->coordinates;
     g.done = 0;
     g.bases = c->weight_kind == PLANES ? next_code(&c->counts, c->count_bits) : 0;
     for (groups = c->groups; groups; groups--, channel += group_bytes)
         for (outputs = c->outputs; outputs; outputs--) {
-            post *p = c->post;
+            post *p = c->ends;
             uint32_t left;
             place first;
             first.channel = first.first_channel = channel;
