@@ -32,7 +32,14 @@ from apot_export.errors import ApotExportError
 
 _STEPS = ("os.", "shutil.", "tempfile.", "fcntl.", "ctypes.dlsym", "open")
 _SIZES = {"old": 5_000, "new": 9_000}
-_FACTS = {"bits": 4, "method": "apot", "checkpoint": {"path": "x", "sha256": "0"}}
+_FACTS = {
+    "bits": 4,
+    "method": "apot",
+    "family": "apot-v1",
+    "architecture": "ResNet-20 (CIFAR)",
+    "choices": {"alpha_terms": 0, "unsigned_zeros": False},
+    "checkpoint": {"path": "x", "sha256": "0"},
+}
 
 
 def write(export: Path, version: str) -> None:

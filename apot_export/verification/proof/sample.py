@@ -53,12 +53,19 @@ def compare_sample(
     stated = read_sample(directory / SAMPLE)
     if stated.inputs.shape[1:] != network.input_shape:
         return _compared(stated, 0.0, [f"inputs of shape {list(stated.inputs.shape[1:])}"])
+    if stated.images is not None and stated.images.shape != (
+        len(stated),
+        *network.input_shape[1:],
+        network.input_shape[0],
+    ):
+        return _compared(stated, 0.0, [f"images of shape {list(stated.images.shape[1:])}"])
     integer = None
     if INTEGER_MODEL in manifest["files"]:
         integer = (directory / INTEGER_MODEL).read_bytes()
     computed = with_expected(stated, network, (directory / ONNX_MODEL).read_bytes(), integer)
-    interface = manifest.get("interface") or {}
-    problems = list(_problems(stated, computed, interface.get("preprocessing")))
+    interface = manifest.get("interface")
+    preprocessing = interface.get("preprocessing") if isinstance(interface, dict) else None
+    problems = list(_problems(stated, computed, preprocessing))
     pairs = [(computed.logits, stated.logits), (computed.oracle_logits, stated.oracle_logits)]
     differences = [
         float(np.abs(one - other).max(initial=0))
@@ -84,9 +91,12 @@ def _problems(
 ) -> Iterator[str]:
     """Yield what a sample states wrongly."""
     if stated.images is not None and preprocessing is not None:
-        mean, std = (tuple(preprocessing[name]) for name in ("mean", "std"))
-        normalisation = Normalisation(mean=mean, std=std, white=preprocessing["range"][1])
-        made = np.stack([normalisation(image) for image in stated.images])
+        try:
+            mean, std = (tuple(preprocessing[name]) for name in ("mean", "std"))
+            normalisation = Normalisation(mean=mean, std=std, white=preprocessing["range"][1])
+            made = np.stack([normalisation(image) for image in stated.images])
+        except (LookupError, TypeError, ValueError, ArithmeticError):  # nothing checked its types
+            made = np.empty(0, np.float32)
         if not np.array_equal(made, stated.inputs):
             yield "inputs that the preprocessing does not make of its images"
     for name, what in (("logits", "ONNX Runtime"), ("oracle_logits", "the oracle")):
