@@ -16,26 +16,26 @@ from apot_export.devices.rtl.emit import project
 from apot_export.devices.vectors import chosen_images
 from apot_export.errors import ExportError
 from apot_export.integer import lower
-from apot_export.network import CodedLayer, CodedNetwork
+from apot_export.network import CodedLayer, CodedNetwork, Flatten, Linear, ScaleBias
 from apot_export.network.codebook import Codebook, apot, power_of_two, uniform, with_levels_below
 from tests.support import simulators
 from tests.support.commands import EXPORT, run
-from tests.support.networks import Builder, quantizer
+from tests.support.networks import Builder, coded, quantizer
 from tests.support.random_coded_networks import WEIGHTS, multi_bit_network, two_layers
 
 EVERY = 1 << 20
 """More words than a layer has: all partial sums."""
 
 
-def opened(coded: CodedNetwork) -> OpenExport:
-    network = lower(coded, fraction_bits=8)
-    return OpenExport(path=Path("export"), name="n", manifest={}, coded=coded, network=network)
+def opened(network: CodedNetwork) -> OpenExport:
+    lowered = lower(network, fraction_bits=8)
+    return OpenExport(path=Path("export"), name="n", manifest={}, coded=network, network=lowered)
 
 
-def emit(coded: CodedNetwork, folder: Path, *layers: str, lanes: int = 4, images: int = 1) -> str:
+def emit(network: CodedNetwork, folder: Path, *layers: str, lanes: int = 4, images: int = 1) -> str:
     """Write a project of layers, all by default, and return what Icarus Verilog says of it."""
     simulators.require("iverilog")
-    source = opened(coded)
+    source = opened(network)
     read = chosen_images(source.network, images)
     files, _ = project(source, read, layers=layers, lanes=lanes, partial=EVERY)
     folder.mkdir(exist_ok=True)
@@ -90,11 +90,21 @@ def test_every_geometry(
     assert emit(builder.head(last, 4, book), tmp_path, lanes=lanes, images=2).count("PASS") == 3
 
 
+def test_logits_without_a_bias(tmp_path: Path) -> None:
+    builder = Builder(image=(3, 4, 4), seed=1)
+    book = apot(2, signed=True)
+    flat = builder.add(Flatten(), builder.convolution("image", 4, (3, 3), book))
+    builder.layers["last"] = coded("last", (4, 16), book, None, 5)
+    sums = builder.add(Linear(layer="last"), flat)
+    logits = builder.add(ScaleBias(scale=np.array([0.5]), bias=np.array([0.0])), sums)
+    assert emit(builder.finished(logits), tmp_path).count("PASS") == 2
+
+
 @pytest.mark.parametrize("name", ["partial_sums", "sums", "results"])
 def test_a_number_that_differs_fails(name: str, tmp_path: Path) -> None:
-    coded = two_layers(apot(2, signed=True), apot(3, signed=False), 3)
-    emit(coded, tmp_path)
-    (path,) = tmp_path.glob(f"{sorted(coded.layers)[1]}.{name}.mem")
+    network = two_layers(apot(2, signed=True), apot(3, signed=False), 3)
+    emit(network, tmp_path)
+    (path,) = tmp_path.glob(f"{sorted(network.layers)[1]}.{name}.mem")
     lines = path.read_text().splitlines()
     lines[7] = f"{int(lines[7], 16) ^ 1:0{len(lines[7])}x}"
     path.write_text("\n".join(lines) + "\n")
@@ -104,13 +114,13 @@ def test_a_number_that_differs_fails(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_the_command_writes_a_project_that_passes_everywhere() -> None:
+def test_the_command_writes_a_project_without_a_multiplier() -> None:
     simulators.require("iverilog", "verilator", "yosys")
     layer = "layer2.0.downsample.0"
     command = ("emit", "rtl", EXPORT, "-o", "rtl", "--layer", layer, "--partial", EVERY)
     said = run(*command)
     assert said.exit_code == 0, said.output
-    simulators.make(Path("rtl"), "lint", "verilator", "synth")
+    simulators.make(Path("rtl"), "lint", "iverilog")
     summary = json.loads(Path("rtl/emitted.json").read_text())
     assert list(summary["layers"]) == [layer]
     assert summary["files"].keys() | {"emitted.json", "build"} == {

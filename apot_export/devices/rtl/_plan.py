@@ -221,7 +221,7 @@ def _records(network: IntegerNetwork, node: IntegerNode, outputs: int, sum_bits:
         mode=mode,
         node=reader.name,
         words=np.broadcast_to(words, (outputs, words.shape[1])),
-        bits=bits_of(int(words.min()), int(words.max()), signed=mode == QUANTIZE),
+        bits=2 if mode == REQUANTIZE else bits_of(int(words.min()), int(words.max()), signed=True),
         result_bits=bits_of(interval.low, interval.high),
         result_signed=interval.low < 0,
         levels=levels,
