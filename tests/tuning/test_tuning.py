@@ -569,8 +569,8 @@ def test_openvino(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["nowhere"], "not an export"),
-        ([EXPORT, "--runtime", "tflite"], "cannot be tuned for this"),
-        ([EXPORT, "--device", "npu"], "cannot be tuned for this"),
+        ([EXPORT, "--runtime", "tflite"], "no such value of --runtime"),
+        ([EXPORT, "--device", "npu"], "no such value of --device"),
         ([EXPORT, "--runtime", "openvino", "--device", "cuda"], "cannot be tuned for this"),
         ([EXPORT, "-o", CHECKPOINT], "exists already"),
         ([EXPORT, "--batch", "0"], "batch"),
