@@ -22,8 +22,8 @@ _DESCRIPTION_BYTES = 180
 """A step's call, and what describes it to its kernel."""
 STACK_BYTES = 1536
 """Stack that apot_run takes, at most, on these."""
-_DECODED, _COPIED = 28, 12
-_SEARCHED, _DIGIT, _WRITTEN = 9, 11, 25
+_DECODED, _COPIED = 36, 14
+_SEARCHED, _DIGIT, _WRITTEN = 10, 13, 48
 """Instructions of RV32I: a weight decoded, a pixel copied into a lane, a step of a binary search,
 a digit of a multiplier, and what every result takes besides."""
 
