@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from apot_export.devices.c.emit import project
 from apot_export.devices.export import OpenExport, open_export
 from apot_export.devices.vectors import chosen_images
-from apot_export.errors import IntegerError
+from apot_export.errors import BoundError, IntegerError
 from apot_export.integer import Pixels, lower, run_integer
 from apot_export.network import CodedNetwork
 from apot_export.network.codebook import Codebook, apot
@@ -36,6 +37,15 @@ SANITIZED = "CFLAGS=-fsanitize=address,undefined -fno-sanitize-recover=all -g"
 def opened(coded: CodedNetwork, bits: int = 8, pixels: Pixels | None = None) -> OpenExport:
     network = lower(coded, fraction_bits=bits, pixels=pixels)
     return OpenExport(path=Path("export"), name="n", manifest={}, coded=coded, network=network)
+
+
+def largest_fraction_bits(coded: CodedNetwork) -> int:
+    """Return what `convert --integer` takes where it has no calibration images."""
+    for bits in range(23, 0, -1):
+        with suppress(BoundError):
+            lower(coded, fraction_bits=bits)
+            return bits
+    raise AssertionError
 
 
 def write(source: OpenExport, folder: Path, images: int = 2) -> NDArray[np.int64]:
@@ -66,6 +76,12 @@ def assert_same(coded: CodedNetwork, folder: Path, bits: int = 8) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_random_networks(seed: int, tmp_path: Path) -> None:
     assert_same(random_network(seed), tmp_path, bits=10 if seed % 2 else 4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_networks_of_many_fraction_bits(seed: int, tmp_path: Path) -> None:
+    coded = random_network(seed)
+    assert_same(coded, tmp_path, largest_fraction_bits(coded))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -200,6 +216,11 @@ def test_published_resnets_on_microcontrollers(bits: int, shelf: Shelf, tmp_path
     _, found = project(source, chosen_images(source.network, 1))
     assert found["workspace_bytes"] <= 96 << 10
     assert found["instructions"] < 200e6
+
+
+def test_the_most_fraction_bits_that_cannot_overflow(shelf: Shelf, tmp_path: Path) -> None:
+    coded = shelf.network("cifar10_res20_4bit")
+    assert_same(coded, tmp_path, largest_fraction_bits(coded))
 
 
 # --- memory ---------------------------------------------------------------------------------------

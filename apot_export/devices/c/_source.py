@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.devices.c._constants import Constants, literal
-from apot_export.devices.c._program import Program, kind_of, scratch_places
+from apot_export.devices.c._program import Program, scratch_places
 from apot_export.devices.c._steps import Post, Step
 from apot_export.errors import IntegerError
 from apot_export.integer import network as integer_op
@@ -22,6 +22,8 @@ from apot_export.network.layers import CodedLayer
 _SHIFTS = "defined(APOT_NO_MULTIPLY)"
 _PRODUCTS = "!defined(APOT_NO_MULTIPLY)"
 _INT32 = (-(1 << 31), (1 << 31) - 1)
+_HALF = {size: 1 << (8 * size - 1) for size in (2, 4, 8)}
+"""One more than the largest signed number of so many bytes."""
 _SUBTRACTED, _LAST, _NOTHING = 0x80, 0x40, 0x20
 _LARGEST_SHIFT = 31
 
@@ -248,11 +250,14 @@ class Source:
             bits = 32 if source is None else source.bits
             piece = _LARGEST_SHIFT - bits if not wide else _LARGEST_SHIFT
             shared, piece, count, pointers = self._requantize(operation, name, max(piece, 0) + 1)
-        low = _INT32[0] if post.low is None else post.low
-        high = _INT32[1] if post.high is None else post.high
-        if wide and (post.low is None) != (post.high is None):
-            raise IntegerError("A limit of 64-bit numbers has no kernel in C.", where=post.to)
-        clamped = int(post.low is not None or post.high is not None)
+        clamped = (post.low is not None) + 2 * (post.high is not None)
+        low, high = post.low or 0, post.high or 0
+        if not _INT32[0] <= min(low, high) <= max(low, high) <= _INT32[1]:
+            raise IntegerError(
+                "A limit of more than 32 bits has no kernel in C.",
+                where=post.to,
+                fix="convert with fewer fraction bits: --integer --fraction-bits 8",
+            )
         other = "{0, 0}" if post.other is None else self._value(post.other)
         return (
             f"    {{{how}, {shared}, {int(post.other is not None)}, {clamped}, {shift}, {record},"
@@ -266,10 +271,8 @@ class Source:
         thresholds, directions = operation.thresholds, operation.direction
         channels = max(len(thresholds), directions.size)
         rows = np.broadcast_to(thresholds, (channels, thresholds.shape[1]))
-        reached = Interval(low=int(rows.min(initial=0)), high=int(rows.max(initial=0)))
-        size = max(kind_of(reached).bytes, 2)
-        if reached.high > _INT32[1] or (size == 2 and reached.high >= 1 << 15):  # noqa: PLR2004
-            size *= 2
+        low, high = int(rows.min(initial=0)), int(rows.max(initial=0))
+        size = next(size for size in (2, 4, 8) if -low <= _HALF[size] > high)
         add = self.constants.add
         found = add(f"int{8 * size}_t", rows, f"thresholds{name}")
         levels = add("int32_t", operation.levels, f"levels{name}")

@@ -33,7 +33,7 @@ typedef struct {
     uint8_t how;          /* apot_how */
     uint8_t shared;       /* one record for all channels */
     uint8_t added;        /* whether `other` is added */
-    uint8_t clamped;      /* whether results are brought into low..high */
+    uint8_t clamped;      /* 1: results are at least low, 2: at most high, 3: both */
     uint8_t shift;        /* of a requantizer, after the multiplication */
     uint8_t record_bytes; /* of one threshold */
     uint8_t piece;        /* of a requantizer: see digits */

@@ -126,9 +126,12 @@ static void NAME(finish)(const apot_post *p, uint32_t channel, const SIGNED *x, 
             for (i = 0; i < some; i++)
                 found[i] = (SIGNED)((WORD)found[i] + (WORD)others[i]);
         }
-        if (p->clamped)
+        if (p->clamped & 1)
             for (i = 0; i < some; i++)
-                found[i] = found[i] < p->low ? p->low : found[i] > p->high ? p->high : found[i];
+                found[i] = found[i] < p->low ? p->low : found[i];
+        if (p->clamped & 2)
+            for (i = 0; i < some; i++)
+                found[i] = found[i] > p->high ? p->high : found[i];
         NAME(write)(workspace + p->to.offset, p->to.kind, first, found, some);
         x = end;
         first += some;
