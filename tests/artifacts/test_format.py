@@ -56,7 +56,7 @@ def test_every_vector_of_the_specification_is_executed() -> None:
     counts = {kind: sum(kind == found for found, _ in BLOCKS) for kind, _ in BLOCKS}
     assert counts == {
         "crc32": 1, "pack": 8, "codebook": 5, "quantizer": 5, "file": 1, "layer": 1, "run": 1,
-        "planes": 1, "digits": 1, "entropy": 1,
+        "planes": 1, "digits": 1, "entropy": 1, "operation": 19,
     }  # fmt: skip
     assert f"format version {FORMAT_VERSION}" in SPECIFICATION
     assert [int(vector["bits"][0]) for vector in vectors("pack")] == [1, 2, 3, 4, 5, 8, 9, 16]

@@ -237,8 +237,8 @@ def test_bases_that_contradict_the_weights_are_refused(reference: Path) -> None:
 def test_multi_bit_files_are_as_small_as_the_literature_counts(
     lenet: ConversionResult, reference: Path
 ) -> None:
-    # The formula counts neither biases nor the network's description: 4 KB for both.
-    limit = bits_of_formula(reference) / 8 + 4096
+    # The formula counts neither biases nor what describes network and inputs: 5 KB for them.
+    limit = bits_of_formula(reference) / 8 + 5120
     assert lenet.files["model.apot.safetensors"] <= limit
 
 

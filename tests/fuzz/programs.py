@@ -20,7 +20,10 @@ FLAGS = (
     *("-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", f"-I{SOURCES}"),
     *("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"),
 )
-OPTIONS = ("-max_len=32768", "-timeout=20", "-print_final_stats=1", "-detect_leaks=1")
+OPTIONS = (
+    *("-max_len=32768", "-timeout=20", "-print_final_stats=1", "-detect_leaks=1"),
+    "-rss_limit_mb=4096",  # most of it is memory that the sanitizer keeps from being used again
+)
 FUNCTIONS = (
     *("open", "run", "message", "model_bytes", "workspace_bytes", "channels", "height", "width"),
     *("classes", "image_fraction_bits", "fraction_bits", "logit_scale"),

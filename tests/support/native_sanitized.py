@@ -21,7 +21,7 @@ from tests.support.packed_parts import changed_files, is_small, sound_files
 from tests.support.random_coded_networks import INPUTS, plane_network, random_network
 from tests.support.sanitizers import flags
 
-CHANGED_FILES = 300
+CHANGED_FILES = 60
 
 
 def transformed(size: tuple[int, int]) -> CodedNetwork:
