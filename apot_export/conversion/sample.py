@@ -15,6 +15,7 @@ from apot_export.artifacts.sample import SYNTHETIC, Sample
 from apot_export.errors import DatasetError
 from apot_export.integer import Pixels
 from apot_export.network import CodedNetwork
+from apot_export.network.graph import products
 
 if TYPE_CHECKING:
     from apot_export.datasets import Dataset, Normalisation
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _MOST = 8
 _MOST_NUMBERS = _MOST * 3 * 224 * 224
 """Numbers of all inputs; networks of larger images get fewer than `_MOST`."""
+_MOST_PRODUCTS = 15_000_000_000
+"""Products of weights for all inputs: a few seconds. Larger networks get fewer, too."""
 _CENTRE, _UNIT = np.float32(127.5), np.float32(64)
 
 
@@ -65,7 +68,8 @@ def choose_sample(
     from apot_export.datasets import Normalisation
 
     numbers = math.prod(coded.input_shape)
-    count = max(1, min(_MOST, _MOST_NUMBERS // numbers))
+    most = min(_MOST_NUMBERS // numbers, _MOST_PRODUCTS // max(1, products(coded)))
+    count = max(1, min(_MOST, most))
     stated: Normalisation | None = None
     if preprocessing is not None:
         mean, std = (tuple(preprocessing[name]) for name in ("mean", "std"))

@@ -78,6 +78,16 @@ SourceNetwork = Network[SourceLayer]
 CodedNetwork = Network[Layer]
 
 
+def products(network: CodedNetwork) -> int:
+    """Return the products of activations and weights of one image."""
+    return sum(
+        math.prod(network.layers[node.operation.layer].shape)
+        * math.prod(network.shapes[node.name][1:])
+        for node in network.nodes
+        if isinstance(node.operation, (op.Convolution, op.Linear))
+    )
+
+
 def _infer_shapes(network: Network[LayerType]) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {network.input: network.input_shape}
     for node in network.nodes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from apot_export.artifacts.sample import Sample
 from apot_export.network import CodedNetwork, oracle
-from apot_export.network import operations as op
+from apot_export.network.graph import products
 from apot_export.runtimes.onnx_runtime import open_session
 
 _ORACLE_PRODUCTS = 100_000_000
@@ -31,7 +30,7 @@ def with_expected(
     Raises:
         ExportError: ONNX Runtime does not run a model.
     """
-    few = min(len(sample), _ORACLE_PRODUCTS // max(1, _products(network)))
+    few = min(len(sample), _ORACLE_PRODUCTS // max(1, products(network)))
     shape = (few, *network.shapes[network.output])
     of_oracle = oracle.run(network, sample.inputs[:few]) if few else np.zeros(shape, np.float32)
     return replace(
@@ -52,13 +51,3 @@ def integer_logits(sample: Sample, model: bytes) -> NDArray[np.int64]:
         inputs = np.ascontiguousarray(sample.images.transpose(0, 3, 1, 2))
     (logits,) = session.run_all(inputs).values()
     return np.asarray(logits, np.int64)
-
-
-def _products(network: CodedNetwork) -> int:
-    """Return the products of activations and weights of one image."""
-    return sum(
-        math.prod(network.layers[node.operation.layer].shape)
-        * math.prod(network.shapes[node.name][1:])
-        for node in network.nodes
-        if isinstance(node.operation, (op.Convolution, op.Linear))
-    )
