@@ -34,7 +34,6 @@ from apot_export.runtimes.native._structs import View
 from tests.support import random_coded_networks
 from tests.support.native_checks import byte_levels, differences, signed_byte_levels
 from tests.support.networks import Builder, images_of, quantizer, small_network
-from tests.support.published import Shelf
 from tests.support.random_coded_networks import WEIGHTS, plane_network, random_network, two_layers
 from tests.support.sanitizers import run_sanitized
 
@@ -385,27 +384,3 @@ def test_packed_files_run_with_numpy_alone(folder: Path) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=folder
     )
     assert done.stdout.strip() == "(2, 10)", done.stderr
-
-
-# --- published networks ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("bits", [2, 3, 4])
-def test_published_resnets(library: Library, shelf: Shelf, bits: int) -> None:
-    network = shelf.network(f"cifar10_res20_{bits}bit")
-    images = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
-    fast = compile_network(network, library=library)
-    counts = differences(network, fast, images)
-    assert counts["levels"] > 300_000
-    assert counts["integer sums"] > 300_000
-
-
-def test_the_published_imagenet_network(library: Library, shelf: Shelf) -> None:
-    network, golden = shelf.network("res18_4bit"), shelf.golden("res18_4bit")
-    image = shelf.images("res18_4bit")[:1]
-    counts = differences(network, compile_network(network, library=library), image)
-    assert counts["levels"] > 1_500_000
-    assert counts["integer sums"] > 1_500_000
-    for name in library.kernels:
-        fast = compile_network(network, kernels=name, threads=2, library=library)
-        assert fast.run(image).argmax() == golden["logits_f64"][0].argmax(), name
