@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz.programs import fuzz_programs
 from tests.support.fuzzing import LARGEST_INPUT, random_input, scratch
 
 HERE = Path(__file__).parent
@@ -71,6 +70,8 @@ def fuzz_property(name: str, corpus: Path, seconds: int) -> None:
         return
     for seed in range(STARTS if not any(corpus.iterdir()) else 0):
         (corpus / f"start{seed}").write_bytes(random_input(seed))
+    loaded = sorted(module for module in sys.modules if module.startswith("apot_export"))
+    assert not loaded, f"fuzzing is blind in what was imported before: {', '.join(loaded)}"
     with atheris.instrument_imports(include=["apot_export"]):
         run = property_of(name)
     options = [f"-max_total_time={seconds}", f"-timeout={LONGEST_EXAMPLE}", "-rss_limit_mb=0"]
@@ -122,6 +123,8 @@ def main() -> int:
         corpus = given.corpus / name / "corpus"
         corpus.mkdir(parents=True, exist_ok=True)
         if name == PROGRAMS:
+            from tests.fuzz.programs import fuzz_programs
+
             status = fuzz_programs(corpus, seconds)
         elif given.targets == [name]:
             fuzz_property(name, corpus, seconds)

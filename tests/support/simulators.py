@@ -1,4 +1,4 @@
-"""Programs that run SystemVerilog: there where CI is set, elsewhere perhaps."""
+"""Programs of other projects (make, compilers, simulators): there where CI is set, else perhaps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ def require(*programs: str) -> None:
 def call(folder: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program in a folder."""
     command = [shutil.which(program) or program, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    # `make test` tells the make of a test that it is a part of it, and then it says where it is.
+    outside = {
+        name: one for name, one in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+    }
+    return subprocess.run(
+        command, cwd=folder, env=outside, capture_output=True, text=True, check=False
+    )
 
 
 def make(folder: Path, *targets: str) -> str:
