@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 
 class ApotExportError(Exception):
     """Something could not be done; says what, where, what was expected, what was found, what to do.
@@ -110,3 +112,18 @@ class TargetError(ApotExportError):
 
 class TuningError(ApotExportError):
     """A model cannot be tuned, or the tuned one does not compute the network."""
+
+
+class MissingPackageError(ApotExportError, ImportError):
+    """A package that apot-export depends on is not installed, as after `pip install --no-deps`."""
+
+    def __init__(self, error: ModuleNotFoundError) -> None:
+        """Take the error of the import."""
+        super().__init__(
+            "A package that this needs is not installed.",
+            where=sys.prefix,
+            expected="all packages that apot-export depends on",
+            got=str(error),
+            fix="pip install apot-export (or uv pip install apot-export); without them, "
+            "apot_export.load_packed and compile_network work",
+        )

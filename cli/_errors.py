@@ -47,7 +47,7 @@ def reported(
     except Stopped as stopped:
         print_error(interrupted, [])
         raise typer.Exit(stopped.exit_code) from None
-    except (typer.Exit, typer.Abort):
+    except (typer.Exit, typer.Abort, ModuleNotFoundError):
         raise
     except (BrokenPipeError, SystemExit):
         # Whoever read our output has gone (rich then exits with 1, which means FAIL here).

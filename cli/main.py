@@ -25,6 +25,10 @@ def run() -> None:
     except Stopped:  # outside of every verb, like the others here
         sys.stderr.write("Error: Interrupted.\n")
         raise
+    except ModuleNotFoundError as error:
+        from ._missing import say_missing
+
+        sys.exit(say_missing(error, sys.argv[1:]))
     except SystemExit:
         from ._errors import COULD_NOT_RUN
 
