@@ -20,12 +20,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
-import apot_export_cli.app  # noqa: F401 - what commands need, before they are forked
-from apot_export_cli.main import run
-
-import apot_export.conversion.calibration
+import apot_export.conversion.calibration  # what commands need, before they are forked
 import apot_export.conversion.convert
 import apot_export.conversion.convert_export
 import apot_export.tuning
@@ -33,6 +31,8 @@ import apot_export.verification  # noqa: F401
 from apot_export.artifacts.atomic import TEMPORARY
 from apot_export.artifacts.directory import check_files, read_manifest, require_free
 
+import_module("apot_export_cli.app")
+run = import_module("apot_export_cli.main").run  # of the folder cli/
 CHECKPOINT = Path(__file__).parents[1] / "examples/digits/res8_4bit/model_best.pth.tar"
 PROGRAM = "from apot_export_cli.main import run; run()"
 COMMANDS: dict[str, tuple[str, ...]] = {

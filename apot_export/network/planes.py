@@ -46,8 +46,10 @@ class Planes:
         """Return some bases, int8 [end - first, group_size] of -1 and +1."""
         begin, stop = first * self.group_size, end * self.group_size
         bits = np.unpackbits(self.packed[begin // 8 : (stop + 7) // 8], bitorder="little")
-        signs = bits[begin % 8 :][: stop - begin].astype(np.int8) * 2 - 1
-        return signs.reshape(end - first, self.group_size)
+        signs = bits[begin % 8 :][: stop - begin].view(np.int8).reshape(-1, self.group_size)
+        signs *= 2
+        signs -= 1
+        return signs
 
     def weights(self) -> NDArray[np.float32]:
         """Value of every weight, float32, weight shape."""
@@ -58,18 +60,24 @@ class Planes:
 
         The scales are [bases]; the weights have their type and the weight shape.
         """
-        groups = np.zeros((self.counts.size, self.group_size), dtype=coordinates.dtype)
-        ends = np.cumsum(self.counts, dtype=np.int64)
-        step = max(1, BLOCK // self.group_size)
-        for start in range(0, self.counts.size, step):
-            counts, some = self.counts[start : start + step], groups[start : start + step]
-            begins = ends[start : start + step] - counts
-            first, end = int(begins[0]), int(begins[-1]) + int(counts[-1])
-            scaled = self._signs(first, end) * coordinates[first:end, None]
+        weights = np.empty(self.shape, coordinates.dtype)
+        # A block of groups fills whole output channels.
+        channel, first = math.prod(self.shape[1:]), 0
+        least = math.lcm(channel, self.group_size)
+        step = max(1, BLOCK // least) * least
+        for begin in range(0, weights.size, step):
+            counts = self.counts[begin // self.group_size : (begin + step) // self.group_size]
+            groups = np.zeros((counts.size, self.group_size), coordinates.dtype)
+            ends = np.cumsum(counts, dtype=np.int64)
+            signs, scales = self._signs(first, first + int(ends[-1])), coordinates[first:]
             for place in range(int(counts.max())):
                 more = np.flatnonzero(counts > place)
-                some[more] += scaled[begins[more] - first + place]
-        return ungrouped(groups, self.shape, position_major=self.position_major)
+                bases = ends[more] - counts[more] + place
+                groups[more] += signs[bases] * scales[bases, None]
+            some = weights[begin // channel : (begin + step) // channel]
+            some[:] = ungrouped(groups, some.shape, position_major=self.position_major)
+            first += int(ends[-1])
+        return weights
 
     @property
     def filters(self) -> int:
@@ -119,12 +127,16 @@ def term_values(terms: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def summed_terms(terms: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the sum of every row of terms, rounded to float32 once: [bases, K] to [bases]."""
-    sums = term_values(terms).sum(axis=1)
-    powers = np.where(terms == TERM_ZERO, _EXPONENT_BIAS, terms & (_SIGN - 1)).astype(np.int64)
-    spans = powers.max(axis=1) - powers.min(axis=1) + terms.shape[1].bit_length()
-    for row in np.flatnonzero(spans >= _EXACT_BITS):
-        sums[row] = _sum_to_round(terms[row].tolist())
-    return sums.astype(np.float32)
+    sums = np.empty(len(terms), np.float32)
+    for first in range(0, len(terms), BLOCK):
+        some = terms[first : first + BLOCK]
+        exact = term_values(some).sum(axis=1)
+        powers = np.where(some == TERM_ZERO, _EXPONENT_BIAS, some & (_SIGN - 1))
+        spans = powers.max(axis=1) - powers.min(axis=1) + terms.shape[1].bit_length()
+        for row in np.flatnonzero(spans >= _EXACT_BITS):
+            exact[row] = _sum_to_round(some[row].tolist())
+        sums[first : first + BLOCK] = exact
+    return sums
 
 
 def _sum_to_round(terms: list[int]) -> float:

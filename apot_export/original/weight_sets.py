@@ -152,7 +152,8 @@ def _kind(value: object) -> str:
 
 
 def _names(state: Mapping[Any, Any]) -> set[str]:
-    return {*without_wrappers([key for key in state if is_tensor(state[key])]).values()}
+    tensors = [key for key, held in state.items() if isinstance(key, str) and is_tensor(held)]
+    return {*without_wrappers(tensors).values()}
 
 
 # --- names of tensors -----------------------------------------------------------------------------

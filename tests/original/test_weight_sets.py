@@ -55,6 +55,15 @@ def test_several_sets_are_listed_and_one_is_chosen(
     assert f"{name} ({keys} keys)" in str(caught.value)
 
 
+def test_keys_that_are_no_text_name_no_weights(
+    content: dict[str, Any], averaged: Tensors, tmp_path: Path
+) -> None:
+    state = {**content["state_dict"], 4: torch.zeros(2)}
+    path = saved(tmp_path, **{**content, "state_dict": state}, ema=averaged)
+    with pytest.raises(CheckpointError, match="several sets"):
+        load_checkpoint(path)
+
+
 def test_averages_of_pytorch_and_sets_one_level_down(
     content: dict[str, Any], averaged: Tensors, tmp_path: Path
 ) -> None:

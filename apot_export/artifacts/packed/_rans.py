@@ -178,7 +178,7 @@ def decode(content: NDArray[np.uint8], bits: int, count: int, coding: Coding) ->
     if int(frequencies.sum(dtype=np.int64)) != 1 << coding.precision:
         raise ValueError(f"frequencies that do not sum to 2^{coding.precision}")
     states = content[table:head].view("<u4").astype(np.uint32)
-    words = content[head:].view("<u2").astype(np.uint32)
+    words = content[head:].view("<u2")
     if int(states.min()) < _LEAST_STATE:
         raise ValueError("a state below 2^16")
     coded = turns * lanes * width
@@ -259,7 +259,7 @@ def _rows(codes: Codes, steps: _Steps) -> Iterator[NDArray[np.unsignedinteger]]:
 
 def _decode_turns(
     states: NDArray[np.uint32],
-    words: NDArray[np.uint32],
+    words: NDArray[np.uint16],
     rows: Iterator[NDArray[np.unsignedinteger]],
     steps: _Steps,
 ) -> None:
