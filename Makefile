@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SECONDS ?= 3600
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test fuzz lint clean
+.PHONY: demo test fuzz lint docs clean
 
 demo: $(INSTALLED)  ## convert, verify and inspect the embedded example
 	rm -rf build/demo && mkdir -p build/demo
@@ -24,6 +24,9 @@ lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(INSTALLED)  ## the documentation as a site, in build/site
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/site
 
 clean:
 	rm -rf $(VENV) build
