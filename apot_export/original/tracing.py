@@ -9,12 +9,14 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from apot_export.errors import CaptureError
+from apot_export.original._calls import shape_of
 from apot_export.original.borders import TransposedConv2d, prepared, without_borders
 from apot_export.original.observed import tensors_of
 from apot_export.original.quantized_layers import QuantizedLayer, products
@@ -120,11 +122,10 @@ class _Tracer(fx.Tracer):
         **more: Any,
     ) -> Any:
         """Add an operation in terms of `primitives`, or return what it is where that is known."""
-        if kind == "call_module" and isinstance(
-            layer := self.root.get_submodule(target), nn.Conv2d
-        ):
-            self.without_borders[target] = without_borders(layer)
-            args = tuple(prepared(layer, arg) if is_tensor(arg) else arg for arg in args)
+        if kind == "call_function" and _is_marked(target):
+            return target(*args, **kwargs)
+        if kind == "call_module":
+            args = self._inputs(target, args)
         if kind in ("call_function", "call_method", "call_module"):
             rewritten = self._rewritten(kind, target, args, kwargs)
             if rewritten is not None:
@@ -146,6 +147,21 @@ class _Tracer(fx.Tracer):
                 if is_batch and shapes[0][1:] == shapes[1][1:] and kind != "get_attr":
                     proxy.node.meta["shape"] = shapes[0][1:]
         return proxy
+
+    def _inputs(self, target: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return what a layer reads: a convolution without its borders, which come before it."""
+        layer = self.root.get_submodule(target)
+        if isinstance(layer, nn.Conv2d):
+            self.without_borders[target] = without_borders(layer)
+            return tuple(prepared(layer, arg) if is_tensor(arg) else arg for arg in args)
+        if isinstance(layer, nn.Linear) and is_tensor(args[0]) and len(shape_of(args[0])) > 1:
+            raise CaptureError(
+                f"The linear layer {target!r} reads the last of several axes.",
+                expected="images x features",
+                got=f"images x {' x '.join(map(str, shape_of(args[0])))}",
+                fix="use Conv2d with a kernel of 1 x 1 on the channels, which computes the same",
+            )
+        return args
 
     def _rewritten(
         self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -207,6 +223,12 @@ class _Tracer(fx.Tracer):
         if values is None or tensors_of(values) or bool(values[0]) != bool(values[1]):
             return super().to_bool(obj)
         return bool(values[0])
+
+
+def _is_marked(target: Any) -> bool:
+    """Tell whether a function is a network's own, which `torch.fx.wrap` keeps whole in graphs."""
+    package = str(getattr(target, "__module__", "")).split(".")[0]
+    return isinstance(target, FunctionType) and package not in ("torch", __name__.split(".")[0])
 
 
 def _run_on_meta(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:

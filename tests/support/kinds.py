@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import stochastic_depth
 
 from tests.support import quantizer_forms
 from tests.support.training_codes import FirstConv, QuantConvV2
@@ -138,6 +139,7 @@ CONVERTED: dict[str, dict[str, Step]] = {
         "roll, repeat": lambda x: torch.roll(x, (1, -2), (2, 3)).repeat(1, 2, 1, 1),
         "flatten, unflatten": nn.Sequential(nn.Flatten(2), nn.Unflatten(1, (4, 2))),
         "PixelShuffle": nn.Sequential(nn.PixelShuffle(2), nn.PixelUnshuffle(3)),
+        "stochastic depth": lambda x: stochastic_depth(x, 0.5, "row", training=False),
         "dropout": lambda x: functional.dropout(x, training=False),
     },
     "Interpolation": {
@@ -197,6 +199,7 @@ REFUSED: dict[str, tuple[Step, str]] = {
         lambda x: functional.scaled_dot_product_attention(x, x, x),
         "scaled_dot_product_attention",
     ),
+    "linear layers along one of several axes": (nn.Linear(WIDTH, 5), "1 x 1"),
     "matrix products of two values": (lambda x: x @ x.transpose(2, 3), "matmul"),
     "dilated maxima": (nn.MaxPool2d(2, dilation=2), "dilation"),
     "functions with jumps": (nn.Hardshrink(0.1), "hardshrink"),
