@@ -320,13 +320,15 @@ def integer_weights(layer: Layer) -> tuple[Integers, int]:
     if isinstance(layer, PlaneLayer) and layer.planes.terms is not None:
         coordinates, bits = dyadic_coordinates(layer)
         return layer.planes.scaled_by(coordinates).astype(np.int64), bits
-    kind = "float32" if isinstance(layer, FloatLayer) else "sums of float32 coordinates"
+    is_float = isinstance(layer, FloatLayer)
     raise IntegerError(
         "A layer's weights are not integers.",
         where=layer.name,
         expected="codes, or coordinates as sums of powers of two (--alpha-terms K)",
-        got=f"{kind} weights",
-        fix="leave out --integer, or convert a quantized network",
+        got=f"{'float32' if is_float else 'sums of float32 coordinates'} weights",
+        fix="leave out --integer, or convert a quantized network"
+        if is_float
+        else "convert the checkpoint with --integer --alpha-terms 3",
     )
 
 

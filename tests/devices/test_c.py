@@ -8,35 +8,36 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from apot_export.devices.c.emit import project
-from apot_export.devices.export import OpenExport, open_export
+from apot_export.devices.export import open_export
 from apot_export.devices.vectors import chosen_images
-from apot_export.errors import BoundError, IntegerError
+from apot_export.errors import BoundError
 from apot_export.integer import Pixels, lower, run_integer
 from apot_export.network import CodedNetwork
 from apot_export.network.codebook import Codebook, apot
 from tests.support import simulators
+from tests.support.c_projects import (
+    MACHINES,
+    PRODUCT,
+    SANITIZED,
+    SHIFTING,
+    assert_no_products,
+    assert_passes,
+    assert_same,
+    opened,
+    write,
+)
 from tests.support.commands import EXPORT, run
 from tests.support.published import Shelf
 from tests.support.random_coded_networks import (
     INPUTS,
     SIGNED_INPUTS,
     WEIGHTS,
-    multi_bit_network,
     random_network,
     two_layers,
 )
-
-SANITIZED = "CFLAGS=-fsanitize=address,undefined -fno-sanitize-recover=all -g"
-
-
-def opened(coded: CodedNetwork, bits: int = 8, pixels: Pixels | None = None) -> OpenExport:
-    network = lower(coded, fraction_bits=bits, pixels=pixels)
-    return OpenExport(path=Path("export"), name="n", manifest={}, coded=coded, network=network)
 
 
 def largest_fraction_bits(coded: CodedNetwork) -> int:
@@ -46,28 +47,6 @@ def largest_fraction_bits(coded: CodedNetwork) -> int:
             lower(coded, fraction_bits=bits)
             return bits
     raise AssertionError
-
-
-def write(source: OpenExport, folder: Path, images: int = 2) -> NDArray[np.int64]:
-    """Write a project, and return the logits of its samples."""
-    read = chosen_images(source.network, images)
-    files, _ = project(source, read)
-    folder.mkdir(exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return run_integer(source.network, read)
-
-
-def assert_passes(folder: Path, logits: NDArray[np.int64], *arguments: str) -> None:
-    said = simulators.make(folder, *arguments)
-    printed = re.findall(r"^logits (.*)$", said, re.MULTILINE)
-    assert [[int(one) for one in line.split()] for line in printed] == logits.tolist()
-    assert said.splitlines()[-1] == "PASS"
-
-
-def assert_same(coded: CodedNetwork, folder: Path, bits: int = 8) -> None:
-    logits = write(opened(coded, bits), folder)
-    assert_passes(folder, logits, "run-host", "OPTIMISE=-O0", SANITIZED)
 
 
 # --- the same logits ------------------------------------------------------------------------------
@@ -120,28 +99,6 @@ def test_a_wrong_logit_is_found(tmp_path: Path) -> None:
 
 # --- compilers and machines -----------------------------------------------------------------------
 
-MACHINES = {
-    "rv32i": ("riscv64-unknown-elf-gcc", "qemu-system-riscv32"),
-    "cortex-m0plus": ("arm-none-eabi-gcc", "qemu-system-arm"),
-    "cortex-m4": ("arm-none-eabi-gcc", "qemu-system-arm"),
-}
-SHIFTING = ["host", "host-clang", "rv32i", "cortex-m0plus", "cortex-m4", "mips"]
-DISASSEMBLERS = {
-    "rv32i": "riscv64-unknown-elf-objdump",
-    "cortex-m0plus": "arm-none-eabi-objdump",
-    "cortex-m4": "arm-none-eabi-objdump",
-    "mips": "mips-linux-gnu-objdump",
-}
-OF_BUILDS = {
-    "host-clang": ["host", "CC=clang"],
-    "cortex-m4": ["cortex-m4", "cortex-m4_FLAGS=-mcpu=cortex-m4 -mthumb -DAPOT_NO_MULTIPLY"],
-    "mips": ["host", "CC=mips-linux-gnu-gcc -static"],
-}
-PRODUCT = re.compile(
-    r"\t(v?p?i?mul\w*|ml[as]\w*|[su]ml?[au]\w*|v?pm(ul|add)\w*|[isu]?div\w*|mf(lo|hi)|madd\w*|rem\w*)\s"
-    r"|<__(aeabi_)?(u|i|l|ul|ui)*(div|mul|mod)\w*>"
-)
-
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> tuple[Path, Any]:
@@ -171,19 +128,7 @@ def test_a_big_endian_machine(digits: tuple[Path, Any]) -> None:
 
 @pytest.mark.parametrize("build", SHIFTING)
 def test_nothing_multiplies_or_divides(build: str, digits: tuple[Path, Any]) -> None:
-    compilers = {"mips": "mips-linux-gnu-gcc", "host": "gcc", "host-clang": "clang"}
-    compiler = compilers.get(build) or MACHINES[build][0]
-    simulators.require("make", compiler)
-    folder, _ = digits
-    target, *arguments = OF_BUILDS.get(build, [build])
-    for level in ("-Os", "-O1", "-O2", "-O3"):
-        simulators.make(folder, "clean")
-        simulators.make(folder, f"objects-{target}", f"OPTIMISE={level}", *arguments)
-        for name in ("model.o", "apot_kernels.o"):
-            path = folder / "build" / target / name
-            done = simulators.call(folder, DISASSEMBLERS.get(build, "objdump"), "-dr", str(path))
-            assert "<apot_run>:" in done.stdout or "<apot_convolve>:" in done.stdout
-            assert [line for line in done.stdout.splitlines() if PRODUCT.search(line)] == [], level
+    assert_no_products(digits[0], build)
 
 
 def test_products_are_found_where_they_are_allowed(digits: tuple[Path, Any]) -> None:
@@ -254,9 +199,3 @@ def test_convert_says_what_it_will_take(digits: tuple[Path, Any], exported: Path
     done = run("convert", exported / EXPORT, "-o", folder.parent / "integer", "--integer")
     flash = found["model_bytes"] + found["code_bytes"]
     assert f"{found['workspace_bytes']:,} bytes of RAM, {flash:,} of flash" in done.stdout
-
-
-def test_sign_vectors_are_refused() -> None:
-    source = opened(multi_bit_network(0, 2, position_major=False))
-    with pytest.raises(IntegerError, match="Sign vectors"):
-        project(source, chosen_images(source.network, 1))

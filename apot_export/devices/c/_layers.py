@@ -1,4 +1,4 @@
-"""How a layer is summed: its groups of equal weights, lanes of a word, and bands of rows."""
+"""Where a layer is summed: lanes of a word, and bands of rows."""
 
 from __future__ import annotations
 
@@ -7,42 +7,18 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from apot_export.errors import IntegerError
-from apot_export.integer.fixed_point import signed_digits
+from apot_export.devices.c._weights import SignVectors, Weights
 from apot_export.integer.network import IntegerLayer, IntegerNode, Interval
 from apot_export.network import operations as op
-from apot_export.network.layers import CodedLayer, Layer
 from apot_export.network.planes import Shape
 
-_SUBTRACTED = 0x80
-_POWER = 0x40
 _LANES = ((4, 8), (2, 16), (1, 32))
 """How many lanes a word of 32 bits has, and their bits."""
 _PACKED_BYTES = 16 << 10
 """Bytes that the copied inputs of a band may take, if one row of a lane takes no more."""
-_MOST_MAGNITUDES = 16
-"""Groups are counted and found on the stack."""
-_TAP_COST, _TERM_COST, _GROUP_COST, _WORD_COST, _LANE_COST = 3, 2, 5, 3, 5
-"""Instructions of RV32I for a word: a tap, a power of a group, a group, and lanes taken apart."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Weights:
-    """A layer's weights as groups of those that are multiplied by the same number."""
-
-    code_bits: int
-    entries: NDArray[np.uint8]
-    """[codes, width]: 1 + 2 * group for each code's groups, one more where subtracted; 0: none."""
-    terms: NDArray[np.uint8]
-    """[groups, width]: 64 + power, with 128 where subtracted, and a last 0."""
-    members: NDArray[np.int64]
-    """[codes, 2 * groups]: how often a code is added to, and subtracted from, each group."""
-    cost: float
-    """Instructions a word for an average output, without taking lanes apart."""
-    operations: tuple[int, int]
-    """Additions of numbers and shifts of sums for all outputs, one position each."""
+_WORD_COST, _LANE_COST = 3, 5
+"""Instructions of RV32I for a word, and for a lane that is taken from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,83 +97,6 @@ class Geometry:
         return found
 
 
-def grouped_weights(layer: IntegerLayer, coded: Layer) -> Weights:
-    """Group a layer's weights by magnitude or by power of two, whichever takes less.
-
-    Raises:
-        IntegerError: The weights are sign vectors.
-    """
-    if not isinstance(coded, CodedLayer):
-        raise IntegerError(
-            "Sign vectors have no kernel in C.",
-            where=layer.name,
-            expected="weights as codes",
-            fix="run the packed file with the interpreter, apot_integer.c",
-        )
-    levels = coded.codebook.levels.astype(np.int64)
-    magnitudes = [int(number) for number in np.unique(np.abs(levels)) if number]
-    powers = sorted({shift for number in magnitudes for shift, _ in signed_digits(number)})
-    by_power = [[(powers.index(k), s) for k, s in signed_digits(int(level))] for level in levels]
-    forms = [_form(coded, by_power, [1 << power for power in powers])]
-    if len(magnitudes) <= _MOST_MAGNITUDES:
-        signs = [int(np.sign(level)) for level in levels]
-        by_magnitude = [
-            [(magnitudes.index(abs(int(level))), sign)] if level else []
-            for level, sign in zip(levels, signs, strict=True)
-        ]
-        forms.append(_form(coded, by_magnitude, magnitudes))
-    return min(forms, key=lambda form: form.cost)
-
-
-def _form(
-    coded: CodedLayer,
-    of_codes: list[list[tuple[int, int]]],
-    factors: list[int],
-) -> Weights:
-    width = 1 << (max(1, *map(len, of_codes)) - 1).bit_length()
-    entries = np.zeros((len(of_codes), width), dtype=np.uint8)
-    members = np.zeros((len(of_codes), 2 * len(factors)), dtype=np.int64)
-    for code, groups in enumerate(of_codes):
-        for place, (group, sign) in enumerate(groups):
-            found = 2 * group + (sign < 0)
-            entries[code, place] = 1 + found
-            members[code, found] = 1
-    digits = [signed_digits(factor) for factor in factors]
-    terms = np.zeros((len(factors) or 1, max(map(len, digits), default=0) + 1), dtype=np.uint8)
-    for row, powers in zip(terms, digits, strict=False):
-        for place, (shift, sign) in enumerate(powers):
-            row[place] = _POWER | shift | (_SUBTRACTED if sign < 0 else 0)
-    codes = coded.codes.reshape(coded.shape[0], -1)
-    of_output = np.stack([members[row].sum(axis=0) for row in codes])
-    taps = of_output.sum(axis=1)
-    used = of_output.reshape(len(codes), len(factors), 2).any(axis=2)
-    shifts = int((used * np.array(list(map(len, digits)), dtype=np.int64)).sum())
-    cost = _TAP_COST * taps.mean() + (_GROUP_COST * used.sum() + _TERM_COST * shifts) / len(codes)
-    return Weights(
-        code_bits=coded.codebook.bits,
-        entries=entries,
-        terms=terms,
-        members=members,
-        cost=float(cost),
-        operations=(int(taps.sum()) + shifts, shifts),
-    )
-
-
-def starts_of(weights: Weights, coded: CodedLayer, chunk: int) -> tuple[NDArray[np.int64], int]:
-    """Return where every group's taps begin, added and subtracted ones, and the room for all.
-
-    There is room for the most that an output has in a chunk of input channels.
-    """
-    codes = coded.codes.reshape(*coded.shape[:2], -1)
-    most = np.zeros(weights.members.shape[1], dtype=np.int64)
-    for first in range(0, codes.shape[1], chunk):
-        for row in codes[:, first : first + chunk].reshape(len(codes), -1):
-            counts = np.bincount(row, minlength=len(weights.members))
-            most = np.maximum(most, counts @ weights.members)
-    ends = np.cumsum(most)
-    return ends - most, int(ends[-1]) if most.size else 0
-
-
 def geometry_of(
     layer: IntegerLayer,
     weights: Weights,
@@ -252,8 +151,8 @@ def _lanes(
     """Return lanes, their bits, and input channels whose sums fit, for the fewest instructions."""
     inputs = layer.weights.shape[1]
     whole = (1, 32, inputs)
-    if isinstance(operation, op.Linear):
-        return whole  # it has one row
+    if isinstance(operation, op.Linear) or isinstance(weights, SignVectors):
+        return whole  # there is one row, or parts of a sum that no lane may hold
     best, least = whole, math.inf
     for lanes, bits in _LANES:
         chunk = inputs if lanes == 1 else _chunk(layer, source.interval, bits)

@@ -8,19 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from apot_export.devices.c._layers import (
-    Geometry,
-    Weights,
-    geometry_of,
-    grouped_weights,
-    starts_of,
-)
+from apot_export.devices.c._layers import Geometry, geometry_of
 from apot_export.devices.c._steps import Step, Steps
+from apot_export.devices.c._weights import Codes, SignVectors, grouped_weights
 from apot_export.integer import network as integer_op
 from apot_export.integer.network import IntegerNetwork, IntegerNode, Interval
 from apot_export.network import CodedNetwork
 from apot_export.network import operations as op
-from apot_export.network.layers import CodedLayer
 from apot_export.network.memory_plan import Use, plan, rounded_up
 from apot_export.network.planes import Shape
 
@@ -65,11 +59,11 @@ class Sums:
     """What a convolution or product needs beside its step."""
 
     node: IntegerNode
-    weights: Weights
+    weights: Codes | SignVectors
     geometry: Geometry
     wide: bool
     starts: NDArray[np.int64]
-    """Where the taps of each group begin: see apot_kernels.h."""
+    """Where the taps of each group of codes begin: see apot_kernels.h."""
     taps: int
     """How many there is room for."""
 
@@ -92,6 +86,11 @@ class Program:
     output: str
     """The value that holds the logits."""
     tap_bytes: int
+
+    @property
+    def has_sign_vectors(self) -> bool:
+        """Return whether a layer has sign vectors."""
+        return any(isinstance(one.weights, SignVectors) for one in self.sums.values())
 
 
 def scratch_name(step: Step) -> str:
@@ -168,9 +167,8 @@ def _sums(
     operation = step.operation
     assert isinstance(operation, (op.Convolution, op.Linear))
     node, source = nodes[step.name], nodes[step.source]
-    layer, stored = network.layers[operation.layer], coded.layers[operation.layer]
-    weights = grouped_weights(layer, stored)
-    assert isinstance(stored, CodedLayer)
+    layer = network.layers[operation.layer]
+    weights = grouped_weights(coded.layers[operation.layer])
     limit = 1 << 31
     wide = (
         any(post.wide for post in step.posts)
@@ -178,7 +176,10 @@ def _sums(
         or not -limit <= node.interval.low <= node.interval.high < limit
     )
     geometry = geometry_of(layer, weights, operation, source, node, wide=wide)
-    starts, taps = starts_of(weights, stored, geometry.chunk)
+    if isinstance(weights, SignVectors):
+        starts, taps = np.zeros(0, dtype=np.int64), weights.groups * weights.size
+    else:
+        starts, taps = weights.starts(geometry.chunk)
     return Sums(node=node, weights=weights, geometry=geometry, wide=wide, starts=starts, taps=taps)
 
 

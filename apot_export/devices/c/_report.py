@@ -16,15 +16,15 @@ from apot_export.integer import network as integer_op
 from apot_export.integer.fixed_point import signed_digits
 from apot_export.network import operations as op
 
-CODE_BYTES = 14 << 10
+_CODE_BYTES, _SIGN_VECTOR_BYTES = 14 << 10, 1 << 10
 """Machine code of the kernels, at most, of the targets of the Makefile at -O2."""
 _DESCRIPTION_BYTES = 180
 """A step's call, and what describes it to its kernel."""
 STACK_BYTES = 1536
 """Stack that apot_run takes, at most, on these."""
-_DECODED, _COPIED = 36, 14
+_COPIED = 14
 _SEARCHED, _DIGIT, _WRITTEN = 10, 13, 48
-"""Instructions of RV32I: a weight decoded, a pixel copied into a lane, a step of a binary search,
+"""Instructions of RV32I: a pixel copied into a lane, a step of a binary search,
 a digit of a multiplier, and what every result takes besides."""
 
 
@@ -79,6 +79,11 @@ def _step_of(constant: str) -> int:
     return int(digits)
 
 
+def code_bytes(program: Program) -> int:
+    """Return what the machine code of the kernels takes at most."""
+    return _CODE_BYTES + (_SIGN_VECTOR_BYTES if program.has_sign_vectors else 0)
+
+
 def require_fitting(
     program: Program, reports: list[StepReport], flash: int | None, ram: int | None
 ) -> None:
@@ -90,7 +95,7 @@ def require_fitting(
         flash: Bytes of the device for code and constants; None: any.
         ram: Bytes for the workspace and the stack; None: any.
     """
-    needs_flash = sum(one.flash for one in reports) + CODE_BYTES
+    needs_flash = sum(one.flash for one in reports) + code_bytes(program)
     needs_ram = program.workspace + STACK_BYTES
     for given, needed, kind, fix in (
         (flash, needs_flash, "flash", "a network of fewer weights, or of fewer bits"),
@@ -112,7 +117,7 @@ def totals(program: Program, reports: list[StepReport]) -> dict[str, Any]:
     numbers = ("adds", "shifts", "loads", "instructions")
     return {
         "model_bytes": sum(one.flash for one in reports),
-        "code_bytes": CODE_BYTES,
+        "code_bytes": code_bytes(program),
         "workspace_bytes": program.workspace,
         "stack_bytes": STACK_BYTES,
         **{name: sum(getattr(one, name) for one in reports) for name in numbers},
@@ -171,7 +176,6 @@ def _of_sums(program: Program, step: Step) -> _Work:
     outputs = g.groups * g.outputs
     chunks = -(-g.inputs // g.chunk)
     spread = chunks * (3 + 5 * g.lanes)
-    weights_read = outputs * g.inputs * math.prod(g.kernel) * g.bands
     copied = g.groups * g.packed_bytes // g.word * g.lanes * g.bands
     wide = 2 if sums.wide else 1
     return _Work(
@@ -179,7 +183,7 @@ def _of_sums(program: Program, step: Step) -> _Work:
         shifts=shifts,
         loads=adds - shifts,
         instructions=wide * outputs * words * (weights.cost + spread)
-        + weights_read * _DECODED
+        + weights.decoding * g.bands
         + copied * _COPIED,
     )
 

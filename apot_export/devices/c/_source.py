@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from apot_export.devices.c._constants import Constants, literal
 from apot_export.devices.c._program import Program, scratch_places
 from apot_export.devices.c._steps import Post, Step
+from apot_export.devices.c._weights import SignVectors
 from apot_export.errors import IntegerError
 from apot_export.integer import network as integer_op
 from apot_export.integer.fixed_point import signed_digits
 from apot_export.integer.network import Interval
 from apot_export.network import operations as op
-from apot_export.network.layers import CodedLayer
 
 _SHIFTS = "defined(APOT_NO_MULTIPLY)"
 _PRODUCTS = "!defined(APOT_NO_MULTIPLY)"
@@ -80,7 +80,7 @@ class Source:
         """Return model.h; model_c must have been called before."""
         network, program = self.program.network, self.program
         channels, height, width = network.input_shape
-        groups = max((len(one.weights.terms) for one in program.sums.values()), default=1)
+        groups = max((one.weights.groups for one in program.sums.values()), default=1)
         pixels = network.pixels is not None
         reads = (
             "uint8 pixels" if pixels else f"floor(x * 2^{network.input_bits} + 1/2) of float pixels"
@@ -119,6 +119,7 @@ class Source:
                 f"typedef uint{8 * program.tap_bytes}_t apot_tap;",
                 f"#define APOT_LARGEST_GROUPS {groups}",
                 *(["#define APOT_WIDE"] if self.wide else []),
+                *(["#define APOT_SIGN_VECTORS"] if program.has_sign_vectors else []),
                 "",
                 "#ifdef __cplusplus",
                 "}",
@@ -202,21 +203,24 @@ class Source:
 
     def _convolve(self, step: Step, name: str) -> None:
         program, sums = self.program, self.program.sums[step.name]
-        assert isinstance(step.operation, (op.Convolution, op.Linear))
-        layer = program.coded.layers[step.operation.layer]
-        assert isinstance(layer, CodedLayer)
         weights, g = sums.weights, sums.geometry
         add = self.constants.add
-        codes = add("uint8_t", np.append(layer.packed, 0), f"codes{name}")
-        entries = add("uint8_t", weights.entries, f"entries{name}")
+        codes = add("uint8_t", np.append(weights.codes, 0), f"codes{name}")
         terms = add("uint8_t", weights.terms, f"terms{name}")
-        starts = add("uint16_t", sums.starts, f"starts{name}")
+        signs, shift, of_codes = "0, 0, 0, 0", 0, "0, 0"
+        if isinstance(weights, SignVectors):
+            stream = add("uint8_t", np.append(weights.signs, 0), f"signs{name}")
+            runs = (weights.of_output, weights.size, int(weights.position_major))
+            signs = f"{_joined(runs)}, {stream}"
+        else:
+            shift = weights.entries.shape[1].bit_length() - 1
+            entries = add("uint8_t", weights.entries, f"entries{name}")
+            of_codes = f"{entries}, {add('uint16_t', sums.starts, f'starts{name}')}"
         offsets = add("apot_tap", np.array(g.offsets()), f"offsets{name}")
         posts = self._posts(step, name, wide=sums.wide, source=sums.node.interval)
         _, height, width = g.source
         _, rows, columns = g.result
         lane, band = g.lane_rows * g.stride[0], g.band * g.stride[0]
-        shift = weights.entries.shape[1].bit_length() - 1
         members = [
             self._value(step.source),
             _joined((g.groups, g.inputs, g.outputs)),
@@ -227,9 +231,10 @@ class Source:
             _joined((lane, lane * width, band, band * width, g.band * columns, g.stride[1])),
             _joined((-g.padding[0], -g.padding[0] * width, -g.padding[1])),
             _joined((g.lanes, g.lane_bits, weights.code_bits, shift, weights.terms.shape[1])),
-            _joined((len(weights.terms), len(step.posts), g.chunk)),
-            f"{codes}, {entries}, {starts}, {terms}, {offsets}, {posts}",
+            _joined((weights.groups, len(step.posts), g.chunk)),
+            f"{codes}, {of_codes}, {terms}, {offsets}, {posts}",
             _joined(scratch_places(program, step)),
+            *([signs] if program.has_sign_vectors else []),
         ]
         self._declare("apot_convolution", f"c{name}", members)
         self._call("apot_convolve", f"c{name}", wide=sums.wide)

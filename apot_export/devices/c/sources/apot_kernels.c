@@ -51,6 +51,13 @@ typedef struct {
     unsigned count;
 } stream;
 
+static void open_stream(stream *s, const uint8_t *at)
+{
+    s->at = at;
+    s->bits = 0;
+    s->count = 0;
+}
+
 /* Sort the weights of some input channels into groups; return the end of these. */
 static const apot_group *decode(const apot_convolution *c, stream *codes, uint32_t channels,
                                 apot_tap *taps, apot_group *groups)
@@ -106,6 +113,90 @@ static const apot_group *decode(const apot_convolution *c, stream *codes, uint32
     }
     return g;
 }
+
+#ifdef APOT_SIGN_VECTORS
+
+/* --- sign vectors ---------------------------------------------------------------------------- */
+
+typedef struct {
+    stream counts, signs;
+    const uint8_t *terms;
+    uint32_t runs;         /* of the output that have not begun */
+    unsigned left;         /* sign vectors of the run */
+    const apot_tap *place; /* of the run's first weight: of the kernel, and of the channel in the copied inputs */
+    apot_tap base;
+} sign_vectors;
+
+static unsigned next_bits(stream *s, unsigned bits)
+{
+    unsigned found;
+    while (s->count < bits) {
+        s->bits |= (uint32_t)*s->at++ << s->count;
+        s->count += 8;
+    }
+    found = (unsigned)(s->bits & (((uint32_t)1 << bits) - 1));
+    s->bits >>= bits;
+    s->count -= bits;
+    return found;
+}
+
+/* Sort the weights of some sign vectors of an output; return the end of these. Runs without any are passed. */
+static const apot_group *decode_signs(const apot_convolution *c, sign_vectors *s, apot_tap *taps,
+                                      apot_group *g)
+{
+    const apot_tap *const last = c->offsets + c->kernel;
+    const apot_tap end = (apot_tap)times(c->inputs, c->channel_bytes);
+    unsigned room = c->weight_groups;
+    while (room && (s->left || s->runs)) {
+        const apot_tap *place = s->place;
+        apot_tap base = s->base, *added = taps, *subtracted = taps + c->run;
+        uint32_t weights;
+        int found;
+        if (!s->left) {
+            s->left = next_bits(&s->counts, c->code_bits);
+            s->runs--;
+        }
+        found = s->left != 0;
+        g->added = taps;
+        g->subtracted_end = subtracted;
+        for (weights = c->run; weights; weights--) {
+            if (found && next_bits(&s->signs, 1))
+                *added++ = (apot_tap)(base + *place);
+            else
+                *--subtracted = (apot_tap)(base + *place);
+            if (c->by_place) {
+                base = (apot_tap)(base + c->channel_bytes);
+                if (base == end) {
+                    base = 0;
+                    place++;
+                }
+            } else if (++place == last) {
+                place = c->offsets;
+                base = (apot_tap)(base + c->channel_bytes);
+            }
+            ADDED_UP(base);
+        }
+        if (s->left > 1) {
+            s->left--;
+        } else {
+            s->left = 0;
+            s->place = place;
+            s->base = base;
+        }
+        if (found) {
+            g->added_end = added;
+            g->subtracted = subtracted;
+            g->terms = s->terms;
+            s->terms += c->term_bytes;
+            taps += c->run;
+            g++;
+            room--;
+        }
+    }
+    return g;
+}
+
+#endif
 
 /* --- words of 32 and of 64 bits -------------------------------------------------------------- */
 

@@ -92,6 +92,13 @@ typedef struct {
     const apot_tap *offsets;  /* of every place of the kernel in a packed channel, in bytes */
     const apot_post *post;
     uint32_t packed, sums, taps; /* scratch memory, in bytes from the start of the workspace */
+#ifdef APOT_SIGN_VECTORS
+    /* An output's weights are `runs` of `run` weights each. A run is a sum of sign vectors, each times its terms;
+     * `codes` are the numbers of sign vectors, and weight_groups the most sign vectors that are found at once. */
+    uint32_t runs, run;
+    uint8_t by_place;     /* weights in order of places of the kernel, then channels; 0: the other way round */
+    const uint8_t *signs; /* a dense stream of the signs of all sign vectors, 1 where added; NULL: codes */
+#endif
 } apot_convolution;
 
 /* What is done to every number of a value. */

@@ -333,9 +333,13 @@ void CONVOLVE(const apot_convolution *c, uint8_t *workspace)
         stream codes;
         uint32_t groups, channel = 0;
         size_t first = 0, done = before;
-        codes.at = c->codes;
-        codes.bits = 0;
-        codes.count = 0;
+#ifdef APOT_SIGN_VECTORS
+        sign_vectors signs;
+        open_stream(&signs.counts, c->codes);
+        open_stream(&signs.signs, c->signs);
+        signs.terms = c->terms;
+#endif
+        open_stream(&codes, c->codes);
         ADDED_UP(top);
         ADDED_UP(numbers);
         for (groups = c->groups; groups; groups--, first += c->group_numbers) {
@@ -353,6 +357,17 @@ void CONVOLVE(const apot_convolution *c, uint8_t *workspace)
                 ADDED_UP(done);
                 while (sum != sums_end)
                     *sum++ = 0;
+#ifdef APOT_SIGN_VECTORS
+                signs.runs = c->signs ? c->runs : 0;
+                signs.left = 0;
+                signs.place = c->offsets;
+                signs.base = 0;
+                while (signs.left || signs.runs) {
+                    const apot_group *end = decode_signs(c, &signs, taps, found);
+                    NAME(sum_band)(c, base, found, end, sums);
+                }
+                inputs = c->signs ? 0 : inputs;
+#endif
                 while (inputs) {
                     const uint32_t some = inputs < c->chunk ? inputs : c->chunk;
                     const apot_group *end = decode(c, &codes, some, taps, found);
