@@ -59,6 +59,15 @@ class General:
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as one JSON document and nothing else.")
     ] = False
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            "-q",
+            help="Neither progress nor notes; of what was written the path alone, of verify the "
+            "verdict.",
+        ),
+    ] = False
     debug: Annotated[bool, "Show a traceback when something fails."] = False
     max_memory: Annotated[
         int | None,
@@ -259,11 +268,26 @@ class IntegerForm:
         )
 
 
-def printed_as_json(result: Any, general: General) -> bool:
-    """Print a result's stable JSON form where --json is given, and tell whether it was."""
+def printed(result: Any, general: General, brief: object = None) -> bool:
+    """Print a result as JSON, or briefly, where that is wanted, and tell whether it was."""
     if general.as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
+    elif general.quiet and brief is not None:
+        typer.echo(brief)
+        return True
     return general.as_json
+
+
+def chosen(export: Path | None, doing: str, *, quiet: bool) -> Path:
+    """Return an export, by default the newest one, which standard error then names."""
+    if export is not None:
+        return export
+    from apot_export.artifacts.directory import find_newest
+
+    newest = find_newest(Path())
+    if not quiet:
+        typer.echo(f"{doing} {newest} (the newest export here)", err=True)
+    return newest
 
 
 def given(context: typer.Context) -> Mapping[str, str]:

@@ -99,11 +99,11 @@ def _bytes(count: int) -> str:
 # --- convert --------------------------------------------------------------------------------------
 
 
-def print_conversion(result: ConversionResult) -> None:
-    """Show what was recognised in a checkpoint and what was written."""
+def print_conversion(result: ConversionResult, seconds: float) -> None:
+    """Show what was recognised in a checkpoint and what was written, by a clock on the wall."""
     console = console_of_output()
     console.print(Text.assemble(("Converted ", "bold green"), f"to {result.path}/"), soft_wrap=True)
-    console.print(facts_table(_conversion_facts(result)))
+    console.print(facts_table(_conversion_facts(result, seconds)))
     parts = new_table("quantization", "value", "source")
     parts.columns[1].justify = parts.columns[2].justify = "left"
     for part in result.assumptions:
@@ -139,7 +139,7 @@ def print_export_conversion(result: ExportConversion) -> None:
     console.print(table)
 
 
-def _conversion_facts(result: ConversionResult) -> Iterator[tuple[str, str | Text]]:
+def _conversion_facts(result: ConversionResult, seconds: float) -> Iterator[tuple[str, str | Text]]:
     yield "network", f"{result.architecture}, family {result.family}"
     for note in result.notes:
         yield "checkpoint", note
@@ -154,7 +154,8 @@ def _conversion_facts(result: ConversionResult) -> Iterator[tuple[str, str | Tex
         yield "packed file", "entropy-coded"
     if result.integer is not None:
         yield "integer", _integer_line(result.integer)
-    yield "time", f"{result.seconds:.2f} s"
+    loading = seconds - result.seconds
+    yield "time", f"{seconds:.1f} s, {loading:.1f} s of it to load PyTorch and ONNX"
 
 
 def _weight_facts(result: ConversionResult) -> Iterator[tuple[str, str | Text]]:

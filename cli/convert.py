@@ -18,7 +18,7 @@ from ._options import (
     Network,
     Training,
     given,
-    printed_as_json,
+    printed,
 )
 
 if TYPE_CHECKING:
@@ -105,42 +105,47 @@ def convert(
         from apot_export.artifacts.directory import MANIFEST
 
         from . import _render
+        from ._progress import working
 
         options = {**vars(written), "integer": form.choices()}
         directory = options.pop("output")
         if (checkpoint / MANIFEST).is_file():
-            from apot_export.conversion.convert_export import convert_export
-
             _require_options_of_exports(context, checkpoint)
-            again = convert_export(checkpoint, directory, **options)
-            if not printed_as_json(again, general):
+            with working(f"Converting {checkpoint}", quiet=general.quiet):
+                from apot_export.conversion.convert_export import convert_export
+
+                again = convert_export(checkpoint, directory, **options)
+                memory = _memory(again)
+            if not printed(again, general, again.path):
                 _render.print_export_conversion(again)
-                _print_memory(again)
+                typer.echo(memory, nl=bool(memory))
             return
-        from apot_export.conversion.convert import convert as convert_checkpoint
-
-        choices = training.choices()
         options |= network.arguments()
-        result = convert_checkpoint(
-            checkpoint, directory, choices=choices, trust_options=trust_options, **options
-        )
-        if not printed_as_json(result, general):
-            _render.print_conversion(result)
-            _print_memory(result)
+        with working(f"Converting {checkpoint}", quiet=general.quiet) as work:
+            from apot_export.conversion.convert import convert as convert_checkpoint
+
+            choices = training.choices()
+            result = convert_checkpoint(
+                checkpoint, directory, choices=choices, trust_options=trust_options, **options
+            )
+            seconds, memory = work.seconds, _memory(result)
+        if not printed(result, general, result.path):
+            _render.print_conversion(result, seconds)
+            typer.echo(memory, nl=bool(memory))
 
 
-def _print_memory(result: ConversionResult | ExportConversion) -> None:
+def _memory(result: ConversionResult | ExportConversion) -> str:
     """Say what a C project of the integer network takes, if there is one, and one can be made."""
     from apot_export.devices.c.emit import memory_of
     from apot_export.errors import IntegerError
 
     if result.integer is None:
-        return
+        return ""
     try:
         found = memory_of(result.path)
     except IntegerError:  # layers that have no kernel in C
-        return
-    typer.echo(
+        return ""
+    return (
         f"On a microcontroller (apot-export emit c): {found['workspace_bytes']:,} bytes of RAM, "
         f"{found['model_bytes'] + found['code_bytes']:,} of flash"
     )

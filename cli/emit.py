@@ -45,12 +45,14 @@ def emit() -> None:
     """Write C, SystemVerilog or golden vectors of an export."""
 
 
-def _print(found: dict[str, Any], general: General) -> None:
-    if general.as_json:
-        typer.echo(json.dumps(found, indent=2))
-        return
+def _printed_whole(found: dict[str, Any], general: General) -> bool:
+    """Print what was written, as JSON or briefly where that is wanted; tell whether more may be."""
+    if general.as_json or general.quiet:
+        typer.echo(json.dumps(found, indent=2) if general.as_json else found["path"])
+        return False
     files = found["files"]
     typer.echo(f"Wrote {len(files)} files ({sum(files.values()):,} bytes) to {found['path']}")
+    return True
 
 
 @app.command("c", cls=Command)
@@ -89,11 +91,15 @@ def c(
     that they must give, and a Makefile for this machine, RV32I, Cortex-M0+ and Cortex-M4.
     """
     with reported(general):
-        from apot_export.devices.c.emit import emit_c
+        from ._progress import working
 
-        found = emit_c(export, output, images=images, data=data, flash=flash, ram=ram, force=force)
-        _print(found, general)
-        if not general.as_json:
+        with working(f"Writing C of {export}", quiet=general.quiet):
+            from apot_export.devices.c.emit import emit_c
+
+            found = emit_c(
+                export, output, images=images, data=data, flash=flash, ram=ram, force=force
+            )
+        if _printed_whole(found, general):
             _print_steps(found)
             typer.echo(f"Next: make -C {output} run-host")
 
@@ -152,20 +158,22 @@ def rtl(
     Verilator and Yosys.
     """
     with reported(general):
-        from apot_export.devices.rtl.emit import emit_rtl
+        from ._progress import working
 
-        found = emit_rtl(
-            export,
-            output,
-            layers=layer or (),
-            lanes=lanes,
-            images=images,
-            partial=partial,
-            data=data,
-            force=force,
-        )
-        _print(found, general)
-        if not general.as_json:
+        with working(f"Writing SystemVerilog of {export}", quiet=general.quiet):
+            from apot_export.devices.rtl.emit import emit_rtl
+
+            found = emit_rtl(
+                export,
+                output,
+                layers=layer or (),
+                lanes=lanes,
+                images=images,
+                partial=partial,
+                data=data,
+                force=force,
+            )
+        if _printed_whole(found, general):
             typer.echo(f"Next: make -C {output} iverilog")
 
 
@@ -186,7 +194,10 @@ def vectors(
     As vectors.npz, as a C header, and as hexadecimal text.
     """
     with reported(general):
-        from apot_export.devices.vectors import emit_vectors
+        from ._progress import working
 
-        found = emit_vectors(export, output, layer=layer, images=images, data=data, force=force)
-        _print(found, general)
+        with working(f"Writing vectors of {export}", quiet=general.quiet):
+            from apot_export.devices.vectors import emit_vectors
+
+            found = emit_vectors(export, output, layer=layer, images=images, data=data, force=force)
+        _printed_whole(found, general)

@@ -12,7 +12,7 @@ import typer
 
 from ._errors import reported
 from ._groups import Command, with_groups
-from ._options import Dataset, General, InProcess, Weights, printed_as_json
+from ._options import Dataset, General, InProcess, Weights, chosen, printed
 
 app = typer.Typer(no_args_is_help=True, help="Show what an export or a checkpoint holds.")
 
@@ -22,20 +22,9 @@ def inspect() -> None:
     """Show what an export or a checkpoint holds."""
 
 
-def _chosen(path: Path | None) -> Path:
-    """Return a path, by default the newest export's, which standard error then names."""
-    if path is not None:
-        return path
-    from apot_export.artifacts.directory import find_newest
-
-    newest = find_newest(Path())
-    typer.echo(f"Inspecting {newest} (the newest export here)", err=True)
-    return newest
-
-
 def _show(found: Any, general: General, render: Callable[[Any], None], *, plain: bool) -> None:
     """Print a result: as JSON, as lines of a training log, or as tables."""
-    if printed_as_json(found, general):
+    if printed(found, general):
         return
     if plain:
         for line in found.plain_lines():
@@ -65,9 +54,12 @@ def alphas(
     with reported(general, in_process=in_process):
         from apot_export.inspection.thresholds import thresholds
 
+        from ._progress import working
         from ._render import print_thresholds
 
-        found = thresholds(_chosen(path), bits=bits, weights=weights)
+        path = chosen(path, "Inspecting", quiet=general.quiet)
+        with working(f"Inspecting {path}", quiet=general.quiet):
+            found = thresholds(path, bits=bits, weights=weights)
         _show(found, general, print_thresholds, plain=plain)
 
 
@@ -91,7 +83,7 @@ def bits(
 
         from ._render import print_bits
 
-        found = layer_bits(_chosen(path))
+        found = layer_bits(chosen(path, "Inspecting", quiet=general.quiet))
         _show(found, general, print_bits, plain=plain)
 
 
@@ -111,14 +103,14 @@ def integer(
     with reported(general):
         from apot_export.inspection.widths import integer_summary
 
-        chosen = _chosen(path)
-        found = integer_summary(chosen)
+        path = chosen(path, "Inspecting", quiet=general.quiet)
+        found = integer_summary(path)
         if general.as_json:
             typer.echo(json.dumps(dict(found), indent=2))
         else:
             from ._render import print_integer
 
-            print_integer(chosen, found)
+            print_integer(path, found)
 
 
 @dataclass(frozen=True)
@@ -163,15 +155,13 @@ def identify(
     are ranked by accuracy, too.
     """
     with reported(general, in_process=in_process):
-        from ._progress import image_progress
+        from ._progress import working
 
-        with image_progress() as progress:
+        with working(f"Identifying {checkpoint}", quiet=general.quiet) as work:
             from apot_export.inspection.identify import identify as identify_checkpoint
 
-            found = identify_checkpoint(
-                checkpoint, weights=weights, progress=progress, **vars(images)
-            )
-        if not printed_as_json(found, general):
+            found = identify_checkpoint(checkpoint, weights=weights, progress=work, **vars(images))
+        if not printed(found, general):
             from ._render_identify import print_identification
 
             print_identification(found)

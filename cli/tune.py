@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import typer
 
 from ._errors import reported
-from ._options import Export, Force, General, printed_as_json
+from ._options import Export, Force, General, chosen, printed
 
 if TYPE_CHECKING:
     from apot_export.tuning import TuningResult
@@ -58,20 +58,14 @@ def tune(
     faster by more than noise. The native kernels race as well: they need no ONNX model.
     """
     with reported(general, interrupted=_INTERRUPTED):
-        from apot_export.artifacts.directory import find_newest
+        from ._progress import working
 
-        from ._progress import image_progress
-
-        if export is None:
-            export = find_newest(Path())
-            typer.echo(f"Tuning {export} (the newest export here)", err=True)
-        with image_progress() as progress:
+        export = chosen(export, "Tuning", quiet=general.quiet)
+        with working(f"Tuning {export}", quiet=general.quiet) as work:
             from apot_export.tuning import tune as tune_export
 
-            result = tune_export(
-                export, output=output, force=force, progress=progress, **vars(machine)
-            )
-        if not printed_as_json(result, general):
+            result = tune_export(export, output=output, force=force, progress=work, **vars(machine))
+        if not printed(result, general, result.path):
             _print(result)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import typer
 
 from ._errors import reported
-from ._options import Dataset, Export, General, InProcess, Network, Training, printed_as_json
+from ._options import Dataset, Export, General, InProcess, Network, Training, chosen, printed
 
 if TYPE_CHECKING:
     from apot_export.verification import Report
@@ -136,7 +136,8 @@ def verify(
         require_writable(html)
         options = {**shown.arguments(), **vars(comparison), **network.arguments()}
         report = _verified(
-            _newest() if export is None else export,
+            export,
+            quiet=general.quiet or not _REPORTS,
             choices=None if training == Training() else training.choices(),
             **options,
         )
@@ -146,22 +147,14 @@ def verify(
             raise typer.Exit(_FAIL)
 
 
-def _verified(export: Path, **options: Any) -> Report:
-    from ._progress import image_progress
+def _verified(export: Path | None, *, quiet: bool, **options: Any) -> Report:
+    from ._progress import working
 
-    with image_progress() as progress:
+    export = chosen(export, "Verifying", quiet=quiet)
+    with working(f"Verifying {export}", quiet=quiet) as work:
         from apot_export.verification import verify as verify_export
 
-        return verify_export(export, progress=progress, **options)
-
-
-def _newest() -> Path:
-    from apot_export.artifacts.directory import find_newest
-
-    export = find_newest(Path())
-    if _REPORTS:
-        typer.echo(f"Verifying {export} (the newest export here)", err=True)
-    return export
+        return verify_export(export, progress=work, **options)
 
 
 def _show(report: Report, html: Path | None, general: General) -> None:
@@ -170,5 +163,5 @@ def _show(report: Report, html: Path | None, general: General) -> None:
 
     if html is not None:
         write_page(html, report)
-    if not printed_as_json(report, general):
+    if not printed(report, general, report.verdict):
         print_report(report)

@@ -127,6 +127,7 @@ class Run:
         model = (self.directory / ONNX_MODEL).read_bytes()
         sample = self._sample()
         graph = parse_modest_model(model, str(self.directory / ONNX_MODEL))
+        self.progress("loading models", 0, 1)
         opened = self._opened(names, model, graph, sample)
         proofs, of_sides = self._prove(graph, opened, sample)
         measured, notes = self._measure(opened)
@@ -222,12 +223,10 @@ class Run:
         """Compare weights and values of every side; the first process does so for all."""
         module = self.held_to.original.module if self.held_to else None
         device = ort_device(opened.of_model or "ort-cpu", self.device)
-        self.progress("levels", 0, 1)
-        proofs = self.processes.from_first(
+        self.progress(f"levels of {len(sample)} images; next: {len(self.images)} images", 0, 1)
+        return self.processes.from_first(
             lambda: prove_all(module, graph, self.packed, sample, opened, device, self._batches)
         )
-        self.progress("levels", 1, 1)
-        return proofs
 
     def _measure(self, opened: OpenedSides) -> tuple[Measured, tuple[str, ...]]:
         """Run all images on all sides; return the counts, and notes for the report."""

@@ -110,6 +110,7 @@ def _opened(
     """Open everything that a verification needs: the export, the original and the images."""
     device = _device(options.device, processes)
     manifest = read_manifest(directory)
+    progress("opening export and original", 0, 1)
     check_files(directory, manifest)
     packed = load_packed(directory / PACKED_MODEL).network
     alone = options.reference is not None and not (options.dataset or options.data)
