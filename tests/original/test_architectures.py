@@ -20,6 +20,7 @@ from apot_export.errors import BitWidthError, RecognitionError
 from apot_export.network import CodedLayer
 from apot_export.original import architectures
 from apot_export.original.choices import Choices
+from apot_export.original.original import Original
 from apot_export.original.parts import stated_parts
 from apot_export.original.published import load_original
 from apot_export.original.quantization import LayerBits, Stated
@@ -42,7 +43,7 @@ SMALL = ("ResNet-20 (CIFAR)", "ResNet-14 (MNIST)", "MobileNetV2")
 
 def check(
     path: Path, images: np.ndarray[tuple[int, ...], np.dtype[np.float32]], choices: Choices
-) -> None:
+) -> Original:
     channels, height, width = images.shape[1:]
     original = load_original(path, choices, (channels, height, width))
     network = encode_network(
@@ -67,14 +68,14 @@ def check(
     assert bool(quantized) == (found.compared > 0)
     plain = open_session(serialise(model), "cpu").run(images)
     assert np.isfinite(plain).all()
+    return original
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_architecture(name: str, tmp_path: Path) -> None:
     path = tmp_path / "network_4bit.pth.tar"
     images = write_checkpoint(path, name, "apot-v2", images=1, size=SMALLER.get(name))
-    assert load_original(path, Choices()).architecture.name == name
-    check(path, images.numpy(), Choices())
+    assert check(path, images.numpy(), Choices()).architecture.name == name
 
 
 @pytest.mark.parametrize("family", ["apot-v1", "apot-v2"])
@@ -118,12 +119,8 @@ def test_the_first_release(name: str, bits: int, tmp_path: Path) -> None:
     size = 64 if "ImageNet" in name else None
     images = write_checkpoint(path, name, "first-release", images=1, size=size)
     choices = Choices(bits=bits, family="first-release")
-    original = load_original(path, choices)
-    assert (original.quantization.method, original.quantization.activation_method) == (
-        "apot",
-        "uniform",
-    )
-    check(path, images.numpy(), choices)
+    quantization = check(path, images.numpy(), choices).quantization
+    assert (quantization.method, quantization.activation_method) == ("apot", "uniform")
 
 
 def test_the_first_release_of_resnet_34(tmp_path: Path) -> None:
@@ -145,9 +142,8 @@ def test_weights_and_activations_have_level_sets_apart(
     choices = Choices(
         bits=3, activation_bits=4, method=weights, activation_method=activations, first_last="float"
     )
-    quantization = load_original(path, choices).quantization
+    quantization = check(path, images.numpy(), choices).quantization
     assert (quantization.method, quantization.activation_method) == (weights, activations)
-    check(path, images.numpy(), choices)
 
 
 @pytest.mark.parametrize(
@@ -217,8 +213,7 @@ def test_zeros_without_a_sign(family: str, bits: int, tmp_path: Path) -> None:
     name = "ResNet-14 (MNIST)" if family == "apot-v2" else "ResNet-20 (CIFAR)"
     images = write_checkpoint(path, name, family, images=1)
     choices = Choices(bits=bits, activation_bits=4, unsigned_zeros=True)
-    check(path, images.numpy(), choices)
-    original = load_original(path, choices)
+    original = check(path, images.numpy(), choices)
     layer = next(layer for layer in original.module.modules() if isinstance(layer, QuantConv2d))
     weights = layer.quantized_weight().numpy()
     assert (weights == 0).any()

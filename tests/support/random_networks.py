@@ -17,7 +17,11 @@ from apot_export.original.architectures.small import LeNet5, SmallVgg
 def resnet(
     blocks: tuple[int, ...], image: tuple[int, int, int], width: int, *, bottleneck: bool = False
 ) -> Callable[[], nn.Module]:
-    """Return the constructor of a ResNet with ten classes."""
+    """Return the constructor of a ResNet with ten classes.
+
+    Large ones of the tests are as narrow as small ones: the same layers, of a sixteenth of the
+    weights. The published ResNet-18 has them all.
+    """
     return partial(
         ResNet, blocks=blocks, bottleneck=bottleneck, width=width, image=image, classes=10
     )
@@ -33,11 +37,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "ResNet-164 (CIFAR)": (resnet((18, 18, 18), CIFAR, 16, bottleneck=True), CIFAR),
     "ResNet-14 (MNIST)": (resnet((2, 1, 1, 2), MNIST, 16), MNIST),
     "ResNet-50 (MNIST)": (resnet((3, 4, 6, 3), MNIST, 16, bottleneck=True), MNIST),
-    "ResNet-18 (ImageNet)": (resnet((2, 2, 2, 2), IMAGENET, 64), IMAGENET),
-    "ResNet-34 (ImageNet)": (resnet((3, 4, 6, 3), IMAGENET, 64), IMAGENET),
-    "ResNet-50 (ImageNet)": (resnet((3, 4, 6, 3), IMAGENET, 64, bottleneck=True), IMAGENET),
-    "ResNet-101 (ImageNet)": (resnet((3, 4, 23, 3), IMAGENET, 64, bottleneck=True), IMAGENET),
-    "ResNet-152 (ImageNet)": (resnet((3, 8, 36, 3), IMAGENET, 64, bottleneck=True), IMAGENET),
+    "ResNet-18 (ImageNet)": (resnet((2, 2, 2, 2), IMAGENET, 16), IMAGENET),
+    "ResNet-34 (ImageNet)": (resnet((3, 4, 6, 3), IMAGENET, 16), IMAGENET),
+    "ResNet-50 (ImageNet)": (resnet((3, 4, 6, 3), IMAGENET, 16, bottleneck=True), IMAGENET),
+    "ResNet-101 (ImageNet)": (resnet((3, 4, 23, 3), IMAGENET, 16, bottleneck=True), IMAGENET),
+    "ResNet-152 (ImageNet)": (resnet((3, 8, 36, 3), IMAGENET, 16, bottleneck=True), IMAGENET),
     "MobileNetV2": (lambda: MobileNetV2(10), IMAGENET),
     "VGG-small": (lambda: SmallVgg(10), CIFAR),
     "LeNet5": (LeNet5, MNIST),
