@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import nn
 
 from apot_export.artifacts.onnx_model import lowering
 from apot_export.artifacts.onnx_model.functions import WINOGRAD
@@ -18,6 +24,7 @@ from apot_export.encoding.capture import capture
 from apot_export.encoding.encode import encode_network
 from apot_export.network import (
     AveragePool,
+    CodedNetwork,
     Convolution,
     QuantizeActivation,
 )
@@ -27,6 +34,7 @@ from apot_export.original.published import load_original
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification.proof.levels import compare_levels
 from tests.support.networks import (
+    Floats,
     affine,
     coded,
     every_operation,
@@ -154,6 +162,36 @@ def test_matrices_of_every_codebook(book: Codebook, target: str) -> None:
         assert assert_every_value_is_the_oracles(net, target, random_images(net, 3)) == 2 * 3 * 12
 
 
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """A network of an architecture, and what it computes as the portable model."""
+
+    module: nn.Module
+    net: CodedNetwork
+    images: Floats
+    portable: dict[str, NDArray[Any]]
+
+    @staticmethod
+    @cache
+    def of(family: str, name: str, choices: Choices) -> Encoded:
+        """Make one, the same for all targets."""
+        file = "network_32bit.pth.tar" if choices.bits == 32 else "network.pth.tar"
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / file
+            size = 64 if name == "MobileNetV2" else None  # 224 shows no other layers
+            images = write_checkpoint(path, name, family, images=1, size=size).numpy()
+            channels, height, width = shape = images.shape[1:]
+            original = load_original(path, choices, (channels, height, width))
+        net = encode_network(capture(original.module, shape, original.multi_bit))
+        portable = values_of(net, "portable", images)
+        return Encoded(module=original.module, net=net, images=images, portable=portable)
+
+
+def values_of(net: CodedNetwork, target: str, images: Floats) -> dict[str, NDArray[Any]]:
+    session = open_session(with_outputs(model_of(net, target)), "cpu")
+    return integers_as_such(net, session.run_all(images))
+
+
 @pytest.mark.parametrize("target", FAST)
 @pytest.mark.parametrize(
     ("family", "name", "choices"),
@@ -172,23 +210,16 @@ def test_matrices_of_every_codebook(book: Codebook, target: str) -> None:
     ids=str,
 )
 def test_architectures_and_level_sets(
-    family: str, name: str, choices: Choices, target: str, tmp_path: Path
+    family: str, name: str, choices: Choices, target: str
 ) -> None:
-    path = tmp_path / ("network_32bit.pth.tar" if choices.bits == 32 else "network.pth.tar")
-    images = write_checkpoint(path, name, family, images=1).numpy()
-    original = load_original(path, choices)
-    net = encode_network(
-        capture(original.module, original.architecture.input_shape, original.multi_bit)
-    )
-    values, portable = (
-        integers_as_such(net, open_session(with_outputs(model), "cpu").run_all(images))
-        for model in (model_of(net, target), model_of(net))
-    )
-    assert values.keys() == portable.keys()
+    encoded = Encoded.of(family, name, choices)
+    values = values_of(encoded.net, target, encoded.images)
+    assert values.keys() == encoded.portable.keys()
     for name_, value in values.items():
-        assert (value.dtype == np.float32) == (portable[name_].dtype == np.float32)
-        assert value.shape == portable[name_].shape
-    found = compare_levels(original.module, images, values)
+        portable = encoded.portable[name_]
+        assert (value.dtype == np.float32) == (portable.dtype == np.float32)
+        assert value.shape == portable.shape
+    found = compare_levels(encoded.module, encoded.images, values)
     assert found.unexplained == 0, found.offenders
     assert found.values_outside == 0, found.offenders
 
