@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import re
 import sys
 import traceback
@@ -63,6 +64,11 @@ _LEAVES = (
 
 _NUMBERWISE = (nn.modules.batchnorm._BatchNorm, nn.ReLU, nn.Hardtanh)  # noqa: SLF001 - likewise
 """Modules among them whose results have the shape of their input."""
+
+
+_SUMS = (operator.add, operator.iadd, torch.add)
+"""Functions that make of two alike tensors a third. Run on ones without content, they would have
+PyTorch load its compiler, which takes a second."""
 
 
 class _Proxy(fx.Proxy):
@@ -212,6 +218,8 @@ class _Tracer(fx.Tracer):
                         found.append(_run_on_meta(module, plain, options))
                     elif kind == "call_method":
                         found.append(getattr(plain[0], target)(*plain[1:], **options))
+                    elif target in _SUMS and _alike(plain) and not options:
+                        found.append(plain[0])
                     else:
                         found.append(target(*plain, **options))
             except Exception:  # noqa: BLE001 - whatever the code raises: then nothing is known
@@ -240,6 +248,12 @@ def _run_on_meta(module: nn.Module, args: tuple[Any, ...], options: dict[str, An
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
     return torch.func.functional_call(module, meta, args, options)
+
+
+def _alike(values: Sequence[Any]) -> bool:
+    """Tell whether two values are tensors of one shape and type."""
+    kinds = [(one.shape, one.dtype) for one in values if isinstance(one, torch.Tensor)]
+    return len(kinds) == len(values) and kinds[0] == kinds[-1]
 
 
 def _mapped(values: Any, change: Callable[[Any], Any]) -> Any:
