@@ -154,7 +154,7 @@ def test_a_cache_that_cannot_be_written_is_a_clear_error(
 
 
 def test_a_library_that_does_not_load_is_a_clear_error(tmp_path: Path) -> None:
-    path = tmp_path / "libapot_fast.so"
+    path = tmp_path / "libapot.so"
     path.write_bytes(b"no library")
     with pytest.raises(KernelError, match="cannot be loaded") as caught:
         Library(path)

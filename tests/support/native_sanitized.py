@@ -15,13 +15,16 @@ from apot_export.network import CodedNetwork
 from apot_export.network.codebook import apot
 from apot_export.runtimes.native import compile_network
 from apot_export.runtimes.native._library import Library, compile_kernels
+from apot_export.runtimes.native._lower import lower
 from tests.support.native_checks import byte_levels, differences, signed_byte_levels
 from tests.support.networks import Builder, images_of, quantizer
 from tests.support.packed_parts import changed_files, is_small, sound_files
+from tests.support.plans import OK, changed_plans, opened, run
 from tests.support.random_coded_networks import INPUTS, plane_network, random_network
 from tests.support.sanitizers import flags
 
 CHANGED_FILES = 60
+CHANGED_PLANS = 60
 
 
 def transformed(size: tuple[int, int]) -> CodedNetwork:
@@ -52,7 +55,21 @@ def main() -> None:
             with suppress(KernelError), np.errstate(all="ignore"):
                 compile_network(found, threads=2, library=library).run(images_of(found, 2))
                 files += 1
-    print(json.dumps({"networks": len(networks), "compared": compared, "files": files}))  # noqa: T201 - its result
+    counts = {"networks": len(networks), "compared": compared, "files": files}
+    print(json.dumps(counts | run_changed_plans(library, networks)))  # noqa: T201 - its result
+
+
+def run_changed_plans(library: Library, networks: list[CodedNetwork]) -> dict[str, int]:
+    """Run plans that were changed and yet are taken for sound; count these, and those refused."""
+    counts = {"refused plans": 0, "sound plans": 0}
+    for seed, network in enumerate(networks):
+        for plan in changed_plans(lower(network).plan(), seed, CHANGED_PLANS):
+            status, handle = opened(library, plan)
+            counts["sound plans" if status == OK else "refused plans"] += 1
+            if status == OK:
+                run(library, handle, 3, 1)
+                library.functions.apot_close(handle)
+    return counts
 
 
 def read(path: Path, content: bytes) -> CodedNetwork | None:

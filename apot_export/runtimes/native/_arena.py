@@ -1,4 +1,4 @@
-"""The memory of a program: values in one arena, constants in large pieces."""
+"""The memory of a program: values in one arena, constants in its plan."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from numpy.typing import NDArray
 from apot_export.network import Concat, Convolution, Pair, Shape
 from apot_export.network.memory_plan import Use, plan
 from apot_export.runtimes.native._fuse import Fused
-from apot_export.runtimes.native._structs import Frame, View
+from apot_export.runtimes.native._structs import LINE, Frame, View
 from apot_export.runtimes.native._weights import POSITIONS, padded
 
-_LINE = 64
-"""Bytes of a cache line."""
 _FLOAT_BYTES = 4
 _PAGE = 1 << 21
-_PIECE = 1 << 25
 _LEAST = 1 << 22
 """Bytes from which numpy asks for large pages."""
 
@@ -27,7 +24,7 @@ _LEAST = 1 << 22
 def large_memory(size: int) -> NDArray[np.uint8]:
     """Return memory that begins with a large page and, where the system has them, is made of such.
 
-    A network's numbers take thousands of small pages, more than a processor keeps addresses of.
+    A network's values take thousands of small pages, more than a processor keeps addresses of.
     What is never touched takes no memory.
     """
     memory = np.zeros(max(size, _LEAST) + _PAGE, dtype=np.uint8)
@@ -35,22 +32,24 @@ def large_memory(size: int) -> NDArray[np.uint8]:
 
 
 class Constants:
-    """Arrays that live as long as a program, in few large pieces of memory."""
+    """Arrays of a plan, each at the start of a cache line."""
 
-    def __init__(self) -> None:
-        self._pieces: list[NDArray[np.uint8]] = []
-        self._used = 0
+    def __init__(self, start: int) -> None:
+        """Begin behind the first bytes of a plan."""
+        self._pieces = [bytes(-start % LINE)]
+        self.end = start + -start % LINE
+        """The offset behind the last array, from the plan's start."""
 
     def address(self, array: NDArray[Any]) -> int:
-        """Copy an array to the start of an unused cache line; return its address."""
-        size = -(-array.nbytes // _LINE) * _LINE
-        if not self._pieces or self._used + size > self._pieces[-1].size:
-            self._pieces.append(large_memory(max(size, _PIECE)))
-            self._used = 0
-        found = self._pieces[-1][self._used : self._used + array.nbytes]
-        found[...] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        self._used += size
-        return found.ctypes.data
+        """Append an array; return its offset in the plan."""
+        at, piece = self.end, np.ascontiguousarray(array).tobytes()
+        self._pieces += [piece, bytes(-len(piece) % LINE)]
+        self.end += len(piece) + -len(piece) % LINE
+        return at
+
+    def content(self) -> bytes:
+        """Return the bytes of all."""
+        return b"".join(self._pieces)
 
 
 @dataclass(kw_only=True)
@@ -88,7 +87,7 @@ class Buffer:
     @property
     def size(self) -> int:
         """Bytes of the whole, a multiple of a cache line."""
-        return -(-self.plane * (self.channels if self.planes else 1) // _LINE) * _LINE
+        return -(-self.plane * (self.channels if self.planes else 1) // LINE) * LINE
 
     def view(self, margin: Pair = (0, 0), channel: int = 0) -> View:
         """Return the view whose first pixel lies a margin before the value's first."""
@@ -169,7 +168,7 @@ def allocate(
     offsets, total = plan(uses, sizes, [output])
     for name, buffer in buffers.items():
         buffer.offset = offsets[name]
-    return buffers, -(-total // _LINE) * _LINE + _LINE
+    return buffers, -(-total // LINE) * LINE + LINE
 
 
 def reads(step: Fused) -> tuple[str, ...]:

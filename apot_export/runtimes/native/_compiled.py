@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -21,29 +22,30 @@ Observer = Callable[[str, NDArray[Any]], None]
 
 
 class FastNetwork:
-    """A network ready to run on this processor.
+    """A network ready to run on this processor: a plan that the library opened.
 
-    Calls from several threads wait for each other: all use one memory.
+    Calls from several threads wait for each other: all use one workspace.
     """
 
     def __init__(
-        self, network: CodedNetwork, program: Program, library: Library, kernel: int, threads: int
+        self, network: CodedNetwork, program: Program, library: Library, kernels: str, threads: int
     ) -> None:
-        """Take the parts that `compile_network` made."""
+        """Take the parts that `compile_network` made.
+
+        Raises:
+            KernelError: The library refuses the plan.
+        """
         self._network = network
         self._program = program
         self._library = library
-        self._kernel = kernel
-        self.threads = threads
-        """Threads that share the work on an image."""
-        self._lock = threading.Lock()
-        size = program.arena_bytes + threads * program.scratch_bytes
-        self._arena = large_memory(size)
-
-    @property
-    def kernels(self) -> str:
+        self._plan = library.opened(program.plan(), kernels)
+        weakref.finalize(self, library.functions.apot_close, self._plan)
+        self.kernels = kernels
         """Name of the kernels: "avx512_vbmi", "avx512", "avx_vnni", "avx2", "neon" or "plain"."""
-        return self._library.kernels[self._kernel]
+        self.threads = threads
+        """Threads that share the images of a batch, and the rows of those that are left over."""
+        self._lock = threading.Lock()
+        self._workspace = large_memory(library.functions.apot_workspace_bytes(self._plan, threads))
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -74,7 +76,16 @@ class FastNetwork:
         results = np.empty((len(pixels), int(np.prod(shape))), dtype=np.float32)
         with self._lock:
             if observe is None:
-                self._run(pixels, results, 0, len(self._program.steps))
+                self._library.require_done(
+                    self._library.functions.apot_run(
+                        self._plan,
+                        pixels.ctypes.data,
+                        len(pixels),
+                        results.ctypes.data,
+                        self.threads,
+                        self._workspace.ctypes.data,
+                    )
+                )
             else:
                 self._observed(pixels, results, observe)
         return results.reshape(len(pixels), *shape)
@@ -84,45 +95,26 @@ class FastNetwork:
         """One image: (channels, height, width)."""
         return self._network.input_shape
 
-    def run_step(self, index: int, image: NDArray[np.float32], *, projections: bool = True) -> None:
+    def run_step(
+        self, index: int, image: NDArray[np.float32], sums: NDArray[Any] | None = None
+    ) -> None:
         """Run one step on what the steps before it left; for profiles.
 
         Args:
             index: Number of the step.
             image: The image that step 0 reads, float32 [channels, height, width], contiguous.
-            projections: Whether it also writes the levels that others read.
+            sums: Where the sums of a step with weights go, [height, width, channels], int32 where
+                it reads levels, else float32.
         """
-        step = self._program.steps[index]
-        with self._lock:
-            counts = step.finish.projections, step.after.projections
-            if not projections:
-                step.finish.projections = step.after.projections = 0
-            self._run(image[None], None, index, index + 1)
-            step.finish.projections, step.after.projections = counts
-
-    def _run(
-        self, pixels: NDArray[np.float32], results: NDArray[np.float32] | None, begin: int, end: int
-    ) -> None:
-        program = self._program
-        classes = 0 if results is None else results.shape[1]
-        status = self._library.functions.apot_fast_run(
-            program.steps,
-            begin,
-            end,
-            len(pixels),
-            pixels.ctypes.data,
-            int(np.prod(pixels.shape[1:])),
-            None if results is None else results.ctypes.data,
-            classes,
-            program.output.view(),
-            self._arena.ctypes.data,
-            program.arena_bytes,
-            program.scratch_bytes,
+        status = self._library.functions.apot_run_step(
+            self._plan,
+            index,
+            image.ctypes.data,
+            None if sums is None else sums.ctypes.data,
             self.threads,
-            self._kernel,
+            self._workspace.ctypes.data,
         )
-        if status:
-            raise KernelError("The kernels could not start their threads.", got=str(self.threads))
+        self._library.require_done(status)
 
     def _observed(
         self, pixels: NDArray[np.float32], results: NDArray[np.float32], observe: Observer
@@ -135,8 +127,8 @@ class FastNetwork:
                 if sums is not None:
                     found.setdefault(part.name, []).append(sums)
                 for name in part.written:
-                    found.setdefault(name, []).append(program.buffers[name].read(self._arena))
-            result[...] = program.output.read(self._arena).ravel()
+                    found.setdefault(name, []).append(program.buffers[name].read(self._workspace))
+            result[...] = program.output.read(self._workspace).ravel()
         for name, arrays in found.items():
             if name in self._network.shapes:
                 shape = self._network.shapes[name]
@@ -144,15 +136,14 @@ class FastNetwork:
 
     def _traced(self, image: NDArray[np.float32], index: int) -> NDArray[Any] | None:
         """Run a step; return its sums [channels, height, width] if it has weights."""
-        step, sums = self._program.steps[index], self._program.parts[index].sums
+        sums = self._program.parts[index].sums
         if sums is None:
-            self._run(image[None], None, index, index + 1)
+            self.run_step(index, image)
             return None
         channels, height, width = sums
-        trace = np.zeros((height, width, channels), dtype=np.int32 if step.integers else np.float32)
-        step.trace = trace.ctypes.data
-        self._run(image[None], None, index, index + 1)
-        step.trace = None
+        kind = np.int32 if self._program.steps[index].integers else np.float32
+        trace = np.zeros((height, width, channels), dtype=kind)
+        self.run_step(index, image, trace)
         return trace.transpose(2, 0, 1)
 
 
@@ -167,7 +158,7 @@ def compile_network(
 
     Args:
         network: A coded network, for example `load_packed(...).network`.
-        threads: Threads that share the work on an image, 1 to 64.
+        threads: Threads that share the images of a batch, or the rows of an image, 1 to 64.
         kernels: Name of the kernels; None: those that the environment's `APOT_EXPORT_KERNELS`
             names, else the fastest that this processor has the instructions for.
         library: Another build of the kernels; None: that of the user's cache.
@@ -184,7 +175,4 @@ def compile_network(
             got=str(threads),
         )
     found = library or default_library()
-    kernel = found.index_of(kernels)
-    # AVX2 adds products in 16 bits, which transformed levels and weights leave.
-    program = lower(network, winograd=found.kernels[kernel] != "avx2")
-    return FastNetwork(network, program, found, kernel, threads)
+    return FastNetwork(network, lower(network), found, found.chosen(kernels), threads)

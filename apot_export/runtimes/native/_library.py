@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -15,31 +16,17 @@ from apot_export.artifacts.atomic import temporary_folder
 from apot_export.errors import KernelError
 from apot_export.runtimes.compiler import compiler_failure, find_compiler
 from apot_export.runtimes.native._cache import cached
-from apot_export.runtimes.native._structs import Step, View
+from apot_export.runtimes.native._structs import ANY_MEMORY, Options
 
 SOURCES = Path(__file__).parent / "c"
 KERNELS_VARIABLE = "APOT_EXPORT_KERNELS"
 
-# Contraction would round a product and a sum once where the oracle rounds twice.
-_FLAGS = (
-    *("-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fPIC", "-pthread"),
-    *("-ffp-contract=off", "-fno-strict-aliasing"),
-)
-_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mfma")
-_X86_FLAGS: dict[str, tuple[str, ...]] = {
-    "avx512_vbmi.c": (*_AVX512, "-mavx512vbmi"),
-    "avx512.c": _AVX512,
-    "avx_vnni.c": ("-mavx2", "-mfma", "-mavxvnni"),
-    "avx2.c": ("-mavx2", "-mfma"),
-}
-_ARM_FLAGS: dict[str, tuple[str, ...]] = {"neon.c": ("-march=armv8.2-a+dotprod",)}
-_FLAGS_OF_MACHINE: dict[str, dict[str, tuple[str, ...]]] = {
-    "x86_64": _X86_FLAGS,
-    "amd64": _X86_FLAGS,
-    "aarch64": _ARM_FLAGS,
-    "arm64": _ARM_FLAGS,
-}
-_ALWAYS = ("apot_fast.c", "plain.c")
+
+def build_flags() -> dict[str, list[str]]:
+    """Return the compiler's flags by source, "" for those of all, as the Makefile states them."""
+    text = (SOURCES / "Makefile").read_text(encoding="utf-8")
+    lines = re.findall(r"^(\w*?)_?FLAGS := (.*)$", text, re.MULTILINE)
+    return {name: flags.split() for name, flags in lines}
 
 
 def compile_kernels(folder: Path, flags: Sequence[str] = ("-O3",)) -> Path:
@@ -52,28 +39,26 @@ def compile_kernels(folder: Path, flags: Sequence[str] = ("-O3",)) -> Path:
     Raises:
         KernelError: There is no compiler, or it failed.
     """
-    compiler = find_compiler()
-    by_file = _FLAGS_OF_MACHINE.get(platform.machine().lower(), {})
+    compiler, by_file = find_compiler(), build_flags()
+    base = [compiler, *by_file[""], *flags]
     with temporary_folder(folder) as work:
 
         def compiled(name: str) -> str:
-            target = str(work / f"{name}.o")
-            base = [compiler, *_FLAGS, *flags, "-c", str(SOURCES / name), "-o", target]
+            source, target = SOURCES / name, str(work / f"{name}.o")
+            command = [*base, "-c", str(source), "-o", target]
             # A compiler that does not know an instruction set builds the file without it: such a
             # file then says that it has no kernels.
-            if compiler_failure([*base, *by_file.get(name, ())]) and (
-                failure := compiler_failure(base)
+            if compiler_failure([*command, *by_file.get(source.stem, ())]) and (
+                failure := compiler_failure(command)
             ):
                 raise KernelError("The C compiler refused a kernel.", where=name, got=failure)
             return target
 
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            objects = list(pool.map(compiled, (*_ALWAYS, *sorted(_X86_FLAGS | _ARM_FLAGS))))
-        library = work / "libapot_fast.so"
-        failure = compiler_failure(
-            [compiler, *_FLAGS, *flags, "-shared", "-o", str(library), *objects]
-        )
-        if failure:
+            sources = sorted(path.name for path in SOURCES.glob("*.c"))
+            objects = list(pool.map(compiled, sources))
+        library = work / "libapot.so"
+        if failure := compiler_failure([*base, "-shared", "-o", str(library), *objects]):
             raise KernelError("The C compiler did not link the kernels.", got=failure)
         return library.replace(folder / library.name)
 
@@ -85,7 +70,7 @@ class Library:
         """Load a library that `compile_kernels` made.
 
         Raises:
-            KernelError: It cannot be loaded, or has another layout of steps.
+            KernelError: It cannot be loaded.
         """
         try:
             functions = ctypes.CDLL(str(path))
@@ -96,30 +81,46 @@ class Library:
                 got=str(error),
                 fix="let the environment's APOT_EXPORT_CACHE name a folder whose files may run",
             ) from error
-        functions.apot_fast_step_bytes.restype = ctypes.c_size_t
-        functions.apot_fast_kernels.restype = ctypes.c_char_p
         pointer, number = ctypes.c_void_p, ctypes.c_int64
-        functions.apot_fast_run.argtypes = [
-            *(pointer, number, number, number, pointer, number, pointer, number, View),
-            *(pointer, number, number, number, ctypes.c_int),
-        ]
-        if functions.apot_fast_step_bytes() != ctypes.sizeof(Step):
-            raise KernelError(
-                "The library of kernels does not belong to this program.",
-                where=str(path),
-                expected=f"steps of {ctypes.sizeof(Step)} bytes",
-                got=str(functions.apot_fast_step_bytes()),
-                fix="delete it",
-            )
+        functions.apot_message.restype = functions.apot_kernels_at.restype = ctypes.c_char_p
+        functions.apot_open_memory.argtypes = [pointer, ctypes.c_char_p, ctypes.c_size_t, pointer]
+        functions.apot_close.argtypes = [pointer]
+        functions.apot_close.restype = None
+        functions.apot_workspace_bytes.argtypes = [pointer, ctypes.c_int]
+        functions.apot_workspace_bytes.restype = ctypes.c_size_t
+        functions.apot_run.argtypes = [pointer, pointer, number, pointer, ctypes.c_int, pointer]
+        functions.apot_run_step.argtypes = [*(pointer, number), *functions.apot_run.argtypes[1:2]]
+        functions.apot_run_step.argtypes += [pointer, ctypes.c_int, pointer]
         self.functions = functions
         names: list[str] = []
-        while (name := functions.apot_fast_kernels(len(names))) is not None:
+        while (name := functions.apot_kernels_at(len(names))) is not None:
             names.append(name.decode())
         self.kernels = tuple(names)
         """Kernels that this processor has the instructions for, the fastest first."""
 
-    def index_of(self, name: str | None) -> int:
-        """Return the index of kernels by name, or where None the environment's or the fastest.
+    def opened(self, plan: bytes, kernels: str) -> ctypes.c_void_p:
+        """Open a plan that this process made, of any size, and return the handle.
+
+        Raises:
+            KernelError: The library refuses it.
+        """
+        handle = ctypes.c_void_p()
+        options = Options(ctypes.sizeof(Options), kernels.encode(), ANY_MEMORY)
+        self.require_done(
+            self.functions.apot_open_memory(
+                ctypes.byref(handle), plan, len(plan), ctypes.byref(options)
+            )
+        )
+        return handle
+
+    def require_done(self, status: int) -> None:
+        """Raise `KernelError` with the library's words for a status other than 0."""
+        if status:
+            message: bytes = self.functions.apot_message(status)
+            raise KernelError("The kernels did not run.", got=message.decode())
+
+    def chosen(self, name: str | None) -> str:
+        """Return the name of kernels: the one given, else the environment's, else the fastest.
 
         Raises:
             KernelError: This processor, or this build, has no such kernels.
@@ -131,7 +132,7 @@ class Library:
                 expected=", ".join(self.kernels),
                 got=wanted,
             )
-        return self.kernels.index(wanted)
+        return wanted
 
 
 @cache
@@ -141,8 +142,7 @@ def default_library() -> Library:
     Raises:
         KernelError: There is no compiler, it failed, or the cache is not this user's alone.
     """
-    key = hashlib.sha256("\0".join([find_compiler(), platform.machine(), *_FLAGS]).encode())
-    for file in sorted(SOURCES.iterdir()):
+    key = hashlib.sha256(f"{find_compiler()}\x00{platform.machine()}".encode())
+    for file in sorted(path for path in SOURCES.iterdir() if path.is_file()):
         key.update(file.name.encode() + file.read_bytes())
-    key.update(repr((_X86_FLAGS, _ARM_FLAGS)).encode())
     return Library(cached(key.hexdigest()[:32], compile_kernels))

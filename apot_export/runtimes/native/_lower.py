@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +16,14 @@ from apot_export.runtimes.native._arena import Buffer, Constants, allocate, exte
 from apot_export.runtimes.native._fuse import Finish, Fused, fuse, is_depthwise
 from apot_export.runtimes.native._structs import (
     LANES,
+    LINE,
     LONGEST_RUN,
+    MAGIC,
+    VERSION,
     WIDEST_BLOCK,
     Finishing,
     Frame,
+    Header,
     Projection,
     Step,
     StepKind,
@@ -35,7 +40,6 @@ from apot_export.runtimes.native._weights import (
     winograd_weights,
 )
 
-_CHUNK = 64
 _SHUFFLED_ENTRIES = 256
 _FLOAT_BYTES = 4
 _OFFSET_LIMIT = 1 << 31
@@ -62,31 +66,37 @@ class Program:
     """What each step computes."""
     buffers: dict[str, Buffer]
     output: Buffer
-    arena_bytes: int
-    scratch_bytes: int
-    """Of each thread, behind the arena."""
     constants: Constants
     """What the addresses in the steps point to."""
+    header: Header
+    """Sizes; `plan` completes it."""
+
+    def plan(self) -> bytes:
+        """Return the plan: a header, constants and steps, as `c/apot_steps.h` says."""
+        header = Header.from_buffer_copy(self.header)
+        header.magic, header.version, header.step_bytes = MAGIC, VERSION, ctypes.sizeof(Step)
+        header.steps_at, header.steps = self.constants.end, len(self.steps)
+        header.size = header.steps_at + ctypes.sizeof(self.steps)
+        behind = Header.checksum.offset + Header.checksum.size
+        rest = bytes(header)[behind:] + self.constants.content() + bytes(self.steps)
+        header.checksum = zlib.crc32(rest)
+        return bytes(header)[:behind] + rest
 
 
-def lower(network: CodedNetwork, *, winograd: bool = True) -> Program:
+def lower(network: CodedNetwork) -> Program:
     """Lower a network.
-
-    Args:
-        network: A coded network.
-        winograd: Whether convolutions may take their sums by Winograd's algorithm.
 
     Raises:
         KernelError: An operation or a layer has no kernel.
     """
-    return _Lowering(network, winograd=winograd).program()
+    return _Lowering(network).program()
 
 
 class _Lowering:
-    def __init__(self, network: CodedNetwork, *, winograd: bool) -> None:
+    def __init__(self, network: CodedNetwork) -> None:
         self._network = network
         self._fused, output = fuse(network)
-        self._winograd = self._winograds() if winograd else {}
+        self._winograd = self._winograds()
         self._shapes = dict(network.shapes)
         if any(extent > 1 for extent in extents(self._shapes[output])[1:]):
             # The caller's order is channels, rows, columns.
@@ -101,7 +111,7 @@ class _Lowering:
             if isinstance(node.operation, op.QuantizeActivation) and node.name in self._buffers:
                 quantizer = network.input_quantizer(node.operation.layer)
                 self._buffers[node.name].zero = -quantizer.lowest_level
-        self._constants = Constants()
+        self._constants = Constants(ctypes.sizeof(Header))
         self._scratch = 0
 
     def _winograds(self) -> dict[str, Winograd]:
@@ -130,9 +140,20 @@ class _Lowering:
             parts=tuple(parts),
             buffers=self._buffers,
             output=self._output,
-            arena_bytes=self._arena,
-            scratch_bytes=-(-self._scratch // _CHUNK) * _CHUNK,
             constants=self._constants,
+            header=self._header(),
+        )
+
+    def _header(self) -> Header:
+        channels, height, width = extents(self._network.input_shape)
+        return Header(
+            arena_bytes=self._arena,
+            scratch_bytes=-(-self._scratch // LINE) * LINE,
+            channels=channels,
+            height=height,
+            width=width,
+            output_at=self._output.view().at,
+            outputs=self._output.channels,
         )
 
     def _part(self, fused: Fused) -> Part:
@@ -259,7 +280,8 @@ class _Lowering:
         step.kind, step.narrow_run = StepKind.CONVOLVE, packed.narrow_run
         self._read_at(step, offsets)
         step.weights = self._constants.address(packed.weights)
-        step.high_weights = None if packed.high is None else self._constants.address(packed.high)
+        if packed.high is not None:
+            step.high_weights = self._constants.address(packed.high)
         step.group_blocks = -(-lanes // WIDEST_BLOCK)
         step.blocks = step.group_blocks * packed.groups
         item = 1 if step.integers else _FLOAT_BYTES
@@ -315,8 +337,8 @@ class _Lowering:
 
     def _projection(self, to: Buffer, quantizer: ActivationQuantizer) -> Projection:
         table = quantizer.table
-        chunks = -(-len(table) // _CHUNK)
-        levels = np.zeros(chunks * _CHUNK, dtype=np.uint8)
+        chunks = -(-len(table) // LINE)
+        levels = np.zeros(chunks * LINE, dtype=np.uint8)
         levels[: len(table)] = table - quantizer.lowest_level
         kind = TableKind.SHUFFLED if len(table) <= _SHUFFLED_ENTRIES else TableKind.INDEXED
         if np.array_equal(levels[: len(table)], (np.arange(len(table)) + 1) // 2):

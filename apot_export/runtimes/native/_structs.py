@@ -1,4 +1,4 @@
-"""The structures of `c/apot_fast.h`, which Python fills and the kernels read."""
+"""The structures of `c/apot_steps.h`: a plan as Python writes it and the kernels read it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ LONGEST_RUN = 7
 PROJECTIONS = 2
 """Quantizers that a step can feed beside its floats."""
 
-_number, _pointer, _float = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+MAGIC, VERSION = b"apotplan", 1
+LINE = 64
+"""Bytes of a cache line, at multiples of which constants begin."""
+ANY_MEMORY = (1 << 64) - 1
+
+_number, _float = ctypes.c_int64, ctypes.c_float
 
 
 def _numbers(names: str) -> list[tuple[str, type[ctypes.c_int64]]]:
@@ -60,8 +65,8 @@ class Projection(ctypes.Structure):
     """Floats to levels."""
 
     _fields_ = (
-        *(("to", View), ("border", Frame), ("table", _pointer)),
-        *_numbers("kind chunks"),
+        *(("to", View), ("border", Frame)),
+        *_numbers("table kind chunks"),
         *(("scale", _float), ("first", _float), ("last", _float), ("below", _number)),
     )
 
@@ -70,8 +75,7 @@ class Finishing(ctypes.Structure):
     """What happens to a sum."""
 
     _fields_ = (
-        *(("scale", _pointer), ("bias", _pointer)),
-        *_numbers("has_addend bounds stored projections"),
+        *_numbers("scale bias has_addend bounds stored projections"),
         *(("addend", View), ("to", View), ("border", Frame)),
         ("levels", Projection * PROJECTIONS),
         *(("low", _float), ("high", _float)),
@@ -85,12 +89,30 @@ class Step(ctypes.Structure):
         *_numbers("kind integers height width channels input_height input_width"),
         ("from_", View),
         *_numbers("stride_y stride_x kernel_y kernel_x pad_y pad_x"),
-        *(("offsets", _pointer), ("taps", _number)),
-        *(("weights", _pointer), ("high_weights", _pointer)),
+        *_numbers("offsets taps weights high_weights"),
         *_numbers("group_blocks group_bytes blocks run narrow_run planes rows columns"),
-        *_numbers("winograd offset"),
-        *(("corrections", _pointer), ("trace", _pointer), ("finish", Finishing)),
+        *_numbers("winograd offset corrections"),
+        ("finish", Finishing),
         *_numbers("pooled pool_height pool_width pool_kernel_y pool_kernel_x"),
         *_numbers("pool_stride_y pool_stride_x pool_pad_y pool_pad_x ring_bytes"),
         ("after", Finishing),
+    )
+
+
+class Options(ctypes.Structure):
+    """How a plan is opened: `apot_options` of `c/apot.h`."""
+
+    _fields_ = (
+        *(("size", ctypes.c_size_t), ("kernels", ctypes.c_char_p)),
+        ("max_memory", ctypes.c_uint64),
+    )
+
+
+class Header(ctypes.Structure):
+    """The start of a plan."""
+
+    _fields_ = (
+        ("magic", ctypes.c_char * len(MAGIC)),
+        *_numbers("version step_bytes checksum size steps_at steps arena_bytes scratch_bytes"),
+        *_numbers("channels height width output_at outputs"),
     )

@@ -1,5 +1,5 @@
 /* AVX2 without VNNI: pair sums in 16 bits where a layer's bound allows, else 16-bit factors. */
-#include "apot_fast.h"
+#include "apot_steps.h"
 
 #if defined(__AVX2__) && defined(__FMA__)
 #include "avx2.h"

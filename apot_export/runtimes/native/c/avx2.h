@@ -1,5 +1,5 @@
 /* 256-bit kernels; products of levels and weights by VNNI where the including file has it. */
-#include "apot_fast.h"
+#include "apot_steps.h"
 
 #include <immintrin.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* AVX-512 with VNNI (Cascade Lake onwards). */
-#include "apot_fast.h"
+#include "apot_steps.h"
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #include "avx512.h"

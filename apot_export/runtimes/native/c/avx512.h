@@ -1,6 +1,6 @@
 /* 512-bit kernels: 64 products of levels and weights an instruction. Tables of levels are permuted
  * by bytes where the including file has VBMI, else by pairs of bytes. */
-#include "apot_fast.h"
+#include "apot_steps.h"
 
 #include <immintrin.h>
 #include <string.h>

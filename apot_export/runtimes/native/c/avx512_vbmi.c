@@ -1,5 +1,5 @@
 /* AVX-512 with VNNI and VBMI (Ice Lake and Zen 4 onwards). */
-#include "apot_fast.h"
+#include "apot_steps.h"
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VBMI__)
 #include "avx512.h"

@@ -1,5 +1,5 @@
 /* AVX-VNNI: 32 products of levels and weights an instruction. */
-#include "apot_fast.h"
+#include "apot_steps.h"
 
 #if defined(APOT_EVEX_DOT) && defined(__AVX512VNNI__) && defined(__AVX512VL__)
 #define DOT _mm256_dpbusd_epi32 /* so that a processor with AVX-512 alone can test this file */

@@ -1,6 +1,6 @@
 /* ARM with the dot product extension. Levels are shifted to signed bytes, and the shift's share
  * of every sum, 128 times the sum of the weights, is added again. */
-#include "apot_fast.h"
+#include "apot_steps.h"
 
 #if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
@@ -106,11 +106,21 @@ static void float_tile(
 #include "tiles.h"
 #include "winograd.h"
 
+static void finish_row(
+    const finishing *f, uint8_t *arena, const void *sums, ptrdiff_t pixel, int integers,
+    int64_t pixels, int64_t groups, int64_t channel, int64_t y, int64_t x)
+{
+    apot_plain()->finish(f, arena, sums, pixel, integers, pixels, groups, channel, y, x);
+}
+
+static void maximum(float *to, const float *other, int64_t count)
+{
+    apot_plain()->maximum(to, other, count);
+}
+
 const kernels *apot_neon(void)
 {
-    static kernels found = KERNELS("neon", NULL, NULL, spread, collect);
-    found.finish = apot_plain()->finish;
-    found.maximum = apot_plain()->maximum;
+    static const kernels found = KERNELS("neon", finish_row, maximum, spread, collect);
 #ifdef __linux__
     return getauxval(AT_HWCAP) & DOT_PRODUCT ? &found : NULL;
 #else

@@ -1,5 +1,5 @@
 /* Plain C: right everywhere, and what the other kernels are compared with. */
-#include "apot_fast.h"
+#include "apot_steps.h"
 
 #include <string.h>
 

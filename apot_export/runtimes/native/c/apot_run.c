@@ -1,5 +1,5 @@
 /* Runs steps: cuts values into tiles and rows, shares them among threads. */
-#include "apot_fast.h"
+#include "apot_steps.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_THREADS 64
 #define SPINS 2000 /* looks at a barrier before the processor is given to others */
 
 /* A thread's share of an image: `part` of `parts`, with bytes of its own. */
@@ -15,6 +14,7 @@ typedef struct {
     const kernels *by;
     uint8_t *arena, *scratch;
     const float *image;
+    void *trace; /* where the sums go, [height, width, channels], or NULL */
     int64_t part, parts;
 } worker;
 
@@ -60,10 +60,10 @@ static void clear_borders(uint8_t *arena, const finishing *f)
 /* --- convolutions ---------------------------------------------------------------------------- */
 
 static void write_trace(
-    const step *s, const int32_t *sums, int64_t pixels, int64_t groups, int64_t channel, int64_t y,
+    const worker *w, const step *s, const int32_t *sums, int64_t pixels, int64_t groups, int64_t channel, int64_t y,
     int64_t x)
 {
-    int32_t *to = (int32_t *)s->trace + (y * s->width + x) * s->channels;
+    int32_t *to = (int32_t *)w->trace + (y * s->width + x) * s->channels;
     for (int64_t p = 0; p < pixels; p++)
         for (int64_t c = 0; c < groups * LANES && channel + c < s->channels; c++)
             memcpy(to + p * s->channels + channel + c, sums + p * groups * LANES + c, 4);
@@ -128,8 +128,8 @@ static void convolve_runs(
         sums[i] += s->corrections[b->channel + i % (b->groups * LANES)];
     for (int64_t i = 0; i < runs; i++) {
         const int32_t *part = sums + i * s->run * b->groups * LANES;
-        if (s->trace)
-            write_trace(s, part, s->run, b->groups, b->channel, at[i].y, at[i].x);
+        if (w->trace)
+            write_trace(w, s, part, s->run, b->groups, b->channel, at[i].y, at[i].x);
         w->by->finish(
             f, w->arena, part, b->groups * LANES * 4, (int)s->integers, s->run, b->groups,
             b->channel, ring_rows ? at[i].y % ring_rows : at[i].y, at[i].x);
@@ -158,8 +158,8 @@ static void convolve_planes(
             int64_t inside = s->width - x < 2 * s->run ? s->width - x : 2 * s->run;
             if (y >= s->height)
                 continue;
-            if (s->trace)
-                write_trace(s, part, inside, b->groups, b->channel, y, x);
+            if (w->trace)
+                write_trace(w, s, part, inside, b->groups, b->channel, y, x);
             w->by->finish(
                 f, w->arena, part, b->groups * LANES * 4, 1, inside, b->groups, b->channel, y, x);
         }
@@ -224,25 +224,19 @@ static void maximum_row(
     int64_t width, float *to)
 {
     int64_t channels = padded(s->channels);
+    int64_t top = y * s->pool_stride_y - s->pool_pad_y;
     for (int64_t x = 0; x < s->pool_width; x++, to += channels) {
         int started = 0;
-        for (int64_t i = 0; i < s->pool_kernel_y; i++) {
-            int64_t row = y * s->pool_stride_y + i - s->pool_pad_y;
-            if (row < 0 || row >= height)
-                continue;
-            for (int64_t j = 0; j < s->pool_kernel_x; j++) {
-                int64_t column = x * s->pool_stride_x + j - s->pool_pad_x;
-                if (column < 0 || column >= width)
-                    continue;
-                const float *a =
-                    (const float *)(from + (ring ? row % ring : row) * v->row + column * v->pixel);
+        int64_t left = x * s->pool_stride_x - s->pool_pad_x;
+        for (int64_t i = top < 0 ? 0 : top; i < top + s->pool_kernel_y && i < height; i++)
+            for (int64_t j = left < 0 ? 0 : left; j < left + s->pool_kernel_x && j < width; j++) {
+                const float *a = (const float *)(from + (ring ? i % ring : i) * v->row + j * v->pixel);
                 if (!started)
                     memcpy(to, a, (size_t)channels * 4);
                 else
                     w->by->maximum(to, a, channels);
                 started = 1;
             }
-        }
         if (!started) /* a window of padding alone, which is minus infinity */
             for (int64_t c = 0; c < channels; c++)
                 to[c] = -__builtin_inff();
@@ -335,8 +329,8 @@ static void rows(const worker *w, const step *s)
             repeat_row(s, w->arena, y, (float *)w->scratch);
         else
             unroll(s, w->arena, (float *)w->scratch);
-        if (s->trace)
-            write_trace(s, (const int32_t *)sums, s->width, channels / LANES, 0, y, 0);
+        if (w->trace)
+            write_trace(w, s, (const int32_t *)sums, s->width, channels / LANES, 0, y, 0);
         w->by->finish(
             &s->finish, w->arena, sums, pixel, s->kind == DEPTHWISE && s->integers, s->width,
             channels / LANES, 0, y, 0);
@@ -347,19 +341,19 @@ static void rows(const worker *w, const step *s)
 static void convolve_and_pool(const worker *w, const step *s)
 {
     finishing f = s->finish;
-    step untraced = *s; /* threads share rows of the ring's edges, and must not both write their sums */
+    worker untraced = *w; /* threads share rows of the ring's edges, and must not both write their sums */
     uint8_t *pooled = w->scratch + s->ring_bytes;
     int64_t channels = padded(s->channels), next = 0;
     f.to.at = w->scratch - w->arena;
     untraced.trace = NULL;
-    if (s->trace) /* also the sums of rows that no window reaches */
+    if (w->trace) /* also the sums of rows that no window reaches */
         for (int64_t y = share(w, s->height, w->part); y < share(w, s->height, w->part + 1); y++)
             convolve_row(w, s, &f, y, s->pool_kernel_y);
     for (int64_t y = share(w, s->pool_height, w->part); y < share(w, s->pool_height, w->part + 1); y++) {
         int64_t first = y * s->pool_stride_y - s->pool_pad_y, last = first + s->pool_kernel_y;
         next = next > first ? next : first > 0 ? first : 0;
         for (; next < last && next < s->height; next++)
-            convolve_row(w, &untraced, &f, next, s->pool_kernel_y);
+            convolve_row(&untraced, s, &f, next, s->pool_kernel_y);
         maximum_row(
             w, s, w->scratch, &f.to, s->pool_kernel_y, y, s->height, s->width, (float *)pooled);
         w->by->finish(
@@ -393,7 +387,7 @@ static void place(const worker *w, const step *s)
     const view *to = &s->finish.to;
     for (int64_t y = share(w, s->height, w->part); y < share(w, s->height, w->part + 1); y++)
         for (int64_t x = 0; x < s->width; x++)
-            memcpy(
+            memmove(
                 w->arena + to->at + y * to->row + x * to->pixel,
                 w->arena + s->from.at + y * s->from.row + x * s->from.pixel, (size_t)s->channels * 4);
 }
@@ -422,52 +416,112 @@ static void run_step(const worker *w, const step *s)
 
 /* --- threads --------------------------------------------------------------------------------- */
 
+/* What the threads of a run share. */
 typedef struct {
-    worker w;
+    const apot_network *network;
     const step *steps;
-    int64_t begin, end, images, image_floats, output_floats;
+    int64_t count, images, threads;
     const float *pixels;
     float *outputs;
-    view output;
-    atomic_long *arrived;
+    void *trace;
+    uint8_t *workspace;
+    atomic_long arrived;
 } job;
 
-/* Wait until every thread came here as often as this one. */
-static void meet(const job *j, long *times)
+typedef struct {
+    job *job;
+    int64_t index;
+} thread;
+
+static int64_t bytes_of_thread(const apot_network *n)
 {
-    if (j->w.parts == 1)
+    return n->plan.arena_bytes + n->plan.scratch_bytes;
+}
+
+/* Wait until every thread came here as often as this one. */
+static void meet(job *j, long *times)
+{
+    if (j->threads == 1)
         return;
-    long all = ++*times * (long)j->w.parts;
-    atomic_fetch_add_explicit(j->arrived, 1, memory_order_acq_rel);
-    for (int spins = 0; atomic_load_explicit(j->arrived, memory_order_acquire) < all; spins++)
+    long all = ++*times * (long)j->threads;
+    atomic_fetch_add_explicit(&j->arrived, 1, memory_order_acq_rel);
+    for (int spins = 0; atomic_load_explicit(&j->arrived, memory_order_acquire) < all; spins++)
         if (spins > SPINS)
             sched_yield();
 }
 
+static void run_image(job *j, worker *w, int64_t image, long *times)
+{
+    const plan *p = &j->network->plan;
+    w->image = j->pixels + image * p->channels * p->height * p->width;
+    for (int64_t i = 0; i < j->count; i++) {
+        run_step(w, &j->steps[i]);
+        if (w->parts > 1)
+            meet(j, times);
+    }
+    if (w->part == 0 && j->outputs)
+        memcpy(j->outputs + image * p->outputs, w->arena + p->output_at, (size_t)p->outputs * 4);
+    if (w->parts > 1)
+        meet(j, times);
+}
+
+/* A thread's images, each for itself, then its rows of those that are left over. */
 static void *work(void *given)
 {
-    job *j = given;
+    const thread *t = given;
+    job *j = t->job;
+    const apot_network *n = j->network;
+    uint8_t *own = j->workspace + t->index * bytes_of_thread(n);
+    worker w = {n->by, own, own + n->plan.arena_bytes, NULL, j->trace, 0, 1};
+    int64_t alone = j->images - j->images % j->threads;
     long times = 0;
-    for (int64_t i = 0; i < j->images; i++) {
-        j->w.image = j->pixels + i * j->image_floats;
-        for (int64_t k = j->begin; k < j->end; k++) {
-            run_step(&j->w, &j->steps[k]);
-            meet(j, &times);
-        }
-        if (j->w.part == 0 && j->outputs)
-            memcpy(
-                j->outputs + i * j->output_floats, j->w.arena + j->output.at,
-                (size_t)j->output_floats * 4);
-        meet(j, &times);
-    }
+    for (int64_t i = t->index; i < alone; i += j->threads)
+        run_image(j, &w, i, &times);
+    meet(j, &times); /* the first thread's values are everybody's from here on */
+    w.arena = j->workspace;
+    w.part = t->index;
+    w.parts = j->threads;
+    for (int64_t i = alone; i < j->images; i++)
+        run_image(j, &w, i, &times);
     return NULL;
+}
+
+static int run_job(job *j)
+{
+    thread threads[APOT_MOST_THREADS];
+    pthread_t others[APOT_MOST_THREADS];
+    int64_t started = 1;
+    for (int64_t i = 0; i < j->threads; i++)
+        threads[i] = (thread){j, i};
+    while (started < j->threads && !pthread_create(&others[started], NULL, work, &threads[started]))
+        started++;
+    int all = started == j->threads;
+    if (all)
+        work(&threads[0]);
+    else /* nobody waits for those that are missing */
+        atomic_fetch_add(&j->arrived, (long)1 << 40);
+    for (int64_t i = 1; i < started; i++)
+        pthread_join(others[i], NULL);
+    return all ? APOT_OK : APOT_NO_THREADS;
+}
+
+/* Run a job in a workspace that begins with a cache line, which the caller's may not. */
+static int run_in(job *j, void *workspace)
+{
+    size_t size = apot_workspace_bytes(j->network, (int)j->threads);
+    uint8_t *own = workspace ? NULL : malloc(size);
+    if (!workspace && !own)
+        return APOT_NO_MEMORY;
+    uint8_t *start = workspace ? workspace : own;
+    j->workspace = start + (-(uintptr_t)start & (PLAN_LINE - 1));
+    int status = run_job(j);
+    free(own);
+    return status;
 }
 
 /* --- what the library exports ---------------------------------------------------------------- */
 
-size_t apot_fast_step_bytes(void) { return sizeof(step); }
-
-static const kernels *kernels_at(int index)
+const kernels *apot_find_kernels(int index)
 {
     typedef const kernels *getter(void);
     getter *const all[] = {
@@ -480,39 +534,43 @@ static const kernels *kernels_at(int index)
     return NULL;
 }
 
-const char *apot_fast_kernels(int index)
+const char *apot_kernels_at(int index)
 {
-    const kernels *found = kernels_at(index);
+    const kernels *found = index < 0 ? NULL : apot_find_kernels(index);
     return found ? found->name : NULL;
 }
 
-int apot_fast_run(
-    const step *steps, int64_t begin, int64_t end, int64_t images, const float *pixels,
-    int64_t image_floats, float *outputs, int64_t output_floats, view output, uint8_t *arena,
-    int64_t scratch, int64_t scratch_bytes, int64_t threads, int kernel)
+static int threads_are_possible(int threads)
 {
-    job jobs[MOST_THREADS];
-    pthread_t others[MOST_THREADS];
-    atomic_long arrived = 0;
-    const kernels *by = kernels_at(kernel);
-    if (!by || threads < 1 || threads > MOST_THREADS)
-        return 1;
-    for (int64_t i = 0; i < threads; i++) {
-        worker w = {by, arena, arena + scratch + i * scratch_bytes, pixels, i, threads};
-        jobs[i] = (job){w, steps, begin, end, images, image_floats, output_floats, pixels,
-                        outputs, output, &arrived};
-    }
-    int64_t started = 1;
-    while (started < threads && !pthread_create(&others[started], NULL, work, &jobs[started]))
-        started++;
-    if (started < threads) { /* fewer than asked for: nobody waits for those that are missing */
-        atomic_fetch_add(&arrived, (long)1 << 40);
-        for (int64_t i = 1; i < started; i++)
-            pthread_join(others[i], NULL);
-        return 2;
-    }
-    work(&jobs[0]);
-    for (int64_t i = 1; i < threads; i++)
-        pthread_join(others[i], NULL);
-    return 0;
+    return threads >= 1 && threads <= APOT_MOST_THREADS;
+}
+
+size_t apot_workspace_bytes(const apot_network *n, int threads)
+{
+    if (!n || !threads_are_possible(threads))
+        return 0;
+    return (size_t)(bytes_of_thread(n) * threads + PLAN_LINE);
+}
+
+int apot_run(
+    const apot_network *n, const float *images, int64_t count, float *outputs, int threads,
+    void *workspace)
+{
+    if (!n || count < 0 || (count && (!images || !outputs)) || !threads_are_possible(threads))
+        return APOT_BAD_ARGUMENT;
+    job j = {.network = n, .steps = n->steps, .count = n->plan.steps, .images = count,
+             .threads = threads, .pixels = images, .outputs = outputs};
+    return count ? run_in(&j, workspace) : APOT_OK;
+}
+
+int apot_run_step(
+    const apot_network *n, int64_t index, const float *image, void *sums, int threads,
+    void *workspace)
+{
+    if (!n || !image || !workspace || index < 0 || index >= n->plan.steps ||
+        !threads_are_possible(threads))
+        return APOT_BAD_ARGUMENT;
+    job j = {.network = n, .steps = n->steps + index, .count = 1, .images = 1, .threads = threads,
+             .pixels = image, .trace = sums};
+    return run_in(&j, workspace);
 }

@@ -1,12 +1,16 @@
-/* Steps of a lowered network and the kernels that run them. `_steps.py` has the same layouts.
+/* Steps of a planned network and the kernels that run them. `_structs.py` has the same layouts.
  *
  * Values lie in one arena, row by row, channels innermost and padded to a multiple of 16 (LANES).
- * Addresses of values are offsets into the arena; addresses of constants are pointers. */
-#ifndef APOT_FAST_H
-#define APOT_FAST_H
+ * Addresses of values are offsets into the arena. Addresses of constants are offsets into the plan
+ * while it is a file, 0 for none; `apot_open` makes pointers of them. */
+#ifndef APOT_STEPS_H
+#define APOT_STEPS_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include "apot.h"
+
+#if __SIZEOF_POINTER__ != 8 || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "libapot needs a 64-bit little-endian processor"
+#endif
 
 #define LANES 16
 #define LONGEST_RUN 7 /* pixels of one row that a tile holds; a tile has one or two such runs */
@@ -81,7 +85,6 @@ typedef struct {
     int64_t winograd, offset;                /* 1: 16 planes to 2 x 2 pixels; of their levels */
     const int32_t *corrections;              /* what offsets of levels add, negated, or NULL:
                                               * [channels], of a winograd step [4][channels] */
-    void *trace;                             /* the sums [height, width, channels], or NULL */
     finishing finish;
     int64_t pooled;    /* MAXIMUM of the finished rows, which lie in a ring, then `after` */
     int64_t pool_height, pool_width, pool_kernel_y, pool_kernel_x, pool_stride_y, pool_stride_x;
@@ -131,17 +134,42 @@ const kernels *apot_avx512_vbmi(void);
 const kernels *apot_avx512(void);
 const kernels *apot_neon(void);
 
-/* --- what the library exports ------------------------------------------------------------------ */
+/* --- plans ------------------------------------------------------------------------------------ */
 
-size_t apot_fast_step_bytes(void);
+#define PLAN_MAGIC "apotplan"
+#define PLAN_VERSION 1
+#define PLAN_LINE 64 /* constants, and the steps behind them, begin at multiples of this */
 
-/* Name of the kernels of an index, NULL behind the last; the first are the fastest. */
-const char *apot_fast_kernels(int index);
+/* The start of a plan. */
+typedef struct {
+    char magic[8];
+    int64_t version, step_bytes;
+    int64_t checksum; /* CRC-32 of all that follows this number */
+    int64_t size;     /* of the file */
+    int64_t steps_at, steps;
+    int64_t arena_bytes, scratch_bytes; /* of an image's values; of a thread */
+    int64_t channels, height, width;    /* of an image */
+    int64_t output_at, outputs;         /* floats in the arena after the last step */
+} plan;
 
-/* Run steps [begin, end) on images one after the other; 0, or an error number. */
-int apot_fast_run(
-    const step *steps, int64_t begin, int64_t end, int64_t images, const float *pixels,
-    int64_t image_floats, float *outputs, int64_t output_floats, view output, uint8_t *arena,
-    int64_t scratch, int64_t scratch_bytes, int64_t threads, int kernel);
+struct apot_network {
+    const kernels *by;
+    plan plan;
+    const step *steps;
+    uint8_t *memory; /* the file, its constants' addresses made pointers */
+};
+
+/* Check all that a run of a plan depends on, and make pointers of the addresses of its constants; 0 if
+ * it would leave its memory. */
+int apot_plan_is_sound(const plan *p, uint8_t *memory, step *steps);
+
+/* Kernels of an index, NULL after the last; the first are the fastest. */
+const kernels *apot_find_kernels(int index);
+
+/* For tests and profiles: run one step on what the steps before it left in the workspace. `image` is
+ * what step 0 reads; `sums`, [height, width, channels] of the step's sums, or NULL. */
+APOT_API int apot_run_step(
+    const apot_network *network, int64_t index, const float *image, void *sums, int threads,
+    void *workspace);
 
 #endif
