@@ -96,6 +96,7 @@ class Output:
             form = integer_form(coded, model, self.integer, preprocessing, module)
         network = form.network if form else None
         files = {ONNX_MODEL: serialise(model), PACKED_MODEL: b""}
+        del model  # of a large network it is as large as the file
         if network is not None:
             of_integers = integer_interface(interface, network)
             interface = with_integer(interface, of_integers)

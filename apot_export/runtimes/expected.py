@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from apot_export.artifacts.sample import Sample
 from apot_export.network import CodedNetwork, oracle
 from apot_export.network.graph import products
-from apot_export.runtimes.onnx_runtime import open_session
+from apot_export.runtimes.onnx_runtime import Session, open_session
 
 _ORACLE_PRODUCTS = 100_000_000
 """Products of activations and weights that the oracle computes in about a second."""
@@ -35,16 +35,20 @@ def with_expected(
     of_oracle = oracle.run(network, sample.inputs[:few]) if few else np.zeros(shape, np.float32)
     return replace(
         sample,
-        # More threads would add up in another order.
-        logits=open_session(model, "cpu", threads=1).run(sample.inputs),
+        logits=_session(model).run(sample.inputs),
         oracle_logits=of_oracle,
         integer_logits=None if integer is None else integer_logits(sample, integer),
     )
 
 
+def _session(model: bytes) -> Session:
+    """Open a model so that it takes little memory; more threads would add up in another order."""
+    return open_session(model, "cpu", threads=1, folded=False)
+
+
 def integer_logits(sample: Sample, model: bytes) -> NDArray[np.int64]:
     """Return what an integer model gives: int64 [N, ...]."""
-    session = open_session(model, "cpu", threads=1)
+    session = _session(model)
     takes_pixels = session.session.get_inputs()[0].type == "tensor(uint8)"
     inputs = sample.inputs
     if takes_pixels and sample.images is not None:
