@@ -178,19 +178,11 @@ def open_session(
     if provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
         with _printing_to_standard_error():
             onnxruntime.preload_dlls()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    options.intra_op_num_threads = threads
-    if profile:
-        options.enable_profiling = True
-        options.profile_file_prefix = profile
-    providers = [(provider, provider_options)]
-    if provider != CPU:
-        providers.append((CPU, {}))
+    providers = [(provider, provider_options), *([] if provider == CPU else [(CPU, {})])]
     try:
         session = onnxruntime.InferenceSession(
             model,
-            options,
+            _options(threads, profile),
             providers=providers,
             enable_fallback=False,
             disabled_optimizers=[] if folded else ["ConstantFolding"],
@@ -209,6 +201,16 @@ def open_session(
             fix="check that CUDA and cuDNN of the versions that onnxruntime-gpu needs are found",
         )
     return Session(session=session, provider=provider, options=provider_options)
+
+
+def _options(threads: int, profile: str) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
+    return options
 
 
 @contextlib.contextmanager
