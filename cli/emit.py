@@ -13,7 +13,7 @@ from ._groups import Command, with_groups
 from ._options import General, parsed_bytes
 
 app = typer.Typer(
-    no_args_is_help=True, help="Write C, SystemVerilog or golden vectors of an export."
+    no_args_is_help=True, help="Write C, a C library, SystemVerilog or golden vectors of an export."
 )
 
 _VECTORS = "Golden vectors"
@@ -42,7 +42,7 @@ Replace = Annotated[
 
 @app.callback()
 def emit() -> None:
-    """Write C, SystemVerilog or golden vectors of an export."""
+    """Write C, a C library, SystemVerilog or golden vectors of an export."""
 
 
 def _printed_whole(found: dict[str, Any], general: General) -> bool:
@@ -118,6 +118,26 @@ def _print_steps(found: dict[str, Any]) -> None:
         numbers = ("flash", "ram", "adds", "shifts", "loads", "instructions")
         table.add_row(step["name"], *(f"{step[number]:,}" for number in numbers))
     console_of_output().print(table)
+
+
+@app.command("native", cls=Command)
+@with_groups
+def native(export: Source, *, output: Output, force: Replace = False, general: General) -> None:
+    """Write libapot, a C library that runs EXPORT's float network as fast as the processor can.
+
+    The native kernels' sources, the plan that the library opens, an example in C++, samples, and a
+    Makefile that builds, runs and installs them.
+    """
+    with reported(general):
+        from ._progress import working
+
+        with working(f"Planning {export}", quiet=general.quiet):
+            from apot_export.devices.native import emit_native
+
+            found = emit_native(export, output, force=force)
+        if _printed_whole(found, general):
+            typer.echo(f"A run takes {found['workspace_bytes']:,} bytes for each thread.")
+            typer.echo(f"Next: make -C {output} run")
 
 
 @app.command("rtl", cls=Command)

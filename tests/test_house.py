@@ -32,7 +32,9 @@ ARROWS: dict[str, set[str]] = {
         *("integer", "artifacts", "runtimes", "downstream"),
     },
     "tuning": {"errors", "_version", "network", "artifacts", "runtimes"},
-    "devices": {"errors", "_version", "network", "integer", "artifacts", "conversion"},
+    "devices": {
+        *("errors", "_version", "network", "integer", "artifacts", "runtimes", "conversion"),
+    },
     "downstream": set(),
 }
 """What each package may import, in the order of the pipeline. A new arrow is a decision."""

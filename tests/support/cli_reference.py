@@ -21,6 +21,7 @@ VERBS = (
     "inspect integer",
     "inspect identify",
     "emit c",
+    "emit native",
     "emit rtl",
     "emit vectors",
 )

@@ -92,6 +92,26 @@ def lower(network: CodedNetwork) -> Program:
     return _Lowering(network).program()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What libapot runs a network by."""
+
+    content: bytes
+    workspace_bytes: int
+    """What a run takes beside the plan, for each thread."""
+
+
+def plan_network(network: CodedNetwork) -> Plan:
+    """Plan a network for libapot, on any processor.
+
+    Raises:
+        KernelError: An operation or a layer has no kernel.
+    """
+    program = lower(network)
+    size = program.header.arena_bytes + program.header.scratch_bytes
+    return Plan(content=program.plan(), workspace_bytes=size)
+
+
 class _Lowering:
     def __init__(self, network: CodedNetwork) -> None:
         self._network = network
