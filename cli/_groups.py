@@ -85,10 +85,11 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 def _options_of(group: Any) -> Iterator[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     for field in dataclasses.fields(group):
+        required = field.default is dataclasses.MISSING
         yield inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
+            default=inspect.Parameter.empty if required else field.default,
             annotation=_annotation(field.name, hints[field.name], group.PANEL),
         )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
@@ -18,26 +19,47 @@ app = typer.Typer(
 
 _VECTORS = "Golden vectors"
 Source = Annotated[Path, typer.Argument(metavar="EXPORT", help="Export directory.")]
-Output = Annotated[
-    Path,
-    typer.Option("--output", "-o", rich_help_panel="Output", help="Directory to write."),
-]
 Images = Annotated[int, typer.Option(min=1, rich_help_panel=_VECTORS, help="How many images.")]
 Data = Annotated[
     Path | None,
     typer.Option(
-        "--data",
         rich_help_panel=_VECTORS,
-        help="A .npy file of images as the network reads them; default: the export's "
-        "samples, then noise.",
+        help="A .npy file of images as the network reads them; default: the export's samples, "
+        "then noise.",
     ),
 ]
-Replace = Annotated[
-    bool,
-    typer.Option(
-        "--force", rich_help_panel="Output", help="Replace what was emitted to this directory."
-    ),
-]
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where a project is written."""
+
+    PANEL: ClassVar[str] = "Output"
+
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory to write.")]
+    force: Annotated[bool, "Replace what was emitted to this directory."] = False
+
+
+@dataclass(frozen=True)
+class Device:
+    """Memory of the device that a project is for."""
+
+    PANEL: ClassVar[str] = "Device"
+
+    flash: Annotated[
+        int | None,
+        typer.Option(
+            parser=parsed_bytes,
+            metavar="BYTES",
+            help="Memory for code and constants, as 256k: an error where it is too little.",
+        ),
+    ] = None
+    ram: Annotated[
+        int | None,
+        typer.Option(
+            parser=parsed_bytes, metavar="BYTES", help="Memory for workspace and stack, as 64k."
+        ),
+    ] = None
 
 
 @app.callback()
@@ -60,35 +82,16 @@ def _printed_whole(found: dict[str, Any], general: General) -> bool:
 def c(
     export: Source,
     *,
-    output: Output,
-    flash: Annotated[
-        int | None,
-        typer.Option(
-            parser=parsed_bytes,
-            metavar="BYTES",
-            show_default=False,
-            help="Memory of the device for code and constants, as 256k: an error where it is too "
-            "little.",
-        ),
-    ] = None,
-    ram: Annotated[
-        int | None,
-        typer.Option(
-            parser=parsed_bytes,
-            metavar="BYTES",
-            show_default=False,
-            help="Memory of the device for the workspace and the stack, as 64k.",
-        ),
-    ] = None,
+    written: Written,
+    device: Device,
     images: Images = 2,
     data: Data = None,
-    force: Replace = False,
     general: General,
 ) -> None:
     """Write a C99 project that runs EXPORT's integer network by additions and shifts.
 
     The network as constants at their bits, kernels without multiplication, samples with the logits
-    that they must give, and a Makefile for this machine, RV32I, Cortex-M0+ and Cortex-M4.
+    that they must give, and a Makefile for this machine, RV32I, Cortex-M0+, M3 and M4.
     """
     with reported(general):
         from ._progress import working
@@ -97,11 +100,16 @@ def c(
             from apot_export.devices.c.emit import emit_c
 
             found = emit_c(
-                export, output, images=images, data=data, flash=flash, ram=ram, force=force
+                export,
+                written.output,
+                images=images,
+                data=data,
+                force=written.force,
+                **vars(device),
             )
         if _printed_whole(found, general):
             _print_steps(found)
-            typer.echo(f"Next: make -C {output} run-host")
+            typer.echo(f"Next: make -C {written.output} run-host")
 
 
 def _print_steps(found: dict[str, Any]) -> None:
@@ -145,10 +153,9 @@ def native(export: Source, *, output: Output, force: Replace = False, general: G
 def rtl(
     export: Source,
     *,
-    output: Output,
+    written: Written,
     layer: Annotated[
-        list[str] | None,
-        typer.Option(help="Name of a layer, which may be repeated; default: all layers of codes."),
+        list[str] | None, "Name of a layer, which may be repeated; default: all layers of codes."
     ] = None,
     lanes: Annotated[
         int,
@@ -168,7 +175,6 @@ def rtl(
         ),
     ] = 16,
     data: Data = None,
-    force: Replace = False,
     general: General,
 ) -> None:
     """Write SystemVerilog of EXPORT's layers, without a multiplier, with testbenches.
@@ -185,16 +191,16 @@ def rtl(
 
             found = emit_rtl(
                 export,
-                output,
+                written.output,
                 layers=layer or (),
                 lanes=lanes,
                 images=images,
                 partial=partial,
                 data=data,
-                force=force,
+                force=written.force,
             )
         if _printed_whole(found, general):
-            typer.echo(f"Next: make -C {output} iverilog")
+            typer.echo(f"Next: make -C {written.output} iverilog")
 
 
 @app.command("vectors", cls=Command)
@@ -202,11 +208,10 @@ def rtl(
 def vectors(
     export: Source,
     *,
-    output: Output,
-    layer: Annotated[str, typer.Option(help="Name of the layer.")],
+    written: Written,
+    layer: Annotated[str, "Name of the layer."],
     images: Images = 1,
     data: Data = None,
-    force: Replace = False,
     general: General,
 ) -> None:
     """Write what a layer of EXPORT reads and makes: inputs, sums, outputs, all exact integers.
@@ -219,5 +224,12 @@ def vectors(
         with working(f"Writing vectors of {export}", quiet=general.quiet):
             from apot_export.devices.vectors import emit_vectors
 
-            found = emit_vectors(export, output, layer=layer, images=images, data=data, force=force)
+            found = emit_vectors(
+                export,
+                written.output,
+                layer=layer,
+                images=images,
+                data=data,
+                force=written.force,
+            )
         _printed_whole(found, general)

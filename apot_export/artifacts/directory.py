@@ -11,7 +11,8 @@ from typing import Any
 
 from apot_export import budgets
 from apot_export.artifacts import strict_json
-from apot_export.artifacts.atomic import TEMPORARY, replacing, staged
+from apot_export.artifacts.atomic import replacing
+from apot_export.artifacts.folder import OutputFolder
 from apot_export.budgets import Budget
 from apot_export.errors import ExportError
 
@@ -57,62 +58,16 @@ def default_directory(checkpoint: Path) -> Path:
     return directory
 
 
-def require_free(directory: Path, *, force: bool) -> None:
-    """Raise `ExportError` unless an export may be written to a directory.
-
-    With `force`, an earlier export or an empty folder may be replaced; anything else may not.
-    """
-    for parent in directory.absolute().parents:
-        if os.path.lexists(parent) and not parent.is_dir():
-            raise _taken(
-                "The output directory cannot be made: a parent of it is not a directory.", parent
-            )
-    if not os.path.lexists(directory):
-        return
-    if directory.is_symlink() or not directory.is_dir():
-        raise _taken("The output exists already and is not a directory.", directory)
-    try:
-        own = _own_files(directory)
-        foreign = sorted(
-            entry.name
-            for entry in directory.iterdir()
-            if entry not in own and not entry.name.startswith(TEMPORARY)
-        )
-    except OSError as error:
-        raise _taken(
-            "The output directory exists already and cannot be read.", directory, error.strerror
-        ) from error
-    if foreign:
-        raise _taken(
-            "The output directory exists already and holds files that are not of an export.",
-            directory,
-            ", ".join(foreign[:5]),
-        )
-    if not force:
-        raise ExportError(
-            "The output directory exists already.",
-            where=str(directory),
-            expected="a directory that does not exist yet",
-            fix="choose another with -o, or replace this one with --force",
-        )
-    if directory.samefile(Path()):
-        raise ExportError(
-            "The output directory is the current folder, which would be replaced by another.",
-            where=str(directory.absolute()),
-            fix="go to the folder above first: cd ..",
-        )
-
-
-def _taken(problem: str, where: Path, got: str | None = None) -> ExportError:
-    return ExportError(problem, where=str(where), got=got, fix="choose another with -o")
-
-
 def _own_files(directory: Path) -> set[Path]:
     """Return the files of an earlier export; none unless its two unmistakable ones are there."""
     own = {directory / name for name in (MANIFEST, *_FILES)}
     own |= set(directory.glob(f"{UNFINISHED}*.jsonl"))
     files = {path for path in own if path.is_file() and not path.is_symlink()}
     return files if {directory / MANIFEST, directory / PACKED_MODEL} <= files else set()
+
+
+_EXPORT = OutputFolder(name="an export", own=_own_files)
+require_free = _EXPORT.require_free
 
 
 def write_export(
@@ -132,20 +87,7 @@ def write_export(
     }
     content = {"manifest_version": _MANIFEST_VERSION, **manifest, "files": described}
     text = json.dumps(content, indent=2) + "\n"
-    everything = {**files, MANIFEST: text.encode()}
-    try:
-        with staged(directory, replace=force) as stage:
-            for name, data in everything.items():
-                (stage / name).write_bytes(data)
-            require_free(directory, force=force)  # it took its time: others may have been faster
-    except OSError as error:
-        raise ExportError(
-            "The export cannot be written; nothing of it was left behind.",
-            where=str(directory),
-            got=error.strerror or str(error),
-            fix="free space or choose another place with -o",
-        ) from error
-    return {name: len(data) for name, data in everything.items()}
+    return _EXPORT.write(directory, {**files, MANIFEST: text.encode()}, force=force)
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

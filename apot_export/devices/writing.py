@@ -1,58 +1,30 @@
-"""Folders that `apot-export emit` writes: complete or not at all, replaced on request alone."""
+"""Folders that `apot-export emit` writes."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from apot_export.artifacts.atomic import TEMPORARY, staged
-from apot_export.errors import ExportError
+from apot_export.artifacts.folder import OutputFolder
 
-SUMMARY = "emitted.json"
+_SUMMARY = "emitted.json"
 """What was emitted: a folder that has it may be replaced."""
-BUILD = "build"
+_BUILD = "build"
 """Folder of what a project's Makefile makes."""
 
 
-def require_free(directory: Path, *, force: bool) -> None:
-    """Raise `ExportError` unless a project may be written to a directory.
-
-    With `force` an earlier project, its `build` included, may be replaced; anything else may not.
-    """
-    if not os.path.lexists(directory):
-        return
-    if directory.is_symlink() or not directory.is_dir():
-        raise ExportError(
-            "The output exists already and is not a directory.",
-            where=str(directory),
-            fix="choose another with -o",
-        )
-    found = {entry.name for entry in directory.iterdir() if not entry.name.startswith(TEMPORARY)}
-    own = {SUMMARY, BUILD, *_listed(directory / SUMMARY)} if SUMMARY in found else set()
-    if foreign := sorted(found - own):
-        raise ExportError(
-            "The output directory exists already and holds files that were not emitted.",
-            where=str(directory),
-            got=", ".join(foreign[:5]),
-            fix="choose another with -o",
-        )
-    if found and not force:
-        raise ExportError(
-            "The output directory exists already.",
-            where=str(directory),
-            expected="a directory that does not exist yet",
-            fix="choose another with -o, or replace this one with --force",
-        )
-
-
-def _listed(summary: Path) -> set[str]:
+def _own_files(directory: Path) -> set[Path]:
+    """Return the files of an earlier project, and what was built of them."""
     try:
-        return set(json.loads(summary.read_text(encoding="utf-8"))["files"])
+        listed = json.loads((directory / _SUMMARY).read_text(encoding="utf-8"))["files"]
+        return {directory / name for name in (*listed, _SUMMARY, _BUILD)}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
+
+
+PROJECT = OutputFolder(name="an emitted project", own=_own_files)
 
 
 def write_project(
@@ -68,16 +40,4 @@ def write_project(
     """
     sizes = {name: len(content) for name, content in files.items()}
     text = json.dumps({**summary, "files": sizes}, indent=2) + "\n"
-    try:
-        require_free(directory, force=force)
-        with staged(directory, replace=force) as stage:
-            for name, content in {**files, SUMMARY: text.encode()}.items():
-                (stage / name).write_bytes(content)
-    except OSError as error:
-        raise ExportError(
-            "The project cannot be written; nothing of it was left behind.",
-            where=str(directory),
-            got=error.strerror or str(error),
-            fix="free space or choose another place with -o",
-        ) from error
-    return {**sizes, SUMMARY: len(text)}
+    return PROJECT.write(directory, {**files, _SUMMARY: text.encode()}, force=force)

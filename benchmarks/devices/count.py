@@ -1,7 +1,7 @@
 """Instructions of one image of a C project in QEMU, and of an int8 loop for comparison.
 
-python benchmarks/devices/count.py PROJECT rv32i|cortex-m0plus|cortex-m4 [--level=-O2]
-python benchmarks/devices/count.py --int8 PROJECT rv32i|rv32im|cortex-m0plus|cortex-m4
+python benchmarks/devices/count.py PROJECT rv32i|cortex-m0plus|cortex-m3|cortex-m4 [--level=-O2]
+python benchmarks/devices/count.py --int8 PROJECT rv32i|rv32im|cortex-m0plus|cortex-m3|cortex-m4
 
 PROJECT is a folder that `apot-export emit c` wrote; the int8 loop takes its start and memory.
 """
@@ -20,6 +20,7 @@ COMPILERS = {
     "rv32i": (*_RISCV, "-march=rv32i"),
     "rv32im": (*_RISCV, "-march=rv32im"),
     "cortex-m0plus": (*_ARM, "-mcpu=cortex-m0plus", "-DAPOT_NO_MULTIPLY"),
+    "cortex-m3": (*_ARM, "-mcpu=cortex-m3", "-DAPOT_NO_MULTIPLY"),
     "cortex-m4": (*_ARM, "-mcpu=cortex-m4"),
 }
 _OFF = "a=false,f=false,d=false,c=false"
@@ -27,6 +28,7 @@ EMULATORS = {
     "rv32i": ("qemu-system-riscv32", "-M", "virt", "-cpu", f"rv32,m=false,{_OFF}", "-bios", "none"),
     "rv32im": ("qemu-system-riscv32", "-M", "virt", "-cpu", f"rv32,{_OFF}", "-bios", "none"),
     "cortex-m0plus": ("qemu-system-arm", "-M", "mps2-an385"),
+    "cortex-m3": ("qemu-system-arm", "-M", "mps2-an385"),
     "cortex-m4": ("qemu-system-arm", "-M", "mps2-an386"),
 }
 _PRINTING = ("-display", "none", "-monitor", "none", "-serial", "none", "-chardev", "stdio,id=p")

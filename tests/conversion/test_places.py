@@ -15,7 +15,7 @@ from tests.support.commands import CHECKPOINT, COMMAND, EXPORT, FILES, here
 
 pytestmark = here
 
-NOT_LEFT = "The export cannot be written; nothing of it was left behind."
+NOT_LEFT = "The output cannot be written; nothing of it was left behind."
 CONVERT = f"{COMMAND} convert {EXPORT} --target cpu -o"
 
 

@@ -30,7 +30,7 @@ def write(source: OpenExport, folder: Path, images: int = 2) -> NDArray[np.int64
     folder.mkdir(exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    return run_integer(source.network, read)
+    return run_integer(source.network, read).reshape(images, -1)
 
 
 def assert_passes(folder: Path, logits: NDArray[np.int64], *arguments: str) -> None:
@@ -48,12 +48,14 @@ def assert_same(coded: CodedNetwork, folder: Path, bits: int = 8) -> None:
 MACHINES = {
     "rv32i": ("riscv64-unknown-elf-gcc", "qemu-system-riscv32"),
     "cortex-m0plus": ("arm-none-eabi-gcc", "qemu-system-arm"),
+    "cortex-m3": ("arm-none-eabi-gcc", "qemu-system-arm"),
     "cortex-m4": ("arm-none-eabi-gcc", "qemu-system-arm"),
 }
-SHIFTING = ["host", "host-clang", "rv32i", "cortex-m0plus", "cortex-m4", "mips"]
+SHIFTING = ["host", "host-clang", "rv32i", "cortex-m0plus", "cortex-m3", "cortex-m4", "mips"]
 DISASSEMBLERS = {
     "rv32i": "riscv64-unknown-elf-objdump",
     "cortex-m0plus": "arm-none-eabi-objdump",
+    "cortex-m3": "arm-none-eabi-objdump",
     "cortex-m4": "arm-none-eabi-objdump",
     "mips": "mips-linux-gnu-objdump",
 }

@@ -83,9 +83,9 @@ def _rows(function: Callable[..., None]) -> Iterator[tuple[str, str, str]]:
             yield "Arguments", f"`{parameter.name.upper()}`", option.help
             continue
         shown = option.help + (f" One of {', '.join(takes)}." if (takes := choices(base)) else "")
-        if not (
-            parameter.default in {None, parameter.empty} or isinstance(parameter.default, bool)
-        ):
+        if parameter.default is parameter.empty:
+            shown += " Required."
+        elif not (parameter.default is None or isinstance(parameter.default, bool)):
             shown += f" Default: {parameter.default}."
         yield option.rich_help_panel or "General", names, shown
 
