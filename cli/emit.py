@@ -130,7 +130,7 @@ def _print_steps(found: dict[str, Any]) -> None:
 
 @app.command("native", cls=Command)
 @with_groups
-def native(export: Source, *, output: Output, force: Replace = False, general: General) -> None:
+def native(export: Source, *, written: Written, general: General) -> None:
     """Write libapot, a C library that runs EXPORT's float network as fast as the processor can.
 
     The native kernels' sources, the plan that the library opens, an example in C++, samples, and a
@@ -142,10 +142,10 @@ def native(export: Source, *, output: Output, force: Replace = False, general: G
         with working(f"Planning {export}", quiet=general.quiet):
             from apot_export.devices.native import emit_native
 
-            found = emit_native(export, output, force=force)
+            found = emit_native(export, written.output, force=written.force)
         if _printed_whole(found, general):
             typer.echo(f"A run takes {found['workspace_bytes']:,} bytes for each thread.")
-            typer.echo(f"Next: make -C {output} run")
+            typer.echo(f"Next: make -C {written.output} run")
 
 
 @app.command("rtl", cls=Command)

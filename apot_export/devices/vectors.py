@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from apot_export.artifacts.directory import SAMPLE
 from apot_export.artifacts.sample import read_sample
 from apot_export.devices.export import OpenExport, open_export
-from apot_export.devices.writing import PROJECT, write_project
+from apot_export.devices.writing import require_free, write_project
 from apot_export.errors import DatasetError, ExportError
 from apot_export.integer import IntegerNetwork, run_integer
 from apot_export.integer.network import LARGEST_PIXEL, IntegerNode, Integers, Quantize, Requantize
@@ -263,7 +263,7 @@ def emit_vectors(
         ApotExportError: With what is wrong; nothing is left half-written.
     """
     path = Path(directory)
-    PROJECT.require_free(path, force=force)
+    require_free(path, force=force)
     opened: OpenExport = open_export(export)
     read = chosen_images(opened.network, images, Path(data) if data else None, opened.path)
     vectors = layer_vectors(opened.network, layer, read)

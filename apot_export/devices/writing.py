@@ -24,7 +24,8 @@ def _own_files(directory: Path) -> set[Path]:
         return set()
 
 
-PROJECT = OutputFolder(name="an emitted project", own=_own_files)
+_PROJECT = OutputFolder(name="an emitted project", own=_own_files)
+require_free = _PROJECT.require_free
 
 
 def write_project(
@@ -40,4 +41,4 @@ def write_project(
     """
     sizes = {name: len(content) for name, content in files.items()}
     text = json.dumps({**summary, "files": sizes}, indent=2) + "\n"
-    return PROJECT.write(directory, {**files, _SUMMARY: text.encode()}, force=force)
+    return _PROJECT.write(directory, {**files, _SUMMARY: text.encode()}, force=force)

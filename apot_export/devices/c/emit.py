@@ -16,7 +16,7 @@ from apot_export.devices.c._report import report_of, require_fitting, totals
 from apot_export.devices.c._source import Source
 from apot_export.devices.export import OpenExport, open_export
 from apot_export.devices.vectors import chosen_images
-from apot_export.devices.writing import PROJECT, write_project
+from apot_export.devices.writing import require_free, write_project
 from apot_export.integer import run_integer
 from apot_export.integer.oracle import fixed_point
 
@@ -51,7 +51,7 @@ def emit_c(
         ApotExportError: With what is wrong; nothing is left half-written.
     """
     folder = Path(directory)
-    PROJECT.require_free(folder, force=force)
+    require_free(folder, force=force)
     opened = open_export(export)
     files, report = project(
         opened, chosen_images(opened.network, images, data, opened.path), flash=flash, ram=ram

@@ -15,7 +15,7 @@ from apot_export.devices.rtl._memories import memory_files
 from apot_export.devices.rtl._plan import LayerPlan, plan_layer
 from apot_export.devices.rtl._sources import engine_sources, layer_sources, project_sources
 from apot_export.devices.vectors import chosen_images, identifier, layer_vectors
-from apot_export.devices.writing import PROJECT, write_project
+from apot_export.devices.writing import require_free, write_project
 from apot_export.errors import ExportError
 from apot_export.network import CodedLayer
 
@@ -50,7 +50,7 @@ def emit_rtl(
         ApotExportError: With what is wrong; nothing is left half-written.
     """
     path = Path(directory)
-    PROJECT.require_free(path, force=force)
+    require_free(path, force=force)
     opened = open_export(export)
     read = chosen_images(opened.network, images, Path(data) if data else None, opened.path)
     files, facts = project(opened, read, layers=layers, lanes=lanes, partial=partial)
