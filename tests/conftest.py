@@ -34,8 +34,12 @@ def reference() -> Path:
 
 @pytest.fixture(scope="session")
 def shelf(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    """Return the exports of the published checkpoints; no test changes them."""
-    return Shelf(reference=reference, folder=tmp_path_factory.mktemp("published"))
+    """Return the exports of the published checkpoints, for all workers; no test changes them."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    (folder / "published").mkdir(exist_ok=True)
+    return Shelf(reference=reference, folder=folder / "published")
 
 
 @pytest.fixture(scope="session")

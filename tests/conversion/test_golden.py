@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from apot_export.artifacts.directory import read_manifest
 from apot_export.artifacts.onnx_model import build_model, serialise
 from apot_export.artifacts.packed import PackedNetwork, load_packed
 from apot_export.conversion.convert import convert
-from apot_export.conversion.result import ConversionResult
 from apot_export.datasets import kind_by_name
 from apot_export.network import (
     CodedLayer,
@@ -33,6 +33,7 @@ from apot_export.original.choices import Choices
 from apot_export.original.original import Original
 from apot_export.original.published import load_original
 from apot_export.runtimes.onnx_runtime import open_session
+from tests.support.published import Shelf
 
 RES20 = ("res20_2bit", "res20_3bit", "res20_4bit", "res20_32bit")
 QUANTIZED = RES20[:3]
@@ -49,12 +50,12 @@ class Case:
     """A published checkpoint, its export and its golden outputs."""
 
     original_path: Path
-    result: ConversionResult
+    export: Path
     golden: dict[str, NDArray[Any]]
 
     @cached_property
     def packed(self) -> PackedNetwork:
-        return load_packed(self.result.path)
+        return load_packed(self.export)
 
     @cached_property
     def original(self) -> Original:
@@ -80,7 +81,7 @@ class Case:
             )
 
     def onnx_logits(self, images: Floats, size: int) -> Floats:
-        session = open_session((self.result.path / "model.onnx").read_bytes(), "cpu")
+        session = open_session((self.export / "model.onnx").read_bytes(), "cpu")
         batches = np.split(images, range(size, len(images), size))
         return np.concatenate([session.run(batch) for batch in batches])
 
@@ -91,20 +92,15 @@ def load_golden(path: Path) -> dict[str, NDArray[Any]]:
 
 
 @pytest.fixture(scope="module")
-def cases(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
-    folder = tmp_path_factory.mktemp("golden")
-    published = reference / "checkpoints"
-    paths = {name: published / f"CIFAR10/result/{name}/model_best.pth.tar" for name in RES20}
-    paths[RES18] = published / "ImageNet/res18_4bit.pth.tar"
-    arrays = {name: reference / f"golden/cifar10_{name}.npz" for name in RES20}
-    arrays[RES18] = reference / "golden/res18_4bit.npz"
+def cases(shelf: Shelf) -> dict[str, Case]:
+    published = {name: name if name == RES18 else f"cifar10_{name}" for name in (*RES20, RES18)}
     return {
         name: Case(
-            original_path=path,
-            result=convert(path, folder / name),
-            golden=load_golden(arrays[name]),
+            original_path=shelf.checkpoint(full),
+            export=shelf.export(full),
+            golden=shelf.golden(full),
         )
-        for name, path in paths.items()
+        for name, full in published.items()
     }
 
 
@@ -174,7 +170,7 @@ def test_codes_and_steps(cases: dict[str, Case], name: str) -> None:
         assert (np.abs(products - weights) <= 2 * np.spacing(np.abs(weights))).all(), layer.name
         first_or_last = layer.activation is None
         assert first_or_last == (layer.name in {"conv1", "fc"})
-        assert first_or_last or layer.codebook.bits == cases[name].result.bits
+        assert first_or_last or layer.codebook.bits == read_manifest(cases[name].export)["bits"]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +257,7 @@ def test_plain_thresholds_are_the_lines_that_the_authors_published(
     cases: dict[str, Case], reference: Path
 ) -> None:
     expected = (reference / "golden/res20_3bit_alphas.txt").read_text(encoding="utf-8")
-    for path in (cases["res20_3bit"].result.path, cases["res20_3bit"].original_path):
+    for path in (cases["res20_3bit"].export, cases["res20_3bit"].original_path):
         command = [sys.executable, "-m", "apot_export_cli.main", "inspect", "alphas", "--plain"]
         shown = subprocess.run(
             [*command, str(path)], capture_output=True, check=True, encoding="utf-8"
@@ -269,15 +265,16 @@ def test_plain_thresholds_are_the_lines_that_the_authors_published(
         assert shown.stdout == expected
 
 
-def test_codes_take_exactly_their_bits(cases: dict[str, Case]) -> None:
+def test_codes_take_exactly_their_bits(cases: dict[str, Case], tmp_path: Path) -> None:
     case = cases["res20_4bit"]
     layers = case.packed.layers
     coded = [layer for layer in layers.values() if isinstance(layer, CodedLayer)]
     assert len(coded) == len(layers) == 22
     expected = sum(-(-layer.weights().size * layer.codebook.bits // 8) for layer in coded)
     assert sum(layer.packed.nbytes for layer in coded) == expected
-    assert case.result.weights == 270_896
-    assert case.result.code_bits == 4 * (270_896 - 432 - 640) + 8 * (432 + 640)
+    result = convert(case.original_path, tmp_path / "export")
+    assert result.weights == 270_896
+    assert result.code_bits == 4 * (270_896 - 432 - 640) + 8 * (432 + 640)
 
 
 def float_network(network: CodedNetwork) -> CodedNetwork:
@@ -312,14 +309,14 @@ def test_both_files_are_small(cases: dict[str, Case], name: str) -> None:
     full = len(serialise(model))
     weights = sum(layer.weights().size for layer in network.layers.values())
     assert 4 * weights < full < 4.2 * weights
-    sizes = cases[name].result.files
+    sizes = {file.name: file.stat().st_size for file in cases[name].export.iterdir()}
     assert sizes["model.onnx"] <= 0.22 * full
     assert sizes["model.apot.safetensors"] <= (0.135 if name == RES18 else 0.19) * full
 
 
 @pytest.mark.parametrize("name", [*RES20, RES18])
 def test_the_safetensors_library_opens_the_packed_file(cases: dict[str, Case], name: str) -> None:
-    tensors = load_file(cases[name].result.path / "model.apot.safetensors")
+    tensors = load_file(cases[name].export / "model.apot.safetensors")
     parameters = tensors["parameters"]
     for layer in cases[name].packed.layers.values():
         if isinstance(layer, CodedLayer):
@@ -334,4 +331,4 @@ def test_conversion_is_deterministic(cases: dict[str, Case], tmp_path: Path) -> 
     case = cases["res20_4bit"]
     again = convert(case.original_path, tmp_path / "again").path
     for file in ("model.onnx", "model.apot.safetensors"):
-        assert (again / file).read_bytes() == (case.result.path / file).read_bytes()
+        assert (again / file).read_bytes() == (case.export / file).read_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,6 @@ from apot_export.artifacts.onnx_model import build_model
 from apot_export.artifacts.onnx_model.probe import with_outputs
 from apot_export.artifacts.packed import PackedNetwork, load_packed
 from apot_export.conversion.convert import convert
-from apot_export.conversion.result import ConversionResult
 from apot_export.errors import RecognitionError
 from apot_export.inspection.widths import layer_bits
 from apot_export.original.checkpoint import load_checkpoint
@@ -27,14 +25,11 @@ from apot_export.original.original import Original
 from apot_export.original.published import load_original, rebuild
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification.proof.levels import compare_levels
+from tests.support.published import PUBLISHED, Shelf, agreement
 
 Floats = NDArray[np.float32]
 MNIST = ("mnist_resnet10_3bit", "mnist_resnet10_4bit_uniform", "mnist_resnet10_5bit")
-CIFAR100: dict[str, Choices] = {
-    "cifar100_res32_2bit": Choices(),
-    "cifar100_res32_2bit_ngrid_z2": Choices(grid="nonzero", z=2),
-    "cifar100_res32_2bit_ngrid_z4": Choices(grid="nonzero", z=4),
-}
+CIFAR100 = tuple(f"cifar100_res32_2bit{grid}" for grid in ("", "_ngrid_z2", "_ngrid_z4"))
 NAMES = (*MNIST, *CIFAR100)
 LENET = "checkpoints/ALQ/lenet5_model.pth"
 
@@ -45,13 +40,13 @@ class Case:
 
     path: Path
     choices: Choices
-    result: ConversionResult
+    export: Path
     golden: dict[str, NDArray[Any]]
     images: Floats
 
     @cached_property
     def packed(self) -> PackedNetwork:
-        return load_packed(self.result.path)
+        return load_packed(self.export)
 
     @cached_property
     def original(self) -> Original:
@@ -59,59 +54,22 @@ class Case:
 
     @cached_property
     def logits(self) -> Floats:
-        session = open_session((self.result.path / "model.onnx").read_bytes(), "cpu")
+        session = open_session((self.export / "model.onnx").read_bytes(), "cpu")
         return np.concatenate([session.run(batch) for batch in np.array_split(self.images, 10)])
 
 
-def arrays(path: Path) -> dict[str, NDArray[Any]]:
-    with np.load(path) as content:
-        return dict(content)
-
-
-def scaled(pixels: NDArray[np.uint8], mean: Any, std: Any) -> Floats:
-    axes = (-1, 1, 1)
-    centre = np.array(mean, dtype=np.float32).reshape(axes)
-    spread = np.array(std, dtype=np.float32).reshape(axes)
-    return (pixels.astype(np.float32) / np.float32(255) - centre) / spread
-
-
-def mnist_pixels(reference: Path) -> NDArray[np.uint8]:
-    path = reference / "datasets/MNIST/raw/t10k-images-idx3-ubyte.gz"
-    content = gzip.decompress(path.read_bytes())
-    return np.frombuffer(content, dtype=np.uint8, offset=16).reshape(-1, 1, 28, 28)
-
-
 @pytest.fixture(scope="module")
-def cases(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
-    folder = tmp_path_factory.mktemp("families")
-    cifar = arrays(reference / "datasets/cifar10_test_head.npz")["images"][:300]
-    inputs = {
-        "mnist": scaled(mnist_pixels(reference)[:1000], 0.131, 0.308),
-        "cifar100": scaled(cifar, (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
-    }
-    published = reference / "checkpoints"
-    res32 = published / "Enhanced-Quantization/result/cifar100/res32_2bit/model_best.pth.tar"
-    paths = {
-        name: published / "MNIST/result" / name.removeprefix("mnist_") / "model_best.pth.tar"
-        for name in MNIST
-    } | dict.fromkeys(CIFAR100, res32)
+def cases(shelf: Shelf) -> dict[str, Case]:
     return {
         name: Case(
-            path=path,
-            choices=CIFAR100.get(name, Choices()),
-            # The golden outputs of the non-zero grid are of weights that were trained without.
-            result=convert(
-                path, folder / name, choices=CIFAR100.get(name), trust_options=name in CIFAR100
-            ),
-            golden=arrays(reference / f"golden/{name}.npz"),
-            images=inputs[name.partition("_")[0]],
+            path=shelf.checkpoint(name),
+            choices=PUBLISHED[name].choices or Choices(),
+            export=shelf.export(name),
+            golden=shelf.golden(name),
+            images=shelf.images(name),
         )
-        for name, path in paths.items()
+        for name in NAMES
     }
-
-
-def agreement(first: NDArray[Any], second: NDArray[Any]) -> float:
-    return float((first.argmax(axis=1) == second.argmax(axis=1)).mean())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -192,8 +150,8 @@ def test_negative_thresholds_are_real(cases: dict[str, Case], name: str) -> None
 
 
 @pytest.fixture(scope="module")
-def lenet(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> ConversionResult:
-    return convert(reference / LENET, tmp_path_factory.mktemp("multi-bit") / "lenet5")
+def lenet(shelf: Shelf) -> Path:
+    return shelf.export("alq_lenet5")
 
 
 def bits_of_formula(reference: Path) -> int:
@@ -205,21 +163,18 @@ def bits_of_formula(reference: Path) -> int:
     return total
 
 
-def test_multi_bit_logits_are_the_golden_ones(lenet: ConversionResult, reference: Path) -> None:
-    images = scaled(mnist_pixels(reference)[8000:], 0.1307, 0.3081)
-    golden = np.load(reference / "golden/alq_lenet5_logits.npy")
-    session = open_session((lenet.path / "model.onnx").read_bytes(), "cpu")
+def test_multi_bit_logits_are_the_golden_ones(lenet: Path, shelf: Shelf) -> None:
+    images, golden = shelf.images("alq_lenet5"), shelf.golden("alq_lenet5")["logits"]
+    session = open_session((lenet / "model.onnx").read_bytes(), "cpu")
     logits = np.concatenate([session.run(batch) for batch in np.array_split(images, 20)])
     assert np.abs(logits - golden).max() < 1e-4
-    oracle = load_packed(lenet.path).run(images[:50])
+    oracle = load_packed(lenet).run(images[:50])
     assert np.abs(oracle - golden[:50]).max() < 1e-4
 
 
-def test_multi_bit_weights_are_the_trained_ones_bit_for_bit(
-    lenet: ConversionResult, reference: Path
-) -> None:
+def test_multi_bit_weights_are_the_trained_ones_bit_for_bit(lenet: Path, reference: Path) -> None:
     state = load_checkpoint(reference / LENET).state
-    layers = load_packed(lenet.path).layers
+    layers = load_packed(lenet).layers
     assert len(layers) == 4
     for name, layer in layers.items():
         assert layer.weights().tobytes() == state[f"{name}.weight"].numpy().tobytes(), name
@@ -235,17 +190,15 @@ def test_bases_that_contradict_the_weights_are_refused(reference: Path) -> None:
 
 
 def test_multi_bit_files_are_as_small_as_the_literature_counts(
-    lenet: ConversionResult, reference: Path
+    lenet: Path, reference: Path
 ) -> None:
     # The formula counts neither biases nor what describes network and inputs: 5 KB for them.
     limit = bits_of_formula(reference) / 8 + 5120
-    assert lenet.files["model.apot.safetensors"] <= limit
+    assert (lenet / "model.apot.safetensors").stat().st_size <= limit
 
 
-def test_average_bits_are_those_of_the_training_code(
-    lenet: ConversionResult, reference: Path
-) -> None:
-    found = layer_bits(lenet.path)
+def test_average_bits_are_those_of_the_training_code(lenet: Path, reference: Path) -> None:
+    found = layer_bits(lenet)
     trained = load_original(reference / LENET, Choices()).multi_bit
     filters = [int(layer.mask.sum()) for layer in trained.values()]
     groups = [layer.mask.shape[0] * layer.mask.shape[1] for layer in trained.values()]

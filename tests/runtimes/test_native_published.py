@@ -6,33 +6,27 @@ import numpy as np
 import pytest
 
 from apot_export.runtimes.native import compile_network
-from apot_export.runtimes.native._library import Library, compile_kernels
+from apot_export.runtimes.native._library import default_library
 from tests.support.native_checks import differences
 from tests.support.published import Shelf
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    """Return the build of this processor."""
-    return Library(compile_kernels(tmp_path_factory.mktemp("kernels")))
-
-
 @pytest.mark.parametrize("bits", [2, 3, 4])
-def test_published_resnets(library: Library, shelf: Shelf, bits: int) -> None:
+def test_published_resnets(shelf: Shelf, bits: int) -> None:
     network = shelf.network(f"cifar10_res20_{bits}bit")
     images = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
-    fast = compile_network(network, library=library)
+    fast = compile_network(network)
     counts = differences(network, fast, images)
     assert counts["levels"] > 300_000
     assert counts["integer sums"] > 300_000
 
 
-def test_the_published_imagenet_network(library: Library, shelf: Shelf) -> None:
+def test_the_published_imagenet_network(shelf: Shelf) -> None:
     network, golden = shelf.network("res18_4bit"), shelf.golden("res18_4bit")
     image = shelf.images("res18_4bit")[:1]
-    counts = differences(network, compile_network(network, library=library), image)
+    counts = differences(network, compile_network(network), image)
     assert counts["levels"] > 1_500_000
     assert counts["integer sums"] > 1_500_000
-    for name in library.kernels:
-        fast = compile_network(network, kernels=name, threads=2, library=library)
+    for name in default_library().kernels:
+        fast = compile_network(network, kernels=name, threads=2)
         assert fast.run(image).argmax() == golden["logits_f64"][0].argmax(), name
