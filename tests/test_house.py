@@ -259,9 +259,14 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_conversion_loads_neither_torchvision_nor_a_runtime() -> None:
-    """They take a second, which only verification and calibration need."""
-    loaded = modules_loaded_by("import apot_export.conversion.convert")
-    assert not {"torchvision", "onnxruntime", "PIL"} & loaded
+    """They take a second each, and so does PyTorch's compiler, which nothing needs."""
+    loaded = modules_loaded_by(
+        "import apot_export.conversion.convert\n"
+        "from apot_export.original.architectures.resnet import ResNet\n"
+        "from apot_export.original.tracing import trace\n"
+        "trace(ResNet(blocks=(1, 1, 1), width=2, image=(1, 8, 8), classes=2), (1, 8, 8))"
+    )
+    assert not {"torchvision", "onnxruntime", "PIL", "torch._dynamo"} & loaded
 
 
 def test_every_package_and_its_data_are_installed() -> None:

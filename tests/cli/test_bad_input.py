@@ -17,6 +17,7 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 from apot_export.original.checkpoint import load_checkpoint
+from tests.support.commands import EXPORT
 
 EXAMPLE = Path("examples", "digits", "res8_4bit", "model_best.pth.tar")
 PUBLISHED = Path("checkpoints", "CIFAR10", "result")
@@ -306,12 +307,11 @@ def test_a_published_checkpoint_called_full_precision(folder: Path, reference: P
 
 
 @pytest.fixture
-def export(folder: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def export(folder: Path, exported: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an export in the current folder, its checkpoint beside it."""
     monkeypatch.delenv("APOT_EXPORT_DATA", raising=False)
-    shutil.copy(project / EXAMPLE, folder / NAME)
-    assert run("convert", NAME).exit_code == 0
-    return folder / "res8_4bit"
+    shutil.copytree(exported, folder, dirs_exist_ok=True)
+    return folder / EXPORT
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from apot_export.network.codebook import Codebook, apot, power_of_two, uniform, 
 from tests.support import simulators
 from tests.support.commands import EXPORT, run
 from tests.support.networks import Builder, coded, quantizer
+from tests.support.published import Shelf
 from tests.support.random_coded_networks import WEIGHTS, multi_bit_network, two_layers
 
 EVERY = 1 << 20
@@ -162,14 +163,13 @@ def test_memory_images_hold_the_codes() -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_layers_of_a_published_network(bits: int, reference: Path, tmp_path: Path) -> None:
+def test_layers_of_a_published_network(bits: int, shelf: Shelf, tmp_path: Path) -> None:
     """One 3x3 and one 1x1 layer, in both simulators, every partial sum."""
     simulators.require("iverilog", "verilator")
-    checkpoint = next((reference / f"checkpoints/CIFAR10/result/res20_{bits}bit").glob("*.tar"))
-    assert run("convert", checkpoint, "-o", tmp_path / "export").exit_code == 0
+    export = shelf.export(f"cifar10_res20_{bits}bit")
     layers = ("--layer", "layer2.0.conv1", "--layer", "layer2.0.downsample.0")
     options = ("-o", tmp_path / "rtl", "--partial", EVERY, "--lanes", 32)
-    assert run("emit", "rtl", tmp_path / "export", *layers, *options).exit_code == 0
+    assert run("emit", "rtl", export, *layers, *options).exit_code == 0
     said = simulators.make(tmp_path / "rtl", "lint", "iverilog", "verilator")
     assert len(re.findall(r"PASS.* (\d+) of \1 steps' partial sums", said)) == 4
 

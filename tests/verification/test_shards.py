@@ -20,6 +20,7 @@ from apot_export.errors import ExportError
 from apot_export.verification.report import DIFFERENCE_EDGES, Flips
 from apot_export.verification.running.accuracy import Comparison, Measured, merge
 from apot_export.verification.running.shards import Sides, Unfinished, plan_shards, run_shards
+from tests.support.commands import document
 from tests.support.workshop import DIGITS, Workshop, open_workshop
 
 Floats = NDArray[np.float32]
@@ -220,16 +221,16 @@ def test_damaged_lines_of_an_unfinished_run_are_not_believed(tmp_path: Path) -> 
 
 
 def test_processes_under_torchrun_give_the_same_counts(workshop: Workshop, tmp_path: Path) -> None:
-    command = ["-m", "apot_export_cli.main", "verify", str(workshop.export), "--json"]
-    command += ["--checkpoint", str(workshop.checkpoint), "--batch-size", "20", "--device", "cpu"]
+    command = ["verify", str(workshop.export), "--checkpoint", str(workshop.checkpoint)]
+    command += ["--batch-size", "20", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("RANK", None)
-    alone = subprocess.run(
-        [sys.executable, *command], capture_output=True, env=environment, check=True, cwd=tmp_path
-    )
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     together = subprocess.run(
-        [sys.executable, *launcher, "--standalone", *command],
+        [
+            *(sys.executable, *launcher, "--standalone"),
+            *("-m", "apot_export_cli.main", *command, "--json"),
+        ],
         capture_output=True,
         env=environment,
         check=True,
@@ -237,7 +238,7 @@ def test_processes_under_torchrun_give_the_same_counts(workshop: Workshop, tmp_p
     )
     both = json.loads(together.stdout)
     assert both["settings"]["processes"] == 2
-    assert counts(both) == counts(json.loads(alone.stdout))
+    assert counts(both) == counts(document(*command))
     assert read_manifest(workshop.export)["verification"]["images"] == 359
 
 
