@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from apot_export.errors import CaptureError
 from apot_export.network import (
     ActivationQuantizer,
     EightBitWeights,
-    Shape,
     SourceLayer,
     WeightQuantizer,
 )
@@ -29,69 +27,36 @@ from apot_export.original.quantized_layers import (
 )
 from apot_export.original.tracing import is_plain
 
-_VOID = (nn.Dropout, nn.Dropout2d, nn.Identity)
-"""Modules that compute nothing in evaluation mode."""
-_OF_IMAGES = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Upsample)
-_IMAGE_AXES = 3
-"""Channels, height, width."""
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm
+KNOWN = (
+    "layers, additions, concatenation of channels, ReLU, clips, pools, upsampling, and flattening "
+    "all but the batch axis"
+)
+"""What networks are made of, for messages."""
 
 
-def module_operation(
-    path: str, module: nn.Module, image: Shape, layers: dict[str, SourceLayer]
-) -> op.Operation | None:
-    """Return a module's operation, adding its layer; None where evaluation mode makes it void.
+def module_operation(path: str, module: nn.Module, layers: dict[str, SourceLayer]) -> op.Operation:
+    """Return a module's operation, adding its layer.
 
     Args:
-        path: The module's dotted path, or the line of a function that computes the same.
+        path: The module's dotted path.
         module: The module.
-        image: Shape of its input without the batch axis.
         layers: Weighted layers by path.
 
     Raises:
         CaptureError: The intermediate representation has no such operation.
     """
-    if isinstance(module, _VOID):
-        return None
     if isinstance(module, (nn.Conv2d, nn.Linear)):
-        if not (isinstance(module, QuantizedLayer) or is_plain(module)):
-            raise _unknown(path, module)
-        return _weighted(path, module, layers)
-    if isinstance(module, _OF_IMAGES):
-        _require(
-            len(image) == _IMAGE_AXES,
-            "A pool or an upsampling reads what is no image.",
-            path,
-            expected="[N, channels, height, width]",
-            got=["N", *image],
-        )
-    if isinstance(module, nn.Upsample):
-        return _upsample(module, image)
-    for kind, operation in _PLAIN_MODULES.items():
-        if isinstance(module, kind):
-            return operation(path, module)
-    raise _unknown(path, module)
-
-
-def is_in_place(module: nn.Module) -> bool:
-    """Tell whether a module leaves its result in its input, too."""
-    return isinstance(module, (nn.ReLU, nn.Hardtanh)) and module.inplace
-
-
-def _unknown(path: str, module: nn.Module) -> CaptureError:
-    known = sorted(kind.__name__ for kind in (*QuantizedLayer, *_PLAIN_MODULES, nn.Upsample))
-    return CaptureError(
+        if isinstance(module, QuantizedLayer) or is_plain(module):
+            return _weighted(path, module, layers)
+    elif isinstance(module, BatchNorm):
+        return _batch_norm(path, module)
+    raise CaptureError(
         "The network holds a layer that the exporter does not know.",
         where=path,
-        expected=", ".join(["Conv2d", "Linear", *known]),
+        expected=KNOWN,
         got=type(module).__name__,
     )
-
-
-def _require(
-    fits: bool, what: str, path: str, expected: str, got: object, fix: str | None = None
-) -> None:
-    if not fits:
-        raise CaptureError(what, where=path, expected=expected, got=str(got), fix=fix)
 
 
 def _weighted(
@@ -155,68 +120,23 @@ def _thresholds(alpha: torch.Tensor) -> np.float32 | np.ndarray[Any, np.dtype[np
     return np.float32(alpha.item()) if alpha.numel() == 1 else _array(alpha).reshape(-1)
 
 
-def _batch_norm(path: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> op.ScaleBias:
+def _batch_norm(path: str, module: BatchNorm) -> op.ScaleBias:
     if module.running_mean is None or module.running_var is None:
         raise CaptureError("A batch-norm has no running statistics.", where=path)
     mean, variance = _array(module.running_mean, np.float64), _array(module.running_var, np.float64)
-    _require(
-        bool((variance + module.eps > 0).all()),
-        "A batch-norm's running variance is negative or not a number.",
-        f"{path}.running_var",
-        expected="finite values of at least 0",
-        got=float(np.min(variance)),
-        fix="convert a checkpoint of an epoch in which training had not diverged",
-    )
+    if not (variance + module.eps > 0).all():
+        raise CaptureError(
+            "A batch-norm's running variance is negative or not a number.",
+            where=f"{path}.running_var",
+            expected="finite values of at least 0",
+            got=str(float(np.min(variance))),
+            fix="convert a checkpoint of an epoch in which training had not diverged",
+        )
     scale = 1.0 / np.sqrt(variance + module.eps)
     if not module.affine:
         return op.ScaleBias(scale=scale, bias=-mean * scale)
     scale = scale * _array(module.weight, np.float64)
     return op.ScaleBias(scale=scale, bias=_array(module.bias, np.float64) - mean * scale)
-
-
-def _max_pool(path: str, module: nn.MaxPool2d) -> op.MaxPool:
-    _require(
-        _pair(module.dilation) == (1, 1) and not (module.ceil_mode or module.return_indices),
-        "A max-pool has options that the graph cannot express.",
-        path,
-        expected="no dilation, no ceil mode, no indices",
-        got=module,
-    )
-    return op.MaxPool(
-        kernel=_pair(module.kernel_size),
-        stride=_pair(module.stride),
-        padding=_pair(module.padding),
-    )
-
-
-def _hardtanh(path: str, module: nn.Hardtanh) -> op.Clip:
-    low, high = float(module.min_val), float(module.max_val)
-    _require(low <= high, "A clip's range is empty.", path, "a minimum below", module)
-    return op.Clip(minimum=low, maximum=high)
-
-
-def _upsample(module: nn.Upsample, image: Shape) -> op.Upsample:
-    """Return nearest neighbours by whole factors; others are operations of their own in a trace."""
-    if module.size is None:
-        return op.Upsample(scale=_pair(module.scale_factor))
-    (height, width), (_, *extents) = _pair(module.size), image
-    return op.Upsample(scale=(height // extents[0], width // extents[1]))
-
-
-_PLAIN_MODULES: dict[type[nn.Module], Callable[[str, Any], op.Operation]] = {
-    nn.BatchNorm1d: _batch_norm,
-    nn.BatchNorm2d: _batch_norm,
-    nn.SyncBatchNorm: _batch_norm,
-    nn.ReLU: lambda _path, _module: op.Relu(),
-    nn.Hardtanh: _hardtanh,
-    nn.MaxPool2d: _max_pool,
-    # In the forms that a trace leaves; the others are operations of their own there.
-    nn.AvgPool2d: lambda _path, module: op.AveragePool(
-        kernel=_pair(module.kernel_size), stride=_pair(module.stride)
-    ),
-    nn.AdaptiveAvgPool2d: lambda _path, _module: op.GlobalAveragePool(),
-    nn.Flatten: lambda _path, _module: op.Flatten(),
-}
 
 
 def _pair(value: Any) -> op.Pair:

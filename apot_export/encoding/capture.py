@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from apot_export.encoding._functions import function_operations, is_in_place_call, unknown
-from apot_export.encoding._modules import is_in_place, module_operation
+from apot_export.encoding._functions import PRIMITIVES, function_operations, unknown
+from apot_export.encoding._modules import module_operation
 from apot_export.errors import CaptureError
 from apot_export.network import (
     MultiBitWeights,
@@ -108,7 +108,7 @@ class _Builder:
             return  # a constant, which the operations that read it look up
         elif node.op not in ("call_module", "call_function", "call_method"):
             raise unknown(node)
-        elif "shape" in node.meta or node.op == "call_module":
+        elif "shape" in node.meta or node.op == "call_module" or node.target in PRIMITIVES:
             self._add_operations(node)
             if "shape" not in node.meta:
                 self.network(self.alias[node.name])  # tells what of the shapes does not fit
@@ -130,26 +130,22 @@ class _Builder:
         values = self._values(node)
         if not values:
             raise unknown(node)
-        image = tuple(node.all_input_nodes[0].meta["shape"])
         if node.op == "call_module":
             path = str(node.target)
-            module = self.traced.get_submodule(path)
             try:
-                operation = module_operation(path, module, image, self.layers)
+                operation = module_operation(path, self.traced.get_submodule(path), self.layers)
             except CaptureError as error:
                 line = source_line(node)
                 error.where = f"{error.where}, {line}" if line else error.where
                 raise
-            operations = [] if operation is None else [operation]
-            in_place = is_in_place(module)
+            self._append(node, values, (operation,))
         else:
-            operations = function_operations(node, image, self.traced)
-            in_place = is_in_place_call(node)
-        self._append(node, values, operations, in_place=in_place)
+            self._append(node, values, function_operations(node, self.traced))
 
     def _append(
-        self, node: fx.Node, values: list[str], operations: list[op.Operation], *, in_place: bool
+        self, node: fx.Node, values: list[str], operations: tuple[op.Operation, ...]
     ) -> None:
+        in_place = node.meta.get("in_place", False)
         names = [f"{self.names[node.name]}.step{number}" for number in range(1, len(operations))]
         for name, operation in zip([*names, self.names[node.name]], operations, strict=False):
             self.nodes.append(Node(name=name, inputs=tuple(values), operation=operation))

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import fx
 from torch.nn import functional
 
 from apot_export.original import primitives as p
 from apot_export.original._calls import (
     REWRITINGS,
     Rewriting,
+    Traced,
     call,
     constant_in,
     is_tensor,
+    kept,
     refused,
     rewrites,
     shape_of,
@@ -26,12 +27,12 @@ from apot_export.original._calls import (
 # --- arithmetic -----------------------------------------------------------------------------------
 
 
-def affine(x: fx.Proxy, scale: float, bias: float = 0.0) -> fx.Proxy:
+def affine(x: Traced, scale: float, bias: float = 0.0) -> Traced:
     """Return x * scale + bias."""
     return call(p.scale_bias, x, (float(scale),), (float(bias),))
 
 
-def per_channel(x: fx.Proxy, scale: Any, bias: Any) -> fx.Proxy:
+def per_channel(x: Traced, scale: Any, bias: Any) -> Traced:
     """Return x * scale + bias with constants of one number a channel; None: 1 and 0."""
     channels = shape_of(x)[0]
     numbers = []
@@ -44,7 +45,7 @@ def per_channel(x: fx.Proxy, scale: Any, bias: Any) -> fx.Proxy:
     return call(p.scale_bias, x, *numbers)
 
 
-def _with_constant(x: fx.Proxy, other: Any, *, multiplies: bool) -> Any:
+def _with_constant(x: Traced, other: Any, *, multiplies: bool) -> Any:
     """Multiply with, or add, a number or a constant tensor."""
     if isinstance(other, (int, float)):
         return affine(x, other) if multiplies else affine(x, 1.0, other)
@@ -58,7 +59,7 @@ def _with_constant(x: fx.Proxy, other: Any, *, multiplies: bool) -> Any:
     return per_channel(x, constant, None) if multiplies else per_channel(x, None, constant)
 
 
-def _same_rank(a: fx.Proxy, b: fx.Proxy) -> bool:
+def _same_rank(a: Traced, b: Traced) -> bool:
     return len(shape_of(a)) == len(shape_of(b))
 
 
@@ -74,9 +75,7 @@ def _mul(a: Any, b: Any) -> Any:
 @rewrites(operator.add, operator.iadd, torch.add, "add", "add_")
 def _add(a: Any, b: Any, *, alpha: float = 1) -> Any:
     if is_tensor(a) and is_tensor(b):
-        if alpha == 1:
-            return None
-        return call(p.add, a, affine(b, alpha))
+        return kept(p.add, a, b) if alpha == 1 else call(p.add, a, affine(b, alpha))
     if not is_tensor(a):
         a, b = b, a
     if isinstance(b, (int, float)):
@@ -96,16 +95,10 @@ def _sub(a: Any, b: Any, *, alpha: float = 1) -> Any:
     return _with_constant(a, -alpha * (b if constant is None else constant), multiplies=False)
 
 
-@rewrites(torch.rsub, "rsub")
-def _rsub(a: Any, b: Any) -> Any:
-    return _sub(b, a)
-
-
 @rewrites(operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_", "divide")
-def divided(a: Any, b: Any) -> Any:
+def _div(a: Any, b: Any) -> Any:
     if is_tensor(b):
-        inverse = function("reciprocal")(b)
-        return _mul(a, inverse)
+        return _mul(a, b.reciprocal())
     constant = constant_in(b)
     return _with_constant(a, 1 / (b if constant is None else constant), multiplies=True)
 
@@ -121,55 +114,49 @@ def _pow(x: Any, exponent: float = 2) -> Any:
         return call(p.multiply, x, x)
     if exponent in (3, 4):
         return call(p.multiply, call(p.multiply, x, x), x if exponent == 3 else _pow(x))  # noqa: PLR2004 - a cube
-    return function("sqrt")(x) if exponent == 0.5 else None  # noqa: PLR2004 - a root
-
-
-@rewrites(torch.rsqrt, "rsqrt")
-def _rsqrt(x: fx.Proxy) -> fx.Proxy:
-    return function("reciprocal")(function("sqrt")(x))
+    return x.sqrt() if exponent == 0.5 else None  # noqa: PLR2004 - a root
 
 
 @rewrites(torch.maximum, "maximum")
 def maximum(a: Any, b: Any) -> Any:
     if not (is_tensor(a) and is_tensor(b) and _same_rank(a, b)):
         raise refused(a if is_tensor(a) else b, "a maximum with a constant tensor")
-    return call(p.add, a, call(p.rectify, call(p.add, b, affine(a, -1.0))))
+    return call(p.add, a, call(p.rectify, b - a))
 
 
 @rewrites(torch.minimum, "minimum")
 def minimum(a: Any, b: Any) -> Any:
-    return affine(maximum(_neg(a), _neg(b)), -1.0)
+    return -maximum(_neg(a), _neg(b))
 
 
 # --- functions of every number --------------------------------------------------------------------
 
 
-def function(name: str) -> Rewriting:
+def _function(name: str) -> Rewriting:
     return lambda x: call(p.elementwise, x, name)
 
 
-for _name in ("sigmoid", "tanh", "exp", "log", "erf", "sqrt", "reciprocal", "abs"):
-    _targets = (getattr(torch, _name), _name, f"{_name}_", getattr(functional, _name, _name))
-    REWRITINGS.update(dict.fromkeys(_targets, function(_name)))
+for _name, _function_of in p.FUNCTIONS.items():
+    _targets = (_function_of, _name, f"{_name}_", getattr(functional, _name, _name))
+    REWRITINGS |= dict.fromkeys(_targets, _function(_name))
+REWRITINGS |= {
+    **dict.fromkeys((torch.rsqrt, "rsqrt"), lambda x: x.sqrt().reciprocal()),
+    **dict.fromkeys((torch.rsub, "rsub"), lambda a, b: _sub(b, a)),
+}
 
 
 # --- normalisation --------------------------------------------------------------------------------
 
 
-def _normalized(
-    x: fx.Proxy, axes: tuple[int, ...], eps: float, *, centres: bool = True
-) -> fx.Proxy:
-    centred = x
-    if centres:
-        centred = call(p.add, x, affine(call(p.reduce, x, "mean", axes), -1.0))
-    variance = call(p.reduce, call(p.multiply, centred, centred), "mean", axes)
-    deviation = function("sqrt")(affine(variance, 1.0, eps))
-    return call(p.multiply, centred, function("reciprocal")(deviation))
+def _normalized(x: Traced, axes: tuple[int, ...], eps: float, *, centres: bool = True) -> Traced:
+    centred = x - call(p.reduce, x, "mean", axes) if centres else x
+    variance = call(p.reduce, centred * centred, "mean", axes)
+    return centred / affine(variance, 1.0, eps).sqrt()
 
 
 @rewrites(functional.batch_norm)
 def _batch_norm(
-    x: fx.Proxy,
+    x: Traced,
     running_mean: Any,
     running_var: Any,
     weight: Any = None,
@@ -177,7 +164,7 @@ def _batch_norm(
     training: bool = False,
     momentum: float = 0.1,  # noqa: ARG001 - of training
     eps: float = 1e-5,
-) -> fx.Proxy:
+) -> Traced:
     given = (running_mean, running_var, weight, bias)
     mean, variance, factor, shift = (None if one is None else constant_in(one) for one in given)
     if training or mean is None or variance is None:
@@ -188,8 +175,8 @@ def _batch_norm(
 
 @rewrites(functional.group_norm)
 def _group_norm(
-    x: fx.Proxy, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
-) -> fx.Proxy:
+    x: Traced, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Traced:
     shape = shape_of(x)
     grouped = call(p.reshape, x, (num_groups, math.prod(shape) // num_groups))
     found = call(p.reshape, _normalized(grouped, (2,), eps), shape)
@@ -198,7 +185,7 @@ def _group_norm(
 
 @rewrites(functional.instance_norm)
 def _instance_norm(
-    x: fx.Proxy,
+    x: Traced,
     running_mean: Any = None,
     running_var: Any = None,
     weight: Any = None,
@@ -214,14 +201,14 @@ def _instance_norm(
 
 @rewrites(functional.layer_norm)
 def _layer_norm(
-    x: fx.Proxy,
+    x: Traced,
     normalized_shape: Sequence[int],
     weight: Any = None,
     bias: Any = None,
     eps: float = 1e-5,
     *,
     centres: bool = True,
-) -> fx.Proxy:
+) -> Traced:
     rank = len(shape_of(x))
     first = rank - len(normalized_shape) + 1
     found = _normalized(x, tuple(range(first, rank + 1)), eps, centres=centres)
@@ -239,7 +226,7 @@ def _layer_norm(
 
 @rewrites(getattr(functional, "rms_norm", "rms_norm"))
 def _rms_norm(
-    x: fx.Proxy, normalized_shape: Sequence[int], weight: Any = None, eps: Any = None
-) -> fx.Proxy:
+    x: Traced, normalized_shape: Sequence[int], weight: Any = None, eps: Any = None
+) -> Traced:
     eps = torch.finfo(torch.float32).eps if eps is None else eps
     return _layer_norm(x, normalized_shape, weight, None, eps, centres=False)

@@ -10,7 +10,10 @@ import torch
 from torch import fx, nn
 
 from apot_export.errors import CaptureError
+from apot_export.original import primitives as p
 
+Traced = Any
+"""A tensor of the graph: an `fx.Proxy`, whose operators the type checker does not know."""
 Rewriting = Callable[..., Any]
 REWRITINGS: dict[Any, Rewriting] = {}
 """By function, or name of method."""
@@ -40,6 +43,27 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
         if isinstance(argument, fx.Proxy):
             return argument.tracer.create_proxy("call_function", function, arguments, {})
     return function(*arguments)
+
+
+def kept(function: Callable[..., Any], *arguments: Any, in_place: bool = False) -> Any:
+    """Add a primitive that does what the call in progress does, under the call's name."""
+    found = call(function, *arguments)
+    tracer: Any = found.tracer
+    meta, scope = found.node.meta, tracer.scope
+    meta["called"] = tracer.called.strip("_")
+    if scope.module_type in _NAMED and (function is not p.reshape or len(arguments[1]) == 1):
+        meta["module"] = scope.module_path
+    meta["in_place"] = in_place or tracer.called.endswith("_") or tracer.called in _IN_PLACE
+    return found
+
+
+_NAMED = (
+    nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
+    nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d,
+)  # fmt: skip
+"""Modules of one call each, whose values have the module's name."""
+_IN_PLACE = ("iadd",)
+"""Calls beside those whose name ends in _ that leave their result in their first argument."""
 
 
 def constant_in(value: Any) -> torch.Tensor | None:

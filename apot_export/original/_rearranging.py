@@ -8,20 +8,34 @@ from types import EllipsisType
 from typing import Any
 
 import torch
-from torch import fx
 from torch.nn import functional
 
 from apot_export.original import primitives as p
 from apot_export.original._calls import (
+    Traced,
     axis_of,
     call,
     is_tensor,
+    kept,
     refused,
     rewrites,
     shape_of,
 )
 
-# --- rearrangements -------------------------------------------------------------------------------
+_RESHAPES = (
+    torch.reshape, torch.flatten, torch.squeeze, torch.unsqueeze, torch.unflatten,
+    "reshape", "view", "flatten", "squeeze", "unsqueeze", "unflatten", "view_as", "reshape_as",
+)  # fmt: skip
+"""Calls whose result is their input's numbers, image by image, in the shape of the result."""
+_IDENTITIES = ("contiguous", "detach", "clone", "float", "cpu", "to")
+"""Methods that change no number of a float32 tensor."""
+
+
+def of_same_numbers(target: Any, x: Any, shape: tuple[int, ...]) -> Any:
+    """Return the result of a call that keeps all numbers in order; None for other calls."""
+    if target in _IDENTITIES or (target in _RESHAPES and shape == shape_of(x) and len(shape) > 1):
+        return x
+    return kept(p.reshape, x, shape) if target in _RESHAPES else None
 
 
 def _crop(x: Any, axis: int, start: int, stop: int, step: int = 1) -> Any:
@@ -68,17 +82,17 @@ def _getitem(x: Any, index: Any) -> Any:
 
 
 @rewrites(torch.narrow, "narrow")
-def _narrow(x: fx.Proxy, dim: int, start: int, length: int) -> fx.Proxy:
+def _narrow(x: Traced, dim: int, start: int, length: int) -> Traced:
     return _crop(x, axis_of(x, dim), start, start + length)
 
 
 @rewrites(torch.select, "select")
-def _select(x: fx.Proxy, dim: int, index: int) -> Any:
+def _select(x: Traced, dim: int, index: int) -> Any:
     return _getitem(x, (*[slice(None)] * axis_of(x, dim), index))
 
 
 @rewrites(torch.split, "split", torch.split_with_sizes, "split_with_sizes")
-def _split(x: fx.Proxy, split_size_or_sections: Any, dim: int = 0) -> tuple[fx.Proxy, ...]:
+def _split(x: Traced, split_size_or_sections: Any, dim: int = 0) -> tuple[Traced, ...]:
     axis, sizes = axis_of(x, dim), split_size_or_sections
     extent = shape_of(x)[axis - 1]
     if isinstance(sizes, int):
@@ -88,18 +102,18 @@ def _split(x: fx.Proxy, split_size_or_sections: Any, dim: int = 0) -> tuple[fx.P
 
 
 @rewrites(torch.chunk, "chunk")
-def _chunk(x: fx.Proxy, chunks: int, dim: int = 0) -> tuple[fx.Proxy, ...]:
+def _chunk(x: Traced, chunks: int, dim: int = 0) -> tuple[Traced, ...]:
     return _split(x, -(-shape_of(x)[axis_of(x, dim) - 1] // chunks), dim)
 
 
 @rewrites(torch.unbind, "unbind")
-def _unbind(x: fx.Proxy, dim: int = 0) -> tuple[Any, ...]:
+def _unbind(x: Traced, dim: int = 0) -> tuple[Any, ...]:
     axis = axis_of(x, dim)
     return tuple(_select(x, axis, index) for index in range(shape_of(x)[axis - 1]))
 
 
 @rewrites(torch.permute, "permute")
-def _permute(x: fx.Proxy, *dims: Any) -> fx.Proxy:
+def _permute(x: Traced, *dims: Any) -> Traced:
     wanted = dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
     rank = len(shape_of(x)) + 1
     order = tuple(axis % rank for axis in wanted)
@@ -109,7 +123,7 @@ def _permute(x: fx.Proxy, *dims: Any) -> fx.Proxy:
 
 
 @rewrites(torch.transpose, torch.swapaxes, "transpose", "swapaxes")
-def _transpose(x: fx.Proxy, dim0: int, dim1: int) -> fx.Proxy:
+def _transpose(x: Traced, dim0: int, dim1: int) -> Traced:
     order = list(range(len(shape_of(x)) + 1))
     first, second = axis_of(x, dim0), axis_of(x, dim1)
     order[first], order[second] = second, first
@@ -117,7 +131,7 @@ def _transpose(x: fx.Proxy, dim0: int, dim1: int) -> fx.Proxy:
 
 
 @rewrites(torch.roll, "roll")
-def _roll(x: fx.Proxy, shifts: Any, dims: Any) -> fx.Proxy:
+def _roll(x: Traced, shifts: Any, dims: Any) -> Traced:
     pairs = ((shifts,), (dims,)) if isinstance(dims, int) else (shifts, dims)
     for shift, dim in zip(*pairs, strict=True):
         axis = axis_of(x, dim)
@@ -129,7 +143,7 @@ def _roll(x: fx.Proxy, shifts: Any, dims: Any) -> fx.Proxy:
 
 
 @rewrites("repeat", torch.tile, "tile")
-def _repeat(x: fx.Proxy, *sizes: Any) -> fx.Proxy:
+def _repeat(x: Traced, *sizes: Any) -> Traced:
     counts = sizes[0] if isinstance(sizes[0], (tuple, list)) else sizes
     if len(counts) != len(shape_of(x)) + 1 or counts[0] != 1:
         raise refused(x, f"repetitions {tuple(counts)}")
@@ -139,7 +153,7 @@ def _repeat(x: fx.Proxy, *sizes: Any) -> fx.Proxy:
 
 
 @rewrites(torch.stack)
-def _stack(tensors: Sequence[fx.Proxy], dim: int = 0) -> fx.Proxy:
+def _stack(tensors: Sequence[Traced], dim: int = 0) -> Traced:
     shape = shape_of(tensors[0])
     axis = dim % (len(shape) + 2)
     if axis == 0:
@@ -149,9 +163,9 @@ def _stack(tensors: Sequence[fx.Proxy], dim: int = 0) -> fx.Proxy:
 
 
 @rewrites(torch.cat, torch.concat, torch.concatenate)
-def _cat(tensors: Sequence[fx.Proxy], dim: int = 0) -> Any:
+def _cat(tensors: Sequence[Traced], dim: int = 0) -> Any:
     axis = axis_of(tensors[0], dim)
-    return None if axis == 1 else call(p.concatenate, axis, *tensors)
+    return (kept if axis == 1 else call)(p.concatenate, axis, *tensors)
 
 
 @rewrites(functional.pad)
@@ -192,7 +206,7 @@ def _beside(extent: int, low: int, high: int, mode: str) -> list[tuple[int, int]
 
 
 @rewrites("expand", "expand_as")
-def _expand(x: fx.Proxy, *sizes: Any) -> Any:
+def _expand(x: Traced, *sizes: Any) -> Any:
     wanted: Any = sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes
     wanted = shape_of(wanted) if is_tensor(wanted) else tuple(wanted)[1:]
     extents = shape_of(x)
@@ -204,7 +218,7 @@ def _expand(x: fx.Proxy, *sizes: Any) -> Any:
 
 
 @rewrites(functional.pixel_shuffle, torch.pixel_shuffle)
-def _pixel_shuffle(x: fx.Proxy, upscale_factor: int) -> fx.Proxy:
+def _pixel_shuffle(x: Traced, upscale_factor: int) -> Traced:
     (channels, height, width), r = shape_of(x), upscale_factor
     split = call(p.reshape, x, (channels // r**2, r, r, height, width))
     turned = call(p.transpose, split, (1, 4, 2, 5, 3))
@@ -212,7 +226,7 @@ def _pixel_shuffle(x: fx.Proxy, upscale_factor: int) -> fx.Proxy:
 
 
 @rewrites(functional.pixel_unshuffle, torch.pixel_unshuffle)
-def _pixel_unshuffle(x: fx.Proxy, downscale_factor: int) -> fx.Proxy:
+def _pixel_unshuffle(x: Traced, downscale_factor: int) -> Traced:
     (channels, height, width), r = shape_of(x), downscale_factor
     split = call(p.reshape, x, (channels, height // r, r, width // r, r))
     turned = call(p.transpose, split, (1, 3, 5, 2, 4))
@@ -220,7 +234,7 @@ def _pixel_unshuffle(x: fx.Proxy, downscale_factor: int) -> fx.Proxy:
 
 
 @rewrites(torch.channel_shuffle, getattr(functional, "channel_shuffle", "channel_shuffle"))
-def _channel_shuffle(x: fx.Proxy, groups: int) -> fx.Proxy:
+def _channel_shuffle(x: Traced, groups: int) -> Traced:
     channels, *image = shape_of(x)
     axes = range(3, 3 + len(image))
     split = call(p.reshape, x, (groups, channels // groups, *image))

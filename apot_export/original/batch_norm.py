@@ -8,15 +8,14 @@ outputs, whose channels have a known mean and deviation.
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx, nn
-from torch.nn import functional
 
+from apot_export.original import primitives as p
 from apot_export.original.quantized_layers import QuantConv2d, padding_of
 from apot_export.original.tracing import trace
 
@@ -107,14 +106,10 @@ def _normal(
                 mean=module.bias.detach().double().numpy(),
                 deviation=np.maximum(deviation, _SMALLEST_DEVIATION),
             )
-        if isinstance(module, nn.ReLU):
-            return _rectified(inputs[0])
-        return inputs[0] if isinstance(module, nn.Identity) else None
-    if node.target in (operator.add, operator.iadd, torch.add, "add", "add_"):
+        return None
+    if node.target is p.add:
         return _sum(inputs)
-    if node.target in (functional.relu, functional.relu_, torch.relu, "relu", "relu_"):
-        return _rectified(inputs[0])
-    return None
+    return _rectified(inputs[0]) if node.target is p.rectify else None
 
 
 def _rectified(value: Normal | None) -> Normal | None:

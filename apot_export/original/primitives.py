@@ -61,9 +61,14 @@ def reduce(x: Tensor, function: str, axes: tuple[int, ...]) -> Tensor:
     return x.amax(axes, keepdim=True) if function == "max" else x.mean(axes, keepdim=True)
 
 
-def global_average(x: Tensor) -> Tensor:
-    """Return the mean over height and width, which stay."""
-    return x.mean((2, 3), keepdim=True)
+def global_average(x: Tensor, keepdim: bool = True) -> Tensor:
+    """Return the mean over height and width, which stay or go."""
+    return x.mean((2, 3), keepdim=keepdim)
+
+
+def average(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    """Return the mean of windows."""
+    return functional.avg_pool2d(x, kernel, stride)
 
 
 def crop(x: Tensor, start: tuple[int, ...], stop: tuple[int, ...], step: tuple[int, ...]) -> Tensor:
@@ -112,5 +117,10 @@ def largest(
     return functional.max_pool2d(x, kernel, stride, padding)
 
 
-CHOICES = (crop, pad, reshape, transpose, concatenate, largest)
+def upsample(x: Tensor, scale: tuple[int, int]) -> Tensor:
+    """Repeat every number over a block of this height and width."""
+    return functional.interpolate(x, scale_factor=tuple(map(float, scale)))
+
+
+CHOICES = (crop, pad, reshape, transpose, concatenate, largest, upsample)
 """Functions whose results are values of their operands, or constants."""

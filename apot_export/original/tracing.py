@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 import re
 import sys
 import traceback
@@ -17,15 +16,16 @@ import torch
 from torch import fx, nn
 
 from apot_export.errors import CaptureError
+from apot_export.original import primitives as p
 from apot_export.original._calls import shape_of
 from apot_export.original.borders import TransposedConv2d, prepared, without_borders
 from apot_export.original.observed import tensors_of
 from apot_export.original.quantized_layers import QuantizedLayer, products
 from apot_export.original.rewriting import (
-    MODULES,
     REWRITINGS,
     constant_of,
     is_tensor,
+    of_same_numbers,
     without_tracing,
 )
 
@@ -56,18 +56,13 @@ _OTHER_BATCHES = (*range(1, 33), 64, 100, 128, 256, 1000)
 
 _LEAVES = (
     nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm,  # noqa: SLF001 - bases of all of them
-    nn.Linear, nn.MultiheadAttention, nn.RNNBase, nn.ReLU, nn.Hardtanh,
-    nn.Flatten, nn.Upsample, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
+    nn.Linear, nn.MultiheadAttention, nn.RNNBase,
 )  # fmt: skip
 """Modules of PyTorch that are operations; others are what their forward passes call."""
 
 
-_NUMBERWISE = (nn.modules.batchnorm._BatchNorm, nn.ReLU, nn.Hardtanh)  # noqa: SLF001 - likewise
-"""Modules among them whose results have the shape of their input."""
-
-
-_SUMS = (operator.add, operator.iadd, torch.add)
-"""Functions that make of two alike tensors a third. Run on ones without content, they would have
+_OF_TWO = (p.add, p.multiply)
+"""Functions that make of two alike tensors a third like them. Run on ones without content, they would have
 PyTorch load its compiler, which takes a second."""
 
 
@@ -101,6 +96,8 @@ class _Tracer(fx.Tracer):
         self.record_stack_traces = with_lines
         self.without_borders: dict[str, nn.Module] = {}
         """Convolutions whose borders are operations of their own, as they remain without them."""
+        self.called = ""
+        """Name of the function or method whose call is being rewritten."""
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -130,28 +127,21 @@ class _Tracer(fx.Tracer):
         """Add an operation in terms of `primitives`, or return what it is where that is known."""
         if kind == "call_function" and _is_marked(target):
             return target(*args, **kwargs)
-        if kind == "call_module":
-            args = self._inputs(target, args)
         if kind in ("call_function", "call_method", "call_module"):
-            rewritten = self._rewritten(kind, target, args, kwargs)
-            if rewritten is not None:
-                return rewritten
-            values = self._values(kind, target, args, kwargs)
-            if values is not None and not tensors_of(values[0]) and values[0] == values[1]:
-                if not isinstance(values[0], bool) or _always(target, args, kwargs, values[0]):
-                    return values[0]
-                values = None  # of some numbers of images: nothing may depend on it
+            outer, self.called = self.called, getattr(target, "__name__", str(target))
+            try:
+                known, values, args = self._known(kind, target, args, kwargs)
+            finally:
+                self.called = outer
+            if known is not None:
+                return known
         else:
             values = self._given(kind, target)
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         if values is not None:
             proxy.node.meta["values"] = values
-            if isinstance(values[0], torch.Tensor):
-                shapes = [tuple(value.shape) for value in values]
-                is_batch = tuple(shape[0] for shape in shapes if shape) == _BATCHES
-                is_batch &= values[0].dtype is torch.float32
-                if is_batch and shapes[0][1:] == shapes[1][1:] and kind != "get_attr":
-                    proxy.node.meta["shape"] = shapes[0][1:]
+            if kind != "get_attr" and (shape := _image_shape(values)) is not None:
+                proxy.node.meta["shape"] = shape
         return proxy
 
     def _inputs(self, target: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -169,21 +159,37 @@ class _Tracer(fx.Tracer):
             )
         return args
 
-    def _rewritten(
+    def _known(
         self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        rewriting = REWRITINGS.get(target)
+    ) -> tuple[Any, Any, tuple[Any, ...]]:
+        """Return what a call is where that is known, else its results, and its arguments."""
         if kind == "call_module":
-            module = self.root.get_submodule(target)
-            rewriting = MODULES.get(type(module), lambda _module, *_: None)
-            args = (module, *args)
-        tensors = [arg for arg in args[kind == "call_module" :] if is_tensor(arg)]
-        lists = [arg for arg in args if isinstance(arg, (tuple, list)) and any(map(is_tensor, arg))]
-        if rewriting is None or not (tensors or lists):
+            args = self._inputs(target, args)
+            return None, self._values(kind, target, args, kwargs), args
+        if (rewritten := self._rewritten(target, args, kwargs)) is not None:
+            return rewritten, None, args
+        values = self._values(kind, target, args, kwargs)
+        if values is None:
+            return None, None, args
+        if (shape := _image_shape(values)) is not None and args and is_tensor(args[0]):
+            return of_same_numbers(target, args[0], shape), values, args
+        if not tensors_of(values[0]) and values[0] == values[1]:
+            if not isinstance(values[0], bool) or _always(target, args, kwargs, values[0]):
+                return values[0], values, args
+            values = None  # of some numbers of images: nothing may depend on it
+        return None, values, args
+
+    def _rewritten(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        rewriting = REWRITINGS.get(target)
+        of_lists = [one for arg in args if isinstance(arg, (tuple, list)) for one in arg]
+        if rewriting is None or not any(map(is_tensor, (*args, *of_lists))):
             return None
         try:
             return rewriting(*args, **kwargs)
-        except CaptureError:
+        except CaptureError as error:
+            kind = self.scope.module_type
+            if error.where is None and kind is not None and kind.__module__.startswith("torch.nn"):
+                error.where = self.scope.module_path
             raise
         except (TypeError, ValueError, IndexError, KeyError):
             return None
@@ -218,13 +224,15 @@ class _Tracer(fx.Tracer):
                         found.append(_run_on_meta(module, plain, options))
                     elif kind == "call_method":
                         found.append(getattr(plain[0], target)(*plain[1:], **options))
-                    elif target in _SUMS and _alike(plain) and not options:
+                    elif target in _OF_TWO and _alike(plain) and not options:
                         found.append(plain[0])
                     else:
                         found.append(target(*plain, **options))
             except Exception:  # noqa: BLE001 - whatever the code raises: then nothing is known
                 return None
-        return found[0], found[1]
+        # A call that only makes a tensor contiguous is none here.
+        few, more = (v.contiguous() if isinstance(v, torch.Tensor) else v for v in found)
+        return few, more
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         values = obj.node.meta.get("values")
@@ -239,8 +247,17 @@ def _is_marked(target: Any) -> bool:
     return isinstance(target, FunctionType) and package not in ("torch", __name__.split(".")[0])
 
 
+def _image_shape(values: tuple[Any, Any]) -> tuple[int, ...] | None:
+    """Return the shape of a float32 tensor without the batch axis; None for anything else."""
+    if not isinstance(values[0], torch.Tensor) or values[0].dtype is not torch.float32:
+        return None
+    few, more = (tuple(value.shape) for value in values)
+    is_batch = (few[:1], more[:1]) == ((_BATCHES[0],), (_BATCHES[1],)) and few[1:] == more[1:]
+    return few[1:] if is_batch else None
+
+
 def _run_on_meta(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    if isinstance(module, _NUMBERWISE) and not options:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and not options:  # noqa: SLF001 - likewise
         return args[0]
     if isinstance(module, (nn.Conv2d, nn.Linear)):  # quantized or not, of the same shapes
         (image,) = args
@@ -326,9 +343,10 @@ def trace(
             (frame.filename, frame.lineno or 0, frame.line or "")
             for frame in traceback.extract_tb(error.__traceback__)
         ]
-        where = _last_of_network(frames) or type(module).__name__
+        line = _last_of_network(frames)
+        where = line or type(module).__name__
         if isinstance(error, CaptureError):
-            error.where = where
+            error.where = ", ".join(filter(None, (error.where, line))) or where
             raise
         raise CaptureError(
             "The network's forward pass cannot be captured as a graph.",
@@ -377,12 +395,13 @@ def value_names(traced: fx.GraphModule) -> dict[str, str]:
     used: set[str] = set()
     scope = ""
     for node in traced.graph.nodes:
-        if node.op == "call_module":
-            wanted = str(node.target)
+        module = str(node.target) if node.op == "call_module" else node.meta.get("module")
+        if module is not None:
+            wanted = module
             scope = wanted.rpartition(".")[0]
         elif node.op in ("call_function", "call_method"):
-            function = node.target if isinstance(node.target, str) else node.target.__name__
-            wanted = ".".join(filter(None, (scope, function.strip("_"))))
+            function = getattr(node.target, "__name__", str(node.target)).strip("_")
+            wanted = ".".join(filter(None, (scope, node.meta.get("called", function))))
         else:
             wanted = str(node.name)
         name, number = wanted, 1

@@ -16,7 +16,6 @@ import torch
 from torch import fx, nn
 
 from apot_export.errors import RecognitionError
-from apot_export.original import functions
 from apot_export.original import primitives as p
 from apot_export.original.custom._agreement import Call, probes
 from apot_export.original.custom._layers import (
@@ -36,8 +35,6 @@ _LIKELY = 4
 _IMAGE_AXES = 3
 _ROUNDING = 1e-6
 """Of a threshold: how far a level may be from itself."""
-_SAME_NUMBERS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten)
-_RESHAPES = (p.reshape, *functions.RESHAPES, *functions.IDENTITIES)
 
 
 def quantizers(module: nn.Module, names: Mapping[nn.Module, str]) -> dict[nn.Module, FoundLayer]:
@@ -131,7 +128,7 @@ def join(module: nn.Module, stubs: Mapping[str, WeightedLayer], observed: Observ
         layer = traced.get_submodule(name)
         if not isinstance(layer, (QuantConv2d, QuantLinear)) or layer.quantizes_input:
             continue
-        sources = {_source(traced, node.all_input_nodes[0], stubs) for node in found}
+        sources = {_source(node.all_input_nodes[0], stubs) for node in found}
         source = sources.pop()
         made = _joined(layer, stubs[source], observed.calls[name]) if source else None
         if made and not sources:
@@ -141,7 +138,7 @@ def join(module: nn.Module, stubs: Mapping[str, WeightedLayer], observed: Observ
     for name in stubs:
         moved = dict(calls)
         if all(
-            _move(traced, moved, place, call, places, joined)
+            _move(moved, place, call, places, joined)
             for place, call in zip(places[name], calls[name], strict=True)
         ):
             module.set_submodule(name, nn.Identity())
@@ -149,25 +146,14 @@ def join(module: nn.Module, stubs: Mapping[str, WeightedLayer], observed: Observ
     return dataclasses.replace(observed, calls=calls)
 
 
-def _source(traced: fx.GraphModule, node: fx.Node, stubs: Collection[str]) -> str | None:
+def _source(node: fx.Node, stubs: Collection[str]) -> str | None:
     """Return the quantizer whose numbers a value has, and perhaps zeros; None where none is."""
     while not (node.op == "call_module" and str(node.target) in stubs):
-        is_choice = _keeps_numbers(traced, node) or (
-            isinstance(traced.get_submodule(str(node.target)), nn.MaxPool2d)
-            if node.op == "call_module"
-            else node.target in (*p.CHOICES, *functions.MODULES) and len(node.all_input_nodes) == 1
-        )
-        if not (is_choice and node.all_input_nodes):
+        is_choice = node.target in (*p.CHOICES, p.rectify, p.clip)
+        if not is_choice or len(node.all_input_nodes) != 1:
             return None
         node = node.all_input_nodes[0]
     return str(node.target)
-
-
-def _keeps_numbers(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Tell whether a node's result has all numbers of its input in order."""
-    if node.op == "call_module":
-        return isinstance(traced.get_submodule(str(node.target)), _SAME_NUMBERS)
-    return node.op in ("call_function", "call_method") and node.target in _RESHAPES
 
 
 def _joined(
@@ -196,7 +182,6 @@ def _joined(
 
 
 def _move(
-    traced: fx.GraphModule,
     calls: dict[str, Sequence[tuple[Any, Any]]],
     place: fx.Node,
     call: tuple[Any, Any],
@@ -215,7 +200,7 @@ def _move(
                 return False
             found[number] = given.reshape(found[number][0].shape), found[number][1]
             calls[name] = found
-        elif reader.users and _keeps_numbers(traced, reader):
+        elif reader.users and reader.target is p.reshape:
             waiting += reader.users
         else:
             return False

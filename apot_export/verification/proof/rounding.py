@@ -12,18 +12,12 @@ from torch import fx, nn
 
 from apot_export.network import operations as op
 from apot_export.network.bounds import UNIT_ROUNDOFF, sum_roundings
-from apot_export.original import functions
 from apot_export.original import primitives as p
 from apot_export.original.quantized_layers import QuantizedLayer, ThresholdLayer, products
 
 _PRODUCT_ROUNDINGS = 12
 """Roundings of one product: both factors' own (levels times thresholds), product and scale."""
 _BATCH_NORM_ROUNDINGS = 8
-
-_CLIPS = (nn.ReLU, nn.Hardtanh)
-_CHOICES = (nn.MaxPool2d, nn.Upsample, nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
-"""Modules whose results are values of their operands: the bounds go the same way."""
-_AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 
 @dataclass(frozen=True)
@@ -58,10 +52,9 @@ def bounded_layer(module: nn.Conv2d | nn.Linear, operand: Bounded) -> Bounded:
 
 
 def bounded_module(module: nn.Module, operand: Bounded) -> Bounded:
-    """Run a module without weights, or a batch-norm."""
-    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)):
-        return _batch_norm(module, operand)
-    return _moved(type(module), operand, lambda pick: module(pick(operand)))
+    """Run a batch-norm, the only module without weights in a trace."""
+    assert isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm))
+    return _batch_norm(module, operand)
 
 
 def bounded_function(
@@ -70,31 +63,28 @@ def bounded_function(
     """Run a function or method; what is no tensor, as a size, stays what it is.
 
     Args:
-        target: The function, or the method's name.
+        target: The function of `primitives`; another one, or a method's name, gives no tensor.
         arguments: Its positional arguments, the tensors among them bounded.
         call: Runs it on plain arguments.
     """
     operands: list[Bounded] = []
     _each(arguments, operands.append)
-    if not operands:
-        return call(arguments)
+    result = call(_each(arguments, lambda part: part.value))
+    if not operands or not isinstance(result, torch.Tensor):
+        return result
     if target in _NUMBERWISE:
-        return _NUMBERWISE[target](call(_each(arguments, _copied)), arguments, operands)
-    kind = _KINDS.get(target, nn.Module)
-    return _moved(kind, operands[0], lambda pick: call(_each(arguments, pick)))
-
-
-_KINDS: dict[Any, type[nn.Module]] = {
-    **dict.fromkeys(functions.CLIPS, nn.Hardtanh),
-    **dict.fromkeys(functions.MEANS, nn.AdaptiveAvgPool2d),
-    **dict.fromkeys(functions.CONCATENATIONS + functions.IDENTITIES, nn.Identity),
-    **{target: kind for target, (kind, _, _) in functions.MODULES.items()},
-    **dict.fromkeys(functions.RESHAPES, nn.Flatten),
-    **dict.fromkeys(p.CHOICES, nn.Flatten),
-    **dict.fromkeys((p.rectify, p.clip), nn.Hardtanh),
-    p.global_average: nn.AdaptiveAvgPool2d,
-}
-"""The kind of module that treats bounds as a function does."""
+        return _NUMBERWISE[target](result, arguments, operands)
+    if target in (p.rectify, p.clip):
+        return Bounded(result, operands[0].bound)
+    bound = call(_each(arguments, lambda part: part.bound))
+    if target in p.CHOICES:
+        # A constant among them, as of a padding, has no error, and may be negative.
+        return Bounded(result, bound.abs())
+    if target in (p.average, p.global_average):
+        window = max(1, operands[0].value.numel() / max(1, result.numel()))
+        magnitude = call(_each(arguments, lambda part: part.value.abs()))
+        return Bounded(result, bound + (sum_roundings(window) + 2) * UNIT_ROUNDOFF * magnitude)
+    raise TypeError(f"no rounding bound for {target}")
 
 
 _STEEPEST = {
@@ -154,45 +144,13 @@ def _resampled(result: torch.Tensor, arguments: Any, operands: list[Bounded]) ->
 
 _NUMBERWISE: Mapping[Any, Callable[[torch.Tensor, Any, list[Bounded]], Bounded]] = {
     p.multiply: _multiplied,
-    **dict.fromkeys((p.add, *functions.ADDITIONS), _added),
+    p.add: _added,
     p.scale_bias: _scaled,
     p.elementwise: _of_function,
     p.reduce: _reduced,
     p.resample: _resampled,
 }
 """Bounds of functions by their results, arguments and bounded operands."""
-
-
-def _copied(operand: Bounded) -> torch.Tensor:
-    """Return the value for an operation that may work in place."""
-    return operand.value.clone()
-
-
-def _moved(
-    kind: type[nn.Module], operand: Bounded, run: Callable[[Callable[[Bounded], torch.Tensor]], Any]
-) -> Any:
-    """Run an operation that clips, chooses or averages values.
-
-    Args:
-        kind: The kind of module that does the same.
-        operand: Its first tensor.
-        run: Runs it on what a function makes of its bounded tensors.
-    """
-    result = run(_copied)
-    if not isinstance(result, torch.Tensor):
-        return result
-    if issubclass(kind, _CLIPS):
-        return Bounded(result, operand.bound)
-    if issubclass(kind, _CHOICES):
-        # A constant among them, as of a padding, has no error, and may be negative.
-        return Bounded(result, run(lambda part: part.bound).abs())
-    if issubclass(kind, _AVERAGES):
-        window = max(1, operand.value.numel() / max(1, result.numel()))
-        roundings = sum_roundings(window) + 2
-        magnitude = run(lambda part: part.value.abs())
-        bound = run(lambda part: part.bound) + roundings * UNIT_ROUNDOFF * magnitude
-        return Bounded(result, bound)
-    raise TypeError(f"no rounding bound for {kind.__name__}")
 
 
 def _each(arguments: tuple[Any, ...], change: Callable[[Bounded], Any]) -> tuple[Any, ...]:
