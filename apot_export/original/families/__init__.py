@@ -7,13 +7,14 @@ from difflib import SequenceMatcher
 
 from apot_export.errors import RecognitionError
 from apot_export.original.families._family import Family
-from apot_export.original.families.alq import Alq
-from apot_export.original.families.apot_v1 import ApotV1
-from apot_export.original.families.apot_v2 import ApotV2
-from apot_export.original.families.first_release import FirstRelease
-from apot_export.original.families.full_precision import FullPrecision
-from apot_export.original.families.nonzero import NonZero
-from apot_export.original.families.step_size import StepSize
+from apot_export.original.families._floats import Alq, FullPrecision
+from apot_export.original.families._thresholds import (
+    ApotV1,
+    ApotV2,
+    FirstRelease,
+    NonZero,
+    StepSize,
+)
 
 MULTI_BIT, FULL_PRECISION, USUAL = Alq(), FullPrecision(), ApotV2()
 FAMILIES: tuple[Family, ...] = (
