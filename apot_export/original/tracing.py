@@ -62,8 +62,8 @@ _LEAVES = (
 
 
 _OF_TWO = (p.add, p.multiply)
-"""Functions that make of two alike tensors a third like them. Run on ones without content, they would have
-PyTorch load its compiler, which takes a second."""
+"""Functions that make of two alike tensors a third like them. Run on ones without content, they
+would have PyTorch load its compiler, which takes a second."""
 
 
 class _Proxy(fx.Proxy):
