@@ -23,9 +23,9 @@ from apot_export.original.quantized_layers import (
     LastLinear,
     QuantizedLayer,
     ThresholdLayer,
+    is_plain,
     padding_of,
 )
-from apot_export.original.tracing import is_plain
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm
 KNOWN = (

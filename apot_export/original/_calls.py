@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -114,3 +115,15 @@ def axis_of(x: fx.Proxy, axis: int) -> int:
     if found == 0:
         raise refused(x, "an operation along the batch axis")
     return found
+
+
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Run functions that were compiled with `torch.compile` as they are written."""
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is None:
+        yield
+        return
+    nested = dynamo.config.patch(error_on_nested_fx_trace=False)
+    with torch.compiler.set_stance("force_eager"), nested:
+        yield

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -17,10 +15,10 @@ from torch import fx, nn
 
 from apot_export.errors import CaptureError
 from apot_export.original import primitives as p
-from apot_export.original._calls import shape_of
+from apot_export.original._calls import eagerly, shape_of
 from apot_export.original.borders import TransposedConv2d, prepared, without_borders
 from apot_export.original.observed import tensors_of
-from apot_export.original.quantized_layers import QuantizedLayer, products
+from apot_export.original.quantized_layers import QuantizedLayer, is_plain, products
 from apot_export.original.rewriting import (
     REWRITINGS,
     constant_of,
@@ -37,16 +35,6 @@ _NOT_THE_NETWORK = (
     *(Path(__file__).with_name(f"{name}.py") for name in _OWN),
 )
 """Files whose frames lie between a line of the user's network and its operation."""
-
-
-def is_plain(layer: nn.Module) -> bool:
-    """Tell whether a convolution or linear layer computes what PyTorch's own computes."""
-    if "forward" in vars(layer):  # of this one object
-        return False
-    if isinstance(layer, nn.Conv2d):
-        forward, convolve = type(layer).forward, type(layer)._conv_forward  # noqa: SLF001 - overridden by forks
-        return forward is nn.Conv2d.forward and convolve is nn.Conv2d._conv_forward  # noqa: SLF001 - likewise
-    return isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
 
 
 _BATCHES = (2, 3)
@@ -302,18 +290,6 @@ def _always(target: Any, args: Any, kwargs: Any, found: bool) -> bool:
     except TypeError:  # of values that are no numbers
         pass
     return True
-
-
-@contextmanager
-def eagerly() -> Iterator[None]:
-    """Run functions that were compiled with `torch.compile` as they are written."""
-    dynamo = sys.modules.get("torch._dynamo")
-    if dynamo is None:
-        yield
-        return
-    nested = dynamo.config.patch(error_on_nested_fx_trace=False)
-    with torch.compiler.set_stance("force_eager"), nested:
-        yield
 
 
 def trace(

@@ -15,13 +15,13 @@ from torch import fx, nn
 
 from apot_export.errors import ApotExportError, ModelError, RecognitionError
 from apot_export.network.bounds import UNIT_ROUNDOFF, sum_roundings
+from apot_export.original._calls import eagerly
 from apot_export.original.custom._factory import ImageShape
 from apot_export.original.custom._layers import WeightedLayer
 from apot_export.original.custom._state import require_same_state, state_of
 from apot_export.original.custom._wrappers import hooks_of
 from apot_export.original.observed import Observed, tensors_of
 from apot_export.original.quantized_layers import QuantizedLayer, ThresholdLayer, products
-from apot_export.original.tracing import eagerly
 
 _SEED = 20190928
 _IMAGES = 2

@@ -26,9 +26,9 @@ from apot_export.original.quantized_layers import (
     QuantizedLayer,
     QuantLinear,
     ThresholdLayer,
+    is_plain,
     like,
 )
-from apot_export.original.tracing import is_plain
 
 _FIRST_KINDS = ("FConv2d", "LFC")
 """What `layer_type` says of layers with 8-bit weights and float inputs."""
