@@ -34,6 +34,7 @@ from apot_export.original.custom import ModelSpec, unwrapped
 from apot_export.original.opening import model_spec, open_original
 from apot_export.original.original import Original
 from apot_export.original.parts import stated_parts
+from apot_export.original.published import spelled_as_in
 from apot_export.original.quantization import FLOAT, OPTION
 
 
@@ -127,7 +128,8 @@ def _export(
     of_model: tuple[str, ...] = ()
     if output.model["dynamic_size"]:
         source, of_model = at_any_size(original.module, source, quantizers)
-    coded = encode_network(source, alpha_terms=original.choices.alpha_terms)
+    with spelled_as_in(original.checkpoint):
+        coded = encode_network(source, alpha_terms=original.choices.alpha_terms)
     manifest = _manifest(original, output, path)
     manifest |= {"model": spec.to_json()} if spec else {}
     made = output.files(

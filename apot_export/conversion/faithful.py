@@ -12,7 +12,7 @@ from torch import nn
 from apot_export.errors import CaptureError
 from apot_export.network import Convolution, Linear, Node, SourceNetwork, oracle
 from apot_export.original.borders import prepared
-from apot_export.original.observed import Observed
+from apot_export.original.original import Observed
 
 _TOLERANCE = 1e-3
 """Of the largest magnitude of a value: rounding stays far below, what changes a result does not."""

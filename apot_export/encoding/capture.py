@@ -20,7 +20,7 @@ from apot_export.network import (
     SourceNetwork,
 )
 from apot_export.network import operations as op
-from apot_export.original.observed import tensors_of
+from apot_export.original.primitives import tensors_of
 from apot_export.original.tracing import place, source_line, trace, value_names
 
 

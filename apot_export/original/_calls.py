@@ -16,6 +16,8 @@ from apot_export.original import primitives as p
 Traced = Any
 """A tensor of the graph: an `fx.Proxy`, whose operators the type checker does not know."""
 Rewriting = Callable[..., Any]
+"""Gets a call's arguments as they are, tensors as proxies of known shapes, and returns the proxy of
+its result in terms of `primitives`; None where it leaves the call as it is."""
 REWRITINGS: dict[Any, Rewriting] = {}
 """By function, or name of method."""
 

@@ -1,6 +1,6 @@
 """What forward passes are made of: tensor functions that capture and verification know by name.
 
-`rewriting` expresses PyTorch's many ways of saying the same with these; each computes what the
+A trace expresses PyTorch's many ways of saying the same with these; each computes what the
 operation of the same name in `apot_export.network` does. Axes are counted from 1, 0 being the
 batch's, and shapes are without it.
 """
@@ -8,9 +8,10 @@ batch's, and shapes are without it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional
 
 FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -124,3 +125,16 @@ def upsample(x: Tensor, scale: tuple[int, int]) -> Tensor:
 
 CHOICES = (crop, pad, reshape, transpose, concatenate, largest, upsample)
 """Functions whose results are values of their operands, or constants."""
+
+
+def tensors_of(results: Any) -> list[Tensor]:
+    """Return the tensors in a structure of tuples, lists and dicts, in order."""
+    found: list[Tensor] = []
+
+    def collect(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            found.append(value)
+        return value
+
+    fx.node.map_aggregate(results, collect)
+    return found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from apot_export.errors import BitWidthError, RecognitionError
+from apot_export.errors import BitWidthError, RecognitionError, WeightError
 from apot_export.original import architectures, families
 from apot_export.original.architectures import Architecture
 from apot_export.original.checkpoint import Checkpoint, load_checkpoint, require_finite
@@ -18,8 +20,7 @@ from apot_export.original.layer_facts import LayerFacts
 from apot_export.original.loading import require_unmasked, some_keys
 from apot_export.original.multi_bit import multi_bit_layers, shorten_coordinates
 from apot_export.original.naming import bits_from_name, method_from_name
-from apot_export.original.original import Original
-from apot_export.original.plan import LayerPlan
+from apot_export.original.original import LayerPlan, Original
 from apot_export.original.powers_of_two import find_powers_of_two
 from apot_export.original.quantization import (
     ASSUMPTION,
@@ -52,22 +53,25 @@ def load_original(
         CodebookError: The level set or grid is none that the family has.
     """
     loaded = load_checkpoint(path, choices.weights)
-    try:
+    with spelled_as_in(loaded):
         require_unmasked(loaded.state)
         return rebuild(loaded, choices, input_shape)
-    except RecognitionError as error:
-        error.where = _as_spelled(error.where, loaded) or str(path)
-        error.expected, error.got = (
-            _as_spelled(text, loaded) for text in (error.expected, error.got)
-        )
-        raise
 
 
-def _as_spelled(text: str | None, checkpoint: Checkpoint) -> str | None:
-    """Return a text that names keys with the thresholds' names in the file."""
+@contextmanager
+def spelled_as_in(checkpoint: Checkpoint | None) -> Iterator[None]:
+    """Let errors name thresholds as the keys of the checkpoint do, if there is one."""
     own, theirs = ".weight_alpha", ".weight_quant.wgt_alpha"
-    renamed = any(key.endswith(theirs) for key in checkpoint.keys)
-    return text.replace(own, theirs) if text and renamed else text
+    try:
+        yield
+    except (RecognitionError, WeightError) as error:
+        if checkpoint is not None:
+            error.where = error.where or str(checkpoint.path)
+            if any(key.endswith(theirs) for key in checkpoint.keys):
+                for part in ("where", "expected", "got"):
+                    text = getattr(error, part)
+                    setattr(error, part, text and text.replace(own, theirs))
+        raise
 
 
 def rebuild(

@@ -20,7 +20,7 @@ from apot_export.original.architectures import Architecture
 from apot_export.original.choices import Choices
 from apot_export.original.families import Family
 from apot_export.original.layer_facts import LayerFacts, fitting_quantizations
-from apot_export.original.plan import LayerPlan
+from apot_export.original.original import LayerPlan
 from apot_export.original.quantization import (
     ASSUMPTION,
     CHECKPOINT,

@@ -14,19 +14,23 @@ import torch
 from torch import fx, nn
 
 from apot_export.errors import CaptureError
+from apot_export.original import _activations, _windows
 from apot_export.original import primitives as p
-from apot_export.original._calls import eagerly, shape_of
-from apot_export.original.borders import TransposedConv2d, prepared, without_borders
-from apot_export.original.observed import tensors_of
-from apot_export.original.quantized_layers import QuantizedLayer, is_plain, products
-from apot_export.original.rewriting import (
+from apot_export.original._calls import (
     REWRITINGS,
     constant_of,
+    eagerly,
     is_tensor,
-    of_same_numbers,
+    shape_of,
     without_tracing,
 )
+from apot_export.original._rearranging import of_same_numbers
+from apot_export.original.borders import TransposedConv2d, prepared, without_borders
+from apot_export.original.primitives import tensors_of
+from apot_export.original.quantized_layers import QuantizedLayer, is_plain, products
 
+FILLED_BY = (_activations, _windows)
+"""Modules that enter into `REWRITINGS` what they rewrite, themselves or what they import."""
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n {4}(?P<code>.+))?')
 _OWN = ("tracing", "borders", "_calls", "_activations", "_arithmetic", "_rearranging", "_windows")
 _NOT_THE_NETWORK = (

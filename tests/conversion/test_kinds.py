@@ -18,7 +18,7 @@ from apot_export.downstream import load
 from apot_export.errors import ApotExportError
 from apot_export.original.choices import Choices
 from apot_export.original.custom import original_of_module
-from apot_export.original.observed import tensors_of
+from apot_export.original.primitives import tensors_of
 from apot_export.verification.proof.proofs import prove_export
 from tests.support.kinds import (
     CONVERTED,

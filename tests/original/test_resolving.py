@@ -11,7 +11,7 @@ from apot_export.original import families
 from apot_export.original.choices import Choices
 from apot_export.original.layer_facts import LayerFacts
 from apot_export.original.level_sets import activation_level_set, weight_level_set
-from apot_export.original.plan import LayerPlan
+from apot_export.original.original import LayerPlan
 from apot_export.original.quantization import LayerBits, Quantization, Stated
 from apot_export.original.resolving import resolve
 

@@ -29,3 +29,11 @@ class Architecture:
     build: Callable[[], nn.Module]
     tree: str = ""
     """Tree of the published training codes that has it: "CIFAR", "MNIST" or "ImageNet"."""
+
+
+def convolution(
+    in_channels: int, channels: int, kernel: int, *, stride: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    """Return a convolution without bias that keeps the image's size but for its stride."""
+    padding = kernel // 2
+    return nn.Conv2d(in_channels, channels, kernel, stride, padding, groups=groups, bias=False)

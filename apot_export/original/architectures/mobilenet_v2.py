@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from apot_export.original.architectures._protocol import Architecture, Shapes
+from apot_export.original.architectures._protocol import Architecture, Shapes, convolution
 
 _STAGES = (
     (1, 16, 1, 1),
@@ -28,16 +28,8 @@ _LAST_FEATURES = "features.18.0.weight"
 def _unit(
     in_channels: int, channels: int, kernel: int, *, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    convolution = nn.Conv2d(
-        in_channels,
-        channels,
-        kernel,
-        stride=stride,
-        padding=kernel // 2,
-        groups=groups,
-        bias=False,
-    )
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU6())
+    layer = convolution(in_channels, channels, kernel, stride=stride, groups=groups)
+    return nn.Sequential(layer, nn.BatchNorm2d(channels), nn.ReLU6())
 
 
 class InvertedResidual(nn.Module):
@@ -49,7 +41,7 @@ class InvertedResidual(nn.Module):
         layers: list[nn.Module] = [] if expansion == 1 else [_unit(in_channels, hidden, 1)]
         layers += [
             _unit(hidden, hidden, 3, stride=stride, groups=hidden),
-            nn.Conv2d(hidden, channels, 1, bias=False),
+            convolution(hidden, channels, 1),
             nn.BatchNorm2d(channels),
         ]
         self.conv = nn.Sequential(*layers)
@@ -69,15 +61,9 @@ class MobileNetV2(nn.Module):
         layers: list[nn.Module] = [_unit(3, 32, 3, stride=2)]
         in_channels = 32
         for expansion, channels, blocks, stride in _STAGES:
-            for number in range(blocks):
-                layers.append(
-                    InvertedResidual(
-                        in_channels,
-                        channels,
-                        stride=stride if number == 0 else 1,
-                        expansion=expansion,
-                    )
-                )
+            for step in (stride, *[1] * (blocks - 1)):
+                block = InvertedResidual(in_channels, channels, stride=step, expansion=expansion)
+                layers.append(block)
                 in_channels = channels
         layers.append(_unit(in_channels, 1280, 1))
         self.features = nn.Sequential(*layers)

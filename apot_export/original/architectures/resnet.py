@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from apot_export.original.architectures._protocol import Architecture, Shapes
+from apot_export.original.architectures._protocol import Architecture, Shapes, convolution
 
 _CIFAR_IMAGE = (3, 32, 32)
 _DIGITS_IMAGE = (1, 8, 8)
@@ -24,10 +24,6 @@ _BASIC_DEPTHS = {(1, 1, 1, 1): 10, (2, 1, 1, 2): 14, (2, 2, 2, 2): 18, (3, 4, 6,
 _BOTTLENECK_DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 _EXPANSION = 4
 """Output channels of a bottleneck block per inner channel."""
-
-
-def _convolution(in_channels: int, channels: int, kernel: int, *, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
 class Block(nn.Module):
@@ -43,13 +39,13 @@ class Block(nn.Module):
             layout = [(channels, 1, 1), (channels, 3, stride), (channels * _EXPANSION, 1, 1)]
         self.convolutions, width = len(layout), in_channels
         for number, (wider, kernel, step) in enumerate(layout, start=1):
-            self.add_module(f"conv{number}", _convolution(width, wider, kernel, stride=step))
+            self.add_module(f"conv{number}", convolution(width, wider, kernel, stride=step))
             self.add_module(f"bn{number}", nn.BatchNorm2d(wider))
             width = wider
         self.relu = nn.ReLU()
         self.downsample: nn.Module | None = None
         if stride != 1 or in_channels != width:
-            shortcut = _convolution(in_channels, width, 1, stride=stride)
+            shortcut = convolution(in_channels, width, 1, stride=stride)
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(width))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -88,7 +84,7 @@ class ResNet(nn.Module):
         super().__init__()
         large = len(blocks) == _LARGE_STAGES
         channels, *size = image
-        self.conv1 = _convolution(channels, width, 7 if large else 3, stride=2 if large else 1)
+        self.conv1 = convolution(channels, width, 7 if large else 3, stride=2 if large else 1)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()

@@ -20,7 +20,8 @@ from apot_export.original.custom._factory import ImageShape
 from apot_export.original.custom._layers import WeightedLayer
 from apot_export.original.custom._state import require_same_state, state_of
 from apot_export.original.custom._wrappers import hooks_of
-from apot_export.original.observed import Observed, tensors_of
+from apot_export.original.original import Observed
+from apot_export.original.primitives import tensors_of
 from apot_export.original.quantized_layers import QuantizedLayer, ThresholdLayer, products
 
 _SEED = 20190928

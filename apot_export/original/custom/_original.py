@@ -22,7 +22,6 @@ from apot_export.original.checkpoint import Checkpoint, load_checkpoint, require
 from apot_export.original.choices import Choices
 from apot_export.original.custom._agreement import run
 from apot_export.original.custom._factory import ImageShape, ModelSpec, build
-from apot_export.original.custom._hypotheses import Hypotheses
 from apot_export.original.custom._layers import (
     FoundLayer,
     WeightedLayer,
@@ -31,14 +30,18 @@ from apot_export.original.custom._layers import (
     found_layer,
     weighted_layers,
 )
-from apot_export.original.custom._matching import chosen_layers, chosen_quantizers, with_bits
+from apot_export.original.custom._matching import (
+    Hypotheses,
+    chosen_layers,
+    chosen_quantizers,
+    with_bits,
+)
 from apot_export.original.custom._quantizers import join, quantizers
 from apot_export.original.custom._wrappers import drop_hooks, refresh_weights, unwrapped
 from apot_export.original.families import Family
 from apot_export.original.loading import load_state
 from apot_export.original.multi_bit import multi_bit_layers, shorten_coordinates
-from apot_export.original.original import Original
-from apot_export.original.plan import LayerPlan
+from apot_export.original.original import LayerPlan, Original
 from apot_export.original.powers_of_two import find_powers_of_two
 from apot_export.original.quantization import (
     EIGHT_BIT,

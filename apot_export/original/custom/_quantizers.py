@@ -24,7 +24,7 @@ from apot_export.original.custom._layers import (
     found_quantizer,
     threshold_replacement,
 )
-from apot_export.original.observed import Observed
+from apot_export.original.original import Observed
 from apot_export.original.quantization import SIGNED, UNSIGNED
 from apot_export.original.quantized_layers import QuantConv2d, QuantLinear, ThresholdLayer
 from apot_export.original.tracing import trace
