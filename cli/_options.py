@@ -268,10 +268,10 @@ class IntegerForm:
         )
 
 
-def printed(result: Any, general: General, brief: object = None) -> bool:
-    """Print a result as JSON, or briefly, where that is wanted, and tell whether it was."""
+def printed(result: Any, general: General, brief: object = None, **more: Any) -> bool:
+    """Print a result as JSON, `more` added, or briefly, where wanted; tell whether it was."""
     if general.as_json:
-        typer.echo(json.dumps(result.to_json(), indent=2))
+        typer.echo(json.dumps({**result.to_json(), **more}, indent=2))
     elif general.quiet and brief is not None:
         typer.echo(brief)
         return True

@@ -116,9 +116,9 @@ def convert(
 
                 again = convert_export(checkpoint, directory, **options)
                 memory = _memory(again)
-            if not printed(again, general, again.path):
+            if not printed(again, general, again.path, microcontroller=memory):
                 _render.print_export_conversion(again)
-                typer.echo(memory, nl=bool(memory))
+                _print_memory(memory)
             return
         options |= network.arguments()
         with working(f"Converting {checkpoint}", quiet=general.quiet) as work:
@@ -129,26 +129,32 @@ def convert(
                 checkpoint, directory, choices=choices, trust_options=trust_options, **options
             )
             seconds, memory = work.seconds, _memory(result)
-        if not printed(result, general, result.path):
+        if not printed(result, general, result.path, microcontroller=memory):
             _render.print_conversion(result, seconds)
-            typer.echo(memory, nl=bool(memory))
+            _print_memory(memory)
 
 
-def _memory(result: ConversionResult | ExportConversion) -> str:
-    """Say what a C project of the integer network takes, if there is one, and one can be made."""
+def _memory(result: ConversionResult | ExportConversion) -> dict[str, int] | None:
+    """Return what a C project of the integer network takes, in bytes; None where none is made."""
     from apot_export.devices.c.emit import memory_of
     from apot_export.errors import IntegerError
 
     if result.integer is None:
-        return ""
+        return None
     try:
         found = memory_of(result.path)
-    except IntegerError:  # layers that have no kernel in C
-        return ""
-    return (
-        f"On a microcontroller (apot-export emit c): {found['workspace_bytes']:,} bytes of RAM, "
-        f"{found['model_bytes'] + found['code_bytes']:,} of flash"
-    )
+    except IntegerError:  # limits that have no kernel in C
+        return None
+    return {name: size for name, size in found.items() if name.endswith("_bytes")}
+
+
+def _print_memory(found: dict[str, int] | None) -> None:
+    if found is not None:
+        typer.echo(
+            f"On a microcontroller (apot-export emit c): {found['workspace_bytes']:,} bytes of RAM "
+            f"and {found['stack_bytes']:,} of stack, "
+            f"{found['model_bytes'] + found['code_bytes']:,} of flash"
+        )
 
 
 def _require_options_of_exports(context: typer.Context, export: Path) -> None:

@@ -77,7 +77,7 @@ class _Lowering:
             raise IntegerError(
                 "An all-integer network has one output.",
                 where=", ".join(network.further_outputs),
-                fix="leave out --integer, or return one result",
+                fix="use the float models (without --integer), or return one result",
             )
         self.shapes.update(network.shapes)
         image = f"{network.input}.fixed"
@@ -159,7 +159,7 @@ class _Lowering:
                 expected="layers, sums of one shape, concatenated channels, clips, pools, repeats",
                 got=f"{type(node.operation).__name__} of "
                 + ", ".join(str(list(self.network.shapes[name])) for name in node.inputs),
-                fix="leave out --integer: the float models compute it",
+                fix="use the float models (without --integer), which compute it",
             )
 
     def _add_weighted(
@@ -326,7 +326,7 @@ def integer_weights(layer: Layer) -> tuple[Integers, int]:
         where=layer.name,
         expected="codes, or coordinates as sums of powers of two (--alpha-terms K)",
         got=f"{'float32' if is_float else 'sums of float32 coordinates'} weights",
-        fix="leave out --integer, or convert a quantized network"
+        fix="use the float models (without --integer), or convert a quantized network"
         if is_float
         else "convert the checkpoint with --integer --alpha-terms 3",
     )

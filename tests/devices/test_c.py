@@ -19,6 +19,7 @@ from apot_export.network import CodedNetwork
 from apot_export.network.codebook import Codebook, apot
 from tests.support import simulators
 from tests.support.c_projects import (
+    BIG_ENDIAN,
     MACHINES,
     PRODUCT,
     SANITIZED,
@@ -123,7 +124,7 @@ def test_a_big_endian_machine(digits: tuple[Path, Any]) -> None:
     simulators.require("mips-linux-gnu-gcc", "qemu-mips")
     folder, logits = digits
     simulators.make(folder, "clean")
-    assert_passes(folder, logits, "run-host", "CC=mips-linux-gnu-gcc -static", "host_RUN=qemu-mips")
+    assert_passes(folder, logits, "run-host", *BIG_ENDIAN)
 
 
 @pytest.mark.parametrize("build", SHIFTING)
@@ -158,6 +159,8 @@ def test_published_resnets_on_microcontrollers(bits: int, shelf: Shelf, tmp_path
     logits = write(source, tmp_path, 1)
     for machine in ("host", *MACHINES):
         assert_passes(tmp_path, logits, f"run-{machine}")
+    simulators.make(tmp_path, "clean")
+    assert_passes(tmp_path, logits, "run-host", *BIG_ENDIAN)
     _, found = project(source, chosen_images(source.network, 1))
     assert found["workspace_bytes"] <= 96 << 10
     assert found["instructions"] < 200e6
@@ -196,6 +199,10 @@ def test_the_report_is_of_the_project(digits: tuple[Path, Any]) -> None:
 def test_convert_says_what_it_will_take(digits: tuple[Path, Any], exported: Path) -> None:
     folder, _ = digits
     found = json.loads((folder / "emitted.json").read_text())
-    done = run("convert", exported / EXPORT, "-o", folder.parent / "integer", "--integer")
-    flash = found["model_bytes"] + found["code_bytes"]
-    assert f"{found['workspace_bytes']:,} bytes of RAM, {flash:,} of flash" in done.stdout
+    convert = ("convert", exported / EXPORT, "-o", folder.parent / "integer", "--integer")
+    said = run(*convert).stdout
+    assert f"{found['workspace_bytes']:,} bytes of RAM" in said
+    assert f"{found['model_bytes'] + found['code_bytes']:,} of flash" in said
+    told = json.loads(run(*convert, "--force", "--json").stdout)["microcontroller"]
+    assert told == {name: found[name] for name in told}
+    assert set(told) == {"model_bytes", "code_bytes", "workspace_bytes", "stack_bytes"}

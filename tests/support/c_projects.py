@@ -51,6 +51,7 @@ MACHINES = {
     "cortex-m3": ("arm-none-eabi-gcc", "qemu-system-arm"),
     "cortex-m4": ("arm-none-eabi-gcc", "qemu-system-arm"),
 }
+BIG_ENDIAN = ("CC=mips-linux-gnu-gcc -static", "host_RUN=qemu-mips")
 SHIFTING = ["host", "host-clang", "rv32i", "cortex-m0plus", "cortex-m3", "cortex-m4", "mips"]
 DISASSEMBLERS = {
     "rv32i": "riscv64-unknown-elf-objdump",

@@ -22,6 +22,8 @@ _DESCRIPTION_BYTES = 180
 """A step's call, and what describes it to its kernel."""
 STACK_BYTES = 1536
 """Stack that apot_run takes, at most, on these."""
+_NARROW = 2
+"""Bytes of a number that fraction bits hardly change."""
 _COPIED = 14
 _SEARCHED, _DIGIT, _WRITTEN = 10, 13, 48
 """Instructions of RV32I: a pixel copied into a lane, a step of a binary search,
@@ -99,10 +101,15 @@ def require_fitting(
     needs_ram = program.workspace + STACK_BYTES
     for given, needed, kind, fix in (
         (flash, needs_flash, "flash", "a network of fewer weights, or of fewer bits"),
-        (ram, needs_ram, "ram", "fewer --fraction-bits in convert, so that values take two bytes"),
+        (ram, needs_ram, "ram", "a network of fewer channels, or of smaller images"),
     ):
         if given is not None and needed > given:
-            largest = max(reports, key=lambda one: getattr(one, kind))
+            step, largest = max(
+                zip(program.steps, reports, strict=True), key=lambda pair: getattr(pair[1], kind)
+            )
+            widest = max(program.kinds[name].bytes for name in (*step.reads, *step.writes))
+            if kind == "ram" and widest > _NARROW:
+                fix = "fewer --fraction-bits in convert, so that values take two bytes"  # noqa: PLW2901
             raise IntegerError(
                 f"The network needs more {'RAM' if kind == 'ram' else kind} than the device has.",
                 where=f"{largest.name}, which takes most: {getattr(largest, kind):,} bytes",
