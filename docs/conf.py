@@ -28,7 +28,7 @@ NAVIGATION = {
 project = "apot-export"
 release = version = apot_export.__version__
 html_title = f"apot-export {version}"
-html_copyright = html_show_sphinx = False
+html_show_copyright = html_show_sphinx = False
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
 include_patterns = [
@@ -41,10 +41,11 @@ html_extra_path = ["_site"]  # what forwards from the site's first page to docs/
 html_copy_source = False
 myst_heading_anchors = 4
 default_role = "code"  # docstrings write `names`
+smartquotes = False  # --option is no dash
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
-pygments_style, pygments_dark_style = "default", "monokai"
+pygments_style, pygments_dark_style = "default", "github-dark"
 
 
 def with_navigation(_app: Sphinx, page: str, text: list[str]) -> None:
