@@ -1,10 +1,8 @@
-"""Options: their values, near misses, completion by shells, and their page."""
+"""Options: their values, near misses, and their page."""
 
 from __future__ import annotations
 
 import inspect
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,26 +63,6 @@ def test_values_may_be_written_in_capitals(tmp_path: Path) -> None:
     result = run("convert", missing, "--method", "POT", "--target", "Portable")
     assert "no such value" not in result.stderr
     assert str(missing) in result.stderr
-
-
-SHELLS = {
-    "bash": {"COMP_WORDS": "apot-export convert --target o", "COMP_CWORD": "3"},
-    "zsh": {"_TYPER_COMPLETE_ARGS": "apot-export convert --target o"},
-    "fish": {
-        "_TYPER_COMPLETE_ARGS": "apot-export convert --target o",
-        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
-    },
-}
-
-
-@pytest.mark.parametrize("shell", SHELLS)
-def test_tab_completes_values(shell: str) -> None:
-    program = shutil.which("apot-export", path=Path(sys.executable).parent)
-    assert program, "the tests need the installed program"
-    environment = {**os.environ, **SHELLS[shell], "_APOT_EXPORT_COMPLETE": f"complete_{shell}"}
-    found = subprocess.run([program], env=environment, capture_output=True, text=True, check=False)
-    assert "openvino" in found.stdout
-    assert "portable" not in found.stdout
 
 
 def test_the_page_is_what_the_command_line_declares() -> None:

@@ -76,7 +76,7 @@ def all_blocks(page: str) -> list[Block]:
 
 
 OF_THE_MACHINE = (
-    r"(\btime) +[\d.]+ s\b",
+    r"(\btime) +[\d.]+ s(?:, [\d.]+ s of it to load PyTorch and ONNX)?",
     r"(PyTorch|ONNX Runtime) [\d.]+[^ ,]*(?=,)",
     r"(\d%) +[\d,]+ *$",  # images per second
     r"(manifest.json) +[\d.]+ kB +[\d.]+%",  # it holds paths
