@@ -135,7 +135,10 @@ def _described(reading: Reading, content: object) -> dict[str, Any]:
     def reference(value: Any) -> Any:
         if isinstance(value, int) and value.bit_length() > _LARGEST_INTEGER:
             return math.inf
-        if value is None or isinstance(value, (bool, int, float, str)):
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
+        if isinstance(value, str):
+            reading.spend(len(value))  # the same one may be named again and again
             return value
         if id(value) not in places:
             places[id(value)] = len(parts)
@@ -159,7 +162,7 @@ def _node(reading: Reading, value: Any, reference: Callable[[Any], Any]) -> list
     if not isinstance(value, (dict, StandIn)):
         return _outline(value)
     pairs = [
-        [repr(key) if isinstance(key, bytes) else key, reference(item)]
+        [reference(key), reference(item)]
         for key, item in (value if isinstance(value, dict) else value.held).items()
     ]
     return ["dict", pairs] if isinstance(value, dict) else ["object", value.name, pairs]

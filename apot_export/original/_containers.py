@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from apot_export.budgets import JSON_BYTES
 from apot_export.errors import CheckpointError
-from apot_export.original._data import ITEM_BYTES, Reading, Storage
+from apot_export.original._data import ITEM_BYTES, Reading, Storage, require_axes
 from apot_export.original._pickles import Storages, unpickle
 
 METADATA = "__metadata__"
@@ -215,6 +215,7 @@ def _of_safetensors(reading: Reading, data: mmap.mmap) -> dict[str, Any]:
         left -= end - start
         if not 0 <= start <= end <= len(data) - 8 - size or left < 0:
             raise ValueError(f"{key!r} is outside of the file, or on other tensors")
+        require_axes(shape)
         if math.prod(shape) * ITEM_BYTES[dtype] != end - start:
             raise ValueError(f"{key!r} does not fill its {end - start} bytes")
         storage = Storage(dtype, end - start, 8 + size + start)

@@ -59,6 +59,14 @@ class Tensor:
     strides: tuple[int, ...]
 
 
+def require_axes(numbers: Any) -> None:
+    """Raise `ValueError` unless numbers can be extents or strides of a tensor's axes."""
+    if len(numbers) > _MOST_AXES:
+        raise ValueError(f"{len(numbers)} axes")
+    if not all(isinstance(n, int) and 0 <= n < 1 << 63 for n in numbers):
+        raise ValueError("a shape, stride or offset that is no number of elements")
+
+
 def allow_memory(size: int) -> str:
     """Return what to do about a file that asks for much."""
     return (
@@ -117,10 +125,9 @@ class Reading:
         Raises:
             ValueError: It is not inside its storage.
         """
-        numbers = (offset, *shape, *strides)
-        if not all(isinstance(n, int) and 0 <= n < 1 << 63 for n in numbers):
-            raise ValueError("a shape, stride or offset that is no number of elements")
-        if len(shape) != len(strides) or len(shape) > _MOST_AXES:
+        for some in (shape, strides, (offset,)):
+            require_axes(some)
+        if len(shape) != len(strides):
             raise ValueError(f"{len(shape)} axes, {len(strides)} strides")
         count, size = math.prod(shape), ITEM_BYTES[dtype]
         if math.prod(n or 1 for n in shape) >= 1 << 63:

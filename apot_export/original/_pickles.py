@@ -21,6 +21,7 @@ from apot_export.original._data import (
     StandIn,
     Storage,
     Tensor,
+    require_axes,
 )
 
 _INERT = re.compile(
@@ -73,7 +74,11 @@ _ARRAY_TYPES = {
 """PyTorch's names of numpy's types of numbers, and their codes in `struct`."""
 _ENTRY_BYTES = 64
 """Memory of an entry that a list or dict gets by a copy."""
-_PLAIN_KEYS = (str, int, float, bytes, type(None))
+_PLAIN_KEYS = (str, int, float, type(None))
+_KEY_BITS = 64
+"""Of an integer as a key: of larger ones as many as one likes have the same hash."""
+_LONGEST_NAME = 1024
+"""Characters of a global or a storage: a pickle can name the same one again and again."""
 
 Nested = Callable[[Reading, Any], Any]
 """Reads a file of PyTorch's that stands as bytes in a pickle."""
@@ -96,6 +101,8 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - the C one has no opcodes 
         super().__init__(_Counted(reading, file), encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Global:
+        if len(module) + len(name) > _LONGEST_NAME:
+            raise pickle.UnpicklingError(f"a global of {len(module) + len(name)} characters")
         found = Global(f"{module}.{name}")
         if not _INERT.fullmatch(found.name):
             self._reading.foreign[found.name] = None
@@ -110,9 +117,12 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - the C one has no opcodes 
         match = _STORAGE.fullmatch(kind.name)
         if match is None or match[1] not in _STORAGE_TYPES or any(v is not None for v in view):
             raise pickle.UnpicklingError(f"a storage of an unknown type: {kind.name}")
-        if not isinstance(key, (str, int)) or not isinstance(count, int) or count < 0:
+        key = str(key) if isinstance(key, int) else key
+        if not isinstance(key, str) or not isinstance(count, int) or count < 0:
             raise pickle.UnpicklingError("a storage without a key or a number of elements")
-        return self._storages(str(key), _STORAGE_TYPES[match[1]], count)
+        if len(key) > _LONGEST_NAME:
+            raise pickle.UnpicklingError(f"a storage whose key has {len(key)} characters")
+        return self._storages(key, _STORAGE_TYPES[match[1]], count)
 
     def made(self, maker: Any, arguments: Any) -> Any:
         if not isinstance(maker, Global) or not isinstance(arguments, tuple):
@@ -239,7 +249,9 @@ def unpickle(reading: Reading, file: Any, storages: Storages | None, nested: Nes
 def _fill(held: dict[Any, Any], pairs: Any) -> dict[Any, Any]:
     """Add pairs to a dict, whose keys never nest: a hash has no limit on depth."""
     for key, value in pairs:
-        is_plain = isinstance(key, _PLAIN_KEYS)
+        is_plain = isinstance(key, _PLAIN_KEYS) and not (
+            isinstance(key, int) and key.bit_length() > _KEY_BITS
+        )
         held[key if is_plain else f"{type(key).__name__} {len(held)}"] = value
     return held
 
@@ -304,6 +316,7 @@ def array_of(reading: Reading, value: StandIn) -> Tensor | None:
         known = _array_type(kind)
         if known is None or not isinstance(raw, (bytes, bytearray, str)):
             return None
+        require_axes(shape)
         data, (dtype, code) = _bytes(reading, raw), known
         size = ITEM_BYTES[dtype]
         if len(data) != size * math.prod(shape):

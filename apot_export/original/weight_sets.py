@@ -18,8 +18,12 @@ USUAL_PLACES = ("state_dict", "model", "net_state_dict", TOP)
 """Where training codes put the weights of the network itself."""
 _DEEPEST = 4
 """Levels of dicts and lists that are looked through."""
+_LONGEST_NAME = 200
+"""Characters of a key where weights are looked for: nobody would name a longer one."""
 _OPTIMIZERS = "optim"
 _SHOWN_KEYS = 8
+_MOST_FORMS = 32
+"""Heads of keys that are cut, one after the other."""
 _WRAPPERS = re.compile(
     r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
@@ -52,9 +56,10 @@ def weight_sets(content: object) -> dict[str, Mapping[Any, Any]]:
             return
         seen.add(id(value))
         for key, held in children:
-            if str(key).startswith(_OPTIMIZERS):
-                continue  # what it keeps for every weight has the weight's name at times
-            look(held, f"{place}.{key}" if place else str(key), depth + 1)
+            name = str(key)
+            # What an optimizer keeps for every weight has the weight's name at times.
+            if len(name) <= _LONGEST_NAME and not name.startswith(_OPTIMIZERS):
+                look(held, f"{place}.{name}" if place else name, depth + 1)
 
     look(content, "", 0)
     return found
@@ -181,7 +186,7 @@ def forms_of(keys: Collection[str]) -> list[dict[str, str]]:
     for names in ({key: key for key in keys}, {key: _WRAPPERS.sub("", key) for key in keys}):
         form = names
         forms.append(form)
-        while head := _common_head(form.values()):
+        while len(forms) < _MOST_FORMS and (head := _common_head(form.values())):
             form = {key: name.removeprefix(head) for key, name in form.items()}
             forms.append(form)
     return [form for form in forms if len({*form.values()}) == len(form)]

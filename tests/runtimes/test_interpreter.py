@@ -35,7 +35,7 @@ from apot_export.runtimes.interpreter import (
     compile_interpreter,
     load_interpreter,
 )
-from tests.support.networks import Builder, images_of, quantizer
+from tests.support.networks import Builder, images_of, quantizer, single_linear
 from tests.support.published import Shelf, mnist, scaled
 from tests.support.random_coded_networks import (
     INPUTS,
@@ -238,6 +238,26 @@ def test_the_head_is_where_the_description_says() -> None:
     assert (values % 8, scratch % 8, classes, kind) == (0, 0, 5, 1)
     assert offset + 4 * classes <= values
     assert 0 < instructions < len(network.nodes)
+
+
+@pytest.mark.parametrize(("times", "opens"), [(1, True), (40, True), (100, False)])
+def test_few_instructions_read_the_same_weights(times: int, opens: bool) -> None:
+    codes = np.random.default_rng(0).integers(0, 8, (100, 500))
+    coded = single_linear(uniform(3, signed=True), codes, uniform(4, signed=False))
+    network = lower(coded, fraction_bits=10)
+    content = file_of(coded, network)
+    size = int.from_bytes(content[-12:-8], "little")
+    program = content[-size:-16]
+    instructions = int.from_bytes(program[48:52], "little") * times
+    longer = program[:48] + instructions.to_bytes(4, "little") + program[52:] * times
+    end = longer + struct.pack("<II", 1, len(longer) + 16)
+    forged = content[:-size] + end + struct.pack("<I", zlib.crc32(end)) + b"APIN"
+    if opens:
+        images = fixed_point(network, images_of(coded, 2))
+        assert (OpenProgram(forged).run(images) == OpenProgram(content).run(images)).all()
+    else:
+        with pytest.raises(PackedFileError, match="malformed"):
+            OpenProgram(forged)
 
 
 @pytest.mark.parametrize("damage", ["first", "two axes", "floats"])

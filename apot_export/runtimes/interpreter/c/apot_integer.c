@@ -12,6 +12,7 @@
 #define LARGEST_COUNT 0x7fffffffu
 #define LARGEST_EXTENT 0xffffu
 #define LARGEST_POSTS 4u
+#define LARGEST_USE 64u /* times the data: bytes of all parts together */
 #define SATURATED ((uint64_t)1 << 62)
 
 enum kind { LEVELS = 0, NARROW = 1, WIDE = 2, IMAGE = 3 }; /* uint8, int32, int64, the caller's */
@@ -130,6 +131,7 @@ typedef struct {
     const apot_model *model;
     const int32_t *image;
     uint8_t *workspace; /* NULL while a program is only checked */
+    uint64_t *unread;   /* bytes that parts may still have then: many can be the same ones */
 } machine;
 
 static unsigned size_log2(uint32_t kind)
@@ -467,8 +469,15 @@ static const uint8_t *read_part(reader *r, const machine *m, uint32_t *size, int
         r->bad = 1;
         return NULL;
     }
-    if (!m->workspace && checksum(m->model->data + offset, *size) != expected)
-        *damaged = 1;
+    if (!m->workspace) {
+        if (*size > *m->unread) {
+            r->bad = 1;
+            return NULL;
+        }
+        *m->unread -= *size;
+        if (checksum(m->model->data + offset, *size) != expected)
+            *damaged = 1;
+    }
     return m->model->data + offset;
 }
 
@@ -985,10 +994,9 @@ int apot_open(apot_model *model, const uint8_t *file, size_t size)
     static const char start_of_header[] = "{\"__metadata__\":{\"header_crc32\":\"";
     const size_t marked = sizeof start_of_header - 1;
     const uint8_t *trailer;
-    uint64_t header, section;
+    uint64_t header, section, count, unread;
     machine m;
     reader r;
-    uint64_t count;
     value output;
     memset(model, 0, sizeof *model);
     if (size < HEADER_BYTES + marked || memcmp(file + HEADER_BYTES, start_of_header, marked) != 0)
@@ -1027,6 +1035,8 @@ int apot_open(apot_model *model, const uint8_t *file, size_t size)
     m.model = model;
     m.image = NULL;
     m.workspace = NULL;
+    unread = product(model->data_size, LARGEST_USE);
+    m.unread = &unread;
     output = read_value(&r, &m, model->classes, WIDE);
     model->output_kind = output.kind;
     model->output_offset = output.offset;
@@ -1087,6 +1097,7 @@ int apot_run(const apot_model *model, const int32_t *image, int64_t *logits, voi
     m.model = model;
     m.image = image;
     m.workspace = (uint8_t *)workspace;
+    m.unread = NULL;
     status = execute(&m);
     for (i = 0; i < model->classes && status == APOT_OK; i++)
         logits[i] = load(m.workspace + model->output_offset, model->output_kind, i);
