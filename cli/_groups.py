@@ -99,6 +99,8 @@ def _annotation(name: str, hint: Any, panel: str | None = None) -> Any:
 
     Such an option has the parameter's name, and a flag no opposite. Values are taken in any case.
     """
+    # Python 3.10 wraps the hint of a parameter whose default is None in Optional[...].
+    hint = next((one for one in get_args(hint) if get_origin(one) is Annotated), hint)
     if get_origin(hint) is not Annotated:
         return hint
     base, option = get_args(hint)

@@ -218,7 +218,7 @@ class IntegerForm:
     PANEL: ClassVar[str] = "Integer network"
 
     integer: Annotated[
-        bool, "Write the all-integer network, too: adds, shifts and compares alone."
+        bool, "Write the all-integer network, too: no floats between images and logits."
     ] = False
     fraction_bits: Annotated[
         str,

@@ -29,6 +29,8 @@ _EVERYWHERE = "portable"
 _LEVELS = {"apot": "additive powers of two", "pot": "powers of two", "uniform": "uniform"}
 _SOURCES = {"option": "as given", "assumption": "assumed"}
 """Sources of a part of the quantization that read otherwise than their names."""
+_LARGEST = "largest provable"
+"""Source of fraction bits that no images called for."""
 _OPERATIONS = ("additions", "shifts", "comparisons")
 _BAR_WIDTH = 16
 _WITHOUT_A_TERMINAL = 100
@@ -114,9 +116,11 @@ def print_conversion(result: ConversionResult, seconds: float) -> None:
             Text(_SOURCES.get(source, source), "yellow" if source == "assumption" else ""),
         )
     console.print(parts)
-    table = new_table("file", "size", "of the checkpoint")
+    table = new_table("file", "size", "of the weights in float32")
     for name, count in result.files.items():
-        table.add_row(name, _bytes(count), f"{count / result.checkpoint_bytes:.1%}")
+        holds_weights = name.endswith((".onnx", ".safetensors"))
+        share = f"{count / result.float32_bytes:.1%}" if holds_weights else ""
+        table.add_row(name, _bytes(count), share)
     console.print(table)
 
 
@@ -130,7 +134,7 @@ def print_export_conversion(result: ExportConversion) -> None:
     console.print(Text.assemble(("Converted ", "bold green"), says), soft_wrap=True)
     facts = [("packed file", "entropy-coded")] * result.compressed
     if result.integer is not None:
-        facts.append(("integer", _integer_line(result.integer)))
+        facts += _integer_facts(result.integer)
     if facts:
         console.print(facts_table(facts))
     table = new_table("file", "size")
@@ -153,7 +157,7 @@ def _conversion_facts(result: ConversionResult, seconds: float) -> Iterator[tupl
     if result.compressed:
         yield "packed file", "entropy-coded"
     if result.integer is not None:
-        yield "integer", _integer_line(result.integer)
+        yield from _integer_facts(result.integer)
     loading = seconds - result.seconds
     yield "time", f"{seconds:.1f} s, {loading:.1f} s of it to load PyTorch and ONNX"
 
@@ -186,19 +190,26 @@ def _statistics_line(found: dict[str, Any]) -> str | Text:
     return f"its means are those of {best} weights"
 
 
-def _integer_line(form: dict[str, Any]) -> str:
+def _integer_facts(form: dict[str, Any]) -> Iterator[tuple[str, str]]:
     source = {
         "option": "as given",
         "calibration": f"agreement {form['agreement'] or 0:.1%} on calibration images",
-        "largest provable": "the most that cannot overflow",
+        _LARGEST: "the most that cannot overflow",
     }[form["fraction_bits_from"]]
     totals = _operation_totals(form)
     widest = max(count["bits"] for count in form["operations"].values())
-    return (
+    yield (
+        "integer",
         f"{form['fraction_bits']} fraction bits ({source}), {form['input']} input; "
         + ", ".join(f"{total / 1e6:,.1f} M {kind}" for kind, total in totals.items())
-        + f" of at most {widest} bits"
+        + f" of at most {widest} bits",
     )
+    if form["fraction_bits_from"] == _LARGEST:
+        yield (
+            "calibration",
+            "no images, or fewer bits did not agree on them; fewer may do in less memory: try "
+            "--data FOLDER (images) or --fraction-bits N",
+        )
 
 
 def _operation_totals(form: Mapping[str, Any]) -> dict[str, int]:
@@ -260,8 +271,8 @@ def print_bits(found: Widths) -> None:
     console.print(table)
     weights = sum(layer.weights for layer in found.layers)
     console.print(
-        f"{weights:,} weights of {found.average:.4g} bits on average, "
-        f"{_bytes(math.ceil(total / 8))} in all"
+        f"{weights:,} weights in {_bytes(math.ceil(total / 8))}: "
+        f"{total / weights:.2f} bits a weight as stored, {found.average:.4g} as trained"
     )
 
 

@@ -32,6 +32,8 @@ class Sizes:
     """Root mean square of what --alpha-terms changed, relative to that of the weights."""
     checkpoint_bytes: int
     """Bytes of the checkpoint, or of the tensors of a network in memory."""
+    float32_bytes: int
+    """Bytes of the weights of all layers as float32 numbers."""
 
     @staticmethod
     def of(coded: CodedNetwork, original: Original, packed: bytes, path: Path | None) -> Sizes:
@@ -50,6 +52,7 @@ class Sizes:
             checkpoint_bytes=path.stat().st_size
             if path
             else sum(tensor.numel() * tensor.element_size() for tensor in state),
+            float32_bytes=sum(4 * math.prod(layer.shape) for layer in coded.layers.values()),
         )
 
 
@@ -88,6 +91,7 @@ class ConversionResult:
     code_bits: int
     weight_error: float
     checkpoint_bytes: int
+    float32_bytes: int
     notes: tuple[str, ...]
     """Sentences on what was taken from the checkpoint's file, left out or converted."""
     seconds: float

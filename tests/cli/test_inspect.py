@@ -99,3 +99,33 @@ def test_plain_alphas_are_the_lines_of_the_training_log() -> None:
     result = run("inspect", "alphas", "--plain")
     assert result.stdout.splitlines() == lines
     assert "newest export" in result.stderr
+
+
+@here
+def test_convert_and_inspect_say_the_same_of_a_compressed_file() -> None:
+    converted = run("convert", CHECKPOINT, "--compress", "-o", "small").stdout
+    said = re.search(r"weights in ([\d.]+ kB): ([\d.]+ bits a weight)", converted)
+    assert said
+    shown = run("inspect", "bits", "small").stdout
+    assert f"weights in {said[1]}: {said[2]} as stored, " in shown
+
+
+@here
+def test_sizes_are_shares_of_the_weights_in_float32() -> None:
+    result = run("convert", CHECKPOINT, "-o", "new").stdout
+    size = Path("new/model.apot.safetensors").stat().st_size
+    assert f"{size / (4 * 19_464):.1%}" in result
+    assert "of the checkpoint" not in result
+
+
+@here
+def test_fraction_bits_that_no_image_called_for_are_said_to_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("apot_export.conversion.calibration.images_at_hand", lambda *_: None)
+    converted = run("convert", CHECKPOINT, "--integer", "-o", "most").stdout
+    assert "the most that cannot overflow" in converted
+    assert "--data FOLDER" in " ".join(converted.split())
+    given = run("convert", CHECKPOINT, "--integer", "--fraction-bits", "8", "-o", "given").stdout
+    assert "as given" in given
+    assert "calibration" not in given

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, get_args
 
 import pytest
+import typer
 
 from apot_export import datasets
 from apot_export.artifacts.onnx_model.lowering import TARGETS
@@ -56,6 +58,14 @@ def test_a_wrong_value_is_answered_before_anything_large_is_imported() -> None:
         "assert not {'torch', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules), sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_hints_that_python_3_10_makes_optional_keep_their_option() -> None:
+    groups = import_module("apot_export_cli._groups")
+    argument = typer.Argument(help="The export.")
+    hint = groups._annotation("export", Annotated[Path | None, argument] | None)
+    assert get_args(hint)[0] == (Path | None)
+    assert get_args(hint)[1].help == "The export."
 
 
 def test_values_may_be_written_in_capitals(tmp_path: Path) -> None:

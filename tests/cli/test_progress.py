@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import io
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from threading import Semaphore
-from typing import Any
 
 import pytest
 from rich.console import Console
 
-from tests.support.commands import CHECKPOINT, EXPORT, here, run
-
-PROGRESS: Any = import_module("apot_export_cli._progress")
+from tests.support.commands import BETWEEN_LINES, CHECKPOINT, EXPORT, PROGRESS, here, run
 
 
 class Clock:
@@ -51,6 +47,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(PROGRESS.time, "monotonic", clock.monotonic)
     monkeypatch.setattr(PROGRESS, "Event", lambda: clock)
     monkeypatch.setattr(PROGRESS, "STARTED", clock.now)
+    monkeypatch.setattr(PROGRESS, "_BETWEEN_LINES", BETWEEN_LINES)
     return clock
 
 

@@ -25,6 +25,9 @@ from apot_export.artifacts.directory import (
 )
 
 APP: Typer = import_module("apot_export_cli.app").app  # of the folder cli/
+PROGRESS: Any = import_module("apot_export_cli._progress")
+BETWEEN_LINES: float = PROGRESS._BETWEEN_LINES
+PROGRESS._BETWEEN_LINES = 3600.0  # what a slow machine says in between is in no test's way
 COMMAND = Path(sys.executable).with_name("apot-export")
 CHECKPOINT = "res8_4bit.pth.tar"
 EXPORT = Path("res8_4bit")
