@@ -152,8 +152,8 @@ def _widths(
 
     Thresholds show without bit-widths.
     """
-    from apot_export.original.layer_facts import LayerFacts
     from apot_export.original.resolving import resolve
+    from apot_export.original.statements import LayerFacts
 
     # Not the grid of the names: it needs an exponent, and changes no bit-width.
     choices = Choices(bits=bits, grid="zero")

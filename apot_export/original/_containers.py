@@ -93,7 +93,7 @@ def _of_archive(reading: Reading, file: BinaryIO, data: mmap.mmap) -> Any:
     folder = name.removesuffix("data.pkl")
     if f"{folder}byteorder" in places and bytes_of(f"{folder}byteorder") != b"little":
         raise ValueError("numbers of a big-endian machine")
-    return unpickle(reading, io.BytesIO(bytes_of(name)), storage, _nested)
+    return unpickle(reading, io.BytesIO(bytes_of(name)), storage, _of_stream)
 
 
 def _members(
@@ -169,7 +169,7 @@ def _of_stream(reading: Reading, data: mmap.mmap | bytes) -> Any:
         return storages.setdefault(key, Storage(dtype, size, None))
 
     def read_one(found: Storages | None = None) -> Any:
-        return unpickle(reading, stream, found, _nested)
+        return unpickle(reading, stream, found, _of_stream)
 
     first = read_one()
     if not isinstance(first, int) or first != _LEGACY_MAGIC:
@@ -192,10 +192,6 @@ def _of_stream(reading: Reading, data: mmap.mmap | bytes) -> Any:
     if any(numbers.start is None for numbers in storages.values()):
         raise EOFError("the numbers of a storage are not in the file")
     return content
-
-
-def _nested(reading: Reading, data: bytes) -> Any:
-    return _of_stream(reading, data)
 
 
 # --- safetensors ----------------------------------------------------------------------------------

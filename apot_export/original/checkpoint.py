@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from apot_export.errors import CheckpointError, WeightError
 from apot_export.network.layers import MultiBitWeights
 from apot_export.original._child import re_saving
 from apot_export.original._containers import METADATA
+from apot_export.original.loading import some_of
 from apot_export.original.multi_bit import multi_bit_weights
 from apot_export.original.reading import read_container
 from apot_export.original.record import Record, record_of, recorded_bits
@@ -34,7 +35,6 @@ from apot_export.original.weight_sets import (
 _MULTI_BIT_KEY = "parameters_w_bin"
 _COUNTER_SUFFIX = "num_batches_tracked"
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_SHOWN_KEYS = 4
 _EXPORTED = {".onnx": "the ONNX model", ".apot.safetensors": "the packed file"}
 
 
@@ -71,7 +71,7 @@ class Checkpoint:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on what became of everything in the file."""
-        shown = f"left out, since it stands beside the network: {_shown(self.beside)}"
+        shown = f"left out, since it stands beside the network: {some_of(self.beside)}"
         return (*self.said, shown) if self.beside else self.said
 
     def for_network(self, expected: Collection[str]) -> Checkpoint:
@@ -189,13 +189,8 @@ def _tensors(found: Mapping[Any, Any], path: Path) -> tuple[dict[str, torch.Tens
         for dtype, count in converted.items()
     ]
     if left_out:
-        notes.append(f"left out, since evaluation does not read it: {_shown(left_out)}")
+        notes.append(f"left out, since evaluation does not read it: {some_of(left_out)}")
     return tensors, notes
-
-
-def _shown(keys: Sequence[str]) -> str:
-    more = len(keys) - _SHOWN_KEYS
-    return f"{', '.join(keys[:_SHOWN_KEYS])}{f' and {more} more' if more > 0 else ''}"
 
 
 def _float32(key: str, tensor: torch.Tensor | None, path: Path) -> torch.Tensor:

@@ -88,7 +88,10 @@ def load_state(
 
 def some_keys(keys: Sequence[str], remark: str) -> str:
     """Return the first of some keys and how many more there are, for messages."""
-    if not keys:
-        return f"nothing ({remark})"
-    more = f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
-    return f"{', '.join(keys[:_SHOWN_KEYS])}{more} ({remark})"
+    return f"{some_of(keys, _SHOWN_KEYS) or 'nothing'} ({remark})"
+
+
+def some_of(keys: Sequence[str], most: int = 4) -> str:
+    """Return the first of some keys and how many more there are."""
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more

@@ -16,7 +16,6 @@ from apot_export.original.architectures import Architecture
 from apot_export.original.checkpoint import Checkpoint, load_checkpoint, require_finite
 from apot_export.original.choices import Choices
 from apot_export.original.families import Family
-from apot_export.original.layer_facts import LayerFacts
 from apot_export.original.loading import require_unmasked, some_keys
 from apot_export.original.multi_bit import multi_bit_layers, shorten_coordinates
 from apot_export.original.naming import bits_from_name, method_from_name
@@ -34,6 +33,7 @@ from apot_export.original.quantization import (
     Stated,
 )
 from apot_export.original.resolving import resolve
+from apot_export.original.statements import LayerFacts
 from apot_export.original.witness import weigh
 
 

@@ -241,8 +241,9 @@ def dress(
     Raises:
         RecognitionError: A name is not that of a layer of the right kind.
     """
+    layers = dict(module.named_modules())
     for name, quantization in quantized.items():
-        layer = _submodule(module, name)
+        layer = layers.get(name)
         if type(layer) is not nn.Conv2d:
             raise RecognitionError(
                 "A layer with clipping thresholds is not a convolution of the network.",
@@ -252,17 +253,10 @@ def dress(
             )
         module.set_submodule(name, like(layer, QuantConv2d, quantization=quantization))
     for name in eight_bit:
-        layer = _submodule(module, name)
+        layer = layers.get(name)
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             kind = FirstConv2d if isinstance(layer, nn.Conv2d) else LastLinear
             module.set_submodule(name, like(layer, kind))
-
-
-def _submodule(module: nn.Module, name: str) -> nn.Module | None:
-    try:
-        return module.get_submodule(name)
-    except AttributeError:
-        return None
 
 
 def like(layer: nn.Conv2d | nn.Linear, kind: Callable[..., Any], **options: Any) -> Any:

@@ -15,17 +15,14 @@ from pathlib import Path
 
 from apot_export.errors import BitWidthError, CodebookError
 from apot_export.original import naming
-from apot_export.original.applicability import layer_exceptions, require_applicable
 from apot_export.original.architectures import Architecture
 from apot_export.original.choices import Choices
 from apot_export.original.families import Family
-from apot_export.original.layer_facts import LayerFacts, fitting_quantizations
 from apot_export.original.original import LayerPlan
 from apot_export.original.quantization import (
     ASSUMPTION,
     CHECKPOINT,
     FAMILY,
-    FIRST_LAST,
     FLOAT,
     FULL_PRECISION_BITS,
     GRIDS,
@@ -35,6 +32,12 @@ from apot_export.original.quantization import (
     LayerBits,
     Quantization,
     Stated,
+)
+from apot_export.original.statements import (
+    LayerFacts,
+    fitting_quantizations,
+    layer_exceptions,
+    require_applicable,
 )
 
 
@@ -185,12 +188,6 @@ class _Resolver:
 
     def _first_last(self) -> Stated[str]:
         stated = self.choices.first_last
-        if stated not in (None, *FIRST_LAST):
-            raise BitWidthError(
-                "There is no such form of first and last layers.",
-                expected=" or ".join(FIRST_LAST),
-                got=f"--first-last {stated}",
-            )
         if stated is not None:
             return Stated(stated, OPTION)
         if self.architecture is None:  # a custom network, whose layers tell

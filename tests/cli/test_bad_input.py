@@ -196,7 +196,7 @@ NOT_FITTING: dict[str, tuple[Callable[[Tensors], None], str]] = {
     "integers": (changed(WEIGHT, torch.Tensor.long), "torch.int64"),
     "integer alpha": (changed(WEIGHT_ALPHA, torch.Tensor.long), "torch.int64"),
     "integer variance": (changed(VARIANCE, torch.Tensor.long), "torch.int64"),
-    "weight alpha 0": (changed(WEIGHT_ALPHA, torch.zeros_like), "layer2.0.conv1.weight_alpha"),
+    "weight alpha 0": (changed(WEIGHT_ALPHA, torch.zeros_like), WEIGHT_ALPHA),
     "activation alpha 0": (changed(INPUT_ALPHA, torch.zeros_like), INPUT_ALPHA),
     "activation alpha negative": (changed(INPUT_ALPHA, torch.neg), INPUT_ALPHA),
     "constant weights": (changed(WEIGHT, torch.ones_like), WEIGHT),

@@ -9,11 +9,11 @@ import pytest
 from apot_export.errors import ApotExportError, BitWidthError, CodebookError, RecognitionError
 from apot_export.original import families
 from apot_export.original.choices import Choices
-from apot_export.original.layer_facts import LayerFacts
 from apot_export.original.level_sets import activation_level_set, weight_level_set
 from apot_export.original.original import LayerPlan
 from apot_export.original.quantization import LayerBits, Quantization, Stated
 from apot_export.original.resolving import resolve
+from apot_export.original.statements import LayerFacts
 
 V2, NONZERO = families.by_name("apot-v2"), families.by_name("nonzero")
 UNKNOWN = LayerBits(pattern="c*", weight_bits=2, activation_bits=2)

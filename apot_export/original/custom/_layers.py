@@ -17,7 +17,6 @@ from apot_export.original import families
 from apot_export.original.borders import TransposedConv2d
 from apot_export.original.custom._state import attributes_of
 from apot_export.original.families import Family
-from apot_export.original.layer_facts import LayerFacts
 from apot_export.original.quantization import FULL_PRECISION_BITS, TERNARY_BITS, Quantization
 from apot_export.original.quantized_layers import (
     FirstConv2d,
@@ -29,6 +28,7 @@ from apot_export.original.quantized_layers import (
     is_plain,
     like,
 )
+from apot_export.original.statements import LayerFacts
 
 _FIRST_KINDS = ("FConv2d", "LFC")
 """What `layer_type` says of layers with 8-bit weights and float inputs."""

@@ -16,7 +16,6 @@ from torch import nn
 
 from apot_export.errors import BitWidthError, RecognitionError
 from apot_export.original import families
-from apot_export.original.applicability import layer_exceptions
 from apot_export.original.choices import Choices
 from apot_export.original.custom._agreement import Call, Run, chosen, probes
 from apot_export.original.custom._layers import (
@@ -37,6 +36,7 @@ from apot_export.original.quantization import (
     UNSIGNED,
     Quantization,
 )
+from apot_export.original.statements import layer_exceptions
 
 ANY_BITS = (2, 3, 4, 5, 6, 7, 8)
 """Bit-widths that are tried where nothing states one: the fewest that compute the same."""
