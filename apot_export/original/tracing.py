@@ -53,9 +53,9 @@ _LEAVES = (
 """Modules of PyTorch that are operations; others are what their forward passes call."""
 
 
-_OF_TWO = (p.add, p.multiply)
-"""Functions that make of two alike tensors a third like them. Run on ones without content, they
-would have PyTorch load its compiler, which takes a second."""
+_NUMBERWISE = (p.rectify, p.clip, p.elementwise, p.scale_bias, p.add, p.multiply)
+"""Functions whose results are like their operands where these are alike. Run on tensors without
+content, they would have PyTorch load its compiler, which takes a second."""
 
 
 class _Proxy(fx.Proxy):
@@ -216,7 +216,7 @@ class _Tracer(fx.Tracer):
                         found.append(_run_on_meta(module, plain, options))
                     elif kind == "call_method":
                         found.append(getattr(plain[0], target)(*plain[1:], **options))
-                    elif target in _OF_TWO and _alike(plain) and not options:
+                    elif target in _NUMBERWISE and _are_alike(plain):
                         found.append(plain[0])
                     else:
                         found.append(target(*plain, **options))
@@ -259,10 +259,9 @@ def _run_on_meta(module: nn.Module, args: tuple[Any, ...], options: dict[str, An
     return torch.func.functional_call(module, meta, args, options)
 
 
-def _alike(values: Sequence[Any]) -> bool:
-    """Tell whether two values are tensors of one shape and type."""
-    kinds = [(one.shape, one.dtype) for one in values if isinstance(one, torch.Tensor)]
-    return len(kinds) == len(values) and kinds[0] == kinds[-1]
+def _are_alike(values: Sequence[Any]) -> bool:
+    """Tell whether the tensors among some values are of one shape and type."""
+    return len({(one.shape, one.dtype) for one in values if isinstance(one, torch.Tensor)}) == 1
 
 
 def _mapped(values: Any, change: Callable[[Any], Any]) -> Any:
