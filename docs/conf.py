@@ -10,9 +10,16 @@ import apot_export
 NAVIGATION = {
     "Start": ["../README", "tutorial", "faq", "glossary"],
     "How to": [
-        *("checkpoints", "datasets", "tuning", "deploy/index"),
-        *("deploy/python", "deploy/onnxruntime", "deploy/openvino", "native-kernels", "gpu"),
-        *("deploy/browser", "deploy/phone", "deploy/c", "deploy/microcontroller", "deploy/fpga"),
+        *(
+            "checkpoints",
+            "quantization",
+            "datasets",
+            "exports",
+            "targets",
+            "tuning",
+            "deploy/index",
+        ),
+        *("deploy/*", "native-kernels", "gpu"),
     ],
     "Explanation": [
         *("verification", "identify", "integer-semantics", "fraction-bits", "performance"),
@@ -53,7 +60,9 @@ def with_navigation(_app: Sphinx, page: str, text: list[str]) -> None:
     if page == root_doc:
         for caption, pages in NAVIGATION.items():
             entries = "\n".join(pages)
-            text[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{entries}\n```\n"
+            text[0] += (
+                f"\n```{{toctree}}\n:hidden:\n:glob:\n:caption: {caption}\n\n{entries}\n```\n"
+            )
 
 
 def setup(app: Sphinx) -> None:
