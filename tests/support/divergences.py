@@ -17,7 +17,7 @@ from torch import nn
 from apot_export.artifacts.onnx_model import build_model
 from apot_export.encoding.capture import capture
 from apot_export.encoding.encode import encode_network
-from apot_export.network import CodedLayer, CodedNetwork
+from apot_export.network import CodedLayer, CodedNetwork, ScaleBias
 from apot_export.network.bitpack import pack
 from apot_export.original.quantization import Quantization
 from apot_export.original.quantized_layers import FirstConv2d, LastLinear, QuantConv2d
@@ -182,3 +182,9 @@ def body(operator: str, old: str, new: str) -> Edit:
         model.functions[position].CopyFrom(parser.parse_function(text.replace(old, new)))
 
     return edit
+
+
+def coded_bias(network: Any) -> NDArray[np.floating]:
+    (node,) = (node for node in coded(network).nodes if node.name == "bn2")
+    assert isinstance(node.operation, ScaleBias)
+    return node.operation.bias
