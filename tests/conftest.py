@@ -6,11 +6,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 import apot_export
+from apot_export.runtimes import onnx_runtime
 from tests.support.commands import CHECKPOINT, EXPORT, run
 from tests.support.published import Shelf
 
@@ -18,6 +20,22 @@ REFERENCE_VARIABLE = "APOT_EXPORT_REFERENCE"
 
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Let sessions of ONNX Runtime have one thread unless a test states more.
+
+    Workers share the processors, and threads that wait for work keep them busy.
+    """
+    options = onnx_runtime._options
+
+    def of_one_thread(threads: int, profile: str) -> Any:
+        return options(threads or 1, profile)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_runtime, "_options", of_one_thread)
+        yield
 
 
 @pytest.fixture(scope="session")

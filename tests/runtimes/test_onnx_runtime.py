@@ -120,9 +120,16 @@ class FakeSession:
     loads_cuda = False
 
     def __init__(
-        self, content: bytes, options: Any, providers: list[Any], *, enable_fallback: bool
+        self,
+        content: bytes,
+        options: Any,
+        providers: list[Any],
+        *,
+        enable_fallback: bool,
+        disabled_optimizers: list[str],
     ) -> None:
         assert not enable_fallback  # it prints on standard output, and hides what is to be reported
+        assert not disabled_optimizers
         type(self).opened = (content, options.intra_op_num_threads, providers)
 
     def get_providers(self) -> list[str]:
