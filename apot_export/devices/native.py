@@ -41,8 +41,7 @@ def emit_native(
     if (path / SAMPLE).is_file():
         files |= _samples(path)
     report = {"workspace_bytes": plan.workspace_bytes}
-    written = write_project(folder, files, {"emitted": "native", **report}, force=force)
-    return {"path": str(folder), "files": written, **report}
+    return write_project(folder, files, {"emitted": "native", **report}, force=force)
 
 
 def _samples(export: Path) -> dict[str, bytes]:

@@ -287,4 +287,4 @@ def emit_vectors(
             for name, values in arrays.items()
         },
     }
-    return {"path": str(path), **summary, "files": write_project(path, files, summary, force=force)}
+    return write_project(path, files, summary, force=force)

@@ -30,15 +30,16 @@ require_free = _PROJECT.require_free
 
 def write_project(
     directory: Path, files: Mapping[str, bytes], summary: Mapping[str, Any], *, force: bool
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Write a project's files and its summary into a directory that appears whole or not at all.
 
     Returns:
-        Bytes of every file by name.
+        The summary, with the path, and the bytes of every file by name.
 
     Raises:
         ExportError: The directory exists (and `force` is off), or the files cannot be written.
     """
     sizes = {name: len(content) for name, content in files.items()}
     text = json.dumps({**summary, "files": sizes}, indent=2) + "\n"
-    return _PROJECT.write(directory, {**files, _SUMMARY: text.encode()}, force=force)
+    written = _PROJECT.write(directory, {**files, _SUMMARY: text.encode()}, force=force)
+    return {"path": str(directory), **summary, "files": written}

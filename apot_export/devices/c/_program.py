@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from apot_export.devices.c._layers import Geometry, geometry_of
 from apot_export.devices.c._steps import Step, Steps
 from apot_export.devices.c._weights import Codes, SignVectors, grouped_weights
 from apot_export.integer import network as integer_op
-from apot_export.integer.network import IntegerNetwork, IntegerNode, Interval
+from apot_export.integer.network import IntegerNetwork, IntegerNode, Integers, Interval
 from apot_export.network import CodedNetwork
 from apot_export.network import operations as op
 from apot_export.network.memory_plan import Use, plan, rounded_up
@@ -62,7 +59,7 @@ class Sums:
     weights: Codes | SignVectors
     geometry: Geometry
     wide: bool
-    starts: NDArray[np.int64]
+    starts: Integers
     """Where the taps of each group of codes begin: see apot_kernels.h."""
     taps: int
     """How many there is room for."""
@@ -176,10 +173,7 @@ def _sums(
         or not -limit <= node.interval.low <= node.interval.high < limit
     )
     geometry = geometry_of(layer, weights, operation, source, node, wide=wide)
-    if isinstance(weights, SignVectors):
-        starts, taps = np.zeros(0, dtype=np.int64), weights.groups * weights.size
-    else:
-        starts, taps = weights.starts(geometry.chunk)
+    starts, taps = weights.starts(geometry.chunk)
     return Sums(node=node, weights=weights, geometry=geometry, wide=wide, starts=starts, taps=taps)
 
 

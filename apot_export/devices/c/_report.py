@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from apot_export.devices.c._program import Program, scratch_name
+from apot_export.devices.c._program import Program, Sums, scratch_name
 from apot_export.devices.c._steps import Post, Step
 from apot_export.errors import IntegerError
 from apot_export.integer import network as integer_op
@@ -47,14 +48,6 @@ class StepReport:
     """Of RV32I without multiplication, estimated; a simple core takes 1 to 1.5 cycles for each."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    adds: int
-    shifts: int
-    loads: int
-    instructions: float
-
-
 def report_of(program: Program, constants: Mapping[str, int]) -> list[StepReport]:
     """Return what every step takes; `constants` are the bytes of each array by name."""
     live = _live_bytes(program)
@@ -67,10 +60,10 @@ def report_of(program: Program, constants: Mapping[str, int]) -> list[StepReport
                 name=step.name,
                 flash=sum(own) + _DESCRIPTION_BYTES,
                 ram=live[number],
-                adds=work.adds,
-                shifts=work.shifts,
-                loads=work.loads,
-                instructions=round(work.instructions),
+                adds=work["adds"],
+                shifts=work["shifts"],
+                loads=work["loads"],
+                instructions=work["instructions"],
             )
         )
     return reports
@@ -156,27 +149,25 @@ def _live_bytes(program: Program) -> list[int]:
     return found
 
 
-def _of_step(program: Program, step: Step) -> _Work:
-    source = math.prod(program.shapes[step.source])
+def _of_step(program: Program, step: Step) -> Counter[str]:
+    """Return adds, shifts, loads and instructions."""
+    results = math.prod(program.shapes[step.source])
+    work: Counter[str] = Counter()
     if step.name in program.sums:
-        work = _of_sums(program, step)
+        work = _of_sums(program.sums[step.name])
         results = math.prod(program.sums[step.name].node.shape)
-    elif step.operation is None:
-        work, results = _Work(adds=0, shifts=0, loads=0, instructions=0), source
-    else:
-        windows = 1
+    elif step.operation is not None:
+        results = math.prod(program.shapes[step.to])
         if isinstance(step.operation, (op.MaxPool, integer_op.WindowSum)):
-            windows = math.prod(step.operation.kernel)
-        results = math.prod(program.shapes[step.to]) * windows
+            results *= math.prod(step.operation.kernel)
         adds = results if isinstance(step.operation, integer_op.WindowSum) else 0
-        return _Work(adds=adds, shifts=0, loads=results, instructions=results * _WRITTEN)
+        work = Counter(adds=adds, loads=results, instructions=results * _WRITTEN)
     for post in step.posts:
-        work = _with_post(work, post, results)
+        work += _of_post(post, results)
     return work
 
 
-def _of_sums(program: Program, step: Step) -> _Work:
-    sums = program.sums[step.name]
+def _of_sums(sums: Sums) -> Counter[str]:
     g, weights = sums.geometry, sums.weights
     words = g.bands * g.lane_rows * g.result[2]
     adds, shifts = (count * words for count in weights.operations)
@@ -185,32 +176,22 @@ def _of_sums(program: Program, step: Step) -> _Work:
     spread = chunks * (3 + 5 * g.lanes)
     copied = g.groups * g.packed_bytes // g.word * g.lanes * g.bands
     wide = 2 if sums.wide else 1
-    return _Work(
-        adds=adds,
-        shifts=shifts,
-        loads=adds - shifts,
-        instructions=wide * outputs * words * (weights.cost + spread)
-        + weights.decoding * g.bands
-        + copied * _COPIED,
-    )
+    instructions = wide * outputs * words * (weights.cost + spread)
+    instructions += weights.decoding * g.bands + copied * _COPIED
+    return Counter(adds=adds, shifts=shifts, loads=adds - shifts, instructions=round(instructions))
 
 
-def _with_post(work: _Work, post: Post, results: int) -> _Work:
-    adds = shifts = 0
-    instructions = float(_WRITTEN)
+def _of_post(post: Post, results: int) -> Counter[str]:
+    loads, adds, shifts, instructions = 1, 0.0, 0.0, float(_WRITTEN)
     if isinstance(post.operation, integer_op.Quantize):
         instructions += _SEARCHED * post.operation.thresholds.shape[1].bit_length()
     elif isinstance(post.operation, integer_op.Requantize):
         digits = [len(signed_digits(int(one))) for one in np.ravel(post.operation.multiplier)]
         mean = sum(digits) / len(digits)
-        adds, shifts = round(results * (mean + 1)), round(results * (mean + 1))
+        adds, shifts = mean + 1, mean + 1
         instructions += _DIGIT * mean + _WRITTEN
     if post.other is not None:
-        adds += results
+        loads, adds = 2, adds + 1
         instructions += _SEARCHED
-    return _Work(
-        adds=work.adds + adds,
-        shifts=work.shifts + shifts,
-        loads=work.loads + results * (2 if post.other is not None else 1),
-        instructions=work.instructions + results * instructions,
-    )
+    each = {"loads": loads, "adds": adds, "shifts": shifts, "instructions": instructions}
+    return Counter({name: round(results * number) for name, number in each.items()})

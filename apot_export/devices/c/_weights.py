@@ -87,6 +87,10 @@ class SignVectors(Weights):
     position_major: bool
     """Whether these run over input channels at a place of the kernel."""
 
+    def starts(self, chunk: int) -> tuple[NDArray[np.int64], int]:  # noqa: ARG002 - as of codes
+        """Return no starts, as groups are told apart by their size, and the room for all taps."""
+        return np.zeros(0, dtype=np.int64), self.groups * self.size
+
 
 def grouped_weights(coded: Layer) -> Codes | SignVectors:
     """Group a layer's weights: sign vectors one by one, codes in whichever way takes less.

@@ -56,8 +56,7 @@ def emit_c(
     files, report = project(
         opened, chosen_images(opened.network, images, data, opened.path), flash=flash, ram=ram
     )
-    written = write_project(folder, files, {"emitted": "c", **report}, force=force)
-    return {"path": str(folder), "files": written, **report}
+    return write_project(folder, files, {"emitted": "c", **report}, force=force)
 
 
 def memory_of(export: str | PathLike[str]) -> dict[str, Any]:

@@ -60,7 +60,6 @@ class Records:
     bits: int
     """Of a word."""
     result_bits: int
-    result_signed: bool
     levels: tuple[int, ...] = (0,)
     """Of a quantizer."""
     shift: int = 0
@@ -72,7 +71,6 @@ class LayerPlan:
     """A coded layer on the engine."""
 
     name: str
-    node: str
     codebook: Codebook
     codes: Codes
     """[outputs of all groups, taps]."""
@@ -139,7 +137,6 @@ def plan_layer(
     bound = network.layers[layer].bound
     return LayerPlan(
         name=layer,
-        node=node.name,
         codebook=codes.codebook,
         codes=codes.codes.reshape(codes.shape[0], -1),
         packed=codes.packed,
@@ -204,7 +201,6 @@ def _records(network: IntegerNetwork, node: IntegerNode, outputs: int, sum_bits:
             words=np.zeros((outputs, 1), dtype=np.int64),
             bits=1,
             result_bits=sum_bits,
-            result_signed=True,
         )
     reader = readers[0]
     interval = reader.interval
@@ -223,7 +219,6 @@ def _records(network: IntegerNetwork, node: IntegerNode, outputs: int, sum_bits:
         words=np.broadcast_to(words, (outputs, words.shape[1])),
         bits=2 if mode == REQUANTIZE else bits_of(int(words.min()), int(words.max()), signed=True),
         result_bits=bits_of(interval.low, interval.high),
-        result_signed=interval.low < 0,
         levels=levels,
         shift=shift,
     )

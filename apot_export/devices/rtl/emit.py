@@ -55,7 +55,7 @@ def emit_rtl(
     read = chosen_images(opened.network, images, Path(data) if data else None, opened.path)
     files, facts = project(opened, read, layers=layers, lanes=lanes, partial=partial)
     summary = {"export": str(export), "images": images, "layers": facts}
-    return {"path": str(path), **summary, "files": write_project(path, files, summary, force=force)}
+    return write_project(path, files, summary, force=force)
 
 
 def project(
