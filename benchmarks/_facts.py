@@ -22,6 +22,7 @@ def machine(*packages: str) -> dict[str, Any]:
         model = named[0] if named else model
     return {
         "processor": model,
+        "class": processor_class(),
         "cores": os.cpu_count(),
         "load": [round(load, 1) for load in os.getloadavg()],
         "system": platform.system(),
@@ -31,16 +32,36 @@ def machine(*packages: str) -> dict[str, Any]:
     }
 
 
-def interleaved(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def processor_class() -> str:
+    """Return what of its instructions decides the speed of 8-bit products."""
+    information = Path("/proc/cpuinfo")
+    text = information.read_text(encoding="utf-8") if information.exists() else ""
+    flags = set(text.split())
+    classes = {
+        "amx_int8": "AMX",
+        "avx512_vnni": "AVX-512 VNNI",
+        "avx_vnni": "AVX-VNNI",
+        "avx2": "AVX2",
+        "i8mm": "NEON with i8mm",
+        "asimddp": "NEON with the dot product",
+    }
+    return next((name for flag, name in classes.items() if flag in flags), platform.machine())
+
+
+def interleaved(
+    actions: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Return the seconds of every action in every round; each round runs all of them in turn."""
     for action in actions.values():
         action()
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(rounds):
         for name, action in actions.items():
-            started = time.perf_counter()
+            started = clock()
             action()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     return seconds
 
 

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from apot_export.network import (
     Add,
+    AveragePool,
     CodedLayer,
     CodedNetwork,
     Convolution,
@@ -90,6 +91,8 @@ def _operation(node: Node) -> tuple[str, dict[str, Any]]:
         }
     if isinstance(operation, Linear):
         return "Gemm", {"transB": 1}
+    if isinstance(operation, AveragePool):
+        return "AveragePool", {"kernel_shape": operation.kernel, "strides": operation.stride}
     if isinstance(operation, MaxPool):
         pads = (*operation.padding, *operation.padding)
         return "MaxPool", {

@@ -41,7 +41,7 @@ NOT_RUN = {
     "apot-export verify --dataset cifar10 --data path/to/cifar10": "runs below, with its output",
     "apot-export convert result/res20_4bit/model_best.pth.tar --target cuda": "for a GPU",
     "python -m benchmarks.gpu": "needs a GPU; tests/clients has its dry run",
-    "python benchmarks/speed.py": "takes many minutes",
+    "python -m benchmarks.peers": "takes many minutes",
 }
 """How lines begin that no test runs. Options of those of apot-export are read nevertheless."""
 
