@@ -44,6 +44,8 @@ from apot_export.conversion.convert import convert
 from apot_export.conversion.convert_export import convert_export
 from apot_export.network import CodedNetwork
 from apot_export.original.architectures.resnet import ResNet
+from apot_export.original.choices import Choices
+from apot_export.original.published import load_original
 from apot_export.runtimes.native import compile_network
 from benchmarks._facts import interleaved, machine, median_ratio, processor_class
 from benchmarks._float_model import float_model
@@ -67,22 +69,31 @@ Maker = Callable[[int, int], Run]
 
 
 def random_export(name: str, folder: Path) -> Path:
-    """Convert a 4-bit checkpoint of random weights, thresholds and calibrated batch-norm."""
+    """Convert a 4-bit checkpoint of random weights and thresholds, its batch-norm calibrated."""
     torch.manual_seed(0)
     module = ResNet(blocks=BLOCKS[name], bottleneck=True, width=64, image=IMAGE, classes=1000)
-    for layer in module.modules():
+    state = module.state_dict()
+    for key, layer in module.named_modules():
+        if isinstance(layer, nn.Conv2d) and key != "conv1":
+            state[f"{key}.weight_alpha"] = torch.tensor(2.0)
+            state[f"{key}.act_alpha"] = torch.tensor(1.5)
+    path = folder / f"{name}_4bit.pth.tar"
+    _save(state, path)
+    # Of the quantized network: its weights have another scale than those of the plain one.
+    original = load_original(path, Choices(bits=4)).module.train()
+    for layer in original.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None  # average over all batches
     with torch.no_grad():
-        module(torch.randn(2, *IMAGE))
-    state = {f"module.{key}": value for key, value in module.state_dict().items()}
-    for key, layer in module.named_modules():
-        if isinstance(layer, nn.Conv2d) and key != "conv1":
-            state[f"module.{key}.weight_alpha"] = torch.tensor(2.0)
-            state[f"module.{key}.act_alpha"] = torch.tensor(1.5)
-    path = folder / f"{name}_4bit.pth.tar"
-    torch.save({"epoch": 1, "state_dict": state}, path)
+        original(torch.randn(2, *IMAGE))
+    state.update({key: value for key, value in original.state_dict().items() if "running" in key})
+    _save(state, path)
     return convert(path, folder / name, bits=4).path
+
+
+def _save(state: dict[str, torch.Tensor], path: Path) -> None:
+    named = {f"module.{key}": value for key, value in state.items()}
+    torch.save({"epoch": 1, "state_dict": named}, path)
 
 
 class Noise(CalibrationDataReader):  # type: ignore[misc]
@@ -230,7 +241,7 @@ def table(name: str, races: list[dict[str, Any]], clock: str) -> Table:
         made.add_column(f"batch {one['batch']}, {one['threads']} thread(s)", justify="right")
     for contestant in races[0]["contestants"]:
         found = [one["contestants"][contestant] for one in races]
-        cells = [f"{one['ratio']:.2f} ({one['median_ms']:.3g} ms)" for one in found]
+        cells = [f"{one['ratio']:.2f} ({one['median_ms']:.4g} ms)" for one in found]
         made.add_row(contestant, *cells)
     return made
 

@@ -321,13 +321,14 @@ class _Lowering:
         return step
 
     def _convolve_planes(self, step: Step, planes: Buffer, winograd: Winograd) -> None:
+        address = self._constants.address
         step.kind, step.winograd = StepKind.CONVOLVE, 1
         step.rows, step.columns = -(-step.height // 2), planes.width
         step.run = _best_run(step.columns)
         step.from_, step.planes = planes.view(), planes.plane // POSITIONS
         self._read_at(step, np.arange(0, planes.channels, 4))
-        step.weights = self._constants.address(winograd.weights)
-        step.corrections = self._constants.address(winograd.corrections)
+        step.weights, step.narrow_run = address(winograd.weights), winograd.narrow_run
+        step.corrections = address(winograd.corrections)
         step.blocks = step.group_blocks = len(winograd.weights)
 
     # --- what follows the sums ----------------------------------------------------------------

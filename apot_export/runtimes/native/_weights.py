@@ -176,6 +176,8 @@ class Winograd:
     """Added to transformed levels to make bytes of them, but at position (1, 1)."""
     corrections: NDArray[np.int32]
     """What the offsets add to the four results, negated: [4][outputs]."""
+    narrow_run: int
+    """As in `Packed`."""
 
 
 def winograd_weights(operation: Convolution, layer: Layer) -> Winograd | None:
@@ -211,8 +213,10 @@ def winograd_weights(operation: Convolution, layer: Layer) -> Winograd | None:
     outputs, inputs = layer.shape[:2]
     width = LANES * WIDEST_BLOCK
     blocks = spread.reshape(outputs // width, width, inputs // 4, 4, POSITIONS)
+    weights = np.ascontiguousarray(blocks.transpose(0, 4, 2, 1, 3), dtype=np.int8)
     return Winograd(
-        weights=np.ascontiguousarray(blocks.transpose(0, 4, 2, 1, 3), dtype=np.int8),
+        weights=weights,
         offset=2 * largest_level,
         corrections=np.ascontiguousarray(-results.reshape(4, outputs), dtype=np.int32),
+        narrow_run=_narrow_run(weights, 4 * largest_level),
     )
