@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 
 from apot_export.artifacts.directory import ONNX_MODEL, attach_to_manifest
-from apot_export.artifacts.onnx_model.probe import parse_modest_model
 from apot_export.datasets import KINDS, ArrayFile, Batch, Dataset
 from apot_export.errors import DatasetError, ExportError
 from apot_export.network import CodedNetwork
@@ -80,6 +79,8 @@ class Run:
     directory: Path
     manifest: Mapping[str, Any]
     packed: CodedNetwork
+    graph: onnx.ModelProto
+    """Of the float model."""
     held_to: HeldTo | None
     """None where there is no original."""
     baseline: tuple[str, Executor] | None
@@ -126,10 +127,9 @@ class Run:
         names = parse_sides(self.options.sides, self.device)
         model = (self.directory / ONNX_MODEL).read_bytes()
         sample = self._sample()
-        graph = parse_modest_model(model, str(self.directory / ONNX_MODEL))
         self.progress("loading models", 0, 1)
-        opened = self._opened(names, model, graph, sample)
-        proofs, of_sides = self._prove(graph, opened, sample)
+        opened = self._opened(names, model, self.graph, sample)
+        proofs, of_sides = self._prove(self.graph, opened, sample)
         measured, notes = self._measure(opened)
         integers = self._integers(backends)
         outputs = self._compare_outputs(opened)

@@ -8,10 +8,18 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import nn
 
-from apot_export.artifacts.directory import PACKED_MODEL, check_files, read_manifest
+from apot_export.artifacts.directory import (
+    INTEGER_MODEL,
+    ONNX_MODEL,
+    PACKED_MODEL,
+    check_files,
+    read_manifest,
+)
+from apot_export.artifacts.onnx_model.probe import parse_modest_model
 from apot_export.artifacts.packed import load_packed
 from apot_export.datasets import (
     ArrayFile,
@@ -99,6 +107,16 @@ def verify(
         return _opened(Path(export), options, statement, processes, flags, shown).report()
 
 
+def _modest_graph(
+    directory: Path, manifest: Mapping[str, Any], packed: CodedNetwork
+) -> onnx.ModelProto:
+    """Look through an export's models before anything runs them; return the float one's graph."""
+    names = [ONNX_MODEL, *({INTEGER_MODEL} & {*manifest["files"]})]
+    paths = [directory / name for name in names]
+    graph, *_ = [parse_modest_model(p.read_bytes(), packed.input_shape, str(p)) for p in paths]
+    return graph
+
+
 def _opened(
     directory: Path,
     options: RunOptions,
@@ -113,6 +131,7 @@ def _opened(
     progress("opening export and original", 0, 1)
     check_files(directory, manifest)
     packed = load_packed(directory / PACKED_MODEL).network
+    graph = _modest_graph(directory, manifest, packed)
     alone = options.reference is not None and not (options.dataset or options.data)
     held_to = baseline = None
     without = is_gone(directory, manifest) or (alone and not is_available(directory, manifest))
@@ -131,6 +150,7 @@ def _opened(
         directory=directory,
         manifest=manifest,
         packed=packed,
+        graph=graph,
         held_to=held_to,
         baseline=baseline,
         images=images.chosen(positions),

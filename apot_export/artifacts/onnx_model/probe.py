@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,11 @@ _DECODED_SUFFIXES = (".levels_of_weights", ".decoded_weights")
 
 _WITH_CODEBOOK = ("DecodeWeights", "QuantizeActivation")
 _DECODERS = ("DecodeWeights", "DecodePlanes", "SumTerms")
+_AS_LARGE_AS = {"Slice": 0, "Cast": 0, "Reshape": 0, "GatherElements": 1}
+"""Operators whose result has no more numbers than one of their inputs, and which one."""
+_BROADCASTS = ("Mul", "Sub")
+"""Those whose result has no more than the product of the numbers of their inputs."""
+_TOO_MANY = 1 << 62
 GIVEN = ".given"
 """Ending of the inputs of `values_from`."""
 
@@ -68,18 +73,31 @@ def _tensors_outside(message: Any) -> Iterator[TensorProto]:
                 yield from _tensors_outside(part)
 
 
-def parse_modest_model(data: bytes, where: str) -> onnx.ModelProto:
+def parse_modest_model(data: bytes, image: Sequence[int], where: str) -> onnx.ModelProto:
     """Parse a model whose values for one image are no larger than a file may ask for.
 
-    A value counts as far as ONNX's shape inference knows its extents: with functions inlined, and
-    with shapes that the model computes from constants.
+    With functions inlined, the extents of every value must follow from those of the image, as
+    ONNX's shape inference finds them; what a model cuts to a size that it computes is as large as
+    before. No size may depend on numbers of images or weights.
+
+    Args:
+        data: The model.
+        image: Extents of an image, which the model may leave open: channels, height and width.
+        where: The file, for messages.
 
     Raises:
         ExportError: The bytes are not such a model.
     """
-    model, budget = parse_model(data), Budget(len(data))
+    model = parse_model(data)
     try:
         flat = onnx.inliner.inline_local_functions(model)
+        for value in flat.graph.input:
+            for extent, given in zip(value.type.tensor_type.shape.dim, (1, *image), strict=False):
+                if not extent.HasField("dim_value"):
+                    extent.dim_value = given
+        del flat.graph.value_info[:]  # what the file says of them
+        for value in flat.graph.output:
+            value.type.tensor_type.ClearField("shape")
         graph = onnx.shape_inference.infer_shapes(flat, data_prop=True).graph
     except Exception as error:
         raise ExportError(
@@ -88,10 +106,49 @@ def parse_modest_model(data: bytes, where: str) -> onnx.ModelProto:
             got=(str(error) or type(error).__name__).splitlines()[0],
             fix="convert again",
         ) from error
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        extents = [extent.dim_value or 1 for extent in value.type.tensor_type.shape.dim]
-        budget.require(budgets.NUMBERS, math.prod(extents), f"{where}: {value.name}", ExportError)
+    _require_modest(graph, Budget(len(data)), where)
     return model
+
+
+def _require_modest(graph: onnx.GraphProto, budget: Budget, where: str) -> None:
+    """Raise `ExportError` for a value that is too large, or may be."""
+    values = (*graph.input, *graph.value_info, *graph.output)
+    inferred = {value.name: _numbers(value.type.tensor_type) for value in values}
+    most = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
+    made = [(name, node) for node in graph.node for name in node.output if name]
+    for name, node in [*((value.name, None) for value in graph.input), *made]:
+        numbers = inferred.get(name)
+        if numbers is None and node is not None:
+            numbers = _most_numbers(node, most)
+        if numbers is None:
+            raise ExportError(
+                "The size of a value of the ONNX model does not follow from the image's.",
+                where=f"{where}: {name}",
+                expected="a model that apot-export wrote",
+                got=f"a result of {node.op_type}" if node else "an input",
+                fix="convert again",
+            )
+        budget.require(budgets.NUMBERS, numbers, f"{where}: {name}", ExportError)
+        most[name] = numbers
+
+
+def _numbers(kind: onnx.TypeProto.Tensor) -> int | None:
+    """Return the numbers of a tensor, or as many as none may have; None where they are unknown."""
+    numbers = 1
+    for extent in kind.shape.dim:
+        if not extent.HasField("dim_value") or extent.dim_value < 0:
+            return None
+        numbers = min(numbers * extent.dim_value, _TOO_MANY)
+    return numbers if kind.HasField("shape") else None
+
+
+def _most_numbers(node: onnx.NodeProto, most: Mapping[str, int]) -> int | None:
+    """Return how many numbers a result of unknown extents has at most; None if that is unknown."""
+    if node.op_type in _AS_LARGE_AS:
+        return most.get(node.input[_AS_LARGE_AS[node.op_type]])
+    if node.op_type not in _BROADCASTS or not most.keys() >= {*node.input}:
+        return None
+    return math.prod(most[name] for name in node.input)
 
 
 def tf32_exact(model: onnx.ModelProto) -> bool:
