@@ -64,8 +64,7 @@ def reduce(x: Tensor, function: str, axes: tuple[int, ...]) -> Tensor:
 
 def global_average(x: Tensor, keepdim: bool = True) -> Tensor:
     """Return the mean over height and width, which stay or go."""
-    means = functional.adaptive_avg_pool2d(x, 1)
-    return means if keepdim else means.flatten(1)
+    return x.mean((2, 3), keepdim=keepdim)
 
 
 def average(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
