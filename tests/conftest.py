@@ -38,6 +38,15 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep compiled kernels among the tests' files where no home folder can hold them."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not os.access(os.path.expanduser("~"), os.W_OK):  # noqa: PTH111 - there may be none
+            patch.setenv("APOT_EXPORT_CACHE", str(tmp_path_factory.mktemp("kernels")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """Return the folder of published checkpoints, datasets and golden outputs."""

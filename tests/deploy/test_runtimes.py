@@ -66,8 +66,9 @@ def test_onnx_runtime_in_c(compiler: str, release: Path) -> None:
     program = blocks(page, "c")[0]
     source = release / "classify.c"
     source.write_text(program, encoding="utf-8")
-    lines = building.replace("gcc ", f"{compiler} ", 1).replace("classify.c", f"{source} -x none")
-    lines = lines.replace("-o classify", f"-o {release}/classify")
-    lines = lines.replace("./classify", f"{release}/classify")
+    lines = building.replace("gcc ", f"{compiler} ", 1)
+    lines = lines.replace("classify.c", f'"{source}" -x none')
+    lines = lines.replace("-o classify", f'-o "{release}/classify"')
+    lines = lines.replace("./classify", f'"{release}/classify"')
     computed = run_lines(f'export ORT="{release}"\n{lines}').strip()
     assert computed.replace("computed:", "expected:") == expected
