@@ -26,8 +26,8 @@ from tests.support.fuzzing import LARGEST_INPUT, random_input, scratch
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
 MOST_MEMORY = 8 << 30
-LONGEST_EXAMPLE = 60
-"""Seconds."""
+LONGEST_EXAMPLE = 600
+"""Seconds, among them those in which something else keeps the processor."""
 STARTS = 64
 """Random inputs that a corpus begins with."""
 PROGRAMS, BITS = "programs", "bits"
