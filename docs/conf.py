@@ -8,7 +8,7 @@ from sphinx.application import Sphinx
 import apot_export
 
 NAVIGATION = {
-    "Start": ["../README", "tutorial", "faq", "glossary"],
+    "Start": ["../README", "install", "tutorial", "faq", "glossary"],
     "How to": [
         *(
             "checkpoints",

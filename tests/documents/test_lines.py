@@ -26,6 +26,7 @@ else:
 RUN_BY = {
     "FORMAT.md": "tests/support/format_vectors.py",
     "conformance/README.md": "tests/conformance/test_kit.py",
+    "docs/install.md": "tests/test_distribution.py",
 }
 """Pages that tests of their own run, beside those of docs/deploy, which tests/deploy runs."""
 

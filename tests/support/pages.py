@@ -79,7 +79,7 @@ OF_THE_MACHINE = (
     r"(\btime) +[\d.]+ s(?:, [\d.]+ s of it to load PyTorch and ONNX)?",
     r"(PyTorch|ONNX Runtime) [\d.]+[^ ,]*(?=,)",
     r"(\d%) +[\d,]+ *$",  # images per second
-    r"(manifest.json) +[\d.]+ kB +[\d.]+%",  # it holds paths
+    r"(manifest.json) +[\d.]+ kB",  # it holds paths
     r"(─)─+",
     r"(levels) +\d+(?= of)",
     r"()[\d.e+-]+%?(?= of (?:its|the) bound)",
