@@ -42,6 +42,7 @@ include_patterns = [
     *("README.md", "FORMAT.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md"),
     *("conformance/README.md", "docs/**.md", "docs/**.rst"),
 ]
+exclude_patterns = [".*", "apot_export", "benchmarks", "build", "cli", "examples", "tests"]
 html_theme = "furo"
 html_theme_options = {"navigation_with_keys": True}
 html_extra_path = ["_site"]  # what forwards from the site's first page to docs/
