@@ -49,7 +49,6 @@ html_extra_path = ["_site"]  # what forwards from the site's first page to docs/
 html_copy_source = False
 myst_heading_anchors = 4
 default_role = "code"  # docstrings write `names`
-smartquotes = False  # --option is no dash
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

@@ -47,6 +47,11 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
         assert not IMPORTED.search(style.read_text(encoding="utf-8")), style
 
 
+def test_options_keep_their_two_dashes(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        assert not re.findall(r"[ >][\u2013\u2014][a-z]\w*", page.read_text(encoding="utf-8")), page
+
+
 def test_the_citation_names_this_version() -> None:
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {__version__}\n" in citation

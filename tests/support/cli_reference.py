@@ -6,6 +6,7 @@ python -m tests.support.cli_reference
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +26,8 @@ VERBS = (
     "emit rtl",
     "emit vectors",
 )
+_OPTION = re.compile(r"`[^`\n]*`|^torchrun .*|--\w[\w-]*", re.MULTILINE)
+"""What is code: what is marked already, a command line, and options in help texts."""
 _HEAD = """# The command line
 
 Every option of every verb, as `apot-export VERB --help` shows them. Exit codes: 0 done or PASS,
@@ -52,7 +55,8 @@ def choices(annotation: Any) -> tuple[str, ...]:
 
 def reference() -> str:
     """Return the text of docs/cli.md."""
-    return "\n".join([_HEAD, *(line for verb in VERBS for line in _section(verb))])
+    lines = (line for verb in VERBS for line in _section(verb))
+    return _OPTION.sub(lambda found: f"`{found[0].strip('`')}`", "\n".join([_HEAD, *lines]))
 
 
 def _section(verb: str) -> Iterator[str]:
