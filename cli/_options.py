@@ -271,7 +271,8 @@ class IntegerForm:
 def printed(result: Any, general: General, brief: object = None, **more: Any) -> bool:
     """Print a result as JSON, `more` added, or briefly, where wanted; tell whether it was."""
     if general.as_json:
-        typer.echo(json.dumps({**result.to_json(), **more}, indent=2))
+        content = result.to_json()  # a list at times, to which nothing is added
+        typer.echo(json.dumps({**content, **more} if more else content, indent=2))
     elif general.quiet and brief is not None:
         typer.echo(brief)
         return True
