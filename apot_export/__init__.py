@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from apot_export.conversion.convert_export import ExportConversion, convert_export
     from apot_export.conversion.result import ConversionResult
     from apot_export.errors import ApotExportError
+    from apot_export.inspection.opened import Inspection, inspect
     from apot_export.original.reading import in_process
     from apot_export.runtimes.native import compile_network
     from apot_export.tuning import TuningResult, tune
@@ -28,6 +29,7 @@ _HOMES = {
     "ApotExportError": "errors",
     "ConversionResult": "conversion.convert",
     "ExportConversion": "conversion.convert_export",
+    "Inspection": "inspection.opened",
     "PackedNetwork": "artifacts.packed",
     "Report": "verification",
     "TuningResult": "tuning",
@@ -35,6 +37,7 @@ _HOMES = {
     "convert": "conversion.convert",
     "convert_export": "conversion.convert_export",
     "in_process": "original.reading",
+    "inspect": "inspection.opened",
     "load_packed": "artifacts.packed",
     "max_memory": "budgets",
     "tune": "tuning",
@@ -46,6 +49,7 @@ __all__ = [
     "ApotExportError",
     "ConversionResult",
     "ExportConversion",
+    "Inspection",
     "PackedNetwork",
     "Report",
     "TuningResult",
@@ -54,6 +58,7 @@ __all__ = [
     "convert",
     "convert_export",
     "in_process",
+    "inspect",
     "load_packed",
     "max_memory",
     "tune",

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -22,27 +19,27 @@ from ._errors import visible
 if TYPE_CHECKING:
     from apot_export.conversion.convert_export import ExportConversion
     from apot_export.conversion.result import ConversionResult
-    from apot_export.inspection.thresholds import Thresholds
-    from apot_export.inspection.widths import Widths
 
 _EVERYWHERE = "portable"
-_LEVELS = {"apot": "additive powers of two", "pot": "powers of two", "uniform": "uniform"}
-_SOURCES = {"option": "as given", "assumption": "assumed"}
+LEVELS = {"apot": "additive powers of two", "pot": "powers of two", "uniform": "uniform"}
+SOURCES = {"option": "as given", "assumption": "assumed"}
 """Sources of a part of the quantization that read otherwise than their names."""
 _LARGEST = "largest provable"
 """Source of fraction bits that no images called for."""
-_OPERATIONS = ("additions", "shifts", "comparisons")
-_BAR_WIDTH = 16
+OPERATIONS = ("additions", "shifts", "comparisons")
 _WITHOUT_A_TERMINAL = 100
 """Columns where the output is no terminal: nothing is cut because a log has no width."""
 
 
+def is_terminal() -> bool:
+    """Tell whether results go to a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def console_of_output() -> Console:
     """Return a console for results: as wide as the terminal, or as a log."""
-    is_log = sys.stdout is None or not sys.stdout.isatty()
-    console = Console(
-        highlight=False, markup=False, emoji=False, width=_WITHOUT_A_TERMINAL if is_log else None
-    )
+    width = None if is_terminal() else _WITHOUT_A_TERMINAL
+    console = Console(highlight=False, markup=False, emoji=False, width=width)
     console.push_render_hook(_ShowsNames())
     return console
 
@@ -84,14 +81,8 @@ def facts_table(facts: Iterable[tuple[str, str | Text]]) -> Table:
     return table
 
 
-def _bar(console: Console, share: float, least: int = 0) -> Text:
-    """Return a bar for a share in [0, 1], of at least `least` characters."""
-    block = "█" if console.encoding.startswith("utf") else "#"
-    width = _BAR_WIDTH if console.width >= _WITHOUT_A_TERMINAL else _BAR_WIDTH // 2
-    return Text(block * max(least, round(share * width)), "cyan")
-
-
-def _bytes(count: int) -> str:
+def in_bytes(count: int) -> str:
+    """Return a number of bytes with its unit."""
     for unit, size in (("MB", 1_000_000), ("kB", 1_000)):
         if count >= size:
             return f"{count / size:.2f} {unit}"
@@ -112,15 +103,15 @@ def print_conversion(result: ConversionResult, seconds: float) -> None:
         value, source = str(part["value"]), part["source"]
         parts.add_row(
             part["what"],
-            _LEVELS.get(value, value),
-            Text(_SOURCES.get(source, source), "yellow" if source == "assumption" else ""),
+            LEVELS.get(value, value),
+            Text(SOURCES.get(source, source), "yellow" if source == "assumption" else ""),
         )
     console.print(parts)
     table = new_table("file", "size", "of the weights in float32")
     for name, count in result.files.items():
         holds_weights = name.endswith((".onnx", ".safetensors"))
         share = f"{count / result.float32_bytes:.1%}" if holds_weights else ""
-        table.add_row(name, _bytes(count), share)
+        table.add_row(name, in_bytes(count), share)
     console.print(table)
 
 
@@ -139,7 +130,7 @@ def print_export_conversion(result: ExportConversion) -> None:
         console.print(facts_table(facts))
     table = new_table("file", "size")
     for name, count in result.files.items():
-        table.add_row(name, _bytes(count))
+        table.add_row(name, in_bytes(count))
     console.print(table)
 
 
@@ -163,7 +154,7 @@ def _conversion_facts(result: ConversionResult, seconds: float) -> Iterator[tupl
 
 
 def _weight_facts(result: ConversionResult) -> Iterator[tuple[str, str | Text]]:
-    stored = _bytes(round(result.code_bits / 8))
+    stored = in_bytes(round(result.code_bits / 8))
     if result.family == families.MULTI_BIT.name:
         bits = f"{result.bits:.2f} sign vectors a group on average"
         yield "weights", f"{result.weights:,} in {stored}, {bits}"
@@ -196,7 +187,7 @@ def _integer_facts(form: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "calibration": f"agreement {form['agreement'] or 0:.1%} on calibration images",
         _LARGEST: "the most that cannot overflow",
     }[form["fraction_bits_from"]]
-    totals = _operation_totals(form)
+    totals = operation_totals(form)
     widest = max(count["bits"] for count in form["operations"].values())
     yield (
         "integer",
@@ -212,91 +203,7 @@ def _integer_facts(form: dict[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
-def _operation_totals(form: Mapping[str, Any]) -> dict[str, int]:
+def operation_totals(form: Mapping[str, Any]) -> dict[str, int]:
     """Return how many operations of each kind the integer network takes for one image."""
     counts = form["operations"].values()
-    return {kind: sum(count[kind] for count in counts) for kind in _OPERATIONS}
-
-
-# --- inspect --------------------------------------------------------------------------------------
-
-
-def print_thresholds(found: Thresholds) -> None:
-    """Show clipping thresholds as a table with bars."""
-    console = console_of_output()
-    console.print(f"{found.source}: family {found.family}", style="bold", soft_wrap=True)
-    if not found.layers:
-        is_multi_bit = found.family == families.MULTI_BIT.name
-        kind = "multi-bit weights, see inspect bits" if is_multi_bit else "floats"
-        console.print(f"No layer has clipping thresholds: {kind}.")
-        return
-    table = new_table("layer", "weight alpha", "activation alpha", "bits (w/a)")
-    table.add_column("share")
-    largest = max(abs(layer.activation_alpha) for layer in found.layers)
-    for layer in found.layers:
-        share = abs(layer.activation_alpha) / largest if largest else 0.0
-        table.add_row(
-            layer.layer,
-            f"{layer.weight_alpha:.4f}",
-            f"{layer.activation_alpha:.4f}",
-            f"{layer.weight_bits or '?'}/{layer.activation_bits or '?'}",
-            _bar(console, share, least=1),
-        )
-    console.print(table)
-    if any(layer.weight_bits is None for layer in found.layers):
-        console.print("Bits are unknown: a checkpoint does not hold them; say --bits N.")
-
-
-def print_bits(found: Widths) -> None:
-    """Show the bits of every layer's weights as a table with bars."""
-    console = console_of_output()
-    console.print(f"{found.source}", style="bold", soft_wrap=True)
-    vectors = any(layer.filters is not None for layer in found.layers)
-    columns = ("weights", "vectors", "bits", "bytes") if vectors else ("weights", "bits", "bytes")
-    table = new_table("layer", "stored as", *columns)
-    table.columns[1].justify = "left"
-    table.add_column("share of bytes")
-    total = sum(layer.stored_bits for layer in found.layers)
-    for layer in found.layers:
-        share = layer.stored_bits / total if total else 0.0
-        table.add_row(
-            layer.layer,
-            layer.kind,
-            f"{layer.weights:,}",
-            *(["" if layer.filters is None else f"{layer.filters:,}"] if vectors else []),
-            f"{layer.bits:.4g}",
-            f"{math.ceil(layer.stored_bits / 8):,}",
-            _bar(console, share),
-        )
-    console.print(table)
-    weights = sum(layer.weights for layer in found.layers)
-    console.print(
-        f"{weights:,} weights in {_bytes(math.ceil(total / 8))}: "
-        f"{total / weights:.2f} bits a weight as stored, {found.average:.4g} as trained"
-    )
-
-
-def print_integer(path: Path, form: Mapping[str, Any]) -> None:
-    """Show the integer network's operations and ranges as a table."""
-    console = console_of_output()
-    console.print(f"{path}", style="bold", soft_wrap=True)
-    console.print(
-        f"{form['fraction_bits']} fraction bits, {form['input']} input of {form['input_bits']}; "
-        f"one unit of a logit is {float(Fraction(form['logit_scale'])):.3g}"
-    )
-    table = new_table("value", "additions", "shifts", "compares", "bits", "smallest", "largest")
-    # 80 columns hold it, with names of one quantized layer in a line.
-    table.padding = (0, 1, 0, 0)
-    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
-    for name, counts in form["operations"].items():
-        low, high = form["ranges"][name]
-        table.add_row(
-            name,
-            *(f"{counts[kind] / 1000:,.0f} k" if counts[kind] else "" for kind in _OPERATIONS),
-            str(counts["bits"]),
-            f"{low:.2g}",
-            f"{high:.2g}",
-        )
-    console.print(table)
-    totals = ", ".join(f"{total:,} {kind}" for kind, total in _operation_totals(form).items())
-    console.print(f"One image, without a multiplier: {totals}.")
+    return {kind: sum(count[kind] for count in counts) for kind in OPERATIONS}

@@ -3,34 +3,182 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
+from typer.core import TyperGroup
 
 from ._errors import reported
 from ._groups import Command, with_groups
-from ._options import Dataset, General, InProcess, Weights, chosen, printed
+from ._options import Dataset, General, InProcess, Network, Training, Weights, chosen
 
-app = typer.Typer(no_args_is_help=True, help="Show what an export or a checkpoint holds.")
+if TYPE_CHECKING:
+    from apot_export.inspection.opened import Inspection
+
+    from ._tables import View
+
+_OVERVIEW = "overview"
+_HELP = {"--help", "-h"}
+
+
+class _Views(TyperGroup):
+    """A group of views; what is none of their names is the path of an overview."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read arguments."""
+        if args and args[0] not in self.commands and args[0] not in _HELP:
+            args = [_OVERVIEW, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Views,
+    no_args_is_help=True,
+    help="Show what an export or a checkpoint is, costs and holds.",
+)
+
+Anything = Annotated[
+    Path | None,
+    typer.Argument(
+        help="Checkpoint, export directory, packed file or ONNX model; default: the newest export "
+        "in or below this folder."
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a view is printed."""
+
+    PANEL: ClassVar[str] = "Output"
+
+    csv: Annotated[bool, "Print the rows as CSV, with all digits."] = False
+    plain: Annotated[
+        bool,
+        "Print columns of bare numbers; of alphas and bits, the lines of the training log.",
+    ] = False
+    wide: Annotated[
+        bool, "Print all columns, however wide; so it is where the output is no terminal."
+    ] = False
 
 
 @app.callback()
 def inspect() -> None:
-    """Show what an export or a checkpoint holds."""
+    """Show what an export or a checkpoint is, costs and holds.
+
+    `apot-export inspect PATH` gives an overview.
+    """
 
 
-def _show(found: Any, general: General, render: Callable[[Any], None], *, plain: bool) -> None:
-    """Print a result: as JSON, as lines of a training log, or as tables."""
-    if printed(found, general):
+def _show(
+    content: Any,
+    general: General,
+    shown: Shown,
+    views: Callable[[], Iterable[View]],
+    *,
+    lines: Callable[[], Iterable[str]] | None = None,
+    flat: Callable[[], View] | None = None,
+) -> None:
+    """Print what was found.
+
+    Args:
+        content: Its JSON form.
+        general: Whether that is wanted.
+        shown: How to print it else.
+        views: Its tables.
+        lines: Its lines in a log, for `--plain`.
+        flat: The table of CSV and plain columns; None for the first of the tables.
+    """
+    if general.as_json:
+        typer.echo(json.dumps(content, indent=2))
         return
-    if plain:
-        for line in found.plain_lines():
+    if shown.plain and lines is not None:
+        for line in lines():
             typer.echo(line)
-    else:
-        render(found)
+        return
+    from ._render import console_of_output
+    from ._tables import print_csv, print_plain, print_view
+
+    if shown.csv or shown.plain:
+        view = flat() if flat is not None else next(iter(views()))
+        (print_csv if shown.csv else print_plain)(view)
+        return
+    console = console_of_output()
+    for number, view in enumerate(views()):
+        if number:
+            console.print()
+        print_view(console, view, wide=shown.wide)
+
+
+def _opened(
+    path: Path | None, general: General, training: Training, network: Network
+) -> Inspection:
+    from apot_export.inspection.opened import inspect as look_inside
+
+    path = chosen(path, "Inspecting", quiet=general.quiet)
+    return look_inside(path, choices=training.choices(), **network.arguments())
+
+
+@app.command("overview", cls=Command)
+@with_groups
+def overview(
+    path: Anything = None,
+    *,
+    training: Training,
+    network: Network,
+    in_process: InProcess = False,
+    shown: Shown,
+    general: General,
+) -> None:
+    """Show what PATH is, from what, of which parts, and what it costs.
+
+    `apot-export inspect PATH` does the same. The options of quantization and network are for
+    checkpoints.
+    """
+    with reported(general, in_process=in_process):
+        from ._progress import working
+        from ._views import flat_view, overview_views
+
+        with working("Inspecting", quiet=general.quiet):
+            found = _opened(path, general, training, network).overview
+        content = found.to_json()
+        _show(
+            content,
+            general,
+            shown,
+            lambda: overview_views(found),
+            flat=lambda: flat_view(content),
+        )
+
+
+@app.command("cost", cls=Command)
+@with_groups
+def cost(
+    path: Anything = None,
+    *,
+    training: Training,
+    network: Network,
+    in_process: InProcess = False,
+    shown: Shown,
+    general: General,
+) -> None:
+    """Show additions, shifts, memory and energy of one image.
+
+    Layer by layer, with the bits moved, and beside the same network in int8 and in float32;
+    energies are by two published tables.
+    """
+    with reported(general, in_process=in_process):
+        from ._progress import working
+        from ._views import cost_view, forms_view
+
+        with working("Inspecting", quiet=general.quiet):
+            opened = _opened(path, general, training, network)
+            found = opened.cost
+        views = (cost_view(opened.path, found), forms_view(found))
+        _show(found.to_json(), general, shown, lambda: views)
 
 
 @app.command("alphas", cls=Command)
@@ -46,8 +194,8 @@ def alphas(
     *,
     weights: Weights = None,
     bits: Annotated[int | None, "Bit-width of a checkpoint whose name does not say it."] = None,
-    plain: Annotated[bool, "Print the lines of the family's own training log."] = False,
     in_process: InProcess = False,
+    shown: Shown,
     general: General,
 ) -> None:
     """Show the clipping thresholds of every quantized layer."""
@@ -55,36 +203,33 @@ def alphas(
         from apot_export.inspection.thresholds import thresholds
 
         from ._progress import working
-        from ._render import print_thresholds
+        from ._views import alphas_view
 
         path = chosen(path, "Inspecting", quiet=general.quiet)
         with working(f"Inspecting {path}", quiet=general.quiet):
             found = thresholds(path, bits=bits, weights=weights)
-        _show(found, general, print_thresholds, plain=plain)
+        views = (alphas_view(found),)
+        _show(found.to_json(), general, shown, lambda: views, lines=found.plain_lines)
 
 
 @app.command("bits", cls=Command)
 @with_groups
 def bits(
-    path: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Export directory or packed file; default: the newest export in or below this "
-            "folder."
-        ),
-    ] = None,
+    path: Anything = None,
     *,
-    plain: Annotated[bool, "Print the lines of the multi-bit training log."] = False,
+    training: Training,
+    network: Network,
+    in_process: InProcess = False,
+    shown: Shown,
     general: General,
 ) -> None:
     """Show bits and bytes of every layer's weights."""
-    with reported(general):
-        from apot_export.inspection.widths import layer_bits
+    with reported(general, in_process=in_process):
+        from ._views import bits_view
 
-        from ._render import print_bits
-
-        found = layer_bits(chosen(path, "Inspecting", quiet=general.quiet))
-        _show(found, general, print_bits, plain=plain)
+        found = _opened(path, general, training, network).bits
+        views = (bits_view(found),)
+        _show(found.to_json(), general, shown, lambda: views, lines=found.plain_lines)
 
 
 @app.command("integer", cls=Command)
@@ -97,20 +242,19 @@ def integer(
         ),
     ] = None,
     *,
+    shown: Shown,
     general: General,
 ) -> None:
     """Show operations and ranges of the integer network."""
     with reported(general):
         from apot_export.inspection.widths import integer_summary
 
+        from ._views import integer_view
+
         path = chosen(path, "Inspecting", quiet=general.quiet)
         found = integer_summary(path)
-        if general.as_json:
-            typer.echo(json.dumps(dict(found), indent=2))
-        else:
-            from ._render import print_integer
-
-            print_integer(path, found)
+        views = (integer_view(path, found),)
+        _show(dict(found), general, shown, lambda: views)
 
 
 @dataclass(frozen=True)
@@ -147,6 +291,7 @@ def identify(
     weights: Weights = None,
     images: Images,
     in_process: InProcess = False,
+    shown: Shown,
     general: General,
 ) -> None:
     """Rank the bit-widths and level sets that CHECKPOINT may have.
@@ -161,7 +306,11 @@ def identify(
             from apot_export.inspection.identify import identify as identify_checkpoint
 
             found = identify_checkpoint(checkpoint, weights=weights, progress=work, **vars(images))
-        if not printed(found, general):
+        if shown.csv or shown.plain or general.as_json:
+            from ._render_identify import hypotheses_view
+
+            _show(found.to_json(), general, shown, lambda: (hypotheses_view(found),))
+        else:
             from ._render_identify import print_identification
 
-            print_identification(found)
+            print_identification(found, wide=shown.wide)

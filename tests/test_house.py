@@ -22,7 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "integer": {"errors", "network"},
     "artifacts": {"errors", "budgets", "network", "integer"},
     "runtimes": {"errors", "budgets", "network", "integer", "artifacts"},
-    "inspection": {"errors", "network", "datasets", "original", "artifacts"},
+    "inspection": {"errors", "network", "datasets", "original", "encoding", "artifacts"},
     "conversion": {
         *("errors", "_version", "network", "datasets", "original"),
         *("encoding", "integer", "artifacts", "runtimes"),

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from apot_export.artifacts.directory import read_manifest
-from apot_export.artifacts.packed import load_packed
 from apot_export.errors import ExportError
-from apot_export.inspection.thresholds import packed_file
-from apot_export.network import CodedLayer, Layer, PlaneLayer
-from apot_export.network.layers import EncodedCodes
+from apot_export.inspection.cost import stored_bits
+from apot_export.network import CodedLayer, CodedNetwork, Layer, PlaneLayer
 from apot_export.original.quantization import FULL_PRECISION_BITS
 
 
@@ -63,45 +61,34 @@ class Widths:
         return {"average": self.average, "layers": [*map(dataclasses.asdict, self.layers)]}
 
 
-def layer_bits(path: Path) -> Widths:
-    """Read the bits of every layer's weights of an export directory or a packed file.
-
-    Raises:
-        ApotExportError: The path holds neither.
-    """
-    packed = packed_file(path)
-    if packed is None and not path.exists():
-        raise ExportError("There is no such export.", where=str(path), fix="check the path")
-    if packed is None:
-        raise ExportError(
-            "Bits are shown of exports.",
-            where=str(path),
-            expected="an export's directory or a packed file (*.safetensors)",
-            fix="convert the checkpoint first",
-        )
-    layers = load_packed(packed).layers.values()
-    return Widths(source=path, layers=tuple(_width(layer) for layer in layers))
+def widths(source: Path, network: CodedNetwork) -> Widths:
+    """Return the bits of every layer's weights."""
+    layers = network.layers.values()
+    return Widths(source=source, layers=tuple(_width(layer) for layer in layers))
 
 
 def _width(layer: Layer) -> LayerWidth:
     weights = math.prod(layer.shape)
-    kind, bits, filters = "float", float(FULL_PRECISION_BITS), None
-    stored = weights * FULL_PRECISION_BITS
+    bits, filters = float(FULL_PRECISION_BITS), None
     if isinstance(layer, CodedLayer):
-        kind, bits = _kind_of_codes(layer), float(layer.codebook.bits)
-        stored = weights * layer.codebook.bits
-        if isinstance(layer.stored, EncodedCodes):
-            stored = 8 * layer.stored.stored_bytes
+        bits = float(layer.codebook.bits)
     elif isinstance(layer, PlaneLayer):
-        kind, bits, filters = "sign vectors", layer.planes.average_bits(), layer.planes.filters
-        stored = layer.planes.storage_bits()
+        bits, filters = layer.planes.average_bits(), layer.planes.filters
     return LayerWidth(
-        layer=layer.name, kind=kind, weights=weights, bits=bits, filters=filters, stored_bits=stored
+        layer=layer.name,
+        kind=kind_of(layer),
+        weights=weights,
+        bits=bits,
+        filters=filters,
+        stored_bits=stored_bits(layer),
     )
 
 
-def _kind_of_codes(layer: CodedLayer) -> str:
-    """Return what codes stand for; those of training have a threshold, or 127 steps."""
+def kind_of(layer: Layer) -> str:
+    """Return what a layer's weights are stored as: see `LayerWidth`."""
+    if not isinstance(layer, CodedLayer):
+        return "sign vectors" if isinstance(layer, PlaneLayer) else "float"
+    # Codes of training have a threshold, or 127 steps.
     has_threshold = layer.alpha is not None or layer.scales is not None
     if has_threshold or layer.codebook.denominator > 1:
         return "codes"

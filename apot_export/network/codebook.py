@@ -118,6 +118,23 @@ class Codebook:
         levels.flags.writeable = False
         return levels
 
+    def terms(self) -> tuple[tuple[int, ...], NDArray[np.int64]]:
+        """Return the powers k of all addends, and how many of +-2 ** k each code adds.
+
+        >>> powers, terms = apot(3, signed=True).terms()
+        >>> powers, terms[[0, 4, 5]].tolist()
+        ((0, 1, 2, 3), [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 1]])
+        """
+        addends = {abs(addend) for table in self.tables for addend in table if addend}
+        powers = sorted(map(power_of_two_shift, addends))
+        codes, offset = np.arange(1 << self.bits), 0
+        found = np.zeros((codes.size, len(powers)), dtype=np.int64)
+        for table, width in zip(self.tables, self.field_bits, strict=True):
+            chosen = np.abs(table)[(codes >> offset) & (len(table) - 1)]
+            found += chosen[:, None] == np.left_shift(1, powers)
+            offset += width
+        return tuple(powers), found
+
     @property
     def code_dtype(self) -> type[np.uint8 | np.uint16]:
         """Smallest unsigned type that holds a code."""

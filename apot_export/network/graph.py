@@ -80,12 +80,20 @@ CodedNetwork = Network[Layer]
 
 def products(network: CodedNetwork) -> int:
     """Return the products of activations and weights of one image."""
-    return sum(
-        math.prod(network.layers[node.operation.layer].shape)
+    return sum(products_by_node(network).values())
+
+
+def products_by_node(network: CodedNetwork) -> dict[str, int]:
+    """Return the products of activations and weights of one image, by the node that sums them.
+
+    Those with the zeros of the padding are among them.
+    """
+    return {
+        node.name: math.prod(network.layers[node.operation.layer].shape)
         * math.prod(network.shapes[node.name][1:])
         for node in network.nodes
         if isinstance(node.operation, (op.Convolution, op.Linear))
-    )
+    }
 
 
 def _infer_shapes(network: Network[LayerType]) -> dict[str, Shape]:

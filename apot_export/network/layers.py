@@ -215,6 +215,17 @@ class CodedLayer:
             return self.stored.decode().reshape(self.shape)
         return unpack(self.packed, self.codebook.bits, math.prod(self.shape)).reshape(self.shape)
 
+    def tally(self, members: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Count something in the codes of every output: int64 [out, things].
+
+        Args:
+            members: How many of each thing a code has, int64 [2 ** bits, things].
+        """
+        rows = self.codes.reshape(self.shape[0], -1)
+        if rows.shape[1] < len(members):
+            return np.stack([members[row].sum(axis=0) for row in rows])
+        return np.stack([np.bincount(row, minlength=len(members)) for row in rows]) @ members
+
     def levels(self) -> NDArray[np.int32]:
         """Level of every weight in steps: int32, weight shape."""
         return _looked_up(self.codebook.levels, self.codes)

@@ -128,6 +128,33 @@ def most_numbers(network: CodedNetwork) -> tuple[str, int]:
     return most
 
 
+_IN_PLACE = (op.QuantizeActivation, op.ScaleBias, op.Add, op.Relu, op.Clip, op.Flatten, op.Reshape)
+
+
+def peak_bytes(network: CodedNetwork, bits: Mapping[str, int]) -> int:
+    """Return the bytes that the values of an image take, each kept while a node needs it.
+
+    Quantizers, scaling, additions and the like write over an input that nothing else needs.
+
+    Args:
+        network: The network.
+        bits: Of one number of each value.
+    """
+    uses = [
+        Use(
+            reads=node.inputs,
+            writes=(node.name,),
+            over=node.inputs if isinstance(node.operation, _IN_PLACE) else (),
+        )
+        for node in network.nodes
+    ]
+    sizes = {
+        name: (math.prod(shape) * bits[name] + 7) // 8 for name, shape in network.shapes.items()
+    }
+    given = Use(reads=(), writes=(network.input,))
+    return plan([given, *uses], sizes, (network.output, *network.further_outputs))[1]
+
+
 def _between(network: CodedNetwork, node: Node) -> int:
     """Return how many numbers a node makes of an image on the way to its result."""
     given, made = network.shapes[node.inputs[0]], network.shapes[node.name]

@@ -38,6 +38,8 @@ VERBS = [
     ["verify"],
     ["tune"],
     ["inspect"],
+    ["inspect", "overview"],
+    ["inspect", "cost"],
     ["inspect", "alphas"],
     ["inspect", "bits"],
     ["inspect", "integer"],

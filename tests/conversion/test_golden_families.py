@@ -12,13 +12,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import apot_export
 from apot_export import verify
 from apot_export.artifacts.onnx_model import build_model
 from apot_export.artifacts.onnx_model.probe import with_outputs
 from apot_export.artifacts.packed import PackedNetwork, load_packed
 from apot_export.conversion.convert import convert
 from apot_export.errors import RecognitionError
-from apot_export.inspection.widths import layer_bits
 from apot_export.original.checkpoint import load_checkpoint
 from apot_export.original.choices import Choices
 from apot_export.original.original import Original
@@ -198,7 +198,7 @@ def test_multi_bit_files_are_as_small_as_the_literature_counts(
 
 
 def test_average_bits_are_those_of_the_training_code(lenet: Path, reference: Path) -> None:
-    found = layer_bits(lenet)
+    found = apot_export.inspect(lenet).bits
     trained = load_original(reference / LENET, Choices()).multi_bit
     filters = [int(layer.mask.sum()) for layer in trained.values()]
     groups = [layer.mask.shape[0] * layer.mask.shape[1] for layer in trained.values()]

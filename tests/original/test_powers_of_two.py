@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
+import apot_export
 from apot_export.artifacts.directory import PACKED_MODEL
 from apot_export.artifacts.packed import load_packed
 from apot_export.conversion.convert import convert
 from apot_export.encoding.weights import encode_layer
 from apot_export.errors import BitWidthError
 from apot_export.inspection.identify import identify
-from apot_export.inspection.widths import layer_bits
 from apot_export.network import CodedLayer, FloatLayer, SourceLayer
 from apot_export.network.codebook import apot, uniform
 from apot_export.original.architectures.resnet import ResNet
@@ -210,7 +210,7 @@ def test_first_and_last_layers_are_rounded_where_the_user_says_so(
 def test_they_are_not_looked_for_where_the_user_says_so(mixed: Path, tmp_path: Path) -> None:
     shown = run("convert", mixed, "-o", tmp_path / "off", "--power-of-two-layers", "off")
     assert "power-of-two" not in shown.stdout
-    kinds = [layer.kind for layer in layer_bits(tmp_path / "off").layers]
+    kinds = [layer.kind for layer in apot_export.inspect(tmp_path / "off").bits.layers]
     assert kinds == ["codes", *["float"] * 8, "codes"]
     assert verify(tmp_path / "off", dataset="digits", limit=50).verdict == "PASS"
     with pytest.raises(BitWidthError, match="power-of-two-layers perhaps"):
@@ -223,7 +223,7 @@ def test_inspect_names_them(mixed: Path, tmp_path: Path) -> None:
     assert len(found.power_of_two_layers) == len(found.to_json()["power_of_two_layers"]) == 9
     assert "layer1.0.conv1 (" in run("inspect", "identify", mixed).stdout
     convert(mixed, tmp_path / "export")
-    kinds = [layer.kind for layer in layer_bits(tmp_path / "export").layers]
+    kinds = [layer.kind for layer in apot_export.inspect(tmp_path / "export").bits.layers]
     assert kinds.count("powers of two") == 9
     assert kinds.count("float") == 1
 

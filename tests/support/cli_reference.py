@@ -17,6 +17,8 @@ VERBS = (
     "convert",
     "verify",
     "tune",
+    "inspect overview",
+    "inspect cost",
     "inspect alphas",
     "inspect bits",
     "inspect integer",

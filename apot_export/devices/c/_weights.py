@@ -129,9 +129,8 @@ def _form(
             entries[code, place] = 1 + found
             members[code, found] = 1
     terms, powers = _terms(factors)
-    codes = coded.codes.reshape(coded.shape[0], -1)
-    of_output = np.stack([members[row].sum(axis=0) for row in codes])
-    used = of_output.reshape(len(codes), len(factors), 2).any(axis=2)
+    of_output = coded.tally(members)
+    used = of_output.reshape(len(of_output), len(factors), 2).any(axis=2)
     taps, shifts = int(of_output.sum()), int((used * powers).sum())
     return Codes(
         codes=coded.packed,
@@ -141,8 +140,8 @@ def _form(
         groups=len(terms),
         members=members,
         layer=coded,
-        cost=_cost(taps, int(used.sum()), shifts, len(codes)),
-        decoding=_CODE_COST * codes.size,
+        cost=_cost(taps, int(used.sum()), shifts, len(of_output)),
+        decoding=_CODE_COST * math.prod(coded.shape),
         operations=(taps + shifts, shifts),
     )
 

@@ -1,0 +1,231 @@
+"""`apot_export.inspect`: open whatever a path names, and look inside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apot_export.artifacts.directory import MANIFEST, PACKED_MODEL, read_manifest
+from apot_export.artifacts.packed import PackedNetwork, load_packed
+from apot_export.errors import ExportError
+from apot_export.inspection.cost import Cost, cost
+from apot_export.inspection.overview import Overview, of_interface, of_manifest, of_network
+from apot_export.inspection.thresholds import Thresholds, packed_file, thresholds
+from apot_export.inspection.widths import Widths, widths
+from apot_export.network import CodedNetwork
+from apot_export.original.choices import Choices
+
+if TYPE_CHECKING:
+    from apot_export.network import SourceNetwork
+    from apot_export.original.original import Original
+
+_ONNX = ".onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """What a user states about a checkpoint, as `convert` takes it."""
+
+    choices: Choices
+    model: str | None = None
+    model_arguments: Mapping[str, Any] | None = None
+    input_shape: Sequence[int] | str | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Inspection:
+    """What lies at a path: views of it, each computed when it is first asked for."""
+
+    path: Path
+    statement: Statement
+
+    def __repr__(self) -> str:
+        """Return path and kind."""
+        return f"Inspection({self.kind} {str(self.path)!r})"
+
+    @cached_property
+    def kind(self) -> str:
+        """What it is: "export", "packed file", "ONNX model" or "checkpoint".
+
+        Raises:
+            ExportError: There is nothing, or a folder that is no export.
+        """
+        if not os.path.lexists(self.path):
+            raise ExportError(
+                "There is no such file or folder.",
+                where=str(self.path),
+                expected="a checkpoint, an export's folder, a packed file or an ONNX model",
+                fix="check the path; apot-export inspect --help lists the views",
+            )
+        if packed_file(self.path) is not None:
+            return "export" if self.path.is_dir() else "packed file"
+        return "ONNX model" if self.path.suffix == _ONNX else "checkpoint"
+
+    @cached_property
+    def overview(self) -> Overview:
+        """What it is, from what, of which parts, and what it costs."""
+        kind, packed = self.kind, self._packed
+        if packed is None and kind == "ONNX model":
+            return Overview(path=self.path, kind=kind, bytes=self._bytes, **self._of_model())
+        fields = of_network(self.network)
+        if packed is None:
+            fields |= self._of_checkpoint()
+        else:
+            said = {name: packed.provenance.get(name) for name in ("architecture", "family")}
+            digest = {"checkpoint": None, "sha256": packed.provenance.get("checkpoint_sha256")}
+            tool = {"tool": packed.provenance.get("tool")}
+            fields |= {**said, "made_from": {**digest, **tool}, **of_interface(packed.interface)}
+            fields |= of_manifest(self._manifest) if self._manifest else {}
+            fields |= self._of_model() if kind == "ONNX model" else {}
+        return Overview(path=self.path, kind=kind, cost=self.cost, bytes=self._bytes, **fields)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What one image costs."""
+        return cost(self.network)
+
+    @cached_property
+    def bits(self) -> Widths:
+        """The bits of every layer's weights."""
+        return widths(self.path, self.network)
+
+    @cached_property
+    def alphas(self) -> Thresholds:
+        """The clipping thresholds of every quantized layer."""
+        choices = self.statement.choices
+        return thresholds(self.path, bits=choices.bits, weights=choices.weights)
+
+    @cached_property
+    def network(self) -> CodedNetwork:
+        """The coded network: of an export as it is stored, of a checkpoint as `convert` makes it.
+
+        Raises:
+            ExportError: An ONNX model without the packed file of its export.
+        """
+        if self._packed is not None:
+            return self._packed.network
+        if self.kind == "ONNX model":
+            raise ExportError(
+                "The codes of an ONNX model are read from the packed file of its export.",
+                where=str(self.path),
+                expected=f"{PACKED_MODEL} and {MANIFEST} beside it, which names this model",
+                fix="name the export's folder",
+            )
+        from apot_export.encoding.encode import encode_network
+
+        terms = self._original.choices.alpha_terms
+        return encode_network(self._source, alpha_terms=terms)
+
+    # --- where things are -------------------------------------------------------------------------
+
+    @cached_property
+    def _folder(self) -> Path | None:
+        """The export's folder; None for what lies in none."""
+        if self.kind == "export":
+            return self.path
+        beside = self.path.parent
+        is_one = (beside / MANIFEST).is_file() and (beside / PACKED_MODEL).is_file()
+        return beside if is_one and self.path.name in read_manifest(beside)["files"] else None
+
+    @cached_property
+    def _manifest(self) -> Mapping[str, Any] | None:
+        return None if self._folder is None else read_manifest(self._folder)
+
+    @cached_property
+    def _packed(self) -> PackedNetwork | None:
+        file = packed_file(self.path)
+        if file is None and self.kind == "ONNX model" and self._folder is not None:
+            file = self._folder / PACKED_MODEL
+        return None if file is None else load_packed(file)
+
+    @property
+    def _bytes(self) -> dict[str, int]:
+        files = [self.path]
+        if self.kind == "export":
+            files = sorted(one for one in self.path.iterdir() if one.is_file())
+        found = {file.name: file.stat().st_size for file in files}
+        for name, tensor in (self._packed.stored or {} if self._packed else {}).items():
+            part = f"{PACKED_MODEL}: {name.rpartition('.')[2]}"
+            found[part] = found.get(part, 0) + tensor.nbytes
+        return found
+
+    def _of_model(self) -> dict[str, Any]:
+        from apot_export.artifacts.onnx_model.summary import summary
+
+        found = summary(self.path)
+        return {part: found.pop(part) for part in ("inputs", "outputs")} | {"model": found}
+
+    # --- checkpoints ------------------------------------------------------------------------------
+
+    @cached_property
+    def _original(self) -> Original:
+        from apot_export.original.opening import model_spec, open_original
+
+        said = self.statement
+        spec = model_spec(self.path, said.model, said.model_arguments, said.input_shape)
+        return open_original(self.path, said.choices, spec, said.input_shape)
+
+    @cached_property
+    def _source(self) -> SourceNetwork:
+        from apot_export.encoding.capture import capture
+
+        original = self._original
+        quantizers: dict[str, Any] = {**original.multi_bit, **original.powers_of_two}
+        return capture(original.module, original.architecture.input_shape, quantizers)
+
+    def _of_checkpoint(self) -> dict[str, Any]:
+        from apot_export.original.parts import stated_parts
+
+        original = self._original
+        record = original.checkpoint.record if original.checkpoint else None
+        return {
+            "architecture": original.architecture.name,
+            "family": original.family.name,
+            "assumptions": stated_parts(original),
+            "record": record.to_json() if record else None,
+        }
+
+
+def inspect(
+    path: str | PathLike[str],
+    *,
+    model: str | None = None,
+    model_arguments: Mapping[str, Any] | None = None,
+    input_shape: Sequence[int] | str | None = None,
+    choices: Choices | None = None,
+    **stated: Any,
+) -> Inspection:
+    """Look inside a checkpoint, an export's folder, a packed file or an ONNX model.
+
+    Only checkpoints need PyTorch.
+
+    Args:
+        path: What to look into.
+        model: Factory of a custom network, whose code this runs: see `convert`, as for the others.
+        model_arguments: Keyword arguments of the factory.
+        input_shape: Of one image (channels, height, width).
+        choices: How a checkpoint was trained, as far as its name and layers do not tell.
+        **stated: Fields of `Choices`, in place of one: `bits=4`, ...
+
+    Returns:
+        An object with `overview`, `cost`, `levels`, `weights`, `alphas` and `bits`, each of which
+        has `to_json()`.
+
+    Raises:
+        ExportError: There is nothing of the kind. Views raise `ApotExportError` when they are first
+            asked for something damaged.
+    """
+    statement = Statement(
+        choices=choices or Choices(**stated),
+        model=model,
+        model_arguments=model_arguments,
+        input_shape=input_shape,
+    )
+    found = Inspection(Path(path), statement)
+    _ = found.kind
+    return found
