@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from apot_export.conversion.convert_export import ExportConversion, convert_export
     from apot_export.conversion.result import ConversionResult
     from apot_export.errors import ApotExportError
+    from apot_export.inspection.compare import ExportComparison, compare
     from apot_export.inspection.opened import Inspection, inspect
     from apot_export.original.reading import in_process
     from apot_export.runtimes.native import compile_network
@@ -28,11 +29,13 @@ __version__ = VERSION
 _HOMES = {
     "ApotExportError": "errors",
     "ConversionResult": "conversion.convert",
+    "ExportComparison": "inspection.compare",
     "ExportConversion": "conversion.convert_export",
     "Inspection": "inspection.opened",
     "PackedNetwork": "artifacts.packed",
     "Report": "verification",
     "TuningResult": "tuning",
+    "compare": "inspection.compare",
     "compile_network": "runtimes.native",
     "convert": "conversion.convert",
     "convert_export": "conversion.convert_export",
@@ -48,12 +51,14 @@ _HOMES = {
 __all__ = [
     "ApotExportError",
     "ConversionResult",
+    "ExportComparison",
     "ExportConversion",
     "Inspection",
     "PackedNetwork",
     "Report",
     "TuningResult",
     "__version__",
+    "compare",
     "compile_network",
     "convert",
     "convert_export",

@@ -81,6 +81,52 @@ class General:
 
 
 @dataclass(frozen=True)
+class RunImages:
+    """The images that networks run on."""
+
+    PANEL: ClassVar[str] = "Data"
+
+    dataset: Annotated[
+        Dataset | None,
+        "folder: class folders, or images without labels; default: the one that fits the network.",
+    ] = None
+    data: Annotated[
+        Path | None, "Folder of the images; default: $APOT_EXPORT_DATA, else ./data."
+    ] = None
+    images: Annotated[
+        Path | None,
+        "Images as arrays, in place of a dataset: an .npz file with images (float32 as "
+        "the network reads them, or uint8 pixels), and labels where there are any.",
+    ] = None
+    mean: Annotated[
+        str | None,
+        "For folder and arrays of pixels: mean per channel of pixels in [0, 1], e.g. 0.5,0.5,0.5.",
+    ] = None
+    std: Annotated[str | None, "Likewise: standard deviation per channel."] = None
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Use this many images, drawn from every class in proportion."),
+    ] = None
+    seed: Annotated[int, typer.Option(min=0, help="Of that drawing.")] = 0
+    batch_size: Annotated[str, "Images per batch, or auto: fits the image size."] = "auto"
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Threads that decode images; default: the cores, at most 4."),
+    ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what `verify` and `compare` of the library take."""
+        from ._parsing import parse_batch_size, parse_numbers
+
+        return {
+            **vars(self),
+            "mean": parse_numbers(self.mean, "--mean"),
+            "std": parse_numbers(self.std, "--std"),
+            "batch_size": parse_batch_size(self.batch_size),
+        }
+
+
+@dataclass(frozen=True)
 class Network:
     """A network of the user's own, and the size of its images."""
 

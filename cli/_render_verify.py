@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         SkippedImage,
     )
 
+ACCURACY = ("top-1", "95 % interval", "top-5")
 _SHOWN_NAMES = 5
 _YOURS = "your outputs"
 _OK, _WARNING, _FAIL = Text("ok", "green"), Text("!", "yellow"), Text("FAIL", "bold red")
@@ -105,18 +106,13 @@ def _stated(original: Mapping[str, Any]) -> str:
 
 def _sides(report: Report) -> Table:
     settings = report.settings
-    headings = ["top-1", "95 % interval", "top-5", "images/s"]
     several = len(report.sides) > 1
-    table = new_table("", *headings, *(["agreement"] if several else []))
+    table = new_table("", *ACCURACY, "images/s", *(["agreement"] if several else []))
     table.columns[0].no_wrap = False
 
     def add(name: str, side: Side, agreement: str) -> None:
-        accuracy = ["-", "-", "-"]
-        if side.top1 is not None and side.top5 is not None and side.top1_interval is not None:
-            low, high = side.top1_interval
-            accuracy = [f"{side.top1:.2%}", f"{low:.1%} - {high:.1%}", f"{side.top5:.2%}"]
         speed = f"{side.images_per_second:,.0f}" if name != _YOURS else "-"
-        table.add_row(name, *accuracy, speed, *([agreement] if several else []))
+        table.add_row(name, *accuracy_cells(side), speed, *([agreement] if several else []))
 
     add(_held_to(settings), report.original, "")
     for position, side in enumerate(report.sides):
@@ -125,6 +121,14 @@ def _sides(report: Report) -> Table:
             name = f"{name.replace('ONNX Runtime', 'ONNX Runtime ' + settings['onnxruntime'])}"
         add(f"{name}, the export" if position == 0 else name, side.side, f"{side.agreement:.2%}")
     return table
+
+
+def accuracy_cells(side: Side) -> list[str]:
+    """Return what stands below `ACCURACY`."""
+    if side.top1 is None or side.top5 is None or side.top1_interval is None:
+        return ["-"] * len(ACCURACY)
+    low, high = side.top1_interval
+    return [f"{side.top1:.2%}", f"{low:.1%} - {high:.1%}", f"{side.top5:.2%}"]
 
 
 def _print_divergence(console: Console, found: Divergence) -> None:

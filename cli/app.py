@@ -1,4 +1,4 @@
-"""`apot-export`: convert, verify, tune, inspect, emit."""
+"""`apot-export`: convert, verify, tune, compare, inspect, emit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import convert, emit, inspect, tune, verify
+from . import compare, convert, emit, inspect, tune, verify
 from ._groups import Command, with_groups
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (convert.convert, verify.verify, tune.tune):
+for verb in (convert.convert, verify.verify, tune.tune, compare.compare):
     app.command(cls=Command)(with_groups(verb))
 app.add_typer(inspect.app, name="inspect")
 app.add_typer(emit.app, name="emit")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import typer
 
 from ._errors import reported
-from ._options import Dataset, Export, General, InProcess, Network, Training, chosen, printed
+from ._options import Export, General, InProcess, Network, RunImages, Training, chosen, printed
 
 if TYPE_CHECKING:
     from apot_export.verification import Report
@@ -22,54 +22,14 @@ _REPORTS = os.environ.get("RANK", "0") == "0"
 
 
 @dataclass(frozen=True)
-class Images:
-    """The images that both compute."""
+class Images(RunImages):
+    """The images that both compute, and outputs for them."""
 
-    PANEL: ClassVar[str] = "Data"
-
-    dataset: Annotated[
-        Dataset | None,
-        "folder: class folders, or images without labels; default: the one that fits the network.",
-    ] = None
-    data: Annotated[
-        Path | None, "Folder of the images; default: $APOT_EXPORT_DATA, else ./data."
-    ] = None
-    images: Annotated[
-        Path | None,
-        "Images as arrays, in place of a dataset: an .npz file with images (float32 as "
-        "the network reads them, or uint8 pixels), and labels where there are any.",
-    ] = None
     reference: Annotated[
         Path | None,
         "Outputs of your own code: an .npz file with images and logits, to which the "
         "export is held, too; it needs neither dataset nor checkpoint.",
     ] = None
-    mean: Annotated[
-        str | None,
-        "For folder and arrays of pixels: mean per channel of pixels in [0, 1], e.g. 0.5,0.5,0.5.",
-    ] = None
-    std: Annotated[str | None, "Likewise: standard deviation per channel."] = None
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Use this many images, drawn from every class in proportion."),
-    ] = None
-    seed: Annotated[int, typer.Option(min=0, help="Of that drawing.")] = 0
-    batch_size: Annotated[str, "Images per batch, or auto: fits the image size."] = "auto"
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Threads that decode images; default: the cores, at most 4."),
-    ] = None
-
-    def arguments(self) -> dict[str, Any]:
-        """Return what `verify` of the library takes."""
-        from ._parsing import parse_batch_size, parse_numbers
-
-        return {
-            **vars(self),
-            "mean": parse_numbers(self.mean, "--mean"),
-            "std": parse_numbers(self.std, "--std"),
-            "batch_size": parse_batch_size(self.batch_size),
-        }
 
 
 @dataclass(frozen=True)

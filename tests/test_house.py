@@ -22,7 +22,6 @@ ARROWS: dict[str, set[str]] = {
     "integer": {"errors", "network"},
     "artifacts": {"errors", "budgets", "network", "integer"},
     "runtimes": {"errors", "budgets", "network", "integer", "artifacts"},
-    "inspection": {"errors", "network", "datasets", "original", "encoding", "artifacts"},
     "conversion": {
         *("errors", "_version", "network", "datasets", "original"),
         *("encoding", "integer", "artifacts", "runtimes"),
@@ -30,6 +29,9 @@ ARROWS: dict[str, set[str]] = {
     "verification": {
         *("errors", "_version", "budgets", "network", "datasets", "original"),
         *("integer", "artifacts", "runtimes", "downstream"),
+    },
+    "inspection": {
+        *("errors", "network", "datasets", "original", "encoding", "artifacts", "verification"),
     },
     "tuning": {"errors", "_version", "network", "artifacts", "runtimes"},
     "devices": {

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
+
+_BATCH_PIXELS = 16 * 3 * 224 * 224
+"""Default batch: as many images as have this many input values, at most 100. The original quantizes
+its weights again for every batch, so small ones cost most of the time."""
+_MOST_DECODERS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +56,19 @@ class RunOptions:
     """Do not fail where the accuracy is clearly below the one that the checkpoint records."""
     attach: bool = True
     """Write the verdict into the export's manifest."""
+
+    def images_of_a_batch(self, input_shape: Sequence[int]) -> int:
+        """Return the images per batch of a network whose images have this shape."""
+        return self.batch_size or images_that_fit(input_shape, _BATCH_PIXELS, 1, 100)
+
+    @property
+    def decoders(self) -> int:
+        """Threads that decode images."""
+        if self.workers is not None:
+            return self.workers
+        return min(_MOST_DECODERS, os.cpu_count() or 1)
+
+
+def images_that_fit(input_shape: Sequence[int], pixels: int, least: int, most: int) -> int:
+    """Return how many images of a shape have so many input values, within limits."""
+    return max(least, min(most, pixels // math.prod(input_shape)))

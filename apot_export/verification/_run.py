@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +22,7 @@ from apot_export.network import CodedNetwork
 from apot_export.original.checkpoint import Checkpoint
 from apot_export.original.record import Record
 from apot_export.runtimes.torch_runtime import Executor, torch_executor, twin_executors
-from apot_export.verification._options import RunOptions
+from apot_export.verification._options import RunOptions, images_that_fit
 from apot_export.verification._original import HeldTo, settings_of, versions
 from apot_export.verification._verdict import (
     agreement_failures,
@@ -62,14 +60,10 @@ from apot_export.verification.running.shards import (
 )
 from apot_export.verification.running.sides import OpenedSides, open_sides, ort_device, parse_sides
 
-_BATCH_PIXELS = 16 * 3 * 224 * 224
-"""Default batch: as many images as have this many input values, at most 100. The original quantizes
-its weights again for every batch, so small ones cost most of the time."""
 _LEVEL_PIXELS = 64 * 3 * 32 * 32
 """Images of the level comparison, likewise; at most 64, and at least 2."""
 _TWIN_PIXELS = 1000 * 3 * 32 * 32
 """Images on which the original is compared with itself, likewise; at most 1,000, at least 100."""
-_MOST_WORKERS = 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,23 +97,17 @@ class Run:
 
     def _that_fit(self, pixels: int, least: int, most: int) -> int:
         """Return how many images have so many input values, within limits."""
-        return max(least, min(most, pixels // math.prod(self.packed.input_shape)))
+        return images_that_fit(self.packed.input_shape, pixels, least, most)
 
     @property
     def batch_size(self) -> int:
-        return self.options.batch_size or self._that_fit(_BATCH_PIXELS, 1, 100)
+        return self.options.images_of_a_batch(self.packed.input_shape)
 
     @property
     def _batches(self) -> set[int]:
         """Numbers of images in the batches of the run."""
         count = len(self.images)
         return {min(self.batch_size, count), count % self.batch_size} - {0}
-
-    @property
-    def workers(self) -> int:
-        if self.options.workers is not None:
-            return self.options.workers
-        return min(_MOST_WORKERS, os.cpu_count() or 1)
 
     def report(self) -> Report:
         """Run everything."""
@@ -253,7 +241,7 @@ class Run:
             sides,
             {number: shards[number] for number in mine},
             batch_size=self.batch_size,
-            workers=self.workers,
+            workers=self.options.decoders,
             progress=self.progress,
         ):
             found[number] = counts
@@ -374,7 +362,7 @@ class Run:
             "torch_threads": torch.get_num_threads(),
             "provider_options": opened.options.get(next(iter(opened.executors)), {}),
             "side_options": opened.options,
-            "workers": self.workers,
+            "workers": self.options.decoders,
             "processes": self.processes.count,
             "machine": platform.machine(),
             "system": platform.system(),

@@ -21,13 +21,6 @@ from apot_export.artifacts.directory import (
 )
 from apot_export.artifacts.onnx_model.probe import parse_modest_model
 from apot_export.artifacts.packed import load_packed
-from apot_export.datasets import (
-    ArrayFile,
-    Dataset,
-    normalisation_of,
-    open_arrays,
-    open_dataset,
-)
 from apot_export.errors import DeviceError
 from apot_export.network import CodedNetwork
 from apot_export.original import families
@@ -45,6 +38,7 @@ from apot_export.verification._original import (
 from apot_export.verification._run import Run
 from apot_export.verification.proof.sample import compare_sample
 from apot_export.verification.report import Report
+from apot_export.verification.running.images import open_images
 from apot_export.verification.running.processes import Processes, joined_processes
 from apot_export.verification.running.shards import Progress
 from apot_export.verification.running.sides import packed_executor
@@ -137,14 +131,14 @@ def _opened(
     without = is_gone(directory, manifest) or (alone and not is_available(directory, manifest))
     if without and statement.names_nothing:
         if not alone:
-            baseline = packed_executor(directory, packed, torch.get_num_threads())
+            baseline = packed_executor(directory / PACKED_MODEL, packed, torch.get_num_threads())
     else:
         held_to = find_original(directory, manifest, statement)
         require_same_images(held_to.original, packed)
         if held_to.stated:
             require_same_layers(held_to.original, packed)
     family = held_to.original.family if held_to else families.by_name(manifest["family"])
-    images, reference = _images(options, packed, family.preprocessing, alone=alone)
+    images, reference = open_images(options, packed, family.preprocessing, alone=alone)
     positions = images.sampled(options.limit, options.seed)
     return Run(
         directory=directory,
@@ -163,46 +157,6 @@ def _opened(
         flags=flags,
         progress=progress,
     )
-
-
-def _images(
-    options: RunOptions, packed: CodedNetwork, preprocessing: str, *, alone: bool
-) -> tuple[Dataset, ArrayFile | None]:
-    """Open the images of a run, and the user's outputs where they are given.
-
-    Raises:
-        DatasetError: They are missing or do not fit the network.
-    """
-    output_shape = packed.shapes[packed.output]
-    how: dict[str, Any] = {
-        "input_shape": packed.input_shape,
-        "classes": output_shape[0],
-        "preprocessing": preprocessing,
-        "mean": options.mean,
-        "std": options.std,
-    }
-
-    def arrays(path: str | PathLike[str], *, with_logits: bool) -> ArrayFile:
-        return open_arrays(
-            Path(path),
-            input_shape=packed.input_shape,
-            output_shape=output_shape,
-            normalisation=lambda: normalisation_of(options.dataset, **how),
-            with_logits=with_logits,
-        )
-
-    reference = None
-    if options.reference is not None:
-        reference = arrays(options.reference, with_logits=True)
-    if options.images is not None:
-        images = arrays(options.images, with_logits=False).dataset
-    elif reference is not None and alone:
-        images = reference.dataset
-    else:
-        data = None if options.data is None else Path(options.data)
-        images = open_dataset(options.dataset, data=data, **how)
-    # A label names the class of an image, not those of a map's positions.
-    return images if len(output_shape) == 1 else images.without_labels(), reference
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:

@@ -17,6 +17,7 @@ VERBS = (
     "convert",
     "verify",
     "tune",
+    "compare",
     "inspect overview",
     "inspect cost",
     "inspect alphas",

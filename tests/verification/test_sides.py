@@ -13,7 +13,7 @@ from apot_export.errors import DeviceError
 from apot_export.network import CodedLayer, CodedNetwork
 from apot_export.runtimes.onnx_runtime import CPU, CUDA, Placement
 from apot_export.runtimes.torch_runtime import explicit_settings, torch_executor, twin_executors
-from apot_export.verification import _run
+from apot_export.verification import _options
 from apot_export.verification._verdict import agreement_failures
 from apot_export.verification.report import Yardstick
 from apot_export.verification.running.sides import OpenedSides, ort_device, parse_sides
@@ -150,5 +150,5 @@ def test_a_dataset_without_any_readable_image_is_an_error(
 
 
 def test_default_sizes_fit_the_images(workshop: Workshop) -> None:
-    assert _run._BATCH_PIXELS // (3 * 224 * 224) == 16
+    assert _options._BATCH_PIXELS // (3 * 224 * 224) == 16
     assert workshop.verify(workshop.export).settings["batch_size"] == 100

@@ -194,14 +194,14 @@ def open_sides(
     return opened
 
 
-def packed_executor(directory: Path, packed: CodedNetwork, threads: int) -> tuple[str, Executor]:
-    """Return the name and the executor of the fastest side that runs an export's packed file."""
+def packed_executor(path: Path, packed: CodedNetwork, threads: int) -> tuple[str, Executor]:
+    """Return the name and the executor of the fastest side that runs a packed file."""
     from apot_export.runtimes.native import compile_network
 
     try:
         return "native", compile_network(packed, threads=threads).run
     except KernelError:  # no C compiler, or a network that the kernels do not run
-        return "packed", _downstream(directory / PACKED_MODEL).run
+        return "packed", _downstream(path).run
 
 
 def _packed_values(
