@@ -64,10 +64,10 @@ class Session:
 
     def _compute(self, images: NDArray[np.float32] | None) -> list[Any]:
         inputs = self.session.get_inputs()
-        size = inputs[0].shape[0] if inputs else None
-        if images is not None and isinstance(size, int) and size != len(images):
-            return self._compute_batches(images, size)
+        size = next(iter(inputs[0].shape), None) if inputs else None
         with _refusals():
+            if images is not None and isinstance(size, int) and 0 < size != len(images):
+                return self._compute_batches(images, size)
             if self.provider == CUDA and inputs:
                 return self.run_bound(images)
             return list(self.session.run(None, {inputs[0].name: images} if inputs else {}))
@@ -100,6 +100,8 @@ def _refusals() -> Iterator[None]:
     """Turn what ONNX Runtime raises into an error that says what to do."""
     try:
         yield
+    except ExportError:
+        raise
     except Exception as error:
         raise ExportError(
             "ONNX Runtime could not run the model.",

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 from apot_export.conversion.convert import convert
 from apot_export.errors import DeviceError, ExportError
@@ -51,6 +52,19 @@ def event(name: str, provider: str, kind: str = "float", *shape: int, op: str = 
 
 
 # --- sessions -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [[], [0, 1, 8, 8], [2, 1, 8]], ids=str)
+def test_images_of_other_ranks_and_empty_batches_are_refused(shape: list[int]) -> None:
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)
+    result = helper.make_tensor_value_info("result", TensorProto.FLOAT, shape)
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["image"], ["result"])], "g", [image], [result]
+    )
+    sets = [helper.make_opsetid("", 18)]
+    content = helper.make_model(graph, ir_version=8, opset_imports=sets).SerializeToString()
+    with pytest.raises(ExportError, match="could not run"):
+        open_session(content, "cpu").run(IMAGES)
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2])
