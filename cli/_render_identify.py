@@ -92,6 +92,7 @@ def _print_statistics(console: Console, statistics: Statistics, *, wide: bool) -
         "(evidence in nats, less the best's):",
     )
     print_view(console, _support(statistics, _SHOWN), wide=wide)
+    console.print()
     best = statistics.weights[0].hypothesis
     if statistics.decisive:
         console.print(Text(f"The weights are {best}.", "bold"))
@@ -133,6 +134,7 @@ def _print_measurement(console: Console, measurement: Measurement, *, wide: bool
     )
     kept = tuple(candidate for candidate in measurement.candidates if not candidate.dropped)
     print_view(console, _ranking(dataclasses.replace(measurement, candidates=kept)), wide=wide)
+    console.print()
     _print_dropped(console, measurement)
     _print_verdict(console, measurement)
 

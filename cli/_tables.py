@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from ._render import is_terminal
 
 _GAP = "  "
 _BAR_WIDTH = 16
+_COLUMNS, _DIGITS = " ▁▂▃▄▅▆▇█", " 123456789"
 _NARROWEST_NAME = 12
 _UNKNOWN = "-"
 
@@ -37,8 +39,8 @@ class Column:
     left: bool = False
     leaves: int = 0
     """Order in which columns leave that do not fit, the smallest first; 0: it stays."""
-    bar: bool = False
-    """Shares in [0, 1], drawn as bars, on terminals and in logs alone."""
+    draw: Callable[[Any, bool], str] | None = None
+    """A drawing of the value, of blocks where the flag says so; not in CSV and plain columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ def print_view(console: Console, view: View, *, wide: bool) -> None:
         left_out = _print_table(console, view, wide=wide or not is_terminal())
         if left_out:
             print_text(console, f"Left out in this width (--wide shows them): {left_out}.")
+        if view.notes:
+            console.print()
     for note in view.notes:
         print_text(console, note)
 
@@ -87,7 +91,7 @@ def print_csv(view: View) -> None:
     """Print the rows with all their digits, comma-separated, below a line of names."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    columns = [column for column in view.columns if not column.bar]
+    columns = [column for column in view.columns if column.draw is None]
     writer.writerow(column.key for column in columns)
     writer.writerows([row[column.key] for column in columns] for row in view.rows)
     typer.echo(text.getvalue(), nl=False)
@@ -95,7 +99,7 @@ def print_csv(view: View) -> None:
 
 def print_plain(view: View) -> None:
     """Print the rows as columns between spaces, without units, marks and colours."""
-    columns = [column for column in view.columns if not column.bar]
+    columns = [column for column in view.columns if column.draw is None]
     cells = [[column.key for column in columns]]
     cells += [[_plain(row[column.key]) for column in columns] for row in view.rows]
     widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
@@ -128,7 +132,7 @@ def _print_table(console: Console, view: View, *, wide: bool) -> str:
     others = _width(widths[i] for i in kept[1:]) + len(_GAP)
     if not wide:
         widths[0] = min(widths[0], max(_NARROWEST_NAME, console.width - others))
-    left = [view.columns[i].left or view.columns[i].bar or i == 0 for i in kept]
+    left = [view.columns[i].left or view.columns[i].draw is not None or i == 0 for i in kept]
     for number, row in enumerate(zip(*(shown[i] for i in kept), strict=True)):
         folded = chop_cells(row[0], widths[0]) or [""]
         for part, name in enumerate(folded):
@@ -144,15 +148,28 @@ def _print_table(console: Console, view: View, *, wide: bool) -> str:
 
 def _cells(column: Column, rows: Sequence[Mapping[str, Any]], console: Console) -> list[str]:
     """Return a column's title and cells."""
-    block = "█" if console.encoding.startswith("utf") else "#"
-    cells = [column.title]
+    cells, blocks = [column.title], console.encoding.startswith("utf")
     for row in rows:
         value = row[column.key]
-        if column.bar:
-            cells.append(block * round((value or 0) * _BAR_WIDTH))
+        if value is None:
+            cells.append("")
+        elif column.draw is not None:
+            cells.append(column.draw(value, blocks))
         else:
-            cells.append("" if value is None else visible(column.show(value)))
+            cells.append(visible(column.show(value)))
     return cells
+
+
+def bar(share: float, blocks: bool) -> str:
+    """Draw a share in [0, 1]."""
+    return ("█" if blocks else "#") * round(share * _BAR_WIDTH)
+
+
+def profile(counts: Sequence[int], blocks: bool) -> str:
+    """Draw counts as columns, by the square root of each: one that is not 0 shows."""
+    marks = _COLUMNS if blocks else _DIGITS
+    most = max(counts, default=0) or 1
+    return "".join(marks[math.ceil(math.sqrt(count / most) * (len(marks) - 1))] for count in counts)
 
 
 def _width(widths: Iterator[int]) -> int:

@@ -12,29 +12,24 @@ from typing import TYPE_CHECKING, Any
 from apot_export.original import families
 
 from ._render import LEVELS, OPERATIONS, SOURCES, in_bytes, operation_totals
-from ._tables import Column, View
+from ._tables import Column, View, bar
 
 if TYPE_CHECKING:
-    from apot_export.inspection.cost import Cost
     from apot_export.inspection.overview import Overview
     from apot_export.inspection.thresholds import Thresholds
     from apot_export.inspection.widths import Widths
 
-_LAYER = Column(key="layer", title="layer", left=True)
-_NANO = 1000
-"""Picojoules."""
+LAYER = Column(key="layer", title="layer", left=True)
 
 
-def _count(number: float) -> str:
+def count(number: float) -> str:
+    """Show a count."""
     return f"{number:,}"
 
 
-def _digits(number: float) -> str:
+def digits(number: float) -> str:
+    """Show four digits."""
     return f"{number:.4g}"
-
-
-def _nanojoules(picojoules: float) -> str:
-    return f"{picojoules / _NANO:,.1f}"
 
 
 # --- overview -------------------------------------------------------------------------------------
@@ -63,7 +58,7 @@ def overview_views(found: Overview) -> Iterator[View]:
     yield View(
         columns=(
             Column(key="part", title="part", left=True),
-            Column(key="bytes", title="bytes", show=_count),
+            Column(key="bytes", title="bytes", show=count),
         ),
         rows=[{"part": part, "bytes": size} for part, size in found.bytes.items()],
     )
@@ -103,8 +98,8 @@ def _facts(found: Overview) -> Iterator[tuple[str, str]]:
         yield "images", _preprocessing(found.preprocessing)
     if found.classes:
         yield "classes", str(found.classes)
-    if found.weights is not None and found.stored_bits is not None:
-        kinds = ", ".join(f"{count} of {kind}" for kind, count in found.layers.items())
+    if found.weights and found.stored_bits is not None:
+        kinds = ", ".join(f"{number} of {kind}" for kind, number in found.layers.items())
         yield "layers", f"{sum(found.layers.values())}: {kinds}"
         density = f"{found.stored_bits / found.weights:.2f} bits a weight"
         stored = in_bytes(math.ceil(found.stored_bits / 8))
@@ -146,7 +141,7 @@ def _of_files(found: Overview) -> Iterator[tuple[str, str]]:
         model = found.model
         opsets = ", ".join(f"{name} {version}" for name, version in model["opsets"].items())
         yield "ONNX", f"IR version {model['ir_version']}, opsets {opsets}; by {model['producer']}"
-        nodes = ", ".join(f"{count} {name}" for name, count in model["nodes"].items())
+        nodes = ", ".join(f"{number} {name}" for name, number in model["nodes"].items())
         yield "nodes", nodes
         yield "constants", f"{model['constant_bytes']:,} bytes"
 
@@ -158,83 +153,6 @@ def _preprocessing(said: Mapping[str, Any]) -> str:
     return (
         f"{said['channels']} {low} to {high}{size}{crop}, of {said['dataset']}; "
         f"mean {said['mean']}, deviation {said['std']}"
-    )
-
-
-# --- cost -----------------------------------------------------------------------------------------
-
-
-def cost_view(path: Path, found: Cost) -> View:
-    """Return what every layer costs, with the rows of a total."""
-    from apot_export.inspection.cost import RULE, TABLES
-
-    rows = [_cost_row(layer.to_json()) for layer in found.layers]
-    summed = (
-        {key: sum(row[key] for row in rows) for key in rows[0] if key != "layer"} if rows else {}
-    )
-    numbers = [
-        Column(key="macs", title="MACs", show=_count),
-        Column(key="additions", title="additions", show=_count),
-        Column(key="shifts", title="shifts", show=_count),
-        Column(key="multiplications", title="products", show=_count, leaves=8),
-        Column(key="bits_moved", title="bits moved", show=_count, leaves=7),
-    ]
-    for place, table in enumerate(TABLES):
-        for form, leaves in (("stored", 5), ("int8", 3), ("float32", 1)):
-            numbers.append(
-                Column(
-                    key=f"{form} pJ {table.name}",
-                    title=f"{form} nJ, {table.name}",
-                    show=_nanojoules,
-                    leaves=leaves + (0 if place else 1),
-                )
-            )
-    if not any(layer.multiplications for layer in found.layers):
-        numbers = [column for column in numbers if column.key != "multiplications"]
-    return View(
-        title=str(path),
-        columns=(_LAYER, *numbers),
-        rows=[*rows, {"layer": "all", **summed}],
-        notes=(RULE, *(f"{table.name}: {table.source}." for table in TABLES)),
-    )
-
-
-def _cost_row(layer: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("layer", "macs", "additions", "shifts", "multiplications", "bits_moved")
-    row = {name: layer[name] for name in names}
-    forms = {"stored": "energy", "int8": "int8_energy", "float32": "float32_energy"}
-    return row | {
-        f"{form} pJ {table}": energy
-        for form, key in forms.items()
-        for table, energy in layer[key].items()
-    }
-
-
-def forms_view(found: Cost) -> View:
-    """Return the whole network as stored, in int8 and in float32."""
-    rows = []
-    for form in found.forms:
-        row: dict[str, Any] = {**dataclasses.asdict(form)}
-        for table in form.energy:
-            row |= {f"pJ {table}": form.energy[table], f"moving {table}": form.moving_energy[table]}
-        rows.append(row)
-    energies = [
-        Column(key=f"{key} {table}", title=f"{title} nJ, {table}", show=_nanojoules, leaves=leaves)
-        for table in found.forms[0].energy
-        for key, title, leaves in (("pJ", "operations", 3), ("moving", "moving", 2))
-    ]
-    return View(
-        columns=(
-            Column(key="name", title="network", left=True),
-            Column(key="bits_moved", title="bits moved", show=_count),
-            Column(key="peak_bytes", title="peak bytes", show=_count),
-            *energies,
-        ),
-        rows=rows,
-        notes=(
-            "Moving: all bits moved once, from or to a static memory of 1 MB, 64 at a time. Peak: "
-            "activations, each kept while a node needs it.",
-        ),
     )
 
 
@@ -261,12 +179,12 @@ def alphas_view(found: Thresholds) -> View:
     return View(
         title=f"{found.source}: family {found.family}",
         columns=(
-            _LAYER,
+            LAYER,
             Column(key="weight_alpha", title="weight alpha", show="{:.4f}".format),
             Column(key="activation_alpha", title="activation alpha", show="{:.4f}".format),
             Column(key="weight_bits", title="weight bits"),
             Column(key="activation_bits", title="activation bits", leaves=2),
-            Column(key="share", title="share", bar=True, leaves=1),
+            Column(key="share", title="share", draw=bar, leaves=1),
         ),
         rows=rows,
         notes=notes,
@@ -289,13 +207,13 @@ def bits_view(found: Widths) -> View:
     return View(
         title=str(found.source),
         columns=(
-            _LAYER,
+            LAYER,
             Column(key="kind", title="stored as", left=True, leaves=2),
-            Column(key="weights", title="weights", show=_count),
-            *([Column(key="filters", title="vectors", show=_count)] if vectors else []),
-            Column(key="bits", title="bits", show=_digits),
-            Column(key="bytes", title="bytes", show=_count),
-            Column(key="share", title="share of bytes", bar=True, leaves=1),
+            Column(key="weights", title="weights", show=count),
+            *([Column(key="filters", title="vectors", show=count)] if vectors else []),
+            Column(key="bits", title="bits", show=digits),
+            Column(key="bytes", title="bytes", show=count),
+            Column(key="share", title="share of bytes", draw=bar, leaves=1),
         ),
         rows=rows,
         notes=(
@@ -330,7 +248,7 @@ def integer_view(path: Path, form: Mapping[str, Any]) -> View:
         columns=(
             Column(key="value", title="value", left=True),
             *(
-                Column(key=kind, title=kind, show=lambda n: _count(n) if n else "", leaves=leaves)
+                Column(key=kind, title=kind, show=lambda n: count(n) if n else "", leaves=leaves)
                 for kind, leaves in zip(OPERATIONS, (0, 0, 3), strict=True)
             ),
             Column(key="bits", title="bits"),

@@ -114,12 +114,18 @@ def _show(
 
 
 def _opened(
-    path: Path | None, general: General, training: Training, network: Network
+    path: Path | None,
+    general: General,
+    training: Training,
+    network: Network,
+    checkpoint: Path | None = None,
 ) -> Inspection:
     from apot_export.inspection.opened import inspect as look_inside
 
     path = chosen(path, "Inspecting", quiet=general.quiet)
-    return look_inside(path, choices=training.choices(), **network.arguments())
+    return look_inside(
+        path, checkpoint=checkpoint, choices=training.choices(), **network.arguments()
+    )
 
 
 @app.command("overview", cls=Command)
@@ -171,14 +177,77 @@ def cost(
     energies are by two published tables.
     """
     with reported(general, in_process=in_process):
+        from ._layer_views import cost_view, forms_view
         from ._progress import working
-        from ._views import cost_view, forms_view
 
         with working("Inspecting", quiet=general.quiet):
             opened = _opened(path, general, training, network)
             found = opened.cost
         views = (cost_view(opened.path, found), forms_view(found))
         _show(found.to_json(), general, shown, lambda: views)
+
+
+@app.command("levels", cls=Command)
+@with_groups
+def levels(
+    path: Anything = None,
+    *,
+    layer: Annotated[str | None, "Name of a layer, whose levels are counted one by one."] = None,
+    training: Training,
+    network: Network,
+    in_process: InProcess = False,
+    shown: Shown,
+    general: General,
+) -> None:
+    """Show how the weights of every layer use their levels.
+
+    Entropy, levels that no weight has, zeros, terms of a weight; as CSV, a row for each level.
+    """
+    with reported(general, in_process=in_process):
+        from ._layer_views import histogram_view, levels_view
+        from ._progress import working
+
+        with working("Inspecting", quiet=general.quiet):
+            opened = _opened(path, general, training, network)
+            found = opened.levels if layer is None else opened.levels.of_layer(layer)
+        one = layer is not None
+        view = histogram_view(found.layers) if one else levels_view(opened.path, found)
+        _show(
+            found.to_json(),
+            general,
+            shown,
+            lambda: (view,),
+            flat=lambda: histogram_view(found.layers),
+        )
+
+
+@app.command("weights", cls=Command)
+@with_groups
+def weights(
+    path: Anything = None,
+    *,
+    checkpoint: Annotated[
+        Path | None, "Checkpoint of an export, where it is no longer where it was."
+    ] = None,
+    training: Training,
+    network: Network,
+    in_process: InProcess = False,
+    shown: Shown,
+    general: General,
+) -> None:
+    """Show the weights of every layer before and after quantization.
+
+    With the share that was clipped and the quantization error. Of an export, the checkpoint is
+    read, too.
+    """
+    with reported(general, in_process=in_process):
+        from ._layer_views import weights_view
+        from ._progress import working
+
+        with working("Inspecting", quiet=general.quiet):
+            opened = _opened(path, general, training, network, checkpoint)
+            found = opened.weights
+        _show(found.to_json(), general, shown, lambda: (weights_view(opened.path, found),))
 
 
 @app.command("alphas", cls=Command)

@@ -15,6 +15,7 @@ NAVIGATION = {
             "quantization",
             "datasets",
             "exports",
+            "inspect",
             "targets",
             "tuning",
             "deploy/index",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from apot_export.artifacts.directory import MANIFEST, PACKED_MODEL, read_manifes
 from apot_export.artifacts.packed import PackedNetwork, load_packed
 from apot_export.errors import ExportError
 from apot_export.inspection.cost import Cost, cost
+from apot_export.inspection.levels import Levels, levels
 from apot_export.inspection.overview import Overview, of_interface, of_manifest, of_network
 from apot_export.inspection.thresholds import Thresholds, packed_file, thresholds
+from apot_export.inspection.weights import WeightErrors, weight_errors
 from apot_export.inspection.widths import Widths, widths
 from apot_export.network import CodedNetwork
 from apot_export.original.choices import Choices
@@ -35,6 +38,8 @@ class Statement:
     model: str | None = None
     model_arguments: Mapping[str, Any] | None = None
     input_shape: Sequence[int] | str | None = None
+    checkpoint: Path | None = None
+    """Of an export, where it is no longer where it was."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,6 +93,20 @@ class Inspection:
     def cost(self) -> Cost:
         """What one image costs."""
         return cost(self.network)
+
+    @cached_property
+    def levels(self) -> Levels:
+        """How the weights of every layer use their levels."""
+        return levels(self.network)
+
+    @cached_property
+    def weights(self) -> WeightErrors:
+        """The weights of every layer before and after quantization; an export needs its checkpoint.
+
+        Raises:
+            ExportError: The checkpoint of an export is gone, or another.
+        """
+        return weight_errors(self._source, self.network)
 
     @cached_property
     def bits(self) -> Widths:
@@ -166,9 +185,44 @@ class Inspection:
     def _original(self) -> Original:
         from apot_export.original.opening import model_spec, open_original
 
+        if self.kind != "checkpoint":
+            return self._recorded_original()
         said = self.statement
         spec = model_spec(self.path, said.model, said.model_arguments, said.input_shape)
         return open_original(self.path, said.choices, spec, said.input_shape)
+
+    def _recorded_original(self) -> Original:
+        from apot_export.original.opening import open_original
+        from apot_export.original.recorded import recorded_choices, recorded_file, require_recorded
+
+        folder, manifest, said = self._folder, self._manifest, self.statement
+        if folder is None or manifest is None:
+            raise ExportError(
+                "The weights before quantization are in the checkpoint.",
+                where=str(self.path),
+                expected="the folder of an export, whose manifest names it, or the checkpoint",
+                fix="name one of these",
+            )
+        choices, spec, shape = recorded_choices(folder, manifest)
+        if spec is not None:
+            if said.model is None:
+                raise ExportError(
+                    "The export is of a custom network: reading it means running its code.",
+                    where=str(folder),
+                    expected="the factory that it was converted with",
+                    fix=f"allow this: --model {spec.factory}",
+                )
+            spec = dataclasses.replace(spec, factory=said.model)
+        file = said.checkpoint or recorded_file(
+            folder,
+            manifest,
+            if_in_memory="name the export of a checkpoint",
+            if_gone="say where it is: --checkpoint FILE",
+        )
+        original = open_original(file, choices, spec, None if spec else shape)
+        fix = "name the right file with --checkpoint, or inspect this one by itself"
+        require_recorded(original, manifest, file, fix=fix)
+        return original
 
     @cached_property
     def _source(self) -> SourceNetwork:
@@ -197,6 +251,7 @@ def inspect(
     model: str | None = None,
     model_arguments: Mapping[str, Any] | None = None,
     input_shape: Sequence[int] | str | None = None,
+    checkpoint: str | PathLike[str] | None = None,
     choices: Choices | None = None,
     **stated: Any,
 ) -> Inspection:
@@ -209,6 +264,7 @@ def inspect(
         model: Factory of a custom network, whose code this runs: see `convert`, as for the others.
         model_arguments: Keyword arguments of the factory.
         input_shape: Of one image (channels, height, width).
+        checkpoint: That of an export, where it is no longer where it was; for `weights`.
         choices: How a checkpoint was trained, as far as its name and layers do not tell.
         **stated: Fields of `Choices`, in place of one: `bits=4`, ...
 
@@ -225,6 +281,7 @@ def inspect(
         model=model,
         model_arguments=model_arguments,
         input_shape=input_shape,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
     )
     found = Inspection(Path(path), statement)
     _ = found.kind

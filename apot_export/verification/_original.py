@@ -16,12 +16,18 @@ import torch
 from torch import nn
 
 from apot_export._version import VERSION
-from apot_export.errors import ExportError, ModelError
+from apot_export.errors import ExportError
 from apot_export.network import CodedNetwork
 from apot_export.original.choices import Choices
-from apot_export.original.custom import ModelSpec, input_shape_of
+from apot_export.original.custom import ModelSpec
 from apot_export.original.opening import Source, model_spec, open_original
 from apot_export.original.original import Original
+from apot_export.original.recorded import (
+    recorded_choices,
+    recorded_file,
+    recorded_path,
+    require_recorded,
+)
 from apot_export.runtimes import onnx_runtime
 
 _SHOWN_LAYERS = 4
@@ -100,15 +106,7 @@ def find_original(directory: Path, manifest: Mapping[str, Any], statement: State
         ExportError: The original is not found, or is not the recorded one.
         ApotExportError: It cannot be built.
     """
-    try:
-        # Older manifests record the family beside the choices alone.
-        recorded = Choices.of_json({"family": manifest["family"], **manifest["choices"]})
-        spec = ModelSpec.of_json(manifest["model"]) if "model" in manifest else None
-        shape = input_shape_of(manifest["input_shape"])
-    except (KeyError, TypeError, ValueError, SyntaxError, ModelError) as error:
-        raise ExportError(
-            "The manifest is damaged.", where=str(directory), got=str(error), fix="convert again"
-        ) from error
+    recorded, spec, shape = recorded_choices(directory, manifest)
     stated = (
         statement.choices is not None
         or bool(statement.model_arguments)
@@ -139,13 +137,19 @@ def find_original(directory: Path, manifest: Mapping[str, Any], statement: State
     shown = statement.input_shape or (None if is_other else shape)
     original = open_original(source, choices, spec, shown)
     if not stated or (statement.checkpoint is None and statement.network is None):
-        _require_recorded(original, manifest, source)
+        require_recorded(
+            original,
+            manifest,
+            source,
+            fix="name the right file with --checkpoint, convert this one again, or hold the export "
+            "to this one by stating how it was trained: --checkpoint FILE --bits N",
+        )
     return HeldTo(original=original, stated=stated, choices=choices, spec=spec)
 
 
 def is_gone(directory: Path, manifest: Mapping[str, Any]) -> bool:
     """Tell whether nothing lies where an export's checkpoint was, or there never was a file."""
-    path = _recorded_path(directory, manifest)
+    path = recorded_path(directory, manifest)
     return path is None or ("\0" not in str(path) and not os.path.lexists(path))
 
 
@@ -154,7 +158,7 @@ def is_available(directory: Path, manifest: Mapping[str, Any]) -> bool:
 
     Where outputs of the user's own code judge an export, no original is needed.
     """
-    path = _recorded_path(directory, manifest)
+    path = recorded_path(directory, manifest)
     return path is not None and path.is_file() and "model" not in manifest
 
 
@@ -196,59 +200,18 @@ def _differing_layers(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return f"layers {', '.join(shown)}{more}" if shown else "no other layers"
 
 
-def _require_recorded(original: Original, manifest: Mapping[str, Any], source: Source) -> None:
-    """Raise `ExportError` unless an original has the digest that a manifest records."""
-    if isinstance(source, nn.Module):
-        if original.state_sha256 != manifest.get("state_sha256"):
-            raise ExportError(
-                "The network is not the one that the export was made from.",
-                where=type(source).__name__,
-                expected=f"a state dict of SHA-256 {manifest.get('state_sha256')}",
-                got=f"SHA-256 {original.state_sha256}",
-                fix="give the network with the tensors that were converted, convert this one "
-                "again, or state how this one was trained: choices=Choices(...)",
-            )
-        return
-    got = original.checkpoint.sha256 if original.checkpoint else None
-    if got != manifest["checkpoint"]["sha256"]:
-        raise ExportError(
-            "The checkpoint is not the one that the export was made from.",
-            where=str(source),
-            expected=f"SHA-256 {manifest['checkpoint']['sha256']}",
-            got=f"SHA-256 {got}",
-            fix="name the right file with --checkpoint, convert this one again, or hold the export "
-            "to this one by stating how it was trained: --checkpoint FILE --bits N",
-        )
-
-
 def _source(directory: Path, manifest: Mapping[str, Any], statement: Statement) -> Source:
     """Return the network or file that is given, else the file that the manifest records."""
     given = statement.network if statement.network is not None else statement.checkpoint
     if given is not None:
         return given
-    path = _recorded_path(directory, manifest)
-    if path is None:
-        raise ExportError(
-            "The export was made from a network in memory, which no file holds.",
-            where=str(directory),
-            fix="verify it in Python: apot_export.verify(export, original=network)",
-        )
-    if not path.is_file():
-        raise ExportError(
-            "The checkpoint that the export was made from is no longer there.",
-            where=str(path),
-            got=f"nothing at {manifest['checkpoint']['path']}, seen from the export",
-            fix="say where it is: --checkpoint FILE; or hold the export to outputs of your own "
-            "code: --reference FILE",
-        )
-    return path
-
-
-def _recorded_path(directory: Path, manifest: Mapping[str, Any]) -> Path | None:
-    """Return the checkpoint that a manifest records; None for a network that was in memory."""
-    recorded = manifest["checkpoint"]["path"]
-    # A symbolic link on the way would make ".." mean another folder than when it was written.
-    return None if recorded is None else Path(os.path.normpath(directory.absolute() / recorded))
+    return recorded_file(
+        directory,
+        manifest,
+        if_in_memory="verify it in Python: apot_export.verify(export, original=network)",
+        if_gone="say where it is: --checkpoint FILE; or hold the export to outputs of your own "
+        "code: --reference FILE",
+    )
 
 
 def versions() -> dict[str, str]:

@@ -40,6 +40,8 @@ VERBS = [
     ["inspect"],
     ["inspect", "overview"],
     ["inspect", "cost"],
+    ["inspect", "levels"],
+    ["inspect", "weights"],
     ["inspect", "alphas"],
     ["inspect", "bits"],
     ["inspect", "integer"],

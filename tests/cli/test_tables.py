@@ -13,7 +13,7 @@ import apot_export
 from tests.support.commands import CHECKPOINT, EXPORT, document, here, run
 
 WIDTHS = (60, 66, 80, 100, 120, 160, 200)
-VIEWS = ("overview", "cost", "alphas", "bits", "integer", "identify")
+VIEWS = ("overview", "cost", "levels", "weights", "alphas", "bits", "integer", "identify")
 INTEGER = "whole"
 DIGEST = 64
 """Characters of the longest word, which is not broken."""

@@ -53,6 +53,7 @@ EXPORTS = {
     "docs/faq.md": {"res20_4bit": RES20},
     "docs/gpu.md": {},
     "docs/identify.md": {},
+    "docs/inspect.md": {"res20_4bit": RES20},
     "docs/native-kernels.md": {"res18_4bit": RES20},
     "docs/performance.md": {},
     "docs/quantization.md": {},

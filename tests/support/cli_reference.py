@@ -20,6 +20,8 @@ VERBS = (
     "compare",
     "inspect overview",
     "inspect cost",
+    "inspect levels",
+    "inspect weights",
     "inspect alphas",
     "inspect bits",
     "inspect integer",
