@@ -82,3 +82,7 @@ def __getattr__(name: str) -> Any:
         from apot_export.errors import MissingPackageError
 
         raise MissingPackageError(error) from error
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

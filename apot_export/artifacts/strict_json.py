@@ -25,6 +25,15 @@ def dumps(content: object, *, sort_keys: bool = False) -> str:
     return json.dumps(content, separators=(",", ":"), allow_nan=False, sort_keys=sort_keys)
 
 
+def finite(content: Any) -> Any:
+    """Return content as JSON holds it: tuples as lists, floats that are not finite as None."""
+    if isinstance(content, dict):
+        return {name: finite(member) for name, member in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(member) for member in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def require_modest(
     budget: Budget, content: bytes, where: str, error: type[ApotExportError]
 ) -> None:

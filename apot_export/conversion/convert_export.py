@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -26,11 +26,12 @@ from apot_export.conversion.interface import is_published
 from apot_export.conversion.output import Output
 from apot_export.conversion.result import image_size
 from apot_export.errors import ExportError
+from apot_export.network.shown import Shown
 from apot_export.original import families
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportConversion:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ExportConversion(Shown):
     """What was written, and from which export."""
 
     path: Path
@@ -52,6 +53,13 @@ class ExportConversion:
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form."""
         return {**asdict(self), "path": str(self.path), "source": str(self.source)}
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "path", self.path
+        yield "source", self.source
+        yield "target", self.target
+        yield "image size", self.image_size
+        yield "bytes", f"{sum(self.files.values()):,} in {len(self.files)} files"
 
 
 def convert_export(

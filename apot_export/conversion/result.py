@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from apot_export.artifacts.packed import tensor_bytes
 from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, PlaneLayer
 from apot_export.network.codebook import storage_bytes
+from apot_export.network.shown import Shown
 from apot_export.original.original import Original
 from apot_export.original.parts import stated_parts
 from apot_export.original.quantized_layers import ThresholdLayer
@@ -56,8 +58,8 @@ class Sizes:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConversionResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ConversionResult(Shown):
     """What was written, and what the checkpoint was taken for."""
 
     path: Path
@@ -132,6 +134,20 @@ class ConversionResult:
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form."""
         return {**dataclasses.asdict(self), "path": str(self.path)}
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "path", self.path
+        yield "network", self.architecture
+        yield "family", self.family
+        yield "bits", f"{self.bits:.4g}"
+        yield "level set", self.method
+        yield "target", self.target
+        yield (
+            "integer network",
+            f"{self.integer['fraction_bits']} fraction bits" if self.integer else None,
+        )
+        yield "bytes", f"{sum(self.files.values()):,} in {len(self.files)} files"
+        yield from (("note", note) for note in self.notes)
 
 
 def image_size(*, dynamic: bool) -> str:

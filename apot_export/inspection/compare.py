@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,6 +18,7 @@ from apot_export.errors import DatasetError, ExportError
 from apot_export.inspection.cost import Cost, cost
 from apot_export.inspection.thresholds import packed_file
 from apot_export.network import CodedLayer, Layer
+from apot_export.network.shown import Shown, percent
 from apot_export.original import families
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ class Results:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportComparison:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ExportComparison(Shown):
     """How two exports differ."""
 
     first: Path
@@ -100,13 +101,6 @@ class ExportComparison:
         """Weights whose values differ, in all layers."""
         return sum(layer.values for layer in self.layers)
 
-    def __repr__(self) -> str:
-        weights = sum(layer.weights for layer in self.layers)
-        return (
-            f"<comparison of {self.first} and {self.second}: {self.codes:,} codes and "
-            f"{self.values:,} values of {weights:,} weights differ>"
-        )
-
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form."""
         return {
@@ -120,6 +114,15 @@ class ExportComparison:
             "costs": [dataclasses.asdict(cost.forms[0]) for cost in self.costs],
             "results": self.results and self.results.to_json(),
         }
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "first", self.first
+        yield "second", self.second
+        yield "weights", f"{sum(layer.weights for layer in self.layers):,}"
+        yield "codes that differ", f"{self.codes:,}"
+        yield "values that differ", f"{self.values:,}"
+        if self.results is not None:
+            yield "agreement", percent(self.results.second.agreement)
 
 
 def compare(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from apot_export.network import operations as op
 from apot_export.network.graph import products_by_node
 from apot_export.network.layers import EncodedCodes, Layer
 from apot_export.network.memory_plan import peak_bytes
+from apot_export.network.shown import Shown
 
 INTEGER, FLOAT = "int32", "float32"
 _FLOAT_BITS = 32
@@ -142,7 +143,7 @@ class Form:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Cost:
+class Cost(Shown):
     """What one image costs, by layer and in all, beside the network in int8 and in float32."""
 
     layers: tuple[LayerCost, ...]
@@ -155,14 +156,6 @@ class Cost:
         """Products of one image."""
         return sum(layer.macs for layer in self.layers)
 
-    def __repr__(self) -> str:
-        """Return the totals in a line."""
-        stored = self.forms[0]
-        return (
-            f"Cost({len(self.layers)} layers: {self.macs:,} MACs, {stored.additions:,} additions, "
-            f"{stored.shifts:,} shifts, peak {stored.peak_bytes:,} bytes)"
-        )
-
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form."""
         return {
@@ -172,6 +165,13 @@ class Cost:
             "forms": [dataclasses.asdict(form) for form in self.forms],
             "layers": [layer.to_json() for layer in self.layers],
         }
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        stored = self.forms[0]
+        yield "multiply-accumulates", f"{self.macs:,}"
+        yield "additions", f"{stored.additions:,}"
+        yield "shifts", f"{stored.shifts:,}"
+        yield "peak of activations", f"{stored.peak_bytes:,} bytes"
 
 
 def cost(network: CodedNetwork) -> Cost:

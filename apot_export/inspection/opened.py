@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -21,6 +21,7 @@ from apot_export.inspection.thresholds import Thresholds, packed_file, threshold
 from apot_export.inspection.weights import WeightErrors, weight_errors
 from apot_export.inspection.widths import Widths, widths
 from apot_export.network import CodedNetwork
+from apot_export.network.shown import Shown
 from apot_export.original.choices import Choices
 
 if TYPE_CHECKING:
@@ -43,15 +44,11 @@ class Statement:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Inspection:
+class Inspection(Shown):
     """What lies at a path: views of it, each computed when it is first asked for."""
 
     path: Path
     statement: Statement
-
-    def __repr__(self) -> str:
-        """Return path and kind."""
-        return f"Inspection({self.kind} {str(self.path)!r})"
 
     @cached_property
     def kind(self) -> str:
@@ -243,6 +240,10 @@ class Inspection:
             "assumptions": stated_parts(original),
             "record": record.to_json() if record else None,
         }
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "path", self.path
+        yield "kind", self.kind
 
 
 def inspect(

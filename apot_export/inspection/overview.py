@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 from apot_export.inspection.cost import Cost, stored_bits
 from apot_export.inspection.widths import kind_of
 from apot_export.network import CodedNetwork
+from apot_export.network.shown import Shown
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Overview:
+class Overview(Shown):
     """What something is; None, or nothing, where it does not say."""
 
     path: Path
@@ -51,11 +52,6 @@ class Overview:
     model: Mapping[str, Any] | None = None
     """Of an ONNX model: see `artifacts.onnx_model.summary`."""
 
-    def __repr__(self) -> str:
-        """Return kind, name and size in a line."""
-        size = "" if self.weights is None else f", {self.weights:,} weights"
-        return f"Overview({self.kind} {self.path.name!r}: {self.architecture or 'unknown'}{size})"
-
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form; costs in all, without those of layers."""
         fields = dataclasses.fields(self)
@@ -65,6 +61,12 @@ class Overview:
             forms = [dataclasses.asdict(form) for form in self.cost.forms]
             content["cost"] = {"macs": self.cost.macs, "forms": forms}
         return {key: value for key, value in content.items() if value is not None}
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "path", self.path
+        yield "kind", self.kind
+        yield "network", self.architecture
+        yield "weights", None if self.weights is None else f"{self.weights:,}"
 
 
 def of_network(network: CodedNetwork) -> dict[str, Any]:

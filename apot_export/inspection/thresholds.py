@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from apot_export.artifacts.directory import PACKED_MODEL
 from apot_export.artifacts.packed import load_packed
 from apot_export.errors import BitWidthError, CodebookError, ExportError, RecognitionError
 from apot_export.network import CodedLayer
+from apot_export.network.shown import Shown
 from apot_export.original import families
 from apot_export.original.choices import Choices
 from apot_export.original.families import Family
@@ -33,8 +34,8 @@ class LayerThresholds:
     activation_bits: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Thresholds:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Thresholds(Shown):
     """The clipping thresholds of a network, in order of computation."""
 
     source: Path
@@ -51,6 +52,11 @@ class Thresholds:
         return [
             family.alpha_line(layer.weight_alpha, layer.activation_alpha) for layer in self.layers
         ]
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "source", self.source
+        yield "family", self.family
+        yield "layers", len(self.layers)
 
 
 def thresholds(path: Path, *, bits: int | None = None, weights: str | None = None) -> Thresholds:

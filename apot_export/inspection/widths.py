@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from apot_export.artifacts.directory import read_manifest
 from apot_export.errors import ExportError
 from apot_export.inspection.cost import stored_bits
 from apot_export.network import CodedLayer, CodedNetwork, Layer, PlaneLayer
+from apot_export.network.shown import Shown
 from apot_export.original.quantization import FULL_PRECISION_BITS
 
 
@@ -33,8 +34,8 @@ class LayerWidth:
     """Bits of codes, or of sign vectors and their coordinates, before filling to whole bytes."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Widths:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Widths(Shown):
     """The bits of a network's weights, layer by layer in order of computation."""
 
     source: Path
@@ -59,6 +60,11 @@ class Widths:
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form."""
         return {"average": self.average, "layers": [*map(dataclasses.asdict, self.layers)]}
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "source", self.source
+        yield "layers", len(self.layers)
+        yield "bits a weight", f"{self.average:.4g}"
 
 
 def widths(source: Path, network: CodedNetwork) -> Widths:

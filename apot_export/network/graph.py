@@ -8,7 +8,7 @@ unscaled sums, and an explicit `ScaleBias` after it carries step sizes, batch-no
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -18,6 +18,7 @@ from apot_export.errors import CaptureError
 from apot_export.network import operations as op
 from apot_export.network.layers import ActivationQuantizer, Layer, SourceLayer
 from apot_export.network.planes import Shape
+from apot_export.network.shown import Shown, dimensions
 
 LayerType = TypeVar("LayerType", bound=SourceLayer | Layer)
 
@@ -31,8 +32,8 @@ class Node:
     operation: op.Operation
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Network(Generic[LayerType]):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Network(Shown, Generic[LayerType]):
     """Nodes in an order in which every input exists before it is used."""
 
     nodes: tuple[Node, ...]
@@ -72,6 +73,12 @@ class Network(Generic[LayerType]):
         if quantizer is None:
             raise TypeError(f"{layer} has no input quantizer")
         return quantizer
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "input", dimensions(self.input_shape)
+        yield "output", dimensions(self.shapes[self.output])
+        yield "layers", len(self.layers)
+        yield "nodes", len(self.nodes)
 
 
 SourceNetwork = Network[SourceLayer]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, TypeVar
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from apot_export.network.bitpack import BLOCK, Codes, pack, unpack
 from apot_export.network.codebook import Codebook, distinct_levels
 from apot_export.network.planes import Planes, Shape
+from apot_export.network.shown import Shown, dimensions
 
 _Number = TypeVar("_Number", bound=np.generic)
 
@@ -182,8 +183,8 @@ class EncodedCodes:
         return pack(self.decode(), self.bits)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CodedLayer:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class CodedLayer(Shown):
     """A layer whose weights are codes of a codebook."""
 
     name: str
@@ -237,6 +238,11 @@ class CodedLayer:
             weights *= by_output(self.scales, weights.ndim)
         return weights
 
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "layer", self.name
+        yield "shape", dimensions(self.shape)
+        yield "weights", f"{self.codebook.bits}-bit codes"
+
 
 def _looked_up(table: NDArray[_Number], codes: Codes) -> NDArray[_Number]:
     """Return the number of every code, a block at a time: numpy makes int64 of indices."""
@@ -247,8 +253,8 @@ def _looked_up(table: NDArray[_Number], codes: Codes) -> NDArray[_Number]:
     return found
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FloatLayer:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class FloatLayer(Shown):
     """A layer whose weights stay float32."""
 
     name: str
@@ -267,9 +273,14 @@ class FloatLayer:
         """Value of every weight: float32, weight shape."""
         return self.stored() if callable(self.stored) else self.stored
 
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "layer", self.name
+        yield "shape", dimensions(self.shape)
+        yield "weights", "float32"
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PlaneLayer:
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PlaneLayer(Shown):
     """A layer whose weights are sums of scaled bit-planes."""
 
     name: str
@@ -284,6 +295,11 @@ class PlaneLayer:
     def weights(self) -> NDArray[np.float32]:
         """Value of every weight: float32, weight shape."""
         return self.planes.weights()
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "layer", self.name
+        yield "shape", dimensions(self.shape)
+        yield "weights", f"{self.planes.average_bits():.3g} sign vectors"
 
 
 Layer = CodedLayer | PlaneLayer | FloatLayer

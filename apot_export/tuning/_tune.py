@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -41,6 +41,7 @@ from apot_export.artifacts.packed import load_packed
 from apot_export.errors import ExportError, KernelError, TuningError
 from apot_export.network import CodedNetwork
 from apot_export.network.comparison import compare_oracle
+from apot_export.network.shown import Shown
 from apot_export.runtimes.deployment import Deployment, Logits, gpu_name, processor_name
 from apot_export.tuning._race import BEFORE, COPY, Clock, Progress, race
 
@@ -64,8 +65,8 @@ _MOST_APART = 0.1
 compute something else by more."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TuningResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TuningResult(Shown):
     """What was measured, and whether a faster model was written."""
 
     path: Path
@@ -104,6 +105,13 @@ class TuningResult:
     def to_json(self) -> dict[str, Any]:
         """Return the stable JSON form."""
         return {**asdict(self), "path": str(self.path)}
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "path", self.path
+        yield "fastest target", self.target
+        yield "ratio", f"{self.ratio:.3g} times as fast, noise {self.noise:.1%}"
+        yield "written", self.written
+        yield "runtime", f"{self.runtime} {self.runtime_version} on {self.device}"
 
 
 def tune(

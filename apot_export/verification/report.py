@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apot_export.artifacts import strict_json
 from apot_export.network.comparison import AccumulatorComparison
 from apot_export.network.logits import LogitComparison
+from apot_export.network.shown import Shown, percent
 from apot_export.runtimes.exactness import Exactness
 from apot_export.verification.proof.sample import SampleComparison
 
@@ -256,8 +257,8 @@ class BackendComparison:
     fraction_bits: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Report(Shown):
     """Everything that `verify` measured; the verdict is a PASS when there are no failures."""
 
     path: Path
@@ -388,13 +389,12 @@ class Report:
         levels["distance_edges"] = DISTANCE_EDGES
         for proof in found["proofs"].values():
             del proof["levels"]["layers"]
-        return {name: _finite(value) for name, value in found.items()}
+        return {name: strict_json.finite(value) for name, value in found.items()}
 
-
-def _finite(value: Any) -> Any:
-    """Return a value as JSON holds it: tuples as lists, floats that are not finite as None."""
-    if isinstance(value, dict):
-        return {name: _finite(member) for name, member in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(member) for member in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "verdict", self.verdict
+        yield "path", self.path
+        yield "images", f"{self.images:,} of {self.dataset}"
+        yield "top-1", percent(self.export.top1)
+        yield "agreement", percent(self.agreement)
+        yield from (("failure", failure) for failure in self.failures)

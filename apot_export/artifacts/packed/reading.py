@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -38,6 +38,7 @@ from apot_export.network.layers import (
     PlaneLayer,
 )
 from apot_export.network.memory_plan import most_numbers
+from apot_export.network.shown import Shown, dimensions
 
 _OPERATION_BY_NAME = {operation.__name__: operation for operation in get_args(op.Operation)}
 _INDICES = {
@@ -59,8 +60,8 @@ _WEIGHTED = (op.Convolution, op.Linear, op.QuantizeActivation)
 _SPATIAL = (op.Resample, op.MaxPool, op.AveragePool, op.GlobalAveragePool, op.Upsample)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PackedNetwork:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PackedNetwork(Shown):
     """A network read from a packed file.
 
     `layers[name]` has `.codes`, `.levels()`, `.step`, `.weights()` and `.codebook`. A layer's codes
@@ -111,6 +112,12 @@ class PackedNetwork:
             if isinstance(layer, CodedLayer):
                 _ = layer.codes if isinstance(layer.stored, EncodedCodes) else layer.packed
         return self
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "network", self.provenance.get("architecture")
+        yield "family", self.provenance.get("family")
+        yield "input", dimensions(self.network.input_shape)
+        yield "layers", len(self.layers)
 
 
 def load_packed(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from apot_export.inspection.identify._hypotheses import Hypothesis
+from apot_export.network.shown import Shown
 from apot_export.original.witness import Statistics
 
 
@@ -66,8 +67,8 @@ class Measurement:
         return tuple(candidate for candidate in self.candidates if candidate.tied)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Identification:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Identification(Shown):
     """What a checkpoint is: what its names, its batch-norms and, if asked, images support."""
 
     checkpoint: Path
@@ -92,3 +93,11 @@ class Identification:
             "weights": None if best is None else {"method": best.method, "bits": best.bits},
             "decisive": self.statistics.decisive,
         }
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        best = self.statistics.best
+        yield "checkpoint", self.checkpoint
+        yield "network", self.architecture
+        yield "family", self.family
+        yield "batch-norm says", "nothing" if best is None else f"{best.bits}-bit {best.method}"
+        yield "decisive", self.statistics.decisive

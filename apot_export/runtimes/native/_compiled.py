@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from apot_export.errors import KernelError
 from apot_export.network import CodedNetwork
 from apot_export.network.oracle import require_images
+from apot_export.network.shown import Shown, dimensions
 from apot_export.runtimes.native._arena import large_memory
 from apot_export.runtimes.native._library import Library, default_library
 from apot_export.runtimes.native._lower import Program, lower
@@ -21,7 +22,7 @@ MOST_THREADS = 64
 Observer = Callable[[str, NDArray[Any]], None]
 
 
-class FastNetwork:
+class FastNetwork(Shown):
     """A network ready to run on this processor: a plan that the library opened.
 
     Calls from several threads wait for each other: all use one workspace.
@@ -145,6 +146,11 @@ class FastNetwork:
         trace = np.zeros((height, width, channels), dtype=kind)
         self.run_step(index, image, trace)
         return trace.transpose(2, 0, 1)
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        yield "kernels", self.kernels
+        yield "threads", self.threads
+        yield "input", dimensions(self._network.input_shape)
 
 
 def compile_network(
