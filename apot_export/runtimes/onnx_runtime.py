@@ -17,7 +17,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from apot_export.errors import DeviceError, ExportError
+from apot_export.errors import DeviceError
+from apot_export.runtimes.refusals import refusals
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -32,6 +33,7 @@ None of them excludes an algorithm that rounds, as Winograd's or one by FFT: `ex
 The three are cuDNN's heuristics A and B, and its fallback, which is slow; without the largest
 workspace, algorithms that transform whole tensors are left out.
 """
+_NOT_RUN = "ONNX Runtime could not run the model."
 _ERRORS_ONLY = 3
 _SMALL_SHAPE_ELEMENTS = 16
 """A CPU node that makes only int64 tensors of at most this size computes shapes, not values."""
@@ -56,7 +58,7 @@ class Session:
 
     def run_named(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run a model with any inputs, and return every output by name."""
-        with _refusals():
+        with refusals(_NOT_RUN):
             return self._named(self.session.run(None, dict(inputs)))
 
     def _named(self, values: list[Any]) -> dict[str, NDArray[Any]]:
@@ -65,7 +67,7 @@ class Session:
     def _compute(self, images: NDArray[np.float32] | None) -> list[Any]:
         inputs = self.session.get_inputs()
         size = next(iter(inputs[0].shape), None) if inputs else None
-        with _refusals():
+        with refusals(_NOT_RUN):
             if images is not None and isinstance(size, int) and 0 < size != len(images):
                 return self._compute_batches(images, size)
             if self.provider == CUDA and inputs:
@@ -93,21 +95,6 @@ class Session:
             binding.bind_output(output.name, kind, number)
         self.session.run_with_iobinding(binding)
         return [result.numpy() for result in binding.get_outputs()]
-
-
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn what ONNX Runtime raises into an error that says what to do."""
-    try:
-        yield
-    except ExportError:
-        raise
-    except Exception as error:
-        raise ExportError(
-            "ONNX Runtime could not run the model.",
-            got=str(error).splitlines()[0],
-            fix="convert the checkpoint again",
-        ) from error
 
 
 def version() -> str:
@@ -181,7 +168,7 @@ def open_session(
         with _printing_to_standard_error():
             onnxruntime.preload_dlls()
     providers = [(provider, provider_options), *([] if provider == CPU else [(CPU, {})])]
-    try:
+    with refusals("ONNX Runtime does not load the model."):
         session = onnxruntime.InferenceSession(
             model,
             _options(threads, profile),
@@ -189,12 +176,6 @@ def open_session(
             enable_fallback=False,
             disabled_optimizers=[] if folded else ["ConstantFolding"],
         )
-    except Exception as error:
-        raise ExportError(
-            "ONNX Runtime does not load the model.",
-            got=str(error).splitlines()[0],
-            fix="convert the checkpoint again",
-        ) from error
     if provider not in session.get_providers():
         raise DeviceError(
             "ONNX Runtime could not load its CUDA provider and fell back silently.",

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apot_export.artifacts.onnx_model.openvino_model import model_for_openvino
-from apot_export.errors import DeviceError, ExportError
+from apot_export.errors import DeviceError
+from apot_export.runtimes.refusals import refusals
 
 _DEVICE = "CPU"
 _OPTIONS = {
@@ -57,14 +58,9 @@ class OpenVinoSession:
         }
 
     def _results(self, images: NDArray[np.float32]) -> Any:
-        try:
+        # The lines of OpenVINO's messages before the last one name its source files.
+        with refusals("OpenVINO could not run the model.", line=-1):
             return self.compiled(np.ascontiguousarray(images))
-        except Exception as error:
-            raise ExportError(
-                "OpenVINO could not run the model.",
-                got=_reason(error),
-                fix="convert the checkpoint again",
-            ) from error
 
 
 def open_openvino(model: bytes, *, threads: int = 0, batch: int = 0) -> OpenVinoSession:
@@ -82,19 +78,13 @@ def open_openvino(model: bytes, *, threads: int = 0, batch: int = 0) -> OpenVino
     openvino = _library()
     options = {**_OPTIONS, **({_THREADS: str(threads)} if threads else {})}
     core = openvino.Core()
-    try:
+    with refusals("OpenVINO does not load the model.", line=-1):
         read = core.read_model(model_for_openvino(model), b"")
         shape = read.inputs[0].partial_shape
         if batch or shape[0].is_static:
             shape[0] = batch or -1
             read.reshape(shape)
         compiled = core.compile_model(read, _DEVICE, options)
-    except Exception as error:
-        raise ExportError(
-            "OpenVINO does not load the model.",
-            got=_reason(error),
-            fix="convert the checkpoint again",
-        ) from error
     return OpenVinoSession(
         compiled=compiled,
         version=version(),
@@ -128,9 +118,3 @@ def _text(value: Any) -> str:
         if found is not None:
             return str(found() if callable(found) else found)
     return str(value)
-
-
-def _reason(error: Exception) -> str:
-    """Return the last line of OpenVINO's message; those before it name its source files."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -113,16 +113,15 @@ class Run:
         """Run everything."""
         backends = None if self.options.backends is None else parse_backends(self.options.backends)
         names = parse_sides(self.options.sides, self.device)
-        model = (self.directory / ONNX_MODEL).read_bytes()
         sample = self._sample()
         self.progress("loading models", 0, 1)
-        opened = self._opened(names, model, self.graph, sample)
-        proofs, of_sides = self._prove(self.graph, opened, sample)
+        opened = self._opened(names, sample)
+        proofs, of_sides = self._prove(opened, sample)
         measured, notes = self._measure(opened)
         integers = self._integers(backends)
         outputs = self._compare_outputs(opened)
         sides = measured.compared(labelled=self.images.labelled)
-        yardsticks = measured.compared_yardsticks()
+        yardsticks = tuple(measured.yardsticks.values())
         record = self._compare_record(sides[0].side.top1_hits, measured.images)
         report = Report(
             path=self.directory,
@@ -165,18 +164,12 @@ class Run:
         )
         return self._attached(report)
 
-    def _opened(
-        self,
-        names: Sequence[str],
-        model: bytes,
-        graph: onnx.ModelProto,
-        sample: NDArray[np.float32],
-    ) -> OpenedSides:
+    def _opened(self, names: Sequence[str], sample: NDArray[np.float32]) -> OpenedSides:
         return open_sides(
             names,
             directory=self.directory,
-            model=model,
-            graph=graph,
+            model=(self.directory / ONNX_MODEL).read_bytes(),
+            graph=self.graph,
             packed=self.packed,
             device=self.device,
             threads=torch.get_num_threads(),
@@ -206,14 +199,16 @@ class Run:
         )
 
     def _prove(
-        self, graph: onnx.ModelProto, opened: OpenedSides, sample: NDArray[np.float32]
+        self, opened: OpenedSides, sample: NDArray[np.float32]
     ) -> tuple[Proofs, dict[str, SideProof]]:
         """Compare weights and values of every side; the first process does so for all."""
         module = self.held_to.original.module if self.held_to else None
         device = ort_device(opened.of_model or "ort-cpu", self.device)
         self.progress(f"levels of {len(sample)} images; next: {len(self.images)} images", 0, 1)
         return self.processes.from_first(
-            lambda: prove_all(module, graph, self.packed, sample, opened, device, self._batches)
+            lambda: prove_all(
+                module, self.graph, self.packed, sample, opened, device, self._batches
+            )
         )
 
     def _measure(self, opened: OpenedSides) -> tuple[Measured, tuple[str, ...]]:

@@ -170,13 +170,13 @@ class LayerLevels:
     """Activation levels of one quantized layer, both sides fed with the same input."""
 
     layer: str
-    compared: int
-    differing: int
-    unexplained: int
-    distances: tuple[int, ...]
+    compared: int = 0
+    differing: int = 0
+    unexplained: int = 0
+    distances: tuple[int, ...] = (0,) * (len(DISTANCE_EDGES) + 1)
     """Differing levels by their distance to the decision point in units of the float rounding
     bound: counts between `DISTANCE_EDGES`. Above 1 is unexplained."""
-    largest_distance: float
+    largest_distance: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

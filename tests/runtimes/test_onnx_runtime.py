@@ -179,6 +179,7 @@ def test_a_cuda_session_is_opened_with_its_options(fake: type[FakeSession]) -> N
 PRINTS = """
 import ctypes, os, sys
 import onnxruntime
+from apot_export.errors import ExportError
 from apot_export.runtimes import onnx_runtime
 
 def preload_dlls():
@@ -190,7 +191,7 @@ onnxruntime.get_available_providers = lambda: [onnx_runtime.CUDA]
 onnxruntime.preload_dlls = preload_dlls
 try:
     onnx_runtime.open_session(b"no model", "cuda")
-except onnx_runtime.ExportError:
+except ExportError:
     print("the result")
 """
 

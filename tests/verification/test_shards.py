@@ -112,7 +112,7 @@ def test_what_is_counted(batch: int, workers: int) -> None:
     place = DIFFERENCE_EDGES.index(1.0) + 1
     assert (side.logit_differences[place], side.logit_differences[0]) == (8, 13)
     assert (side.largest_logit_difference, side.mean_logit_difference) == (1, 8 / 21)
-    (yardstick,) = measured.compared_yardsticks()
+    (yardstick,) = measured.yardsticks.values()
     assert (yardstick.images, yardstick.agreeing) == (4, 3)
 
 

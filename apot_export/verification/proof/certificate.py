@@ -7,7 +7,7 @@ codebooks of the packed file; nothing is shared with the code that wrote the art
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
@@ -67,7 +67,7 @@ def activation_levels(module: ThresholdLayer, quantizer: ActivationQuantizer) ->
 
 
 def certify_weights(
-    module: nn.Module,
+    module: nn.Module | None,
     packed: CodedNetwork,
     model_weights: Mapping[str, NDArray[Any]],
     attributes: Mapping[str, Mapping[str, Any]],
@@ -76,22 +76,22 @@ def certify_weights(
     """Compare every weight, and the constants of every layer.
 
     Args:
-        module: The original.
+        module: The original; None to compare the ONNX model with the packed file alone.
         packed: The network of the packed file.
         model_weights: What the ONNX model decodes by layer: integer levels, or float weights.
         attributes: What the ONNX model's nodes state, by the value they compute.
         found: Differences are appended to it.
     """
-    expected = original_weights(module)
+    expected = {name: layer.weights() for name, layer in packed.layers.items()}
+    if module is not None:
+        expected = original_weights(module)
     offenders: list[Difference] = []
     for name, weights in expected.items():
-        layer, in_model = packed.layers.get(name), model_weights.get(name)
-        original = module.get_submodule(name)
-        differences = [
-            *_compare_weights(name, weights, layer, in_model),
-            *_compare_constants(name, original, layer),
-            *_compare_attributes(name, packed, attributes),
-        ]
+        layer = packed.layers.get(name)
+        differences = [*_compare_weights(name, weights, layer, model_weights.get(name))]
+        if module is not None:
+            differences += _compare_constants(name, module.get_submodule(name), layer)
+        differences += _compare_attributes(name, packed, attributes)
         found += differences
         offenders += differences[:1]
     extra = [
@@ -100,35 +100,6 @@ def certify_weights(
         if name not in expected
     ]
     found += extra
-    return _certificate(expected, offenders, extra)
-
-
-def certify_model(
-    packed: CodedNetwork,
-    model_weights: Mapping[str, NDArray[Any]],
-    attributes: Mapping[str, Mapping[str, Any]],
-) -> WeightCertificate:
-    """Compare the ONNX model's weights with the packed file's, where no original is there.
-
-    Arguments are those of `certify_weights`.
-    """
-    expected = {name: layer.weights() for name, layer in packed.layers.items()}
-    offenders: list[Difference] = []
-    for name, layer in packed.layers.items():
-        differences = [
-            *_compare_weights(name, expected[name], layer, model_weights.get(name)),
-            *_compare_attributes(name, packed, attributes),
-        ]
-        offenders += differences[:1]
-    return _certificate(expected, offenders)
-
-
-def _certificate(
-    expected: Mapping[str, NDArray[np.float32]],
-    offenders: Sequence[Difference],
-    extra: Sequence[Difference] = (),
-) -> WeightCertificate:
-    """Return what was found of layers, those that differ and those that should not be there."""
     return WeightCertificate(
         layers=len(expected),
         exact=len(expected) - len(offenders),

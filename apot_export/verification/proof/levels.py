@@ -9,7 +9,6 @@ quantizer lies within that bound, and anything else is not.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -50,37 +49,6 @@ def compare_levels(
     return ForcedWalk(module, images.shape[1:], exported).compare(images)
 
 
-@dataclass
-class _LayerCounts:
-    """Counts of one quantized layer."""
-
-    compared: int = 0
-    differing: int = 0
-    unexplained: int = 0
-    counts: NDArray[np.int64] = field(
-        default_factory=lambda: np.zeros(len(DISTANCE_EDGES) + 1, dtype=np.int64)
-    )
-    largest: float = 0.0
-
-    def add(self, apart: NDArray[np.float64], explained: NDArray[np.bool_]) -> None:
-        """Count differing levels by their distance to the decision point, in bounds."""
-        # The verdict knows both sides' inputs, so it has the last word at a distance of 1.
-        decided = np.where(explained, np.minimum(apart, np.nextafter(1, 0)), np.maximum(apart, 1))
-        bins = np.searchsorted(DISTANCE_EDGES, decided, side="right")
-        self.counts += np.bincount(bins, minlength=len(self.counts))
-        self.largest = max(self.largest, float(decided.max(initial=0)))
-
-    def report(self, layer: str) -> LayerLevels:
-        return LayerLevels(
-            layer=layer,
-            compared=self.compared,
-            differing=self.differing,
-            unexplained=self.unexplained,
-            distances=tuple(self.counts.tolist()),
-            largest_distance=self.largest,
-        )
-
-
 class ForcedWalk(fx.Interpreter):
     """Executes the original on (value, bound) pairs, forcing the export's values on its inputs.
 
@@ -113,7 +81,7 @@ class ForcedWalk(fx.Interpreter):
         self.result = result_of(traced)
         self.running = ""
         """Name of the value that is being computed."""
-        self.layers: dict[str, _LayerCounts] = {}
+        self.layers: dict[str, LayerLevels] = {}
         self.values_compared = 0
         self.values_outside = 0
         self.largest_ratio = 0.0
@@ -137,7 +105,7 @@ class ForcedWalk(fx.Interpreter):
             offenders=tuple(
                 f"{one.value.removesuffix('.levels')}: {one.says}" for one in self.found[:_SHOWN]
             ),
-            layers=tuple(layer.report(name) for name, layer in self.layers.items()),
+            layers=tuple(layers),
         )
 
     # --- execution --------------------------------------------------------------------------------
@@ -256,18 +224,13 @@ class ForcedWalk(fx.Interpreter):
         ends = [computed.value.double(), forced.double()]
         explained = _within_rounding(module, exported, ends, slack)
         unexplained = differing & ~explained
-        if layer not in self.layers:
-            self.layers[layer] = _LayerCounts()
-        counts = self.layers[layer]
-        counts.compared += differing.numel()
-        counts.differing += int(differing.sum())
-        counts.unexplained += int(unexplained.sum())
+        ratios = np.zeros(0)
         if differing.any():
             found = exported[differing].numpy()
             away = [distances(module, end[differing].numpy(), found) for end in ends]
             apart = (ends[0] - ends[1]).abs()[differing].numpy()
-            nearest = np.maximum(np.minimum(*away), apart) / slack[differing].numpy()
-            counts.add(nearest, explained[differing].numpy())
+            ratios = np.maximum(np.minimum(*away), apart) / slack[differing].numpy()
+        self._count(layer, differing, unexplained, ratios)
         if unexplained.any():
             place = first_place(unexplained.numpy())
             self.found.append(
@@ -283,6 +246,29 @@ class ForcedWalk(fx.Interpreter):
                     export=float(exported[place]),
                 )
             )
+
+    def _count(
+        self,
+        layer: str,
+        differing: torch.Tensor,
+        unexplained: torch.Tensor,
+        ratios: NDArray[np.float64],
+    ) -> None:
+        """Count levels, those that differ by their distance to the decision point, in bounds."""
+        # The verdict knows both sides' inputs, so it has the last word at a distance of 1.
+        beyond = unexplained[differing].numpy()
+        decided = np.where(beyond, np.maximum(ratios, 1), np.minimum(ratios, np.nextafter(1, 0)))
+        bins = np.searchsorted(DISTANCE_EDGES, decided, side="right")
+        counts = np.bincount(bins, minlength=len(DISTANCE_EDGES) + 1)
+        before = self.layers.get(layer, LayerLevels(layer=layer))
+        self.layers[layer] = LayerLevels(
+            layer=layer,
+            compared=before.compared + differing.numel(),
+            differing=before.differing + int(differing.sum()),
+            unexplained=before.unexplained + int(unexplained.sum()),
+            distances=tuple((before.distances + counts).tolist()),
+            largest_distance=max(before.largest_distance, float(decided.max(initial=0))),
+        )
 
 
 def _within_rounding(

@@ -34,7 +34,7 @@ from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification._verdict import proof_failures
 from apot_export.verification.diagnosis import probable_cause
 from apot_export.verification.proof.batches import mixing_nodes
-from apot_export.verification.proof.certificate import certify_model, certify_weights
+from apot_export.verification.proof.certificate import certify_weights
 from apot_export.verification.proof.levels import ForcedWalk
 from apot_export.verification.proof.sizes import compare_another_size
 from apot_export.verification.report import (
@@ -85,66 +85,31 @@ def prove_export(
     """
     session = open_session(with_outputs(graph), device, tf32=tf32_exact(graph), algorithm=algorithm)
     exported = integers_as_such(packed, session.run_all(sample))
-    if module is None:
-        proofs = _compare_artifacts(graph, packed, sample, exported)
-    else:
-        proofs = _compare_original(module, graph, packed, sample, exported)
-    mixing = mixing_nodes(graph)
-    failures = proofs.failures
-    if mixing:
-        says = "; ".join(mixing[:_SHOWN_NODES])
-        failures += (f"the ONNX model does not compute each image by itself: {says}",)
-    proofs = dataclasses.replace(proofs, failures=failures, values=exported)
-    if not takes_any_size(graph):
-        return proofs
-    another = compare_another_size(module, session, packed)
-    failures = (*proofs.failures, *another.failures)
-    return dataclasses.replace(proofs, failures=failures, another_size=another)
-
-
-def _compare_original(
-    module: nn.Module,
-    graph: onnx.ModelProto,
-    packed: CodedNetwork,
-    sample: NDArray[np.float32],
-    exported: Mapping[str, NDArray[Any]],
-) -> Proofs:
-    """Compare both artifacts with the original."""
     found: list[Difference] = []
     weights = certify_weights(module, packed, *_stated_weights(graph), found)
     disputed: list[Difference] = []
     accumulators = compare_oracle(packed, sample[:ORACLE_IMAGES], exported, disputed)
-    watched = {one.value: one.place for one in disputed if one.place}
-    walk = ForcedWalk(module, sample.shape[1:], exported, watched)
-    levels = walk.compare(sample)
-    found += walk.found
-    found += [_attributed(one, walk, packed) for one in disputed]
+    levels, divergence, held_to = LevelComparison(), None, "the packed file"
+    if module is not None:
+        watched = {one.value: one.place for one in disputed if one.place}
+        walk = ForcedWalk(module, sample.shape[1:], exported, watched)
+        levels, held_to = walk.compare(sample), "the original"
+        found += [*walk.found, *(_attributed(one, walk, packed) for one in disputed)]
+        divergence = _first_divergence(module, packed, found) if found else None
+    failures = proof_failures(weights, levels, accumulators, held_to)
+    mixing = mixing_nodes(graph)
+    if mixing:
+        says = "; ".join(mixing[:_SHOWN_NODES])
+        failures.append(f"the ONNX model does not compute each image by itself: {says}")
+    another = compare_another_size(module, session, packed) if takes_any_size(graph) else None
     return Proofs(
         weights=weights,
         levels=levels,
         accumulators=accumulators,
-        failures=tuple(proof_failures(weights, levels, accumulators)),
-        divergence=_first_divergence(module, packed, found) if found else None,
-    )
-
-
-def _compare_artifacts(
-    graph: onnx.ModelProto,
-    packed: CodedNetwork,
-    sample: NDArray[np.float32],
-    exported: Mapping[str, NDArray[Any]],
-) -> Proofs:
-    """Compare the ONNX model with the packed file, where there is no original."""
-    weights = certify_model(packed, *_stated_weights(graph))
-    levels = LevelComparison()
-    accumulators = compare_oracle(packed, sample[:ORACLE_IMAGES], exported)
-    failures = proof_failures(weights, levels, accumulators, "the packed file")
-    return Proofs(
-        weights=weights,
-        levels=levels,
-        accumulators=accumulators,
-        failures=tuple(failures),
-        divergence=None,
+        failures=(*failures, *(another.failures if another else ())),
+        divergence=divergence,
+        another_size=another,
+        values=exported,
     )
 
 

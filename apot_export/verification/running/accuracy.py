@@ -157,8 +157,8 @@ class Measured:
     """Of a shard's preprocessed images and labels; of the shards' digests."""
     original: Tally = field(default_factory=Tally)
     sides: dict[str, Comparison]
-    yardsticks: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """(images, agreeing) of the original against itself."""
+    yardsticks: dict[str, Yardstick] = field(default_factory=dict)
+    """The original against itself, by what is different."""
     flipped: list[tuple[int, int, int]] = field(default_factory=list)
     """(index, the original's class, the export's) of the first images with other predictions."""
     skipped: list[tuple[int, str]] = field(default_factory=list)
@@ -170,11 +170,11 @@ class Measured:
             side.compared(name, self.images, labelled=labelled) for name, side in self.sides.items()
         )
 
-    def compared_yardsticks(self) -> tuple[Yardstick, ...]:
-        """Return how often the original names the same class as itself, computed otherwise."""
-        return tuple(
-            Yardstick(name=name, images=images, agreeing=agreeing)
-            for name, (images, agreeing) in self.yardsticks.items()
+    def add_yardstick(self, name: str, images: int, agreeing: float) -> None:
+        """Count images that the original was run on otherwise."""
+        before = self.yardsticks.get(name, Yardstick(name=name, images=0, agreeing=0))
+        self.yardsticks[name] = Yardstick(
+            name=name, images=before.images + images, agreeing=before.agreeing + agreeing
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -196,10 +196,7 @@ class Measured:
                 name: Comparison(**{**side, "tally": Tally(**side["tally"])})
                 for name, side in found["sides"].items()
             },
-            yardsticks={
-                name: (int(images), agreeing)
-                for name, (images, agreeing) in found["yardsticks"].items()
-            },
+            yardsticks={name: Yardstick(**one) for name, one in found["yardsticks"].items()},
             flipped=[(int(i), int(a), int(b)) for i, a, b in found["flipped"]],
             skipped=[(int(index), str(reason)) for index, reason in found["skipped"]],
         )
@@ -215,9 +212,8 @@ def merge(shards: Sequence[Measured]) -> Measured:
         _add_counts(total.original, shard.original)
         for name, side in shard.sides.items():
             _add_counts(total.sides[name], side)
-        for name, (images, agreeing) in shard.yardsticks.items():
-            before = total.yardsticks.get(name, (0, 0))
-            total.yardsticks[name] = (before[0] + images, before[1] + agreeing)
+        for name, yardstick in shard.yardsticks.items():
+            total.add_yardstick(name, yardstick.images, yardstick.agreeing)
         total.flipped += shard.flipped
         total.skipped += shard.skipped
     del total.flipped[MOST_FLIPPED:]

@@ -119,9 +119,8 @@ def _run_batch(sides: Sides, batch: Batch, measured: Measured, *, twins: bool) -
             del measured.flipped[MOST_FLIPPED:]
     if twins:
         for name, twin in sides.twins.items():
-            images, agreeing = measured.yardsticks.get(name, (0, 0))
-            found = agreeing_images(classes == classes_of(twin(batch.images)))
-            measured.yardsticks[name] = (images + len(labels), agreeing + found)
+            agreeing = agreeing_images(classes == classes_of(twin(batch.images)))
+            measured.add_yardstick(name, len(labels), agreeing)
     measured.images += len(labels)
 
 
