@@ -143,7 +143,7 @@ def _print_table(console: Console, view: View, *, wide: bool) -> str:
             rule = "─" if console.encoding.startswith("utf") else "-"
             total = _width(widths[i] for i in kept)
             console.print(Text(rule * total, "dim"), soft_wrap=True)
-    return ", ".join(view.columns[i].title for i in range(len(shown)) if i not in kept)
+    return "; ".join(view.columns[i].title for i in range(len(shown)) if i not in kept)
 
 
 def _cells(column: Column, rows: Sequence[Mapping[str, Any]], console: Console) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from apot_export.artifacts.directory import PACKED_MODEL
-from apot_export.artifacts.packed import load_packed
+from apot_export.artifacts.packed import is_packed, load_packed
 from apot_export.errors import BitWidthError, CodebookError, ExportError, RecognitionError
 from apot_export.network import CodedLayer
 from apot_export.network.shown import Shown
@@ -18,7 +18,7 @@ from apot_export.original.choices import Choices
 from apot_export.original.families import Family
 from apot_export.original.quantization import Quantization
 
-_PACKED_SUFFIX = ".safetensors"
+_SAFETENSORS, _PACKED_SUFFIX = ".safetensors", ".apot.safetensors"
 _WEIGHT_ALPHA = ".weight_alpha"
 
 
@@ -81,7 +81,10 @@ def packed_file(path: Path) -> Path | None:
         ExportError: A directory is not an export.
     """
     if not _is_folder(path):
-        return path if path.suffix == _PACKED_SUFFIX else None
+        is_one = path.name.endswith(_PACKED_SUFFIX) or (
+            path.suffix == _SAFETENSORS and is_packed(path)
+        )
+        return path if is_one else None
     if not (path / PACKED_MODEL).is_file():
         raise ExportError(
             "The directory is not an export.",

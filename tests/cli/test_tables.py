@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
+from pathlib import Path
 
 import pytest
+import torch
 from rich.cells import cell_len
+from safetensors.torch import save_file
 
 import apot_export
 from tests.support.commands import CHECKPOINT, EXPORT, document, here, run
@@ -120,3 +123,21 @@ def test_an_onnx_model_alone_tells_of_itself() -> None:
     refused = run("inspect", "cost", "alone.onnx")
     assert refused.exit_code == 2
     assert "name the export's folder" in refused.stderr
+
+
+@here
+def test_a_checkpoint_may_be_a_safetensors_file() -> None:
+    state = torch.load(CHECKPOINT, weights_only=True)["state_dict"]
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, "own.safetensors")
+    content = document("inspect", "own.safetensors", "--bits", 4)
+    assert content["kind"] == "checkpoint"
+    assert content["cost"] == document("inspect", CHECKPOINT)["cost"]
+    assert len(document("inspect", "alphas", "own.safetensors")) == 8
+
+
+@here
+def test_a_damaged_onnx_model_is_refused() -> None:
+    Path("broken.onnx").write_bytes(b"not a model")
+    refused = run("inspect", "broken.onnx")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "The ONNX model cannot be parsed." in refused.stderr

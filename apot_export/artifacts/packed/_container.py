@@ -216,6 +216,19 @@ def unexpected(name: str, tensor: NDArray[Any]) -> ValueError:
     return ValueError(f"{name}: {tensor.dtype} {list(tensor.shape)} does not fit the network")
 
 
+def is_packed(path: Path) -> bool:
+    """Tell whether a file begins as a packed file does; another safetensors file does not.
+
+    A file that cannot be read counts as one, whose reader says why.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(_LENGTH_BYTES + len(_HEADER_START))[_LENGTH_BYTES:]
+    except (OSError, ValueError):
+        return True
+    return _HEADER_START.startswith(start)
+
+
 def read(path: Path) -> tuple[dict[str, str], StoredTensors]:
     """Map a file and check its header and layout; each tensor's content is checked on first use.
 
