@@ -127,3 +127,14 @@ class MissingPackageError(ApotExportError, ImportError):
             fix="pip install apot-export (or uv pip install apot-export); without them, "
             "apot_export.load_packed and compile_network work",
         )
+
+
+def visible(text: str) -> str:
+    r"""Return a text with every character spelled out that a terminal or a page would obey or hide.
+
+    File names may hold line breaks, marks that reverse the reading direction, or undecodable bytes.
+
+    >>> print(visible("cat\x1b[31m\u202egnp.\udcff"))
+    cat\x1b[31m\u202egnp.\udcff
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

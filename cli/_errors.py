@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from apot_export import budgets
-from apot_export.errors import ApotExportError
+from apot_export.errors import ApotExportError, visible
 
 from ._signals import Stopped
 
@@ -108,12 +108,3 @@ def _one_line(text: str) -> str:
     """Join the lines of a nested error, and escape what a damaged file's names may do."""
     joined = "; ".join(line.strip() for line in text.split("\n  "))
     return visible(joined)
-
-
-def visible(text: str) -> str:
-    r"""Return a text with every character spelled out that a terminal would obey or hide.
-
-    >>> print(visible("cat\x1b[31m\u202egnp"))
-    cat\x1b[31m\u202egnp
-    """
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

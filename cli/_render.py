@@ -12,9 +12,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from apot_export.errors import visible
 from apot_export.original import families
-
-from ._errors import visible
 
 if TYPE_CHECKING:
     from apot_export.conversion.convert_export import ExportConversion

@@ -18,7 +18,8 @@ from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.text import Text
 
-from ._errors import visible
+from apot_export.errors import visible
+
 from ._render import is_terminal
 
 _GAP = "  "

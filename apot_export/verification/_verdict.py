@@ -33,14 +33,14 @@ _FEWEST = 10
 
 
 def proof_failures(
-    weights: WeightCertificate,
     levels: LevelComparison,
     accumulators: AccumulatorComparison,
+    weights: WeightCertificate | None = None,
     held_to: str = "the original",
 ) -> list[str]:
     """Judge what must be exact, or explained by float rounding."""
     failures = []
-    if weights.exact != weights.layers or weights.offenders:
+    if weights and (weights.exact != weights.layers or weights.offenders):
         failures.append(
             f"{weights.layers - weights.exact} of {weights.layers} layers have other weights "
             f"than {held_to}: {'; '.join(weights.offenders)}"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from apot_export.errors import visible
 from apot_export.verification.page import render_page
-from apot_export.verification.page._frame import visible
 from tests.support.browser import browse, find_browser, probe
 from tests.support.sample_reports import CLOSING, HANDLER, REVERSED, SCRIPT, failing, passing
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from apot_export.errors import visible
 from apot_export.verification.page import _numbers
 
 _FILTERS = (
@@ -43,17 +44,3 @@ def environment() -> Environment:
 def render(template: str, **values: Any) -> str:
     """Return a template of this package filled with values."""
     return environment().get_template(template).render(values)
-
-
-def visible(text: str) -> str:
-    r"""Return a text with every character that does not print spelled out.
-
-    File names may hold line breaks, marks that reverse the reading direction, or undecodable bytes.
-
-    >>> print(visible("cat\u202egnp.\udcff"))
-    cat\u202egnp.\udcff
-    """
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
-        for letter in text
-    )

@@ -96,7 +96,7 @@ def prove_export(
         levels, held_to = walk.compare(sample), "the original"
         found += [*walk.found, *(_attributed(one, walk, packed) for one in disputed)]
         divergence = _first_divergence(module, packed, found) if found else None
-    failures = proof_failures(weights, levels, accumulators, held_to)
+    failures = proof_failures(levels, accumulators, weights, held_to)
     mixing = mixing_nodes(graph)
     if mixing:
         says = "; ".join(mixing[:_SHOWN_NODES])

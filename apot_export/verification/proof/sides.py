@@ -19,7 +19,7 @@ from apot_export.runtimes.torch_runtime import Executor
 from apot_export.verification._verdict import logit_failures, proof_failures
 from apot_export.verification.proof.levels import ForcedWalk
 from apot_export.verification.proof.proofs import ORACLE_IMAGES, Proofs, prove_export
-from apot_export.verification.report import LevelComparison, SideProof, WeightCertificate
+from apot_export.verification.report import LevelComparison, SideProof
 from apot_export.verification.running.sides import OpenedSides, Values
 
 _SMALL_BATCHES = (1, 2, 3)
@@ -89,7 +89,7 @@ def _proven(
     levels = LevelComparison()
     if module is not None:
         levels = ForcedWalk(module, sample.shape[1:], values, whose=name).compare(sample)
-    failures = proof_failures(WeightCertificate(), levels, accumulators)
+    failures = proof_failures(levels, accumulators)
     return SideProof(
         levels=levels,
         accumulators=accumulators,

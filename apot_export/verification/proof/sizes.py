@@ -14,7 +14,7 @@ from apot_export.original.any_size import with_adaptive_pools
 from apot_export.runtimes.onnx_runtime import Session
 from apot_export.verification._verdict import proof_failures
 from apot_export.verification.proof.levels import compare_levels
-from apot_export.verification.report import LevelComparison, SizeComparison, WeightCertificate
+from apot_export.verification.report import LevelComparison, SizeComparison
 
 _IMAGES = 2
 
@@ -43,7 +43,7 @@ def compare_another_size(
             }
             wide = with_adaptive_pools(module, averages)
             levels = compare_levels(wide, images, exported)
-        failures = proof_failures(WeightCertificate(), levels, accumulators)
+        failures = proof_failures(levels, accumulators)
     except ExportError as error:
         failures = [f"the export does not run: {error.got}"]
     except (RuntimeError, ValueError) as error:
