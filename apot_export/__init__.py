@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from apot_export.budgets import max_memory
     from apot_export.conversion.convert import convert
     from apot_export.conversion.convert_export import ExportConversion, convert_export
+    from apot_export.conversion.integer_choices import IntegerChoices
     from apot_export.conversion.result import ConversionResult
     from apot_export.errors import ApotExportError
     from apot_export.inspection.compare import ExportComparison, compare
     from apot_export.inspection.opened import Inspection, inspect
+    from apot_export.original.choices import Choices
     from apot_export.original.reading import in_process
     from apot_export.runtimes.native import compile_network
     from apot_export.tuning import TuningResult, tune
@@ -28,10 +30,12 @@ __version__ = VERSION
 
 _HOMES = {
     "ApotExportError": "errors",
+    "Choices": "original.choices",
     "ConversionResult": "conversion.convert",
     "ExportComparison": "inspection.compare",
     "ExportConversion": "conversion.convert_export",
     "Inspection": "inspection.opened",
+    "IntegerChoices": "conversion.integer_choices",
     "PackedNetwork": "artifacts.packed",
     "Report": "verification",
     "TuningResult": "tuning",
@@ -50,10 +54,12 @@ _HOMES = {
 
 __all__ = [
     "ApotExportError",
+    "Choices",
     "ConversionResult",
     "ExportComparison",
     "ExportConversion",
     "Inspection",
+    "IntegerChoices",
     "PackedNetwork",
     "Report",
     "TuningResult",

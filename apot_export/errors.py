@@ -114,6 +114,10 @@ class TuningError(ApotExportError):
     """A model cannot be tuned, or the tuned one does not compute the network."""
 
 
+class OptionError(ApotExportError, TypeError):
+    """A function was called with an argument that it does not take, or of another type."""
+
+
 class MissingPackageError(ApotExportError, ImportError):
     """A package that apot-export depends on is not installed, as after `pip install --no-deps`."""
 

@@ -14,26 +14,28 @@ import pytest
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "_version": set(),
+    "arguments": {"errors"},
     "budgets": {"errors"},
     "network": {"errors"},
     "datasets": {"errors", "budgets"},
-    "original": {"errors", "budgets", "network"},
+    "original": {"arguments", "errors", "budgets", "network"},
     "encoding": {"errors", "network", "original"},
     "integer": {"errors", "network"},
     "artifacts": {"errors", "budgets", "network", "integer"},
     "runtimes": {"errors", "budgets", "network", "integer", "artifacts"},
     "conversion": {
-        *("errors", "_version", "network", "datasets", "original"),
+        *("arguments", "errors", "_version", "network", "datasets", "original"),
         *("encoding", "integer", "artifacts", "runtimes"),
     },
     "verification": {
-        *("errors", "_version", "budgets", "network", "datasets", "original"),
+        *("arguments", "errors", "_version", "budgets", "network", "datasets", "original"),
         *("integer", "artifacts", "runtimes", "downstream"),
     },
     "inspection": {
-        *("errors", "network", "datasets", "original", "encoding", "artifacts", "verification"),
+        *("arguments", "errors", "network", "datasets", "original", "encoding", "artifacts"),
+        *("verification",),
     },
-    "tuning": {"errors", "_version", "network", "artifacts", "runtimes"},
+    "tuning": {"arguments", "errors", "_version", "network", "artifacts", "runtimes"},
     "devices": {
         *("errors", "_version", "network", "integer", "artifacts", "runtimes", "conversion"),
     },

@@ -7,10 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from apot_export.arguments import checked
 from apot_export.artifacts.directory import (
     PACKED_MODEL,
     default_directory,
@@ -29,7 +30,7 @@ from apot_export.encoding.capture import capture
 from apot_export.encoding.encode import encode_network
 from apot_export.errors import IntegerError
 from apot_export.original.checkpoint import require_checkpoint_file
-from apot_export.original.choices import Choices
+from apot_export.original.choices import Choices, Stated
 from apot_export.original.custom import ModelSpec, unwrapped
 from apot_export.original.opening import model_spec, open_original
 from apot_export.original.original import Original
@@ -37,7 +38,11 @@ from apot_export.original.parts import stated_parts
 from apot_export.original.published import spelled_as_in
 from apot_export.original.quantization import FLOAT, OPTION
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
+
+@checked(Choices)
 def convert(
     checkpoint: str | PathLike[str] | nn.Module,
     directory: str | PathLike[str] | None = None,
@@ -55,7 +60,7 @@ def convert(
     opset: int = 0,
     trust_options: bool = False,
     force: bool = False,
-    **stated: Any,
+    **stated: Unpack[Stated],
 ) -> ConversionResult:
     """Convert a checkpoint, or a network in memory.
 

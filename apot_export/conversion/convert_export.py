@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from apot_export.arguments import checked
 from apot_export.artifacts.directory import (
     PACKED_MODEL,
     SAMPLE,
@@ -62,6 +63,7 @@ class ExportConversion(Shown):
         yield "bytes", f"{sum(self.files.values()):,} in {len(self.files)} files"
 
 
+@checked()
 def convert_export(
     export: str | PathLike[str],
     directory: str | PathLike[str] | None = None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from apot_export.arguments import require_fields
+
 
 @dataclass(frozen=True, kw_only=True)
 class IntegerChoices:
@@ -17,3 +19,6 @@ class IntegerChoices:
     """Whether the network reads uint8 pixels, their normalisation folded in."""
     data: str | None = None
     """Folder of calibration images; None for $APOT_EXPORT_DATA or ./data."""
+
+    def __post_init__(self) -> None:
+        require_fields(self)

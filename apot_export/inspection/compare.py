@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from apot_export.arguments import checked
 from apot_export.artifacts.directory import PACKED_MODEL, read_manifest
 from apot_export.artifacts.packed import PackedNetwork, load_packed
 from apot_export.errors import DatasetError, ExportError
@@ -125,6 +126,7 @@ class ExportComparison(Shown):
             yield "agreement", percent(self.results.second.agreement)
 
 
+@checked()
 def compare(
     first: str | PathLike[str],
     second: str | PathLike[str],

@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apot_export.arguments import checked
 from apot_export.artifacts.directory import MANIFEST, PACKED_MODEL, read_manifest
 from apot_export.artifacts.packed import PackedNetwork, load_packed
 from apot_export.errors import ExportError
@@ -22,9 +23,11 @@ from apot_export.inspection.weights import WeightErrors, weight_errors
 from apot_export.inspection.widths import Widths, widths
 from apot_export.network import CodedNetwork
 from apot_export.network.shown import Shown
-from apot_export.original.choices import Choices
+from apot_export.original.choices import Choices, Stated
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from apot_export.network import SourceNetwork
     from apot_export.original.original import Original
 
@@ -246,6 +249,7 @@ class Inspection(Shown):
         yield "kind", self.kind
 
 
+@checked(Choices)
 def inspect(
     path: str | PathLike[str],
     *,
@@ -254,7 +258,7 @@ def inspect(
     input_shape: Sequence[int] | str | None = None,
     checkpoint: str | PathLike[str] | None = None,
     choices: Choices | None = None,
-    **stated: Any,
+    **stated: Unpack[Stated],
 ) -> Inspection:
     """Look inside a checkpoint, an export's folder, a packed file or an ONNX model.
 

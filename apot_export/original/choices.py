@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypedDict
 
+from apot_export.arguments import require_fields
 from apot_export.original.quantization import AUTO, FULL_PRECISION_BITS, LayerBits
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +43,9 @@ class Choices:
     """"auto": store plain layers as codes whose weights are sums of powers of two already; "off":
     leave them in float."""
 
+    def __post_init__(self) -> None:
+        require_fields(self)
+
     def to_json(self) -> dict[str, Any]:
         """Return the form that manifests store: younger options only where there was a choice."""
         content = dataclasses.asdict(self)
@@ -65,15 +67,26 @@ class Choices:
     @staticmethod
     def of_json(content: Mapping[str, Any]) -> Choices:
         """Read what `to_json` returned; TypeError or KeyError for anything else."""
-        layer_bits = tuple(_typed(LayerBits(**entry)) for entry in content["layer_bits"])
-        return _typed(Choices(**{**content, "layer_bits": layer_bits}))
+        layer_bits = tuple(LayerBits(**entry) for entry in content["layer_bits"])
+        return Choices(**{**content, "layer_bits": layer_bits})
 
 
-def _typed(options: T) -> T:
-    """Return a record after checking that its members have their types."""
-    for name, kind in get_type_hints(type(options)).items():
-        value = getattr(options, name)
-        kinds = tuple if get_origin(kind) is tuple else kind
-        if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
-            raise TypeError(f"{name}: {value!r}")
-    return options
+class Stated(TypedDict, total=False):
+    """The fields of `Choices`, as named arguments of `convert`, `verify` and `inspect`."""
+
+    weights: str | None
+    bits: int | None
+    activation_bits: int | None
+    method: str | None
+    activation_method: str | None
+    activation_sign: str | None
+    grid: str | None
+    z: int | None
+    legacy_divisor: bool
+    normalize_weights: bool
+    first_last: str | None
+    family: str | None
+    layer_bits: tuple[LayerBits, ...]
+    alpha_terms: int
+    unsigned_zeros: bool
+    power_of_two_layers: str

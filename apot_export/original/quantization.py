@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from apot_export.arguments import require_fields
+
 FULL_PRECISION_BITS = 32
 """The bit-width that stands for float weights and activations."""
 
@@ -105,6 +107,9 @@ class LayerBits:
     """Shell-style pattern of dotted layer names."""
     weight_bits: int
     activation_bits: int
+
+    def __post_init__(self) -> None:
+        require_fields(self)
 
     @property
     def is_float(self) -> bool:

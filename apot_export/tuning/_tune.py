@@ -19,6 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from apot_export._version import VERSION
+from apot_export.arguments import checked
 from apot_export.artifacts.directory import (
     ONNX_MODEL,
     PACKED_MODEL,
@@ -114,6 +115,7 @@ class TuningResult(Shown):
         yield "runtime", f"{self.runtime} {self.runtime_version} on {self.device}"
 
 
+@checked()
 def tune(
     export: str | PathLike[str],
     *,

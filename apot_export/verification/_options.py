@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 
+from apot_export.arguments import require_fields
+from apot_export.original.choices import Stated
+
 _BATCH_PIXELS = 16 * 3 * 224 * 224
 """Default batch: as many images as have this many input values, at most 100. The original quantizes
 its weights again for every batch, so small ones cost most of the time."""
@@ -57,6 +60,9 @@ class RunOptions:
     attach: bool = True
     """Write the verdict into the export's manifest."""
 
+    def __post_init__(self) -> None:
+        require_fields(self)
+
     def images_of_a_batch(self, input_shape: Sequence[int]) -> int:
         """Return the images per batch of a network whose images have this shape."""
         return self.batch_size or images_that_fit(input_shape, _BATCH_PIXELS, 1, 100)
@@ -72,3 +78,24 @@ class RunOptions:
 def images_that_fit(input_shape: Sequence[int], pixels: int, least: int, most: int) -> int:
     """Return how many images of a shape have so many input values, within limits."""
     return max(least, min(most, pixels // math.prod(input_shape)))
+
+
+class StatedRun(Stated, total=False):
+    """The fields of `RunOptions` and `Choices`, as named arguments of `verify`."""
+
+    dataset: str | None
+    data: str | PathLike[str] | None
+    images: str | PathLike[str] | None
+    reference: str | PathLike[str] | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    device: str
+    limit: int | None
+    seed: int
+    batch_size: int | None
+    workers: int | None
+    sides: str | None
+    backends: str | None
+    resume: bool
+    ignore_record: bool
+    attach: bool

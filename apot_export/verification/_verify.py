@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import onnx
 import torch
 from torch import nn
 
+from apot_export.arguments import checked
 from apot_export.artifacts.directory import (
     INTEGER_MODEL,
     ONNX_MODEL,
@@ -26,7 +27,7 @@ from apot_export.network import CodedNetwork
 from apot_export.original import families
 from apot_export.original.choices import Choices
 from apot_export.runtimes.torch_runtime import explicit_settings
-from apot_export.verification._options import RunOptions
+from apot_export.verification._options import RunOptions, StatedRun
 from apot_export.verification._original import (
     Statement,
     find_original,
@@ -43,9 +44,13 @@ from apot_export.verification.running.processes import Processes, joined_process
 from apot_export.verification.running.shards import Progress
 from apot_export.verification.running.sides import packed_executor
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 _DEVICES = ("auto", "cuda", "cpu")
 
 
+@checked(RunOptions, Choices)
 def verify(
     export: str | PathLike[str],
     options: RunOptions | None = None,
@@ -57,7 +62,7 @@ def verify(
     input_shape: Sequence[int] | str | None = None,
     choices: Choices | None = None,
     progress: Progress | None = None,
-    **said: Any,
+    **said: Unpack[StatedRun],
 ) -> Report:
     """Verify an export against its PyTorch original, or one that is stated, or your own outputs.
 
@@ -86,8 +91,9 @@ def verify(
         ApotExportError: The verification could not run. A difference is no error: see the report.
     """
     names = {field.name for field in fields(Choices)}
-    stated = {name: said.pop(name) for name in names & set(said)}
-    options = replace(options or RunOptions(), **said)
+    named = cast("dict[str, Any]", said)
+    stated = {name: named.pop(name) for name in names & set(named)}
+    options = replace(options or RunOptions(), **named)
     statement = Statement(
         checkpoint=checkpoint,
         network=original,
