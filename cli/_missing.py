@@ -17,8 +17,8 @@ For convert, verify, tune, inspect and emit, install them:
 
 What works without them, in Python with numpy:
 
-    apot_export.load_packed(PATH)          reads packed files and exports
-    apot_export.compile_network(NETWORK)   runs them, with a C compiler
+    packed = apot_export.load_packed(PATH)          reads a packed file or an export
+    apot_export.compile_network(packed.network)     runs it, with a C compiler
 
 In C, without a library: {interpreter}
 """

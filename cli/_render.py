@@ -63,13 +63,21 @@ class _Visible:
             yield Segment(text, segment.style, segment.control)
 
 
-def new_table(name: str, *numbers: str) -> Table:
-    """Return an empty table: a column of names, and columns of numbers aligned right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(name, no_wrap=True)
+def new_table(name: str, *numbers: str, wide: bool = False) -> Table:
+    """Return an empty table: a column of names, and columns of numbers aligned right.
+
+    In 80 columns a `wide` one stands closer and breaks names: no number is cut.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0) if wide else (0, 1))
+    table.add_column(name, no_wrap=not wide, overflow="fold" if wide else "ellipsis")
     for title in numbers:
         table.add_column(title, justify="right", no_wrap=True)
     return table
+
+
+def thousands(count: int) -> str:
+    """Return a count of operations, short."""
+    return f"{count / 1000:,.0f} k" if count else ""
 
 
 def facts_table(facts: Iterable[tuple[str, str | Text]]) -> Table:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 ACCURACY = ("top-1", "95 % interval", "top-5")
 _SHOWN_NAMES = 5
+_NARROW = 80
+"""Columns of a terminal in which the table of sides stands closer."""
 _YOURS = "your outputs"
 _OK, _WARNING, _FAIL = Text("ok", "green"), Text("!", "yellow"), Text("FAIL", "bold red")
 _SIDE_NAMES = {
@@ -51,7 +53,7 @@ def print_report(report: Report) -> None:
     )
     if settings["original"] and settings["original"]["stated"]:
         console.print(Text(_stated(settings["original"])), soft_wrap=True)
-    console.print(_sides(report))
+    console.print(_sides(report, wide=console.width <= _NARROW))
     held_to = "the packed file" if "baseline" in settings else "the original"
     for side in report.sides:
         if side.flips is not None:
@@ -69,12 +71,19 @@ def print_report(report: Report) -> None:
     styles = {"PASS": "bold green", "FAIL": "bold red"}
     console.print(Text(report.verdict, styles.get(report.verdict, "bold yellow")))
     for failure in report.failures:
-        console.print(Text(f"  {failure}"), soft_wrap=True)
+        console.print(Text(_on_lines(failure)), soft_wrap=True)
     if report.divergence is not None:
         _print_divergence(console, report.divergence)
     _print_skipped(console, report.skipped)
     for note in report.notes:
         console.print(Text(f"Note: {note}", "yellow"), soft_wrap=True)
+
+
+def _on_lines(failure: str) -> str:
+    """Return a failure, with each of several places that it names on a line of its own."""
+    what, _, places = failure.partition(": ")
+    each = places.split("; ")
+    return "\n    ".join([f"  {what}:", *each]) if len(each) > 1 else f"  {failure}"
 
 
 def _print_skipped(console: Console, skipped: Sequence[SkippedImage]) -> None:
@@ -104,10 +113,10 @@ def _stated(original: Mapping[str, Any]) -> str:
     return f"Held to the original that you stated: {what}; {stated}"
 
 
-def _sides(report: Report) -> Table:
+def _sides(report: Report, *, wide: bool) -> Table:
     settings = report.settings
     several = len(report.sides) > 1
-    table = new_table("", *ACCURACY, "images/s", *(["agreement"] if several else []))
+    table = new_table("", *ACCURACY, "images/s", *(["agreement"] if several else []), wide=wide)
     table.columns[0].no_wrap = False
 
     def add(name: str, side: Side, agreement: str) -> None:
@@ -137,8 +146,8 @@ def _print_divergence(console: Console, found: Divergence) -> None:
     console.print(Text(f"First divergence: {found.kind} of {found.layer}{channel}{place}", "bold"))
     if found.export is not None and found.original is not None:
         console.print(f"  {found.export:.9g} instead of {found.original:.9g}")
-    cause = found.cause or "none of the known ones"
-    console.print(Text(f"  probable cause: {cause}. {found.evidence}"), soft_wrap=True)
+    cause = f"probable cause: {found.cause}. " if found.cause else ""
+    console.print(Text(f"  {cause}{found.evidence}"), soft_wrap=True)
 
 
 def _held_to(settings: Mapping[str, Any]) -> str:
@@ -211,10 +220,11 @@ def _sample(found: SampleComparison) -> str:
     )
 
 
-def _record(record: RecordComparison) -> str:
+def _record(record: RecordComparison, settings: Mapping[str, Any]) -> str:
     low, high = record.interval
+    where = "manifest" if settings["original"] is None else "checkpoint"
     return (
-        f"{record.key} {record.recorded:.2%} in the checkpoint; measured {record.measured:.2%} "
+        f"{record.key} {record.recorded:.2%} in the {where}; measured {record.measured:.2%} "
         f"(99.9 % interval {low:.1%} - {high:.1%})"
     )
 
@@ -250,7 +260,7 @@ def _checks(report: Report) -> Iterator[tuple[Text, str, str]]:
         yield _OK if good else _FAIL, name, text
     if report.record is not None:
         mark = {"ok": _OK, "FAIL": _FAIL}.get(report.record.verdict, _WARNING)
-        yield mark, "record", _record(report.record)
+        yield mark, "record", _record(report.record, report.settings)
 
 
 def _proofs(report: Report) -> Iterator[tuple[bool, str, str]]:

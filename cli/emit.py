@@ -114,17 +114,18 @@ def c(
 
 def _print_steps(found: dict[str, Any]) -> None:
     """Show what a C project takes, in all and by step."""
-    from ._render import console_of_output, new_table
+    from ._render import console_of_output, new_table, thousands
 
     typer.echo(
         f"Flash: {found['model_bytes']:,} bytes of constants and about {found['code_bytes']:,} of "
         f"code. RAM: {found['workspace_bytes']:,} bytes, and at most {found['stack_bytes']:,} of "
         f"stack. About {found['instructions'] / 1e6:,.1f} M instructions an image on RV32I."
     )
-    table = new_table("step", "flash", "RAM", "adds", "shifts", "loads", "instructions")
+    table = new_table("step", "flash", "RAM", "adds", "shifts", "loads", "instructions", wide=True)
     for step in found["steps"]:
-        numbers = ("flash", "ram", "adds", "shifts", "loads", "instructions")
-        table.add_row(step["name"], *(f"{step[number]:,}" for number in numbers))
+        sizes = (f"{step[size]:,}" for size in ("flash", "ram"))
+        counts = (thousands(step[kind]) for kind in ("adds", "shifts", "loads", "instructions"))
+        table.add_row(step["name"], *sizes, *counts)
     console_of_output().print(table)
 
 

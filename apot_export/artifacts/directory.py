@@ -191,7 +191,7 @@ def check_files(directory: Path, manifest: Mapping[str, Any]) -> None:
                 where=str(path),
                 expected=f"SHA-256 {described['sha256']}, {described['bytes']} bytes",
                 got=f"SHA-256 {found}, {path.stat().st_size} bytes",
-                fix="convert the checkpoint again",
+                fix="copy the export again, or convert the checkpoint again",
             )
 
 

@@ -47,13 +47,13 @@ def proof_failures(
         )
     if levels.unexplained or levels.values_outside:
         failures.append(
-            f"{levels.unexplained} levels and {levels.values_outside} values differ by more than "
-            f"float rounding: {'; '.join(levels.offenders)}"
+            f"{levels.unexplained:,} levels and {levels.values_outside:,} values differ by "
+            f"more than float rounding: {'; '.join(levels.offenders)}"
         )
     if accumulators.mismatches or accumulators.values_outside:
         failures.append(
-            f"{accumulators.mismatches} integers and {accumulators.values_outside} values differ "
-            f"from the oracle's: {'; '.join(accumulators.offenders)}"
+            f"{accumulators.mismatches:,} integers and {accumulators.values_outside:,} values "
+            f"differ from the oracle's: {'; '.join(accumulators.offenders)}"
         )
     return failures
 
