@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from apot_export.inspection.compare import ExportComparison, compare
     from apot_export.inspection.opened import Inspection, inspect
     from apot_export.original.choices import Choices
+    from apot_export.original.quantization import LayerBits
     from apot_export.original.reading import in_process
     from apot_export.runtimes.native import compile_network
     from apot_export.tuning import TuningResult, tune
@@ -36,6 +37,7 @@ _HOMES = {
     "ExportConversion": "conversion.convert_export",
     "Inspection": "inspection.opened",
     "IntegerChoices": "conversion.integer_choices",
+    "LayerBits": "original.quantization",
     "PackedNetwork": "artifacts.packed",
     "Report": "verification",
     "TuningResult": "tuning",
@@ -60,6 +62,7 @@ __all__ = [
     "ExportConversion",
     "Inspection",
     "IntegerChoices",
+    "LayerBits",
     "PackedNetwork",
     "Report",
     "TuningResult",

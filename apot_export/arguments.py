@@ -8,6 +8,7 @@ import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
+from numbers import Integral
 from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from apot_export.errors import OptionError
@@ -44,8 +45,9 @@ def checked(*groups: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
             for name in kwargs:
                 if name not in listed.parameters:
                     raise _unknown(name, list(listed.parameters))
-            require_types(dict(listed.bind_partial(*args, **kwargs).arguments), hints())
-            return function(*args, **kwargs)
+            bound = listed.bind_partial(*args, **kwargs)
+            bound.arguments |= in_types(bound.arguments, hints())
+            return function(*bound.args, **bound.kwargs)
 
         checking.__signature__ = listed  # type: ignore[attr-defined]
         return checking
@@ -54,8 +56,9 @@ def checked(*groups: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def require_fields(record: Any) -> None:
-    """Raise `OptionError` unless the fields of a dataclass are of their types."""
-    require_types(vars(record), _hints(record.__class__))
+    """Have the fields of a dataclass in their types; raise `OptionError` where they are others."""
+    for name, value in in_types(vars(record), _hints(record.__class__)).items():
+        object.__setattr__(record, name, value)
 
 
 @functools.cache
@@ -63,19 +66,34 @@ def _hints(group: Any) -> Mapping[str, Any]:
     return get_type_hints(group)
 
 
-def require_types(given: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
-    """Raise `OptionError` unless values are of the types of their names."""
+def in_types(given: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values in the types of their names: integers of numpy and lists as Python's own.
+
+    Raises:
+        OptionError: A value is of another type.
+    """
+    found = {}
     for name, value in given.items():
         kinds = [*_kinds(hints[name])]
-        if not any(_is(value, kind) for kind in kinds):
+        member = get_args(hints[name])[0] if kinds == [tuple] else object
+        if int in kinds and isinstance(value, Integral) and not isinstance(value, bool):
+            found[name] = int(value)
+        elif kinds == [tuple] and isinstance(value, list):
+            found[name] = tuple(value)
+        else:
+            found[name] = value
+        members = found[name] if isinstance(found[name], tuple) else ()
+        is_right = any(_is(found[name], kind) for kind in kinds)
+        if not is_right or not all(isinstance(one, member) for one in members):
             stated = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
             raise OptionError(
                 "An argument has another type than it should.",
                 where=name,
-                expected=stated,
+                expected=stated if member is object else f"{stated} of {member.__name__}",
                 got=f"{value!r:.100} ({type(value).__name__})",
                 fix=_fix(name, value, kinds),
             )
+    return found
 
 
 def _fields(groups: tuple[type, ...]) -> Iterator[inspect.Parameter]:
@@ -90,7 +108,7 @@ def _fields(groups: tuple[type, ...]) -> Iterator[inspect.Parameter]:
 
 
 def _kinds(hint: Any) -> Iterator[type]:
-    """Yield the classes of a hint, without what their members must be."""
+    """Yield the classes of a hint, without those of their members."""
     if get_origin(hint) in {Union, types.UnionType}:
         for one in get_args(hint):
             yield from _kinds(one)

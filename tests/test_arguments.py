@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 
 import apot_export
@@ -29,6 +30,12 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str]] = {
     ),
     "a number for a yes": ({"compress": 1}, "compress", "bool", "see help"),
     "a yes for a number": ({"batch": True}, "batch", "int", "see help"),
+    "texts for bits of layers": (
+        {"layer_bits": ["conv1=4"]},
+        "layer_bits",
+        "tuple of LayerBits",
+        "see help",
+    ),
     "a list for a text": ({"method": ["apot"]}, "method", "str or None", "see help"),
 }
 
@@ -42,6 +49,14 @@ def test_wrong_types_are_refused(case: str, exported: Path, tmp_path: Path) -> N
     assert caught.value.got == f"{given[where]!r} ({type(given[where]).__name__})"
     assert str(caught.value.fix).startswith(fix)
     assert not (tmp_path / "out").exists()
+
+
+def test_integers_of_numpy_and_lists_are_pythons_own() -> None:
+    layer = LayerBits(pattern="*", weight_bits=np.int64(3), activation_bits=4)  # type: ignore[arg-type]
+    given: Any = {"bits": np.uint8(4), "layer_bits": [layer]}
+    made = Choices(**given)
+    assert (made.bits, type(made.bits), type(layer.weight_bits)) == (4, int, int)
+    assert made.layer_bits == (layer,)
 
 
 def test_other_names_are_refused_with_the_nearest(exported: Path) -> None:

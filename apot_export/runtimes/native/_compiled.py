@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apot_export.artifacts.packed import PackedNetwork
 from apot_export.errors import KernelError
 from apot_export.network import CodedNetwork
 from apot_export.network.oracle import require_images
@@ -154,7 +155,7 @@ class FastNetwork(Shown):
 
 
 def compile_network(
-    network: CodedNetwork,
+    network: CodedNetwork | PackedNetwork,
     *,
     threads: int = 1,
     kernels: str | None = None,
@@ -163,7 +164,7 @@ def compile_network(
     """Prepare a network for the native kernels; they are compiled on first use.
 
     Args:
-        network: A coded network, for example `load_packed(...).network`.
+        network: What `load_packed` returns, or a coded network.
         threads: Threads that share the images of a batch, or the rows of an image, 1 to 64.
         kernels: Name of the kernels; None: those that the environment's `APOT_EXPORT_KERNELS`
             names, else the fastest that this processor has the instructions for.
@@ -180,5 +181,7 @@ def compile_network(
             expected=f"1 to {MOST_THREADS}",
             got=str(threads),
         )
+    if isinstance(network, PackedNetwork):
+        network = network.network
     found = library or default_library()
     return FastNetwork(network, lower(network), found, found.chosen(kernels), threads)
