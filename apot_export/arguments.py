@@ -8,8 +8,9 @@ import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
-from numbers import Integral
 from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from apot_export.errors import OptionError
 
@@ -75,15 +76,10 @@ def in_types(given: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, An
     found = {}
     for name, value in given.items():
         kinds = [*_kinds(hints[name])]
+        found[name] = taken = _taken(value, kinds)
         member = get_args(hints[name])[0] if kinds == [tuple] else object
-        if int in kinds and isinstance(value, Integral) and not isinstance(value, bool):
-            found[name] = int(value)
-        elif kinds == [tuple] and isinstance(value, list):
-            found[name] = tuple(value)
-        else:
-            found[name] = value
-        members = found[name] if isinstance(found[name], tuple) else ()
-        is_right = any(_is(found[name], kind) for kind in kinds)
+        members = taken if isinstance(taken, tuple) else ()
+        is_right = any(_is(taken, kind) for kind in kinds)
         if not is_right or not all(isinstance(one, member) for one in members):
             stated = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
             raise OptionError(
@@ -116,6 +112,15 @@ def _kinds(hint: Any) -> Iterator[type]:
         yield object
     else:
         yield get_origin(hint) or hint
+
+
+def _taken(value: Any, kinds: list[type]) -> Any:
+    """Return a value in Python's own type where it is an integer of numpy or a list."""
+    if int in kinds and isinstance(value, np.integer):
+        return int(value)
+    if tuple in kinds and list not in kinds and isinstance(value, list):
+        return tuple(value)
+    return value
 
 
 def _is(value: object, kind: type) -> bool:

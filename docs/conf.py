@@ -16,6 +16,7 @@ NAVIGATION = {
             "datasets",
             "exports",
             "inspect",
+            "../examples/paper/README",
             "targets",
             "tuning",
             "deploy/index",
@@ -41,9 +42,9 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
 include_patterns = [
     *("README.md", "FORMAT.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md"),
-    *("conformance/README.md", "docs/**.md", "docs/**.rst"),
+    *("conformance/README.md", "examples/paper/README.md", "docs/**.md", "docs/**.rst"),
 ]
-exclude_patterns = [".*", "apot_export", "benchmarks", "build", "cli", "examples", "tests"]
+exclude_patterns = [".*", "apot_export", "benchmarks", "build", "cli", "examples/[!p]*", "tests"]
 html_theme = "furo"
 html_theme_options = {"navigation_with_keys": True}
 html_extra_path = ["_site"]  # what forwards from the site's first page to docs/
@@ -52,7 +53,6 @@ myst_heading_anchors = 4
 default_role = "code"  # docstrings write `names`
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 pygments_style, pygments_dark_style = "default", "github-dark"
 
 

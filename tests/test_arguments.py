@@ -52,7 +52,7 @@ def test_wrong_types_are_refused(case: str, exported: Path, tmp_path: Path) -> N
 
 
 def test_integers_of_numpy_and_lists_are_pythons_own() -> None:
-    layer = LayerBits(pattern="*", weight_bits=np.int64(3), activation_bits=4)  # type: ignore[arg-type]
+    layer = LayerBits(pattern="*", weight_bits=np.int64(3), activation_bits=4)
     given: Any = {"bits": np.uint8(4), "layer_bits": [layer]}
     made = Choices(**given)
     assert (made.bits, type(made.bits), type(layer.weight_bits)) == (4, int, int)

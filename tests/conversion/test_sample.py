@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision import transforms
 
-from apot_export import convert, load_packed
+from apot_export import conversion, convert, load_packed
 from apot_export.artifacts.directory import INTEGER_MODEL, MANIFEST, ONNX_MODEL, SAMPLE
 from apot_export.artifacts.sample import read_sample
 from apot_export.conversion.integer_choices import IntegerChoices
@@ -26,6 +26,7 @@ from apot_export.datasets import open_dataset
 from apot_export.errors import ExportError
 from tests.support.commands import CHECKPOINT, EXPORT, document, here, replace_file, run
 
+TEMPLATES = Path(conversion.__file__).parent / "templates"
 RES20 = "checkpoints/CIFAR10/result/res20_4bit/model_best.pth.tar"
 ALONE = """
 import sys
@@ -56,7 +57,7 @@ def followed(export: Path, lines: str | None = None) -> list[str]:
 
 def reads_png(path: Path) -> NDArray[np.uint8]:
     """Read a PNG file with the function that READMEs have."""
-    text = (Path(convert.__code__.co_filename).parent / "templates/picture.md").read_text("utf-8")
+    text = (TEMPLATES / "picture.md").read_text("utf-8")
     found = re.search(r"^def read_png.*?^    return [^\n]*$", text, re.MULTILINE | re.DOTALL)
     assert found is not None
     names: dict[str, Any] = {"np": np}
@@ -173,7 +174,6 @@ def test_pngs_of_every_kind_are_read(mode: str, tmp_path: Path) -> None:
 
 
 def test_pictures_are_resized_as_in_training() -> None:
-    templates = Path(convert.__code__.co_filename).parent / "templates"
     random = np.random.default_rng(0)
     for size in ((300, 411), (500, 333), (100, 180)):
         coarse = random.integers(0, 256, (*(side // 20 for side in size), 3), np.uint8)
@@ -181,7 +181,7 @@ def test_pictures_are_resized_as_in_training() -> None:
         wanted = transforms.CenterCrop(224)(transforms.Resize(256)(picture))
         names = {"np": np, "facts": {"resize": 256}, "height": 224, "width": 224}
         names["pixels"] = np.asarray(picture)
-        exec((templates / "resize.md").read_text(encoding="utf-8"), names)  # noqa: S102 - of READMEs
+        exec((TEMPLATES / "resize.md").read_text(encoding="utf-8"), names)  # noqa: S102 - of READMEs
         apart = np.abs(np.asarray(names["pixels"], int) - np.asarray(wanted, int))
         assert apart.max() <= 1
 

@@ -144,7 +144,9 @@ def test_a_dataset_without_any_readable_image_is_an_error(
         raise DatasetError("An image cannot be read.", got="damaged")
 
     broken = Dataset(name="digits", root="r", labels=np.zeros(4, dtype=np.int64), load=refuse)
-    monkeypatch.setattr("apot_export.verification._verify.open_dataset", lambda *_, **__: broken)
+    monkeypatch.setattr(
+        "apot_export.verification.running.images.open_dataset", lambda *_, **__: broken
+    )
     with pytest.raises(DatasetError, match="can be read"):
         workshop.verify(workshop.export)
 
