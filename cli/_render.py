@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -13,19 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from apot_export.errors import visible
+from apot_export.inspection.widths import operation_totals
 from apot_export.original import families
+from apot_export.presentation.numbers import in_bytes
+from apot_export.presentation.words import LEVELS, SOURCES
 
 if TYPE_CHECKING:
     from apot_export.conversion.convert_export import ExportConversion
     from apot_export.conversion.result import ConversionResult
 
 _EVERYWHERE = "portable"
-LEVELS = {"apot": "additive powers of two", "pot": "powers of two", "uniform": "uniform"}
-SOURCES = {"option": "as given", "assumption": "assumed"}
-"""Sources of a part of the quantization that read otherwise than their names."""
 _LARGEST = "largest provable"
 """Source of fraction bits that no images called for."""
-OPERATIONS = ("additions", "shifts", "comparisons")
 _WITHOUT_A_TERMINAL = 100
 """Columns where the output is no terminal: nothing is cut because a log has no width."""
 
@@ -86,14 +85,6 @@ def facts_table(facts: Iterable[tuple[str, str | Text]]) -> Table:
     for name, value in facts:
         table.add_row(Text(name, "dim"), value)
     return table
-
-
-def in_bytes(count: int) -> str:
-    """Return a number of bytes with its unit."""
-    for unit, size in (("MB", 1_000_000), ("kB", 1_000)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count} B"
 
 
 # --- convert --------------------------------------------------------------------------------------
@@ -208,9 +199,3 @@ def _integer_facts(form: dict[str, Any]) -> Iterator[tuple[str, str]]:
             "no images, or fewer bits did not agree on them; fewer may do in less memory: try "
             "--data FOLDER (images) or --fraction-bits N",
         )
-
-
-def operation_totals(form: Mapping[str, Any]) -> dict[str, int]:
-    """Return how many operations of each kind the integer network takes for one image."""
-    counts = form["operations"].values()
-    return {kind: sum(count[kind] for count in counts) for kind in OPERATIONS}

@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from apot_export.presentation.tables import Column, View, count
+
 from ._render import console_of_output, new_table
 from ._render_verify import ACCURACY, accuracy_cells
-from ._tables import Column, View, print_text, print_view
+from ._tables import print_text, print_view
 
 if TYPE_CHECKING:
     from apot_export.inspection.compare import ExportComparison, Results
@@ -41,9 +43,9 @@ def _views(found: ExportComparison) -> Iterator[View]:
         facts=[("A", str(found.first)), ("B", str(found.second))],
         columns=(
             Column(key="layer", title="layer", left=True),
-            Column(key="weights", title="weights", show=_count, leaves=1),
-            Column(key="codes", title="codes differ", show=_count),
-            Column(key="values", title="values differ", show=_count),
+            Column(key="weights", title="weights", show=count, leaves=1),
+            Column(key="codes", title="codes differ", show=count),
+            Column(key="values", title="values differ", show=count),
             Column(key="distance", title="distance", show="{:.3%}".format),
         ),
         rows=[*map(dataclasses.asdict, found.layers)],
@@ -60,15 +62,11 @@ def _views(found: ExportComparison) -> Iterator[View]:
     yield View(
         columns=(
             Column(key="what", title="size", left=True),
-            Column(key="A", title="A", show=_count),
-            Column(key="B", title="B", show=_count),
+            Column(key="A", title="A", show=count),
+            Column(key="B", title="B", show=count),
         ),
         rows=[{"what": what, "A": a, "B": b} for what, (a, b) in sizes.items()],
     )
-
-
-def _count(number: int) -> str:
-    return f"{number:,}"
 
 
 def _sentences(found: Results) -> Iterator[str]:

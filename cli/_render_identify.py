@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from apot_export.original.witness import DECISIVE
+from apot_export.presentation.tables import Column, View
 
 from ._render import console_of_output
-from ._tables import Column, View, print_facts, print_text, print_view
+from ._tables import print_facts, print_text, print_view
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,7 +10,6 @@ import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import typer
@@ -19,41 +18,17 @@ from rich.console import Console
 from rich.text import Text
 
 from apot_export.errors import visible
+from apot_export.presentation.tables import Column, View
 
 from ._render import is_terminal
 
 _GAP = "  "
 _BAR_WIDTH = 16
 _COLUMNS, _DIGITS = " ▁▂▃▄▅▆▇█", " 123456789"
+_MOST_DRAWN = 64
+"""Counts that a terminal shows beside each other."""
 _NARROWEST_NAME = 12
 _UNKNOWN = "-"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """A column of numbers, or of text on the left."""
-
-    key: str
-    """Name of the rows' value, and in CSV."""
-    title: str
-    show: Callable[[Any], str] = str
-    left: bool = False
-    leaves: int = 0
-    """Order in which columns leave that do not fit, the smallest first; 0: it stays."""
-    draw: Callable[[Any, bool], str] | None = None
-    """A drawing of the value, of blocks where the flag says so; not in CSV and plain columns."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """A table with sentences before and behind it."""
-
-    columns: Sequence[Column]
-    """The first holds names, which fold."""
-    rows: Sequence[Mapping[str, Any]]
-    title: str = ""
-    facts: Sequence[tuple[str, str]] = ()
-    notes: Sequence[str] = ()
 
 
 def print_view(console: Console, view: View, *, wide: bool) -> None:
@@ -155,22 +130,26 @@ def _cells(column: Column, rows: Sequence[Mapping[str, Any]], console: Console) 
         if value is None:
             cells.append("")
         elif column.draw is not None:
-            cells.append(column.draw(value, blocks))
+            cells.append(_DRAWN[column.draw](value, blocks))
         else:
             cells.append(visible(column.show(value)))
     return cells
 
 
-def bar(share: float, blocks: bool) -> str:
-    """Draw a share in [0, 1]."""
+def _bar(share: float, blocks: bool) -> str:
     return ("█" if blocks else "#") * round(share * _BAR_WIDTH)
 
 
-def profile(counts: Sequence[int], blocks: bool) -> str:
+def _profile(counts: Sequence[int], blocks: bool) -> str:
     """Draw counts as columns, by the square root of each: one that is not 0 shows."""
+    if len(counts) > _MOST_DRAWN:
+        return ""
     marks = _COLUMNS if blocks else _DIGITS
     most = max(counts, default=0) or 1
     return "".join(marks[math.ceil(math.sqrt(count / most) * (len(marks) - 1))] for count in counts)
+
+
+_DRAWN: dict[str, Callable[[Any, bool], str]] = {"bar": _bar, "profile": _profile}
 
 
 def _width(widths: Iterator[int]) -> int:

@@ -17,8 +17,7 @@ from ._options import Dataset, General, InProcess, Network, Training, Weights, c
 
 if TYPE_CHECKING:
     from apot_export.inspection.opened import Inspection
-
-    from ._tables import View
+    from apot_export.presentation.tables import View
 
 _OVERVIEW = "overview"
 _HELP = {"--help", "-h"}
@@ -145,8 +144,9 @@ def overview(
     checkpoints.
     """
     with reported(general, in_process=in_process):
+        from apot_export.inspection.views import flat_view, overview_views
+
         from ._progress import working
-        from ._views import flat_view, overview_views
 
         with working("Inspecting", quiet=general.quiet):
             found = _opened(path, general, training, network).overview
@@ -177,7 +177,8 @@ def cost(
     energies are by two published tables.
     """
     with reported(general, in_process=in_process):
-        from ._layer_views import cost_view, forms_view
+        from apot_export.inspection.layer_views import cost_view, forms_view
+
         from ._progress import working
 
         with working("Inspecting", quiet=general.quiet):
@@ -204,7 +205,8 @@ def levels(
     Entropy, levels that no weight has, zeros, terms of a weight; as CSV, a row for each level.
     """
     with reported(general, in_process=in_process):
-        from ._layer_views import histogram_view, levels_view
+        from apot_export.inspection.layer_views import histogram_view, levels_view
+
         from ._progress import working
 
         with working("Inspecting", quiet=general.quiet):
@@ -241,7 +243,8 @@ def weights(
     read, too.
     """
     with reported(general, in_process=in_process):
-        from ._layer_views import weights_view
+        from apot_export.inspection.layer_views import weights_view
+
         from ._progress import working
 
         with working("Inspecting", quiet=general.quiet):
@@ -270,9 +273,9 @@ def alphas(
     """Show the clipping thresholds of every quantized layer."""
     with reported(general, in_process=in_process):
         from apot_export.inspection.thresholds import thresholds
+        from apot_export.inspection.views import alphas_view
 
         from ._progress import working
-        from ._views import alphas_view
 
         path = chosen(path, "Inspecting", quiet=general.quiet)
         with working(f"Inspecting {path}", quiet=general.quiet):
@@ -294,7 +297,7 @@ def bits(
 ) -> None:
     """Show bits and bytes of every layer's weights."""
     with reported(general, in_process=in_process):
-        from ._views import bits_view
+        from apot_export.inspection.views import bits_view
 
         found = _opened(path, general, training, network).bits
         views = (bits_view(found),)
@@ -316,9 +319,8 @@ def integer(
 ) -> None:
     """Show operations and ranges of the integer network."""
     with reported(general):
+        from apot_export.inspection.views import integer_view
         from apot_export.inspection.widths import integer_summary
-
-        from ._views import integer_view
 
         path = chosen(path, "Inspecting", quiet=general.quiet)
         found = integer_summary(path)

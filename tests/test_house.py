@@ -16,6 +16,7 @@ ARROWS: dict[str, set[str]] = {
     "_version": set(),
     "arguments": {"errors"},
     "budgets": {"errors"},
+    "presentation": {"errors"},
     "network": {"errors"},
     "datasets": {"errors", "budgets"},
     "original": {"arguments", "errors", "budgets", "network"},
@@ -29,11 +30,11 @@ ARROWS: dict[str, set[str]] = {
     },
     "verification": {
         *("arguments", "errors", "_version", "budgets", "network", "datasets", "original"),
-        *("integer", "artifacts", "runtimes", "downstream"),
+        *("integer", "artifacts", "runtimes", "downstream", "presentation"),
     },
     "inspection": {
         *("arguments", "errors", "network", "datasets", "original", "encoding", "artifacts"),
-        *("verification",),
+        *("verification", "presentation"),
     },
     "tuning": {"arguments", "errors", "_version", "network", "artifacts", "runtimes"},
     "devices": {
@@ -53,7 +54,7 @@ FOREIGN = {
     "openvino": {"runtimes"},
     "torchvision": {"datasets"},
     "PIL": {"datasets", "verification.page"},
-    "jinja2": {"verification.page"},
+    "jinja2": {"presentation"},
     "safetensors": set[str](),
     "typer": set[str](),
     "rich": set[str](),

@@ -16,6 +16,9 @@ from apot_export.network import CodedLayer, CodedNetwork, Layer, PlaneLayer
 from apot_export.network.shown import Shown
 from apot_export.original.quantization import FULL_PRECISION_BITS
 
+OPERATIONS = ("additions", "shifts", "comparisons")
+"""What is counted of the integer network."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerWidth:
@@ -120,3 +123,9 @@ def integer_summary(directory: Path) -> Mapping[str, Any]:
             fix="convert the checkpoint with --integer",
         )
     return found
+
+
+def operation_totals(form: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many operations of each kind the integer network takes for one image."""
+    counts = form["operations"].values()
+    return {kind: sum(count[kind] for count in counts) for kind in OPERATIONS}

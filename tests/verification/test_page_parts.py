@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from apot_export.errors import DatasetError, visible
+from apot_export.presentation.charts import Histogram
+from apot_export.presentation.frame import environment
 from apot_export.verification.page import render_page
-from apot_export.verification.page._charts import Histogram
-from apot_export.verification.page._frame import environment
 from apot_export.verification.page._pictures import picture
 from apot_export.verification.report import Report
 from tests.support.sample_reports import REVERSED, failing, passing

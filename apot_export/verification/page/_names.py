@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from apot_export.original.families import MULTI_BIT
+from apot_export.presentation.words import LEVELS
 from apot_export.verification.report import ComparedSide, Report, Yardstick
 
 _EXECUTORS = {
@@ -16,7 +17,6 @@ _EXECUTORS = {
     "oracle": "Oracle, shifts and adds",
     "packed": "Packed file",
 }
-_METHODS = {"apot": "additive powers of two", "pot": "powers of two", "uniform": "uniform levels"}
 _SWITCHES = {"TF32"}
 _FULL_PRECISION = 32
 
@@ -88,7 +88,7 @@ def quantization(report: Report) -> str:
     if bits == _FULL_PRECISION:
         return "float32"
     method = str(settings.get("method", ""))
-    return f"{bits}, {_METHODS.get(method, method)}" if method else str(bits)
+    return f"{bits}, {LEVELS.get(method, method)}" if method else str(bits)
 
 
 def parts(report: Report) -> list[tuple[str, str]]:

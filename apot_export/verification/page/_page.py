@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from apot_export.datasets.significance import wilson_interval
+from apot_export.presentation.charts import Gauge, Histogram, IntervalChart, Rate
+from apot_export.presentation.frame import render
+from apot_export.presentation.numbers import power_of_ten
 from apot_export.verification.page import _names
-from apot_export.verification.page._charts import Gauge, Histogram, IntervalChart, Rate
-from apot_export.verification.page._frame import render
-from apot_export.verification.page._numbers import power_of_ten
 from apot_export.verification.page._pictures import picture
 from apot_export.verification.report import DIFFERENCE_EDGES, DISTANCE_EDGES, Report
 
@@ -25,6 +25,7 @@ def render_page(report: Report) -> str:
         DatasetError: The pixels of a flipped image cannot be shown as a picture.
     """
     return render(
+        __package__,
         "verification.html",
         report=report,
         names=_names,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._tables import Column, View, bar, profile
-from ._views import LAYER, count, digits
+from apot_export.inspection.views import LAYER
+from apot_export.presentation.tables import Column, View, count, digits
 
 if TYPE_CHECKING:
     from apot_export.inspection.cost import Cost
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 _NANO = 1000
 """Picojoules."""
-_MOST_DRAWN = 64
-"""Levels that a terminal shows beside each other."""
 
 
 def _percent(share: float) -> str:
@@ -132,7 +130,7 @@ def levels_view(path: Path, found: Levels) -> View:
             Column(key="zeros", title="zeros", show=_percent),
             Column(key="terms", title="terms", show="{:.2f}".format),
             Column(key="outermost", title="outermost", show=_percent, leaves=5),
-            Column(key="counts", title="use", draw=_profile, leaves=2),
+            Column(key="counts", title="use", draw="profile", leaves=2),
         ),
         rows=rows,
         notes=(
@@ -141,10 +139,6 @@ def levels_view(path: Path, found: Levels) -> View:
             "levels of a layer, --csv those of all.",
         ),
     )
-
-
-def _profile(counts: Sequence[int], blocks: bool) -> str:
-    return profile(counts, blocks) if len(counts) <= _MOST_DRAWN else ""
 
 
 def histogram_view(layers: Iterable[LayerLevels]) -> View:
@@ -166,7 +160,7 @@ def histogram_view(layers: Iterable[LayerLevels]) -> View:
             Column(key="value", title="value", show=digits),
             Column(key="count", title="count", show=count),
             Column(key="share", title="share", show="{:.2%}".format),
-            Column(key="bar", title="", draw=bar, leaves=1),
+            Column(key="bar", title="", draw="bar", leaves=1),
         ),
         rows=rows,
     )

@@ -9,10 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apot_export.inspection.widths import OPERATIONS, operation_totals
 from apot_export.original import families
-
-from ._render import LEVELS, OPERATIONS, SOURCES, in_bytes, operation_totals
-from ._tables import Column, View, bar
+from apot_export.presentation.numbers import in_bytes
+from apot_export.presentation.tables import Column, View, count, digits
+from apot_export.presentation.words import LEVELS, SOURCES
 
 if TYPE_CHECKING:
     from apot_export.inspection.overview import Overview
@@ -20,16 +21,6 @@ if TYPE_CHECKING:
     from apot_export.inspection.widths import Widths
 
 LAYER = Column(key="layer", title="layer", left=True)
-
-
-def count(number: float) -> str:
-    """Show a count."""
-    return f"{number:,}"
-
-
-def digits(number: float) -> str:
-    """Show four digits."""
-    return f"{number:.4g}"
 
 
 # --- overview -------------------------------------------------------------------------------------
@@ -184,7 +175,7 @@ def alphas_view(found: Thresholds) -> View:
             Column(key="activation_alpha", title="activation alpha", show="{:.4f}".format),
             Column(key="weight_bits", title="weight bits"),
             Column(key="activation_bits", title="activation bits", leaves=2),
-            Column(key="share", title="share", draw=bar, leaves=1),
+            Column(key="share", title="share", draw="bar", leaves=1),
         ),
         rows=rows,
         notes=notes,
@@ -213,7 +204,7 @@ def bits_view(found: Widths) -> View:
             *([Column(key="filters", title="vectors", show=count)] if vectors else []),
             Column(key="bits", title="bits", show=digits),
             Column(key="bytes", title="bytes", show=count),
-            Column(key="share", title="share of bytes", draw=bar, leaves=1),
+            Column(key="share", title="share of bytes", draw="bar", leaves=1),
         ),
         rows=rows,
         notes=(

@@ -43,6 +43,18 @@ def compact(number: int) -> str:
     return f"{value:.0f}{unit}" if whole else f"{value:.1f}{unit}"
 
 
+def in_bytes(count: int) -> str:
+    """Return a number of bytes with its unit.
+
+    >>> in_bytes(135980), in_bytes(12)
+    ('135.98 kB', '12 B')
+    """
+    for unit, size in (("MB", 1_000_000), ("kB", 1_000)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
+
+
 def percent(rate: float, digits: int = 2) -> str:
     """Return a rate in [0, 1] as a percentage that rounds neither to all nor to nothing.
 
