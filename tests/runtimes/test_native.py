@@ -27,10 +27,11 @@ from apot_export.network import (
 )
 from apot_export.network.bitpack import pack
 from apot_export.network.codebook import apot, uniform
-from apot_export.runtimes.native import _library, compile_network
+from apot_export.runtimes.native import compile_network
 from apot_export.runtimes.native._library import Library, compile_kernels
 from apot_export.runtimes.native._lower import _best_run
 from tests.support import random_coded_networks
+from tests.support.emulated_tiles import emulating_library
 from tests.support.native_checks import byte_levels, differences, signed_byte_levels
 from tests.support.networks import Builder, images_of, quantizer, small_network
 from tests.support.random_coded_networks import WEIGHTS, plane_network, random_network, two_layers
@@ -40,17 +41,13 @@ pytestmark = pytest.mark.skipif(
     not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler"
 )
 ON_ARM = platform.machine().lower() in {"arm64", "aarch64"}
-KERNELS = ("neon", "plain") if ON_ARM else ("avx512_vbmi", "avx512", "avx_vnni", "avx2", "plain")
+OF_X86 = ("avx512_vbmi", "avx512", "avx_vnni", "avx2")
+KERNELS = ("amx", *(("neon",) if ON_ARM else OF_X86), "plain")
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    """Return a build in which a processor with AVX-512 also runs the kernels of AVX-VNNI."""
-    flags = _library.build_flags()
-    flags["avx_vnni"] = [*flags["avx512"], "-mavx2", "-DAPOT_EVEX_DOT"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_library, "build_flags", lambda: flags)
-        return Library(compile_kernels(tmp_path_factory.mktemp("kernels"), ("-O3", "-Werror")))
+    return emulating_library(tmp_path_factory.mktemp("kernels"), "-O3", "-Werror")
 
 
 @pytest.fixture(params=KERNELS)

@@ -14,8 +14,9 @@ from apot_export.errors import KernelError, PackedFileError
 from apot_export.network import CodedNetwork
 from apot_export.network.codebook import apot
 from apot_export.runtimes.native import compile_network
-from apot_export.runtimes.native._library import Library, compile_kernels
+from apot_export.runtimes.native._library import Library
 from apot_export.runtimes.native._lower import lower
+from tests.support.emulated_tiles import emulating_library
 from tests.support.native_checks import byte_levels, differences, signed_byte_levels
 from tests.support.networks import Builder, images_of, quantizer
 from tests.support.packed_parts import changed_files, is_small, sound_files
@@ -38,7 +39,7 @@ def transformed(size: tuple[int, int]) -> CodedNetwork:
 def main() -> None:
     """Compile into the folder that is given, run, and print how much ran."""
     folder = Path(sys.argv[1])
-    library = Library(compile_kernels(folder, flags("-O1")))
+    library = emulating_library(folder, *flags("-O1"))
     INPUTS[:] = byte_levels()
     networks = [*(random_network(seed) for seed in range(5)), plane_network(0)]
     networks += [random_network(seed, signed_byte_levels()) for seed in range(3)]

@@ -175,5 +175,6 @@ def reads(step: Fused) -> tuple[str, ...]:
     """Return the values that a step reads."""
     if isinstance(step.node.operation, Concat):
         return step.node.inputs
-    addends = [step.finish.addend, step.after.addend if step.after else None]
-    return (step.spread or step.source, *(name for name in addends if name is not None))
+    # A convolution whose levels are transformed can also be computed from the levels themselves.
+    others = [step.spread, step.finish.addend, step.after.addend if step.after else None]
+    return (step.source, *(name for name in others if name is not None))

@@ -43,7 +43,7 @@ class FastNetwork(Shown):
         self._plan = library.opened(program.plan(), kernels)
         weakref.finalize(self, library.functions.apot_close, self._plan)
         self.kernels = kernels
-        """Name of the kernels: "avx512_vbmi", "avx512", "avx_vnni", "avx2", "neon" or "plain"."""
+        """Name of the kernels, such as "amx" or "plain": `docs/native-kernels.md` lists them."""
         self.threads = threads
         """Threads that share the images of a batch, and the rows of those that are left over."""
         self._lock = threading.Lock()

@@ -14,7 +14,7 @@ LONGEST_RUN = 7
 PROJECTIONS = 2
 """Quantizers that a step can feed beside its floats."""
 
-MAGIC, VERSION = b"apotplan", 1
+MAGIC, VERSION = b"apotplan", 2
 LINE = 64
 """Bytes of a cache line, at multiples of which constants begin."""
 ANY_MEMORY = (1 << 64) - 1

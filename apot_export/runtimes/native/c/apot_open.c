@@ -110,7 +110,7 @@ static int checked(apot_network *n, int64_t size, uint64_t max_memory)
         return APOT_DAMAGED;
     step *steps = (step *)(n->memory + n->plan.steps_at);
     n->steps = steps;
-    return apot_plan_is_sound(&n->plan, n->memory, steps) ? APOT_OK : APOT_MALFORMED;
+    return apot_plan_is_sound(&n->plan, n->memory, steps) ? apot_find_matrices(n) : APOT_MALFORMED;
 }
 
 static const kernels *kernels_named(const char *name)
@@ -205,6 +205,7 @@ void apot_close(apot_network *network)
 {
     if (!network)
         return;
+    apot_free_matrices(network);
     free(network->memory);
     free(network);
 }

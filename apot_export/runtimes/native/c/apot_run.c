@@ -1,5 +1,5 @@
 /* Runs steps: cuts values into tiles and rows, shares them among threads. */
-#include "apot_steps.h"
+#include "apot_work.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -8,25 +8,6 @@
 #include <string.h>
 
 #define SPINS 2000 /* looks at a barrier before the processor is given to others */
-
-/* A thread's share of an image: `part` of `parts`, with bytes of its own. */
-typedef struct {
-    const kernels *by;
-    uint8_t *arena, *scratch;
-    const float *image;
-    void *trace; /* where the sums go, [height, width, channels], or NULL */
-    int64_t part, parts;
-} worker;
-
-static int64_t share(const worker *w, int64_t count, int64_t part)
-{
-    return count * part / w->parts;
-}
-
-static int64_t padded(int64_t channels)
-{
-    return (channels + LANES - 1) / LANES * LANES;
-}
 
 /* --- borders --------------------------------------------------------------------------------- */
 
@@ -59,7 +40,7 @@ static void clear_borders(uint8_t *arena, const finishing *f)
 
 /* --- convolutions ---------------------------------------------------------------------------- */
 
-static void write_trace(
+void apot_write_trace(
     const worker *w, const step *s, const int32_t *sums, int64_t pixels, int64_t groups, int64_t channel, int64_t y,
     int64_t x)
 {
@@ -79,20 +60,17 @@ typedef struct {
 
 static block block_at(const worker *w, const step *s, int64_t index)
 {
-    int64_t lanes_of_group = padded(s->channels) / LANES / (s->blocks / s->group_blocks);
-    int64_t group = index / s->group_blocks, first = index % s->group_blocks * WIDEST_BLOCK;
-    int64_t groups = lanes_of_group - first < WIDEST_BLOCK ? 1 : WIDEST_BLOCK;
-    int64_t channel = (group * lanes_of_group + first) * LANES;
-    int64_t lane_bytes = 4 * s->taps * (s->winograd ? POSITIONS : 1), at = channel * lane_bytes;
-    block b = {.channel = channel, .groups = groups};
-    b.from = w->arena + s->from.at + group * s->group_bytes;
+    channel_block of = channels_at(s, index);
+    int64_t lane_bytes = 4 * s->taps * (s->winograd ? POSITIONS : 1), at = of.channel * lane_bytes;
+    block b = {.channel = of.channel, .groups = of.groups};
+    b.from = w->arena + s->from.at + of.input;
     b.weights = (const uint8_t *)s->weights + at;
     b.high_weights = s->high_weights ? (const uint8_t *)s->high_weights + at : NULL;
-    b.next = index + 1 < s->blocks ? b.weights + groups * LANES * lane_bytes : b.weights;
-    b.end = b.next + groups * LANES * lane_bytes;
+    b.next = index + 1 < s->blocks ? b.weights + of.groups * LANES * lane_bytes : b.weights;
+    b.end = b.next + of.groups * LANES * lane_bytes;
     for (int runs = 0; runs < 2; runs++)
-        b.tiles[runs] = s->integers ? w->by->integers[s->run - 1][runs][groups - 1]
-                                    : w->by->floats[s->run - 1][runs][groups - 1];
+        b.tiles[runs] = s->integers ? w->by->integers[s->run - 1][runs][of.groups - 1]
+                                    : w->by->floats[s->run - 1][runs][of.groups - 1];
     return b;
 }
 
@@ -129,7 +107,7 @@ static void convolve_runs(
     for (int64_t i = 0; i < runs; i++) {
         const int32_t *part = sums + i * s->run * b->groups * LANES;
         if (w->trace)
-            write_trace(w, s, part, s->run, b->groups, b->channel, at[i].y, at[i].x);
+            apot_write_trace(w, s, part, s->run, b->groups, b->channel, at[i].y, at[i].x);
         w->by->finish(
             f, w->arena, part, b->groups * LANES * 4, (int)s->integers, s->run, b->groups,
             b->channel, ring_rows ? at[i].y % ring_rows : at[i].y, at[i].x);
@@ -159,7 +137,7 @@ static void convolve_planes(
             if (y >= s->height)
                 continue;
             if (w->trace)
-                write_trace(w, s, part, inside, b->groups, b->channel, y, x);
+                apot_write_trace(w, s, part, inside, b->groups, b->channel, y, x);
             w->by->finish(
                 f, w->arena, part, b->groups * LANES * 4, 1, inside, b->groups, b->channel, y, x);
         }
@@ -330,7 +308,7 @@ static void rows(const worker *w, const step *s)
         else
             unroll(s, w->arena, (float *)w->scratch);
         if (w->trace)
-            write_trace(w, s, (const int32_t *)sums, s->width, channels / LANES, 0, y, 0);
+            apot_write_trace(w, s, (const int32_t *)sums, s->width, channels / LANES, 0, y, 0);
         w->by->finish(
             &s->finish, w->arena, sums, pixel, s->kind == DEPTHWISE && s->integers, s->width,
             channels / LANES, 0, y, 0);
@@ -392,8 +370,10 @@ static void place(const worker *w, const step *s)
                 w->arena + s->from.at + y * s->from.row + x * s->from.pixel, (size_t)s->channels * 4);
 }
 
-static void run_step(const worker *w, const step *s)
+static void run_step(const worker *w, const step *s, const matrix *m)
 {
+    if (m && m->skipped)
+        return;
     if (w->part == 0 && !(s->kind == LOAD && s->planes)) {
         if (!s->pooled)
             clear_borders(w->arena, &s->finish);
@@ -404,6 +384,8 @@ static void run_step(const worker *w, const step *s)
         load(w, s);
     else if (s->kind == PLACE)
         place(w, s);
+    else if (m && m->used)
+        apot_multiply(w, s, m);
     else if (s->kind == SPREAD)
         spread_rows(w, s);
     else if (s->kind == CONVOLVE && s->pooled)
@@ -420,6 +402,7 @@ static void run_step(const worker *w, const step *s)
 typedef struct {
     const apot_network *network;
     const step *steps;
+    const matrix *matrices; /* of the steps, or NULL */
     int64_t count, images, threads;
     const float *pixels;
     float *outputs;
@@ -455,7 +438,7 @@ static void run_image(job *j, worker *w, int64_t image, long *times)
     const plan *p = &j->network->plan;
     w->image = j->pixels + image * p->channels * p->height * p->width;
     for (int64_t i = 0; i < j->count; i++) {
-        run_step(w, &j->steps[i]);
+        run_step(w, &j->steps[i], j->matrices ? &j->matrices[i] : NULL);
         if (w->parts > 1)
             meet(j, times);
     }
@@ -525,7 +508,7 @@ const kernels *apot_find_kernels(int index)
 {
     typedef const kernels *getter(void);
     getter *const all[] = {
-        apot_avx512_vbmi, apot_avx512, apot_avx_vnni, apot_avx2, apot_neon, apot_plain};
+        apot_amx, apot_avx512_vbmi, apot_avx512, apot_avx_vnni, apot_avx2, apot_neon, apot_plain};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         const kernels *found = all[i]();
         if (found && index-- == 0)
@@ -558,8 +541,8 @@ int apot_run(
 {
     if (!n || count < 0 || (count && (!images || !outputs)) || !threads_are_possible(threads))
         return APOT_BAD_ARGUMENT;
-    job j = {.network = n, .steps = n->steps, .count = n->plan.steps, .images = count,
-             .threads = threads, .pixels = images, .outputs = outputs};
+    job j = {.network = n, .steps = n->steps, .matrices = n->matrices, .count = n->plan.steps,
+             .images = count, .threads = threads, .pixels = images, .outputs = outputs};
     return count ? run_in(&j, workspace) : APOT_OK;
 }
 
@@ -572,5 +555,6 @@ int apot_run_step(
         return APOT_BAD_ARGUMENT;
     job j = {.network = n, .steps = n->steps + index, .count = 1, .images = 1, .threads = threads,
              .pixels = image, .trace = sums};
+    j.matrices = n->matrices ? n->matrices + index : NULL;
     return run_in(&j, workspace);
 }

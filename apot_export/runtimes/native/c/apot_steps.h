@@ -115,6 +115,38 @@ typedef void collect_kernel(
     const int32_t *sums, int64_t pixels, int64_t groups, const int32_t *corrections,
     int64_t channels, int32_t *to);
 
+/* A step whose sums are products of matrices: `pixels` by `taps` at a time, runs of pixels two by two. A
+ * run lies in one row, or in all rows at once where they follow each other: then some of its pixels are those
+ * between the rows, whose sums nobody takes. */
+typedef struct {
+    int64_t used;                       /* whether the step is one */
+    int64_t skipped;                    /* whether the step prepares for one that does without */
+    int64_t at, row, pixel;             /* bytes: to the first window, between rows, between pixels */
+    int64_t pixels, extent, pitch;      /* of a run; of what is cut into runs; between rows */
+    int64_t runs_of_extent, runs;       /* of what is cut; of all */
+    int64_t chunks, taps;               /* products of a sum: chunks of taps that lie side by side */
+    int32_t *offsets;                   /* bytes from a window to each chunk */
+    const uint8_t *weights, *high_weights; /* [block][chunk][tap][LANES x groups][4] */
+    uint8_t *own;                       /* memory of the weights, where the plan has others */
+} matrix;
+
+/* Sums of one or two runs for a block of channels, [run][pixel][channel]. `ahead`: weights that are wanted
+ * soon, so many cache lines a chunk. */
+typedef void matrix_kernel(
+    void *sums, const uint8_t *first, const uint8_t *second, const matrix *m, const int32_t *offsets,
+    const uint8_t *weights, const uint8_t *ahead, int64_t lines);
+
+#define LONGEST_MATRIX_RUN 16
+#define CHUNK_TAPS 16
+
+/* Kernels by runs - 1, groups - 1: of levels by int8, of bfloat16. Each thread that runs them begins and
+ * ends. */
+typedef struct {
+    void (*begin)(int64_t pixels, int64_t taps);
+    void (*end)(void);
+    matrix_kernel *bytes[2][WIDEST_BLOCK], *halves[2][WIDEST_BLOCK];
+} matrix_kernels;
+
 /* Kernels of one kind of processor: tiles by pixels of a run - 1, runs - 1, groups - 1. */
 typedef struct {
     const char *name;
@@ -124,9 +156,11 @@ typedef struct {
     maximum_kernel *maximum;
     spread_kernel *spread;
     collect_kernel *collect;
+    const matrix_kernels *matrices; /* NULL where the processor multiplies no matrices */
 } kernels;
 
 /* Those of a file, or NULL where the compiler or the processor lacks the instructions. */
+const kernels *apot_amx(void);
 const kernels *apot_plain(void);
 const kernels *apot_avx2(void);
 const kernels *apot_avx_vnni(void);
@@ -137,7 +171,7 @@ const kernels *apot_neon(void);
 /* --- plans ------------------------------------------------------------------------------------ */
 
 #define PLAN_MAGIC "apotplan"
-#define PLAN_VERSION 1
+#define PLAN_VERSION 2
 #define PLAN_LINE 64 /* constants, and the steps behind them, begin at multiples of this */
 
 /* The start of a plan. */
@@ -157,11 +191,16 @@ struct apot_network {
     plan plan;
     const step *steps;
     uint8_t *memory; /* the file, its constants' addresses made pointers */
+    matrix *matrices; /* of each step; NULL: of none */
 };
 
 /* Check all that a run of a plan depends on, and make pointers of the addresses of its constants; 0 if
  * it would leave its memory. */
 int apot_plan_is_sound(const plan *p, uint8_t *memory, step *steps);
+
+/* Find the steps whose sums are products of matrices on a network's kernels; APOT_OK or APOT_NO_MEMORY. */
+int apot_find_matrices(apot_network *n);
+void apot_free_matrices(apot_network *n);
 
 /* Kernels of an index, NULL after the last; the first are the fastest. */
 const kernels *apot_find_kernels(int index);
