@@ -40,9 +40,9 @@ def print_view(console: Console, view: View, *, wide: bool) -> None:
         left_out = _print_table(console, view, wide=wide or not is_terminal())
         if left_out:
             print_text(console, f"Left out in this width (--wide shows them): {left_out}.")
-        if view.notes:
+        if view.notes or view.hints:
             console.print()
-    for note in view.notes:
+    for note in (*view.notes, *view.hints):
         print_text(console, note)
 
 

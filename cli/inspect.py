@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -11,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 from typer.core import TyperGroup
 
+from ._beside import Pictures, Shown, show
 from ._errors import reported
 from ._groups import Command, with_groups
 from ._options import Dataset, General, InProcess, Network, Training, Weights, chosen
 
 if TYPE_CHECKING:
     from apot_export.inspection.opened import Inspection
-    from apot_export.presentation.tables import View
 
 _OVERVIEW = "overview"
 _HELP = {"--help", "-h"}
@@ -46,22 +44,7 @@ Anything = Annotated[
         "in or below this folder."
     ),
 ]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """How a view is printed."""
-
-    PANEL: ClassVar[str] = "Output"
-
-    csv: Annotated[bool, "Print the rows as CSV, with all digits."] = False
-    plain: Annotated[
-        bool,
-        "Print columns of bare numbers; of alphas and bits, the lines of the training log.",
-    ] = False
-    wide: Annotated[
-        bool, "Print all columns, however wide; so it is where the output is no terminal."
-    ] = False
+OfExport = Annotated[Path | None, "Checkpoint of an export, where it is no longer where it was."]
 
 
 @app.callback()
@@ -70,46 +53,6 @@ def inspect() -> None:
 
     `apot-export inspect PATH` gives an overview.
     """
-
-
-def _show(
-    content: Any,
-    general: General,
-    shown: Shown,
-    views: Callable[[], Iterable[View]],
-    *,
-    lines: Callable[[], Iterable[str]] | None = None,
-    flat: Callable[[], View] | None = None,
-) -> None:
-    """Print what was found.
-
-    Args:
-        content: Its JSON form.
-        general: Whether that is wanted.
-        shown: How to print it else.
-        views: Its tables.
-        lines: Its lines in a log, for `--plain`.
-        flat: The table of CSV and plain columns; None for the first of the tables.
-    """
-    if general.as_json:
-        typer.echo(json.dumps(content, indent=2))
-        return
-    if shown.plain and lines is not None:
-        for line in lines():
-            typer.echo(line)
-        return
-    from ._render import console_of_output
-    from ._tables import print_csv, print_plain, print_view
-
-    if shown.csv or shown.plain:
-        view = flat() if flat is not None else next(iter(views()))
-        (print_csv if shown.csv else print_plain)(view)
-        return
-    console = console_of_output()
-    for number, view in enumerate(views()):
-        if number:
-            console.print()
-        print_view(console, view, wide=shown.wide)
 
 
 def _opened(
@@ -132,9 +75,11 @@ def _opened(
 def overview(
     path: Anything = None,
     *,
+    checkpoint: OfExport = None,
     training: Training,
     network: Network,
     in_process: InProcess = False,
+    pictures: Pictures,
     shown: Shown,
     general: General,
 ) -> None:
@@ -149,9 +94,12 @@ def overview(
         from ._progress import working
 
         with working("Inspecting", quiet=general.quiet):
-            found = _opened(path, general, training, network).overview
+            pictures.require_writable()
+            opened = _opened(path, general, training, network, checkpoint)
+            found = opened.overview
+            pictures.write(opened)
         content = found.to_json()
-        _show(
+        show(
             content,
             general,
             shown,
@@ -185,7 +133,7 @@ def cost(
             opened = _opened(path, general, training, network)
             found = opened.cost
         views = (cost_view(opened.path, found), forms_view(found))
-        _show(found.to_json(), general, shown, lambda: views)
+        show(found.to_json(), general, shown, lambda: views)
 
 
 @app.command("levels", cls=Command)
@@ -214,7 +162,7 @@ def levels(
             found = opened.levels if layer is None else opened.levels.of_layer(layer)
         one = layer is not None
         view = histogram_view(found.layers) if one else levels_view(opened.path, found)
-        _show(
+        show(
             found.to_json(),
             general,
             shown,
@@ -228,9 +176,7 @@ def levels(
 def weights(
     path: Anything = None,
     *,
-    checkpoint: Annotated[
-        Path | None, "Checkpoint of an export, where it is no longer where it was."
-    ] = None,
+    checkpoint: OfExport = None,
     training: Training,
     network: Network,
     in_process: InProcess = False,
@@ -250,7 +196,7 @@ def weights(
         with working("Inspecting", quiet=general.quiet):
             opened = _opened(path, general, training, network, checkpoint)
             found = opened.weights
-        _show(found.to_json(), general, shown, lambda: (weights_view(opened.path, found),))
+        show(found.to_json(), general, shown, lambda: (weights_view(opened.path, found),))
 
 
 @app.command("alphas", cls=Command)
@@ -281,7 +227,7 @@ def alphas(
         with working(f"Inspecting {path}", quiet=general.quiet):
             found = thresholds(path, bits=bits, weights=weights)
         views = (alphas_view(found),)
-        _show(found.to_json(), general, shown, lambda: views, lines=found.plain_lines)
+        show(found.to_json(), general, shown, lambda: views, lines=found.plain_lines)
 
 
 @app.command("bits", cls=Command)
@@ -301,7 +247,7 @@ def bits(
 
         found = _opened(path, general, training, network).bits
         views = (bits_view(found),)
-        _show(found.to_json(), general, shown, lambda: views, lines=found.plain_lines)
+        show(found.to_json(), general, shown, lambda: views, lines=found.plain_lines)
 
 
 @app.command("integer", cls=Command)
@@ -325,7 +271,7 @@ def integer(
         path = chosen(path, "Inspecting", quiet=general.quiet)
         found = integer_summary(path)
         views = (integer_view(path, found),)
-        _show(dict(found), general, shown, lambda: views)
+        show(dict(found), general, shown, lambda: views)
 
 
 @dataclass(frozen=True)
@@ -380,7 +326,7 @@ def identify(
         if shown.csv or shown.plain or general.as_json:
             from ._render_identify import hypotheses_view
 
-            _show(found.to_json(), general, shown, lambda: (hypotheses_view(found),))
+            show(found.to_json(), general, shown, lambda: (hypotheses_view(found),))
         else:
             from ._render_identify import print_identification
 

@@ -118,10 +118,13 @@ def _verified(export: Path | None, *, quiet: bool, **options: Any) -> Report:
 
 
 def _show(report: Report, html: Path | None, general: General) -> None:
-    from ._page import write_page
     from ._render_verify import print_report
 
     if html is not None:
-        write_page(html, report)
+        from apot_export.verification.page import render_page
+
+        from ._page import write_text
+
+        write_text(html, render_page(report))
     if not printed(report, general, report.verdict):
         print_report(report)

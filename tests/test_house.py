@@ -33,8 +33,8 @@ ARROWS: dict[str, set[str]] = {
         *("integer", "artifacts", "runtimes", "downstream", "presentation"),
     },
     "inspection": {
-        *("arguments", "errors", "network", "datasets", "original", "encoding", "artifacts"),
-        *("verification", "presentation"),
+        *("arguments", "errors", "_version", "network", "datasets", "original", "encoding"),
+        *("artifacts", "verification", "presentation"),
     },
     "tuning": {"arguments", "errors", "_version", "network", "artifacts", "runtimes"},
     "devices": {

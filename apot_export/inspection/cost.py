@@ -14,7 +14,7 @@ from apot_export.network import CodedLayer, CodedNetwork, FloatLayer, PlaneLayer
 from apot_export.network import operations as op
 from apot_export.network.graph import products_by_node
 from apot_export.network.layers import EncodedCodes, Layer
-from apot_export.network.memory_plan import peak_bytes
+from apot_export.network.memory_plan import activations, bytes_of
 from apot_export.network.shown import Shown
 
 INTEGER, FLOAT = "int32", "float32"
@@ -213,6 +213,15 @@ def stored_bits(layer: Layer) -> int:
     return math.prod(layer.shape) * _FLOAT_BITS
 
 
+def value_bits(network: CodedNetwork) -> dict[str, int]:
+    """Return the bits of a number of every value as stored: of levels, or 32 of floats."""
+    bits = dict.fromkeys(network.shapes, _FLOAT_BITS)
+    for node in network.nodes:
+        if isinstance(node.operation, op.QuantizeActivation):
+            bits[node.name] = _input_bits(network.layers[node.operation.layer])
+    return bits
+
+
 def _operations(layer: Layer, positions: int) -> tuple[str, int, int, int]:
     """Return the arithmetic of a layer, and its additions, shifts and multiplications."""
     if isinstance(layer, FloatLayer):
@@ -253,17 +262,13 @@ def _forms(network: CodedNetwork, layers: list[LayerCost]) -> tuple[Form, ...]:
     macs = sum(layer.macs for layer in layers)
     moved = sum(layer.bits_moved for layer in layers)
     bytes_moved = sum(layer.int8_bits_moved for layer in layers)
-    as_stored = dict.fromkeys(network.shapes, _FLOAT_BITS)
-    for node in network.nodes:
-        if isinstance(node.operation, op.QuantizeActivation):
-            as_stored[node.name] = _input_bits(network.layers[node.operation.layer])
     count = {
         part: sum(getattr(layer, part) for layer in layers)
         for part in ("additions", "shifts", "multiplications")
     }
     multiplied = {"additions": macs, "shifts": 0, "multiplications": macs}
     found = (
-        ("stored", count, moved, as_stored),
+        ("stored", count, moved, value_bits(network)),
         ("int8", multiplied, bytes_moved, dict.fromkeys(network.shapes, _INT8_BITS)),
         ("float32", multiplied, 4 * bytes_moved, dict.fromkeys(network.shapes, _FLOAT_BITS)),
     )
@@ -277,7 +282,7 @@ def _forms(network: CodedNetwork, layers: list[LayerCost]) -> tuple[Form, ...]:
             name=name,
             **counted,
             bits_moved=bits,
-            peak_bytes=peak_bytes(network, of_values),
+            peak_bytes=bytes_of(activations(network, of_values)),
             energy=energies[name],
             moving_energy={table.name: table.moving(bits) for table in TABLES},
         )

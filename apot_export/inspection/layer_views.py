@@ -135,9 +135,9 @@ def levels_view(path: Path, found: Levels) -> View:
         rows=rows,
         notes=(
             "Entropy in bits a weight; terms: powers of two, or sign vectors, of a weight on "
-            "average; outermost: weights at the lowest or highest level. --layer NAME counts the "
-            "levels of a layer, --csv those of all.",
+            "average; outermost: weights at the lowest or highest level.",
         ),
+        hints=("--layer NAME counts the levels of a layer, --csv those of all.",),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from apot_export.errors import ExportError
 from apot_export.inspection.widths import kind_of
 from apot_export.network import CodedLayer, CodedNetwork, Layer, PlaneLayer
+from apot_export.network.shown import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +51,10 @@ class LayerLevels:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Levels:
+class Levels(Shown):
     """How a network's weights use their levels, layer by layer in order of computation."""
 
     layers: tuple[LayerLevels, ...]
-
-    def __repr__(self) -> str:
-        """Return the totals in a line."""
-        weights = sum(layer.weights for layer in self.layers)
-        zeros = sum(layer.zeros * layer.weights for layer in self.layers) / weights
-        dead = sum(len(layer.dead) for layer in self.layers)
-        return f"Levels({len(self.layers)} layers: {zeros:.1%} zeros, {dead} dead levels)"
 
     def of_layer(self, name: str) -> Levels:
         """Return the levels of one layer alone.
@@ -82,6 +77,13 @@ class Levels:
     def to_json(self) -> list[dict[str, Any]]:
         """Return the stable JSON form."""
         return [layer.to_json() for layer in self.layers]
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        weights = sum(layer.weights for layer in self.layers)
+        yield "layers", len(self.layers)
+        yield "weights", f"{weights:,}"
+        yield "zeros", f"{sum(one.zeros * one.weights for one in self.layers) / weights:.1%}"
+        yield "levels that no weight has", f"{sum(len(layer.dead) for layer in self.layers):,}"
 
 
 def levels(network: CodedNetwork) -> Levels:

@@ -106,7 +106,7 @@ class Inspection(Shown):
         Raises:
             ExportError: The checkpoint of an export is gone, or another.
         """
-        return weight_errors(self._source, self.network)
+        return weight_errors(self.source, self.network)
 
     @cached_property
     def bits(self) -> Widths:
@@ -117,7 +117,9 @@ class Inspection(Shown):
     def alphas(self) -> Thresholds:
         """The clipping thresholds of every quantized layer."""
         choices = self.statement.choices
-        return thresholds(self.path, bits=choices.bits, weights=choices.weights)
+        return thresholds(
+            self._packed_file or self.path, bits=choices.bits, weights=choices.weights
+        )
 
     @cached_property
     def network(self) -> CodedNetwork:
@@ -138,7 +140,20 @@ class Inspection(Shown):
         from apot_export.encoding.encode import encode_network
 
         terms = self._original.choices.alpha_terms
-        return encode_network(self._source, alpha_terms=terms)
+        return encode_network(self.source, alpha_terms=terms)
+
+    @cached_property
+    def source(self) -> SourceNetwork:
+        """The network as training left it; an export needs its checkpoint.
+
+        Raises:
+            ExportError: The checkpoint of an export is gone, or another.
+        """
+        from apot_export.encoding.capture import capture
+
+        original = self._original
+        quantizers: dict[str, Any] = {**original.multi_bit, **original.powers_of_two}
+        return capture(original.module, original.architecture.input_shape, quantizers)
 
     # --- where things are -------------------------------------------------------------------------
 
@@ -156,11 +171,15 @@ class Inspection(Shown):
         return None if self._folder is None else read_manifest(self._folder)
 
     @cached_property
-    def _packed(self) -> PackedNetwork | None:
+    def _packed_file(self) -> Path | None:
         file = packed_file(self.path)
         if file is None and self.kind == "ONNX model" and self._folder is not None:
             file = self._folder / PACKED_MODEL
-        return None if file is None else load_packed(file)
+        return file
+
+    @cached_property
+    def _packed(self) -> PackedNetwork | None:
+        return None if self._packed_file is None else load_packed(self._packed_file)
 
     @property
     def _bytes(self) -> dict[str, int]:
@@ -223,14 +242,6 @@ class Inspection(Shown):
         fix = "name the right file with --checkpoint, or inspect this one by itself"
         require_recorded(original, manifest, file, fix=fix)
         return original
-
-    @cached_property
-    def _source(self) -> SourceNetwork:
-        from apot_export.encoding.capture import capture
-
-        original = self._original
-        quantizers: dict[str, Any] = {**original.multi_bit, **original.powers_of_two}
-        return capture(original.module, original.architecture.input_shape, quantizers)
 
     def _of_checkpoint(self) -> dict[str, Any]:
         from apot_export.original.parts import stated_parts

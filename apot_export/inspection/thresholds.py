@@ -11,7 +11,7 @@ from typing import Any
 from apot_export.artifacts.directory import PACKED_MODEL
 from apot_export.artifacts.packed import is_packed, load_packed
 from apot_export.errors import BitWidthError, CodebookError, ExportError, RecognitionError
-from apot_export.network import CodedLayer
+from apot_export.network import CodedLayer, CodedNetwork
 from apot_export.network.shown import Shown
 from apot_export.original import families
 from apot_export.original.choices import Choices
@@ -104,7 +104,13 @@ def _is_folder(path: Path) -> bool:
 
 def _of_export(path: Path) -> Thresholds:
     packed = load_packed(path)
-    layers = [
+    family = str(packed.provenance.get("family", "unknown"))
+    return Thresholds(source=path, family=family, layers=thresholds_of(packed.network))
+
+
+def thresholds_of(network: CodedNetwork) -> tuple[LayerThresholds, ...]:
+    """Return the thresholds of the layers that have both."""
+    return tuple(
         LayerThresholds(
             layer=layer.name,
             weight_alpha=layer.alpha,
@@ -112,11 +118,9 @@ def _of_export(path: Path) -> Thresholds:
             weight_bits=layer.codebook.bits,
             activation_bits=layer.activation.codebook.bits,
         )
-        for layer in packed.layers.values()
+        for layer in network.layers.values()
         if isinstance(layer, CodedLayer) and layer.alpha is not None and layer.activation
-    ]
-    family = str(packed.provenance.get("family", "unknown"))
-    return Thresholds(source=path, family=family, layers=tuple(layers))
+    )
 
 
 def _of_checkpoint(path: Path, bits: int | None, weights: str | None) -> Thresholds:

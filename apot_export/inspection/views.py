@@ -153,13 +153,13 @@ def _preprocessing(said: Mapping[str, Any]) -> str:
 def alphas_view(found: Thresholds) -> View:
     """Return clipping thresholds with bars."""
     largest = max((abs(layer.activation_alpha) for layer in found.layers), default=0.0)
-    notes = []
+    notes, hints = [], []
     if not found.layers:
         is_multi_bit = found.family == families.MULTI_BIT.name
         kind = "multi-bit weights, see inspect bits" if is_multi_bit else "floats"
         notes.append(f"No layer has clipping thresholds: {kind}.")
     if any(layer.weight_bits is None for layer in found.layers):
-        notes.append("Bits are unknown: a checkpoint does not hold them; say --bits N.")
+        hints.append("Bits are unknown: a checkpoint does not hold them; say --bits N.")
     rows = [
         {
             **dataclasses.asdict(layer),
@@ -179,6 +179,7 @@ def alphas_view(found: Thresholds) -> View:
         ),
         rows=rows,
         notes=notes,
+        hints=hints,
     )
 
 

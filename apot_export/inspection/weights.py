@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from apot_export.network import CodedNetwork, SourceLayer, SourceNetwork, WeightQuantizer
 from apot_export.network.layers import by_output
+from apot_export.network.shown import Shown
 
 _STEPS = "steps"
 """Rule of weights in units of their threshold, which is a step."""
@@ -58,20 +60,20 @@ class LayerWeights:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class WeightErrors:
+class WeightErrors(Shown):
     """What quantization did to every layer's weights, in order of computation."""
 
     layers: tuple[LayerWeights, ...]
 
-    def __repr__(self) -> str:
-        """Return the range of the errors in a line."""
-        found = [layer.sqnr for layer in self.layers if layer.sqnr is not None]
-        span = f"{min(found):.1f} to {max(found):.1f} dB" if found else "no weight differs"
-        return f"WeightErrors({len(self.layers)} layers: SQNR {span})"
-
     def to_json(self) -> list[dict[str, Any]]:
         """Return the stable JSON form."""
         return [dataclasses.asdict(layer) for layer in self.layers]
+
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        found = [layer.sqnr for layer in self.layers if layer.sqnr is not None]
+        yield "layers", len(self.layers)
+        yield "weights", f"{sum(layer.weights for layer in self.layers):,}"
+        yield "SQNR", f"{min(found):.1f} to {max(found):.1f} dB" if found else "no weight differs"
 
 
 def weight_errors(source: SourceNetwork, coded: CodedNetwork) -> WeightErrors:
@@ -85,10 +87,8 @@ def weight_errors(source: SourceNetwork, coded: CodedNetwork) -> WeightErrors:
 
 def _of_layer(layer: SourceLayer, stored: NDArray[np.float32]) -> LayerWeights:
     latent, after = layer.weight.astype(np.float64), stored.astype(np.float64)
-    before, clipped, quantizer = latent, None, layer.quantizer
+    before, clipped, quantizer = as_quantized(layer), None, layer.quantizer
     if isinstance(quantizer, WeightQuantizer):
-        if quantizer.mean is not None and quantizer.std is not None:
-            before = (latent - float(quantizer.mean)) / float(quantizer.std)
         clipped = _clipped(before, quantizer)
     error = float(np.mean((before - after) ** 2))
     signal = float(np.mean(before**2))
@@ -102,6 +102,18 @@ def _of_layer(layer: SourceLayer, stored: NDArray[np.float32]) -> LayerWeights:
         error=math.sqrt(error),
         sqnr=10 * math.log10(signal / error) if error and signal else None,
     )
+
+
+def as_quantized(layer: SourceLayer) -> NDArray[np.float64]:
+    """Return a layer's weights as they are quantized: normalised, where training did that."""
+    latent, quantizer = layer.weight.astype(np.float64), layer.quantizer
+    if (
+        not isinstance(quantizer, WeightQuantizer)
+        or quantizer.mean is None
+        or quantizer.std is None
+    ):
+        return latent
+    return np.asarray((latent - float(quantizer.mean)) / float(quantizer.std))
 
 
 def _clipped(before: NDArray[np.float64], quantizer: WeightQuantizer) -> float:

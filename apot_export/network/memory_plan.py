@@ -36,12 +36,15 @@ class Use:
 
 
 @dataclass(kw_only=True)
-class _Storage:
+class Storage:
     """Bytes that hold a value, or several, each written over the one before it."""
 
+    values: list[str]
     size: int
     birth: int
+    """Index of the instruction that writes the first value."""
     death: int
+    """Index of the last instruction that needs one; that behind the last for what is kept."""
     offset: int = -1
 
 
@@ -63,10 +66,21 @@ def plan(
     Returns:
         The offset of every value in bytes, and the bytes of all.
     """
+    found = storages(uses, sizes, kept)
+    offsets = {name: storage.offset for storage in found for name in storage.values}
+    return offsets, bytes_of(found)
+
+
+def bytes_of(found: Iterable[Storage]) -> int:
+    """Return the bytes of a workspace that holds all storages."""
+    return max((storage.offset + storage.size for storage in found), default=0)
+
+
+def storages(uses: Sequence[Use], sizes: Mapping[str, int], kept: Iterable[str]) -> list[Storage]:
+    """Return what `plan` places, in the order of birth."""
     last = {name: index for index, use in enumerate(uses) for name in (*use.writes, *use.reads)}
     last.update(dict.fromkeys(kept, len(uses)))
-    of_value: dict[str, _Storage] = {}
-    storages: list[_Storage] = []
+    of_value: dict[str, Storage] = {}
     for index, use in enumerate(uses):
         for name in use.writes:
             if name in of_value:
@@ -81,20 +95,20 @@ def plan(
                 None,
             )
             if found is None:
-                found = _Storage(size=rounded_up(sizes[name]), birth=index, death=index)
-                storages.append(found)
+                found = Storage(values=[], size=rounded_up(sizes[name]), birth=index, death=index)
+            found.values.append(name)
             found.death = last[name]
             of_value[name] = found
     # The largest first: small ones fit into the gaps between them.
-    placed: list[_Storage] = []
-    for storage in sorted(storages, key=lambda one: -one.size):
+    made = [storage for name, storage in of_value.items() if storage.values[0] == name]
+    placed: list[Storage] = []
+    for storage in sorted(made, key=lambda one: -one.size):
         storage.offset = _lowest_gap(storage, placed)
         placed.append(storage)
-    total = max((storage.offset + storage.size for storage in storages), default=0)
-    return {name: storage.offset for name, storage in of_value.items()}, total
+    return made
 
 
-def _lowest_gap(storage: _Storage, placed: Iterable[_Storage]) -> int:
+def _lowest_gap(storage: Storage, placed: Iterable[Storage]) -> int:
     offset = 0
     meets = [one for one in placed if one.birth <= storage.death and storage.birth <= one.death]
     for other in sorted(meets, key=lambda one: one.offset):
@@ -131,10 +145,11 @@ def most_numbers(network: CodedNetwork) -> tuple[str, int]:
 _IN_PLACE = (op.QuantizeActivation, op.ScaleBias, op.Add, op.Relu, op.Clip, op.Flatten, op.Reshape)
 
 
-def peak_bytes(network: CodedNetwork, bits: Mapping[str, int]) -> int:
-    """Return the bytes that the values of an image take, each kept while a node needs it.
+def activations(network: CodedNetwork, bits: Mapping[str, int]) -> list[Storage]:
+    """Return where the values of an image lie, each kept while a node needs it.
 
-    Quantizers, scaling, additions and the like write over an input that nothing else needs.
+    Quantizers, scaling, additions and the like write over an input that nothing else needs. The
+    first instruction gives the image, then there is one for each node.
 
     Args:
         network: The network.
@@ -152,7 +167,7 @@ def peak_bytes(network: CodedNetwork, bits: Mapping[str, int]) -> int:
         name: (math.prod(shape) * bits[name] + 7) // 8 for name, shape in network.shapes.items()
     }
     given = Use(reads=(), writes=(network.input,))
-    return plan([given, *uses], sizes, (network.output, *network.further_outputs))[1]
+    return storages([given, *uses], sizes, (network.output, *network.further_outputs))
 
 
 def _between(network: CodedNetwork, node: Node) -> int:

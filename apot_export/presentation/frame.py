@@ -15,6 +15,7 @@ _FILTERS = (
     numbers.thousands,
     numbers.plural,
     numbers.compact,
+    numbers.in_bytes,
     numbers.percent,
     numbers.real,
     numbers.exact,

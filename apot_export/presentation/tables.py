@@ -32,6 +32,8 @@ class View:
     title: str = ""
     facts: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()
+    hints: Sequence[str] = ()
+    """What the command line shows beside it."""
 
 
 def count(number: float) -> str:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ OPTIONS = (
     "--no-first-run",
     "--hide-scrollbars",
 )
+WIDTHS = (400, 800, 1400)
+"""Pixels of a telephone, a tablet and a screen."""
+DARK = "--blink-settings=preferredColorScheme=0"
 _POLICY = 'http-equiv="Content-Security-Policy"'
 _PROBE = """
 <script>
@@ -102,6 +106,22 @@ def probe(browser: str, folder: Path, page: str, width: int) -> Any:
     finder.feed(document)
     assert finder.seen is not None, document[-2000:]
     return json.loads(finder.seen)
+
+
+def assert_letters_lie_inside_and_apart(seen: Any) -> None:
+    """Check the texts of all drawings that `probe` saw."""
+    for text in seen["boxes"]:
+        left, top, right, bottom = text["box"]
+        assert right > left, text
+        frame = text["frame"]
+        assert left >= frame[0] - 0.5, text
+        assert right <= frame[2] + 0.5, text
+        assert top >= frame[1] - 0.5, text
+        assert bottom <= frame[3] + 0.5, text
+    for one, other in combinations(seen["boxes"], 2):
+        a, b = one["box"], other["box"]
+        apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] + 2 or b[3] <= a[1] + 2
+        assert apart, (one, other)
 
 
 class _Seen(HTMLParser):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,17 @@ from PIL import Image
 
 from apot_export.errors import visible
 from apot_export.verification.page import render_page
-from tests.support.browser import browse, find_browser, probe
+from tests.support.browser import (
+    DARK,
+    WIDTHS,
+    assert_letters_lie_inside_and_apart,
+    browse,
+    find_browser,
+    probe,
+)
 from tests.support.sample_reports import CLOSING, HANDLER, REVERSED, SCRIPT, failing, passing
 
 PAGES = {"PASS": passing, "FAIL": failing}
-WIDTHS = (400, 800, 1400)
-DARK = "--blink-settings=preferredColorScheme=0"
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +60,7 @@ def test_it_says_the_verdict(seen: Any) -> None:
 
 def test_letters_of_drawings_lie_inside_and_apart(seen: Any) -> None:
     assert len(seen["boxes"]) > 30
-    for text in seen["boxes"]:
-        left, top, right, bottom = text["box"]
-        assert right > left, text
-        frame = text["frame"]
-        assert left >= frame[0] - 0.5, text
-        assert right <= frame[2] + 0.5, text
-        assert top >= frame[1] - 0.5, text
-        assert bottom <= frame[3] + 0.5, text
-    for one, other in combinations(seen["boxes"], 2):
-        a, b = one["box"], other["box"]
-        apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] + 2 or b[3] <= a[1] + 2
-        assert apart, (one, other)
+    assert_letters_lie_inside_and_apart(seen)
 
 
 def test_its_drawings_and_images_are_there(seen: Any) -> None:
