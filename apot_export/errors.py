@@ -121,15 +121,18 @@ class OptionError(ApotExportError, TypeError):
 class MissingPackageError(ApotExportError, ImportError):
     """A package that apot-export depends on is not installed, as after `pip install --no-deps`."""
 
-    def __init__(self, error: ModuleNotFoundError) -> None:
-        """Take the error of the import."""
+    def __init__(self, error: ModuleNotFoundError, extra: str | None = None) -> None:
+        """Take the error of the import, and the extra that the package comes with."""
+        name = "apot-export" if extra is None else f"'apot-export[{extra}]'"
+        without = "; without them, apot_export.load_packed and compile_network work"
         super().__init__(
             "A package that this needs is not installed.",
             where=sys.prefix,
-            expected="all packages that apot-export depends on",
+            expected="all packages that apot-export depends on"
+            if extra is None
+            else f"the packages of its extra {extra}",
             got=str(error),
-            fix="pip install apot-export (or uv pip install apot-export); without them, "
-            "apot_export.load_packed and compile_network work",
+            fix=f"pip install {name} (or uv pip install {name})" + ("" if extra else without),
         )
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -45,20 +45,39 @@ class Pictures:
         "self-contained page, too.",
     ] = None
 
+    png: Annotated[
+        Path | None,
+        "Write the drawings for a paper into this folder, one column wide, 300 dots an inch; needs "
+        "pip install 'apot-export[plot]'.",
+    ] = None
+    svg: Annotated[Path | None, "Likewise, as SVG."] = None
+    latex: Annotated[Path | None, "Write the tables in LaTeX, with booktabs."] = None
+
     def require_writable(self) -> None:
-        """Raise `ExportError` unless all files can be written."""
+        """Raise `ExportError` unless the files can be written."""
         from ._page import require_writable
 
         require_writable(self.html)
+        require_writable(self.latex, "--latex")
 
     def write(self, found: Inspection) -> None:
-        """Write the files."""
+        """Write what is wanted."""
+        from ._page import write_text
+
+        folders: dict[Literal["png", "svg"], Path | None] = {"png": self.png, "svg": self.svg}
+        for kind, folder in folders.items():
+            if folder is not None:
+                from apot_export.inspection.plots import write_plots
+
+                write_plots(found, folder, kind)
         if self.html is not None:
             from apot_export.inspection.page import render_page
 
-            from ._page import write_text
-
             write_text(self.html, render_page(found))
+        if self.latex is not None:
+            from apot_export.inspection.latex import latex_tables
+
+            write_text(self.latex, latex_tables(found))
 
 
 def show(

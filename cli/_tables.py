@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from apot_export.errors import visible
-from apot_export.presentation.tables import Column, View
+from apot_export.presentation.tables import Column, View, fitting
 
 from ._render import is_terminal
 
@@ -99,12 +99,9 @@ def _print_table(console: Console, view: View, *, wide: bool) -> str:
     """Print the columns that fit; return the titles of the others."""
     shown = [_cells(column, view.rows, console) for column in view.columns]
     widths = [max(map(cell_len, cells)) for cells in shown]
-    kept = list(range(len(shown)))
-    order = sorted((c.leaves, i) for i, c in enumerate(view.columns) if c.leaves)
-    for _, leaving in order:
-        if wide or _width(widths[i] for i in kept) <= console.width:
-            break
-        kept.remove(leaving)
+    kept = [*range(len(shown))]
+    if not wide:
+        kept = fitting(view.columns, widths, len(_GAP), console.width)
     others = _width(widths[i] for i in kept[1:]) + len(_GAP)
     if not wide:
         widths[0] = min(widths[0], max(_NARROWEST_NAME, console.width - others))

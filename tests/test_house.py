@@ -55,6 +55,7 @@ FOREIGN = {
     "torchvision": {"datasets"},
     "PIL": {"datasets", "verification.page"},
     "jinja2": {"presentation"},
+    "matplotlib": {"inspection.plots"},
     "safetensors": set[str](),
     "typer": set[str](),
     "rich": set[str](),

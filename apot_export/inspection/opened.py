@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from apot_export.arguments import checked
 from apot_export.artifacts.directory import MANIFEST, PACKED_MODEL, read_manifest
 from apot_export.artifacts.packed import PackedNetwork, load_packed
-from apot_export.errors import ExportError
+from apot_export.errors import ApotExportError, ExportError
 from apot_export.inspection.cost import Cost, cost
 from apot_export.inspection.levels import Levels, levels
 from apot_export.inspection.overview import Overview, of_interface, of_manifest, of_network
-from apot_export.inspection.thresholds import Thresholds, packed_file, thresholds
+from apot_export.inspection.thresholds import Thresholds, packed_file, thresholds, thresholds_of
 from apot_export.inspection.weights import WeightErrors, weight_errors
 from apot_export.inspection.widths import Widths, widths
 from apot_export.network import CodedNetwork
@@ -108,6 +108,19 @@ class Inspection(Shown):
         """
         return weight_errors(self.source, self.network)
 
+    def weights_if_known(self) -> tuple[WeightErrors | None, ApotExportError | None]:
+        """Return `weights`, or the error that says why an export's are not known.
+
+        Raises:
+            ApotExportError: A checkpoint cannot be read, or the one that was stated of an export.
+        """
+        try:
+            return self.weights, None
+        except ApotExportError as error:
+            if self.statement.checkpoint is not None or self.kind == "checkpoint":
+                raise
+            return None, error
+
     @cached_property
     def bits(self) -> Widths:
         """The bits of every layer's weights."""
@@ -120,6 +133,12 @@ class Inspection(Shown):
         return thresholds(
             self._packed_file or self.path, bits=choices.bits, weights=choices.weights
         )
+
+    @property
+    def stored_alphas(self) -> Thresholds:
+        """The thresholds that the network is stored with."""
+        family = self.overview.family or "unknown"
+        return Thresholds(source=self.path, family=family, layers=thresholds_of(self.network))
 
     @cached_property
     def network(self) -> CodedNetwork:

@@ -36,6 +36,19 @@ class View:
     """What the command line shows beside it."""
 
 
+def fitting(columns: Sequence[Column], widths: Sequence[int], gap: int, most: int) -> list[int]:
+    """Return the places of the columns that fit into a width beside each other, with gaps.
+
+    Those that leave first go first; what must stay stays, however wide.
+    """
+    kept = list(range(len(columns)))
+    for _, leaving in sorted((c.leaves, place) for place, c in enumerate(columns) if c.leaves):
+        if sum(widths[place] + gap for place in kept) - gap <= most:
+            break
+        kept.remove(leaving)
+    return kept
+
+
 def count(number: float) -> str:
     """Show a count."""
     return f"{number:,}"

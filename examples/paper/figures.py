@@ -2,18 +2,19 @@
 
 python examples/paper/figures.py FOLDER [CHECKPOINT ...]
 
-writes levels.svg, one column of a paper wide, and, for checkpoints, thresholds.md. Source of the
-originals: Li, Dong and Wang, "Additive Powers-of-Two Quantization", ICLR 2020, figure 1 and the
-authors' README.
+writes levels.svg, one column of a paper wide (pip install 'apot-export[plot]'), and, for
+checkpoints, thresholds.md. Source of the originals: Li, Dong and Wang, "Additive Powers-of-Two
+Quantization", ICLR 2020, figure 1 and the authors' README.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import apot_export
+from apot_export.inspection.plots import LevelRow, level_rows, write_figure
 from apot_export.network.codebook import (
     Codebook,
     apot,
@@ -22,11 +23,12 @@ from apot_export.network.codebook import (
     uniform,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 BITS = (2, 3, 4, 5)
 SETS = {"PoT": power_of_two, "APoT": apot, "uniform": uniform}
 COLOURS = {"PoT": "#b3541e", "APoT": "#1b6ca8", "uniform": "#4d4d4d"}
-WIDTH, NAMES, ROW, GAP = 252, 66, 13, 9
-"""Points: a column of a two-column paper, its names, the height of a row, and between bits."""
 
 
 def levels_of(name: str, bits: int) -> list[float]:
@@ -40,34 +42,18 @@ def levels_of(name: str, bits: int) -> list[float]:
     return [float(level) / book.denominator for level in distinct_levels(book)]
 
 
-def picture() -> str:
-    """Return the level sets as SVG: a row for each set, a group for each number of bits."""
-    rows = [*_rows()]
-    height = len(BITS) * (len(SETS) * ROW + GAP) + 16
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}pt" height="{height}pt" '
-        f'viewBox="0 0 {WIDTH} {height}" font-family="Times New Roman, Times, serif" '
-        f'font-size="8">\n' + "\n".join(rows) + "\n</svg>\n"
-    )
-
-
-def _rows() -> Iterator[str]:
-    left, right, y = NAMES, WIDTH - 6, 0.0
-    middle, reach = (left + right) / 2, (right - left) / 2
-    for bits in BITS:
-        y += GAP
-        for name in SETS:
-            y += ROW
-            levels = levels_of(name, bits)
-            yield f'<text x="0" y="{y:g}">{bits} bit {name}</text>'
-            yield f'<path d="M{left} {y - 2:g}H{right}" stroke="#bbb" stroke-width=".5"/>'
-            marks = "".join(f"M{middle + reach * level:.2f} {y - 7:g}v7" for level in levels)
-            yield f'<path d="{marks}" stroke="{COLOURS[name]}" stroke-width=".8" fill="none"/>'
-    y += 12
-    for share, label in ((-1, "&#8722;&#945;"), (0, "0"), (1, "&#945;")):
-        anchor = "end" if share > 0 else "middle"
-        x = middle + reach * share
-        yield f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}">{label}</text>'
+def picture() -> Figure:
+    """Return the level sets: a row for each number of bits and set."""
+    rows = [
+        LevelRow(
+            name=f"{bits} bit {name}",
+            levels=[(level, 1.0) for level in levels_of(name, bits)],
+            colour=COLOURS[name],
+        )
+        for bits in BITS
+        for name in SETS
+    ]
+    return level_rows(rows, "weight", ends=(r"$-\alpha$", r"$\alpha$"))
 
 
 def table(checkpoints: list[Path]) -> str:
@@ -106,7 +92,7 @@ def table(checkpoints: list[Path]) -> str:
 def main(folder: Path, checkpoints: list[Path]) -> None:
     """Write the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "levels.svg").write_text(picture(), encoding="utf-8")
+    write_figure(picture(), folder / "levels.svg")
     if checkpoints:
         (folder / "thresholds.md").write_text(table(checkpoints), encoding="utf-8")
 

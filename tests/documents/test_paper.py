@@ -10,8 +10,6 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-SVG = "{http://www.w3.org/2000/svg}"
-
 
 @pytest.fixture(scope="module")
 def figures(project: Path) -> ModuleType:
@@ -38,17 +36,15 @@ def test_every_level_is_drawn_in_its_place(figures: ModuleType, tmp_path: Path) 
     figures.main(tmp_path, [])
     assert [path.name for path in tmp_path.iterdir()] == ["levels.svg"]
     root = ET.parse(tmp_path / "levels.svg").getroot()  # noqa: S314 - our own file
-    names = [one.text for one in root.iter(f"{SVG}text")]
-    marks = [one.get("d", "") for one in root.iter(f"{SVG}path") if one.get("fill") == "none"]
-    assert len(marks) == 12
-    width = float(root.get("viewBox", "").split()[2])
-    for row, path in enumerate(marks):
-        bits, name = str(names[row]).split(" bit ")
-        places = [float(x) for x in re.findall(r"M([\d.]+) ", path)]
-        assert 0 < places[0] < places[-1] < width
-        middle, reach = (places[0] + places[-1]) / 2, (places[-1] - places[0]) / 2
-        found = [(x - middle) / reach for x in places]
-        assert found == pytest.approx(figures.levels_of(name, int(bits)), abs=1e-3)
+    assert root.get("width") == "252pt"
+    axes = figures.picture().axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    marks = [one for one in axes.collections if hasattr(one, "get_segments")][:12]
+    assert len(names) == len(marks) == 12
+    for label, row in zip(reversed(names), marks, strict=True):  # drawn from below
+        bits, name = label.split(" bit ")
+        found = [float(segment[0][0]) for segment in row.get_segments()]
+        assert found == pytest.approx(figures.levels_of(name, int(bits)))
 
 
 def test_thresholds_are_those_of_the_training_log(
