@@ -32,7 +32,7 @@ __version__ = VERSION
 _HOMES = {
     "ApotExportError": "errors",
     "Choices": "original.choices",
-    "ConversionResult": "conversion.convert",
+    "ConversionResult": "conversion.result",
     "ExportComparison": "inspection.compare",
     "ExportConversion": "conversion.convert_export",
     "Inspection": "inspection.opened",

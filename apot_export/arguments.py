@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
@@ -16,6 +17,13 @@ from apot_export.errors import OptionError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class _NotLoaded:
+    """PyTorch's module `nn` until something imports it."""
+
+    class Module:
+        """Nothing is a network yet."""
 
 
 def checked(*groups: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -34,12 +42,12 @@ def checked(*groups: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
         own = [one for one in signature.parameters.values() if one.kind != one.VAR_KEYWORD]
         listed = signature.replace(parameters=[*own, *_fields(groups)])
 
-        @functools.cache
         def hints() -> Mapping[str, Any]:
             annotations = {one.name: one.annotation for one in own}
             found = {name: hint for group in groups for name, hint in _hints(group).items()}
             stated = types.SimpleNamespace(__annotations__=annotations)
-            return found | get_type_hints(stated, function.__globals__)
+            late = {"nn": sys.modules.get("torch.nn", _NotLoaded)}
+            return found | get_type_hints(stated, function.__globals__, late)
 
         @functools.wraps(function)
         def checking(*args: P.args, **kwargs: P.kwargs) -> R:

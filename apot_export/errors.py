@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 
 class ApotExportError(Exception):
@@ -145,3 +147,19 @@ def visible(text: str) -> str:
     cat\x1b[31m\u202egnp.\udcff
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def absence(path: Path) -> str | None:
+    """Say why nothing is found at a path, and how much of it there is; None where there is."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        if path.is_symlink():
+            return f"a link to {path.readlink()}, which is not there"
+        part = path.absolute()
+        while not os.path.lexists(part.parent):
+            part = part.parent
+        return f"{part.parent} has no {part.name}"
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None

@@ -14,7 +14,7 @@ from apot_export.artifacts import strict_json
 from apot_export.artifacts.atomic import replacing
 from apot_export.artifacts.folder import OutputFolder
 from apot_export.budgets import Budget
-from apot_export.errors import ExportError
+from apot_export.errors import ExportError, absence
 
 MANIFEST = "manifest.json"
 ONNX_MODEL = "model.onnx"
@@ -102,13 +102,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         budget.require(budgets.JSON_BYTES, budget.file_bytes, str(path), ExportError)
         data = path.read_bytes()
     except OSError as error:
-        raise ExportError(
-            "The directory is not an export.",
-            where=str(directory),
-            expected=f"a {MANIFEST} written by apot-export convert",
-            got=error.strerror,
-            fix="run apot-export convert CHECKPOINT first, or name the export's directory",
-        ) from error
+        raise no_export(directory, MANIFEST) from error
     strict_json.require_modest(budget, data, str(path), ExportError)
     try:
         manifest = strict_json.mapping("manifest", strict_json.loads(data.decode()))
@@ -132,6 +126,25 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             fix="convert again",
         )
     return manifest
+
+
+def no_export(path: Path, lacking: str) -> ExportError:
+    """Return the error of a path at which no export is, as far as it lacks a file."""
+    what, got = "The directory is not an export.", f"a folder without a readable {lacking}"
+    fix = "name the folder of an export; apot-export convert CHECKPOINT writes one"
+    if (missing := absence(path)) is not None:
+        what, got = "There is no such export.", missing
+    elif not path.is_dir():
+        what, got = "An export is a folder.", "a file"
+        if (path.parent / MANIFEST).is_file():
+            fix = f"name the folder: {path.absolute().parent}"
+    return ExportError(
+        what,
+        where=str(path),
+        expected=f"a folder with {MANIFEST} and {PACKED_MODEL}, as apot-export convert writes it",
+        got=got,
+        fix=fix,
+    )
 
 
 def _check_manifest(manifest: Mapping[str, Any]) -> None:

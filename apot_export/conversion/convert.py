@@ -1,45 +1,26 @@
-"""From a checkpoint to an export directory."""
+"""From a checkpoint to an export directory; what is wrong with paths is said without PyTorch."""
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from apot_export.arguments import checked
-from apot_export.artifacts.directory import (
-    PACKED_MODEL,
-    default_directory,
-    export_name,
-    write_export,
-)
+from apot_export.artifacts.directory import default_directory, export_name
 from apot_export.artifacts.onnx_model.lowering import PORTABLE
-from apot_export.conversion.any_size import at_any_size
-from apot_export.conversion.faithful import require_same_results
 from apot_export.conversion.integer_choices import IntegerChoices
-from apot_export.conversion.interface import is_published
-from apot_export.conversion.output import TOOL, Output
-from apot_export.conversion.premise import require_supported
-from apot_export.conversion.result import ConversionResult, Sizes, image_size
-from apot_export.encoding.capture import capture
-from apot_export.encoding.encode import encode_network
-from apot_export.errors import IntegerError
-from apot_export.original.checkpoint import require_checkpoint_file
-from apot_export.original.choices import Choices, Stated
-from apot_export.original.custom import ModelSpec, unwrapped
-from apot_export.original.opening import model_spec, open_original
-from apot_export.original.original import Original
-from apot_export.original.parts import stated_parts
-from apot_export.original.published import spelled_as_in
-from apot_export.original.quantization import FLOAT, OPTION
+from apot_export.conversion.output import Output
+from apot_export.original.choices import Choices
+from apot_export.original.files import require_checkpoint_file
 
 if TYPE_CHECKING:
+    from torch import nn
     from typing_extensions import Unpack
+
+    from apot_export.conversion.result import ConversionResult
+    from apot_export.original.choices import Stated
 
 
 @checked(Choices)
@@ -87,9 +68,8 @@ def convert(
     Raises:
         ApotExportError: With what is wrong with the input; nothing is left half-written.
     """
-    started = time.perf_counter()
-    path, name = _path_and_name(checkpoint)
     options: dict[str, Any] = {"target": target, "batch": batch, "keep_functions": keep_functions}
+    path, name = _path_and_name(checkpoint)
     output = Output(
         folder=Path(directory or (default_directory(path) if path else name)),
         name=name,
@@ -99,128 +79,19 @@ def convert(
         force=force,
     )
     output.require_possible()
-    spec = model_spec(checkpoint, model, model_arguments, input_shape)
-    original = open_original(checkpoint, choices or Choices(**stated), spec, input_shape)
-    statistics = require_supported(original, trust=trust_options)
-    return _export(original, spec, output, path, statistics, started)
+    from apot_export.conversion._of_original import convert_original
+
+    custom = (model, model_arguments, input_shape)
+    stated_choices = choices or Choices(**stated)
+    return convert_original(checkpoint, output, stated_choices, *custom, trust=trust_options)
 
 
 def _path_and_name(checkpoint: str | PathLike[str] | nn.Module) -> tuple[Path | None, str]:
-    if isinstance(checkpoint, nn.Module):
-        return None, type(unwrapped(checkpoint)).__name__
-    path = Path(checkpoint)
-    require_checkpoint_file(path)
-    # File names may be any bytes; the strings of artifacts are Unicode.
-    return path, export_name(path).encode(errors="backslashreplace").decode()
+    if isinstance(checkpoint, (str, PathLike)):
+        path = Path(checkpoint)
+        require_checkpoint_file(path)
+        # File names may be any bytes; the strings of artifacts are Unicode.
+        return path, export_name(path).encode(errors="backslashreplace").decode()
+    from apot_export.original.custom import unwrapped
 
-
-def _export(
-    original: Original,
-    spec: ModelSpec | None,
-    output: Output,
-    path: Path | None,
-    statistics: dict[str, Any] | None,
-    started: float,
-) -> ConversionResult:
-    """Encode an original, write its export and describe it."""
-    if output.integer is not None:
-        _require_coded_layers(original)
-    quantizers: dict[str, Any] = {**original.multi_bit, **original.powers_of_two}
-    source = capture(original.module, original.architecture.input_shape, quantizers)
-    if original.observed is not None:
-        require_same_results(source, original.module, original.observed)
-    notes = original.checkpoint.notes if original.checkpoint else ()
-    of_model: tuple[str, ...] = ()
-    if output.model["dynamic_size"]:
-        source, of_model = at_any_size(original.module, source, quantizers)
-    with spelled_as_in(original.checkpoint):
-        coded = encode_network(source, alpha_terms=original.choices.alpha_terms)
-    manifest = _manifest(original, output, path)
-    manifest |= {"model": spec.to_json()} if spec else {}
-    made = output.files(
-        coded,
-        _provenance(original),
-        original.family.preprocessing,
-        original.module,
-        published=is_published(manifest),
-    )
-    record = original.checkpoint.record if original.checkpoint else None
-    optional = {
-        "interface": made.interface,
-        "sample": made.sample,
-        "record": record.to_json() if record else None,
-        "notes": notes or None,
-        "statistics": statistics,
-        "integer": made.integer,
-        "compressed": output.compress or None,
-    }
-    manifest |= {key: value for key, value in optional.items() if value is not None}
-    written = write_export(output.folder, made.files, manifest, force=output.force)
-    return ConversionResult.of(
-        original,
-        Sizes.of(coded, original, made.files[PACKED_MODEL], path),
-        path=output.folder,
-        files=written,
-        target=output.model["target"],
-        image_size=image_size(dynamic=output.model["dynamic_size"]),
-        statistics=statistics,
-        integer=made.integer,
-        compressed=output.compress,
-        notes=(*notes, *of_model),
-        seconds=time.perf_counter() - started,
-    )
-
-
-def _require_coded_layers(original: Original) -> None:
-    """Raise `IntegerError` for a quantized network with layers that were left in float."""
-    plan = original.plan
-    layers: tuple[str, ...]
-    if original.family.has_thresholds and plan.first_last.value == FLOAT:
-        layers = (original.architecture.first, original.architecture.last)
-        source = plan.first_last.source
-        fix = "round both layers to 8 bits with --first-last 8bit"
-    elif plan.floats:
-        layers, source = tuple(sorted(plan.floats)), OPTION
-        fix = "the --layer-bits that leave these layers in float"
-    else:
-        return
-    raise IntegerError(
-        "An all-integer network has no float layers.",
-        where=", ".join(layers),
-        expected="layers with quantized weights",
-        got=f"float32 weights ({source})",
-        fix=f"leave out --integer, or {fix}",
-    )
-
-
-def _provenance(original: Original) -> dict[str, Any]:
-    """Return what every artifact records about the original."""
-    provenance = {
-        "tool": TOOL,
-        "checkpoint_sha256": original.checkpoint.sha256 if original.checkpoint else None,
-        "family": original.family.name,
-        "architecture": original.architecture.name,
-        "choices": original.choices.non_default(),
-    }
-    if original.state_sha256 is not None:
-        provenance["state_sha256"] = original.state_sha256
-    return provenance
-
-
-def _manifest(original: Original, output: Output, path: Path | None) -> dict[str, Any]:
-    """Return what the manifest records about the original, enough to build it again."""
-    provenance = _provenance(original)
-    return {
-        **provenance,
-        **original.plan.to_json(),
-        "assumptions": stated_parts(original),
-        "choices": original.choices.to_json(),
-        "name": output.name,
-        **{option: value for option, value in output.model.items() if value},
-        "input_shape": list(original.architecture.input_shape),
-        "checkpoint": {
-            # Relative, so that a folder with checkpoint and export can move as one.
-            "path": os.path.relpath(path.absolute(), output.folder.absolute()) if path else None,
-            "sha256": provenance["checkpoint_sha256"],
-        },
-    }
+    return None, type(unwrapped(checkpoint)).__name__

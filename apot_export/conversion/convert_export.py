@@ -25,7 +25,6 @@ from apot_export.artifacts.sample import read_sample
 from apot_export.conversion.integer_choices import IntegerChoices
 from apot_export.conversion.interface import is_published
 from apot_export.conversion.output import Output
-from apot_export.conversion.result import image_size
 from apot_export.errors import ExportError
 from apot_export.network.shown import Shown
 from apot_export.original import families
@@ -118,7 +117,7 @@ def convert_export(
         path=output.folder,
         source=source,
         target=target,
-        image_size=image_size(dynamic=dynamic_size),
+        image_size=output.image_size,
         integer=form,
         compressed=output.compress,
         files=written,

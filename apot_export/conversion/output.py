@@ -6,9 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from apot_export._version import VERSION
 from apot_export.artifacts.directory import (
@@ -28,6 +26,9 @@ from apot_export.conversion.readme import readme
 from apot_export.conversion.sample import choose_sample, images_at_hand
 from apot_export.integer import IntegerNetwork, Pixels
 from apot_export.network import CodedNetwork
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TOOL = f"apot-export {VERSION}"
 
@@ -58,6 +59,11 @@ class Output:
     """How the all-integer network is written, too; None: not."""
     compress: bool
     force: bool
+
+    @property
+    def image_size(self) -> str:
+        """What results call the height and width of images."""
+        return "dynamic" if self.model["dynamic_size"] else "fixed"
 
     def require_possible(self) -> None:
         """Raise `ApotExportError` where it cannot be written, or not in this form."""

@@ -150,11 +150,6 @@ class ConversionResult(Shown):
         yield from (("note", note) for note in self.notes)
 
 
-def image_size(*, dynamic: bool) -> str:
-    """Return what results call the height and width of images."""
-    return "dynamic" if dynamic else "fixed"
-
-
 def _code_bits(coded: CodedNetwork, packed: bytes) -> int:
     """Return the bits of all codes, without what fills a plain stream to whole bytes."""
     stored = tensor_bytes(packed)

@@ -39,6 +39,8 @@ class _Variant:
     """The properties in which CIFAR-10 and CIFAR-100 differ."""
 
     title: str
+    folder: str
+    """Of the files as published."""
     classes: tuple[str, ...]
 
     @property
@@ -73,7 +75,7 @@ class _Variant:
         folders = (self.name, self.title.lower(), self.title.replace("-", ""))
         roots = candidate_roots(data, folders)
         for root in roots:
-            if (root / self.batches.base_folder).is_dir():
+            if (root / self.folder).is_dir():
                 return self._published(root, normalisation)
             found = class_folder_images(root)
             unknown = [name for name in found if self._label(name) is None]
@@ -89,7 +91,7 @@ class _Variant:
         raise missing(
             self.title,
             roots,
-            f"{self.batches.base_folder} (torchvision's layout), "
+            f"{self.folder} (torchvision's layout), "
             f"or folders named after the classes or their numbers",
         )
 
@@ -103,12 +105,13 @@ class _Variant:
 
     def _published(self, root: Path, normalisation: Normalisation) -> Dataset:
         try:
-            raw = self.batches(root=str(root), train=False, download=False)
+            batches = self.batches
+            raw = batches(root=str(root), train=False, download=False)
         except RuntimeError as error:
-            files = [name for name, _ in self.batches.test_list] + [self.batches.meta["filename"]]
+            files = [name for name, _ in batches.test_list] + [batches.meta["filename"]]
             raise DatasetError(
                 f"The {self.title} test batch is missing or damaged.",
-                where=str(root / self.batches.base_folder),
+                where=str(root / self.folder),
                 expected=" and ".join(files) + " as published",
                 got=str(error).splitlines()[0],
             ) from error
@@ -148,7 +151,9 @@ def _read(path: Path) -> NDArray[np.uint8]:
     return pixels
 
 
-CIFAR10 = _Variant(title="CIFAR-10", classes=tuple(_CIFAR10_CLASSES.split())).kind(
-    alq=Normalisation(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
-)
-CIFAR100 = _Variant(title="CIFAR-100", classes=tuple(_CIFAR100_CLASSES.split())).kind()
+CIFAR10 = _Variant(
+    title="CIFAR-10", folder="cifar-10-batches-py", classes=tuple(_CIFAR10_CLASSES.split())
+).kind(alq=Normalisation(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)))
+CIFAR100 = _Variant(
+    title="CIFAR-100", folder="cifar-100-python", classes=tuple(_CIFAR100_CLASSES.split())
+).kind()

@@ -51,7 +51,7 @@ def missing(name: str, searched: Sequence[Path], expected: str) -> DatasetError:
     """Return the error that names the images looked for and the folders searched."""
     return DatasetError(
         f"The {name} images were not found.",
-        where=", ".join(str(folder) for folder in searched),
+        where=", ".join(map(str, [folder for folder in searched if folder.is_dir()] or searched)),
         expected=expected,
         fix=f"say where they are with --data FOLDER, or set {ROOT_VARIABLE}",
     )

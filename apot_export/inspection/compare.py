@@ -15,7 +15,7 @@ import numpy as np
 from apot_export.arguments import checked
 from apot_export.artifacts.directory import PACKED_MODEL, read_manifest
 from apot_export.artifacts.packed import PackedNetwork, load_packed
-from apot_export.errors import DatasetError, ExportError
+from apot_export.errors import DatasetError, ExportError, absence
 from apot_export.inspection.cost import Cost, cost
 from apot_export.inspection.thresholds import packed_file
 from apot_export.network import CodedLayer, Layer
@@ -199,8 +199,8 @@ def _packed_path(path: Path) -> Path:
             "Exports are compared.",
             where=str(path),
             expected="an export's directory or a packed file (*.safetensors)",
-            got="another file" if path.is_file() else "nothing there",
-            fix="check the path; convert a checkpoint first",
+            got=absence(path) or "another file",
+            fix="check the path; apot-export convert CHECKPOINT writes an export",
         )
     return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from apot_export.arguments import checked
 from apot_export.artifacts.directory import MANIFEST, PACKED_MODEL, read_manifest
 from apot_export.artifacts.packed import PackedNetwork, load_packed
-from apot_export.errors import ApotExportError, ExportError
+from apot_export.errors import ApotExportError, ExportError, absence
 from apot_export.inspection.cost import Cost, cost
 from apot_export.inspection.levels import Levels, levels
 from apot_export.inspection.overview import Overview, of_interface, of_manifest, of_network
@@ -24,6 +23,7 @@ from apot_export.inspection.widths import Widths, widths
 from apot_export.network import CodedNetwork
 from apot_export.network.shown import Shown
 from apot_export.original.choices import Choices, Stated
+from apot_export.original.files import recorded_file
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -60,11 +60,12 @@ class Inspection(Shown):
         Raises:
             ExportError: There is nothing, or a folder that is no export.
         """
-        if not os.path.lexists(self.path):
+        if (missing := absence(self.path)) is not None:
             raise ExportError(
                 "There is no such file or folder.",
                 where=str(self.path),
                 expected="a checkpoint, an export's folder, a packed file or an ONNX model",
+                got=missing,
                 fix="check the path; apot-export inspect --help lists the views",
             )
         if packed_file(self.path) is not None:
@@ -231,7 +232,7 @@ class Inspection(Shown):
 
     def _recorded_original(self) -> Original:
         from apot_export.original.opening import open_original
-        from apot_export.original.recorded import recorded_choices, recorded_file, require_recorded
+        from apot_export.original.recorded import recorded_choices, require_recorded
 
         folder, manifest, said = self._folder, self._manifest, self.statement
         if folder is None or manifest is None:

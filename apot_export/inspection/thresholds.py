@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apot_export.artifacts.directory import PACKED_MODEL
+from apot_export.artifacts.directory import PACKED_MODEL, no_export
 from apot_export.artifacts.packed import is_packed, load_packed
-from apot_export.errors import BitWidthError, CodebookError, ExportError, RecognitionError
+from apot_export.errors import BitWidthError, CodebookError, RecognitionError
 from apot_export.network import CodedLayer, CodedNetwork
 from apot_export.network.shown import Shown
 from apot_export.original import families
@@ -86,12 +86,7 @@ def packed_file(path: Path) -> Path | None:
         )
         return path if is_one else None
     if not (path / PACKED_MODEL).is_file():
-        raise ExportError(
-            "The directory is not an export.",
-            where=str(path),
-            expected=f"a {PACKED_MODEL} written by apot-export convert",
-            fix="name an export's directory, a packed file or a checkpoint",
-        )
+        raise no_export(path, PACKED_MODEL)
     return path / PACKED_MODEL
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from apot_export.errors import CheckpointError, WeightError
 from apot_export.network.layers import MultiBitWeights
 from apot_export.original._child import re_saving
 from apot_export.original._containers import METADATA
+from apot_export.original.files import require_checkpoint_file
 from apot_export.original.loading import some_of
 from apot_export.original.multi_bit import multi_bit_weights
 from apot_export.original.reading import read_container
@@ -35,7 +35,6 @@ from apot_export.original.weight_sets import (
 _MULTI_BIT_KEY = "parameters_w_bin"
 _COUNTER_SUFFIX = "num_batches_tracked"
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_EXPORTED = {".onnx": "the ONNX model", ".apot.safetensors": "the packed file"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,35 +86,6 @@ class Checkpoint:
         left = [key for key in self.tensors if key not in best and not is_stray(key)]
         state = {name: self.tensors[key] for key, name in names.items()}
         return replace(self, state=state, beside=tuple(left))
-
-
-def require_checkpoint_file(path: Path) -> None:
-    """Raise `CheckpointError` unless a path is that of a file."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise CheckpointError(
-            "The checkpoint is not there.",
-            where=str(path),
-            got=error.strerror,
-            fix="check the path",
-        ) from error
-    if not stat.S_ISREG(mode):
-        raise CheckpointError(
-            "The checkpoint is not a file.",
-            where=str(path),
-            expected="a file, such as model_best.pth.tar",
-            fix="name the checkpoint file; a folder that is an export does not hold it",
-        )
-    kind = next((kind for suffix, kind in _EXPORTED.items() if path.name.endswith(suffix)), None)
-    if kind is not None:
-        raise CheckpointError(
-            f"The file is {kind} of an export, not a checkpoint.",
-            where=str(path),
-            expected="a file, such as model_best.pth.tar",
-            fix="name the checkpoint; to make another export of this one, convert its directory; "
-            "to look into it: apot-export inspect bits DIRECTORY",
-        )
 
 
 def load_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:

@@ -17,15 +17,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import torch
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from apot_export import errors
 from apot_export.budgets import stated_memory
 from apot_export.errors import CheckpointError
 from apot_export.original import _child
 from apot_export.original._data import StandIn
+
+if TYPE_CHECKING:
+    import torch
 
 _PROGRAM = "import sys; sys.path.append({!r}); from {} import main; main()"
 _PACKAGES = Path(__file__).parents[2]
@@ -149,6 +150,8 @@ def _rebuilt(result: dict[str, Any], files: list[Any]) -> Any:
 def _tensor(
     described: list[Any], files: list[Any], storages: dict[tuple[Any, ...], torch.Tensor]
 ) -> torch.Tensor:
+    import torch  # late: what is wrong with a path is told before
+
     name, (_, size, start, is_kept), offset, shape, strides = described
     dtype: torch.dtype = getattr(torch, name)
     if 0 in shape:

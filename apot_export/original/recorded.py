@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from apot_export.errors import ExportError, ModelError
 from apot_export.original.choices import Choices
 from apot_export.original.custom import ModelSpec, input_shape_of
+from apot_export.original.files import require_recorded_digest
 from apot_export.original.opening import Source
 from apot_export.original.original import Original
 
@@ -35,38 +35,6 @@ def recorded_choices(
         ) from error
 
 
-def recorded_path(directory: Path, manifest: Mapping[str, Any]) -> Path | None:
-    """Return the checkpoint that a manifest records; None for a network that was in memory."""
-    recorded = manifest["checkpoint"]["path"]
-    # A symbolic link on the way would make ".." mean another folder than when it was written.
-    return None if recorded is None else Path(os.path.normpath(directory.absolute() / recorded))
-
-
-def recorded_file(
-    directory: Path, manifest: Mapping[str, Any], *, if_in_memory: str, if_gone: str
-) -> Path:
-    """Return the checkpoint that a manifest records.
-
-    Raises:
-        ExportError: There never was one, or it is gone; with what to do in either case.
-    """
-    path = recorded_path(directory, manifest)
-    if path is None:
-        raise ExportError(
-            "The export was made from a network in memory, which no file holds.",
-            where=str(directory),
-            fix=if_in_memory,
-        )
-    if not path.is_file():
-        raise ExportError(
-            "The checkpoint that the export was made from is no longer there.",
-            where=str(path),
-            got=f"nothing at {manifest['checkpoint']['path']}, seen from the export",
-            fix=if_gone,
-        )
-    return path
-
-
 def require_recorded(
     original: Original, manifest: Mapping[str, Any], source: Source, *, fix: str
 ) -> None:
@@ -82,12 +50,5 @@ def require_recorded(
                 "again, or state how this one was trained: choices=Choices(...)",
             )
         return
-    got = original.checkpoint.sha256 if original.checkpoint else None
-    if got != manifest["checkpoint"]["sha256"]:
-        raise ExportError(
-            "The checkpoint is not the one that the export was made from.",
-            where=str(source),
-            expected=f"SHA-256 {manifest['checkpoint']['sha256']}",
-            got=f"SHA-256 {got}",
-            fix=fix,
-        )
+    digest = original.checkpoint.sha256 if original.checkpoint else None
+    require_recorded_digest(digest, manifest, source, fix=fix)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 
 from apot_export.arguments import require_fields
+from apot_export.errors import DeviceError
 from apot_export.original.choices import Stated
 
+Progress = Callable[[str, int, int], None]
+"""Called with (what, done, total)."""
 _BATCH_PIXELS = 16 * 3 * 224 * 224
 """Default batch: as many images as have this many input values, at most 100. The original quantizes
 its weights again for every batch, so small ones cost most of the time."""
 _MOST_DECODERS = 4
+SIDES = ("ort", "ort-cpu", "ort-cuda", "openvino", "native", "oracle", "packed")
+"""ort: ONNX Runtime on the original's device."""
+BACKENDS = ("numpy", "ort-cpu", "ort-cuda", "c")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +68,9 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         require_fields(self)
+        parse_sides(self.sides, self.device)
+        if self.backends is not None:
+            parse_backends(self.backends)
 
     def images_of_a_batch(self, input_shape: Sequence[int]) -> int:
         """Return the images per batch of a network whose images have this shape."""
@@ -78,6 +87,44 @@ class RunOptions:
 def images_that_fit(input_shape: Sequence[int], pixels: int, least: int, most: int) -> int:
     """Return how many images of a shape have so many input values, within limits."""
     return max(least, min(most, pixels // math.prod(input_shape)))
+
+
+def parse_sides(text: str | None, device: str) -> tuple[str, ...]:
+    """Read a list of sides, separated by commas; none given: ONNX Runtime.
+
+    Args:
+        text: What a user said.
+        device: "cpu", "cuda" or "cuda:1": where the original runs.
+
+    Raises:
+        DeviceError: One is unknown, or none is named.
+    """
+    names = tuple(name.strip() for name in ("ort" if text is None else text).split(","))
+    if any(name not in SIDES for name in names):
+        raise DeviceError(
+            "Sides are what the original can be compared with.",
+            expected=f"one or more of {','.join(SIDES)}",
+            got=repr(text),
+        )
+    own = "ort-cpu" if device == "cpu" else "ort-cuda"
+    return tuple(dict.fromkeys(own if name == "ort" else name for name in names))
+
+
+def parse_backends(text: str) -> tuple[str, ...]:
+    """Read a list of backends, separated by commas.
+
+    Raises:
+        DeviceError: One is unknown, or there are fewer than two.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    unknown = [name for name in names if name not in BACKENDS]
+    if unknown or len(names) < 2:  # noqa: PLR2004 - a comparison
+        raise DeviceError(
+            "Backends to compare are two or more of those that there are.",
+            expected=f"two or more of {','.join(BACKENDS)}",
+            got=repr(text),
+        )
+    return names
 
 
 class StatedRun(Stated, total=False):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,34 +21,12 @@ from apot_export.original.opening import Source, model_spec, open_original
 from apot_export.original.original import Original
 from apot_export.original.recorded import (
     recorded_choices,
-    recorded_file,
-    recorded_path,
     require_recorded,
 )
 from apot_export.runtimes import onnx_runtime
+from apot_export.verification._request import RIGHT_FILE, Request, Statement
 
 _SHOWN_LAYERS = 4
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Statement:
-    """What a user states about the original of an export."""
-
-    checkpoint: str | PathLike[str] | None = None
-    """None for the file that the manifest records."""
-    network: nn.Module | None = None
-    """The network itself, in place of a file."""
-    model: str | None = None
-    """Factory of a custom network, whose code is run."""
-    model_arguments: Mapping[str, Any] | None = None
-    input_shape: Sequence[int] | str | None = None
-    choices: Choices | None = None
-    """How the checkpoint was trained; None for the choices that the manifest records."""
-
-    @property
-    def names_nothing(self) -> bool:
-        """Whether the user stated nothing at all."""
-        return not any(vars(self).values())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,25 +70,21 @@ def settings_of(held_to: HeldTo | None, manifest: Mapping[str, Any]) -> dict[str
     }
 
 
-def find_original(directory: Path, manifest: Mapping[str, Any], statement: Statement) -> HeldTo:
+def find_original(request: Request, statement: Statement, source: Source) -> HeldTo:
     """Build the original that an export is to be held to.
 
-    With quantization choices (or arguments or an image shape of a custom network, or a factory
-    where the export had none) the original is the stated one, whatever the manifest records.
-    Without them it is the recorded one, and what is given must have its digest.
+    Args:
+        request: What is verified.
+        statement: What the user states of the original: see `Statement.says_how`.
+        source: See `Statement.source`.
 
     Raises:
-        ExportError: The original is not found, or is not the recorded one.
+        ExportError: The original is not the recorded one.
         ApotExportError: It cannot be built.
     """
+    directory, manifest = request.directory, request.manifest
     recorded, spec, shape = recorded_choices(directory, manifest)
-    stated = (
-        statement.choices is not None
-        or bool(statement.model_arguments)
-        or statement.input_shape is not None
-        or (statement.model is not None and spec is None)
-    )
-    source = _source(directory, manifest, statement)
+    stated = statement.says_how(manifest)
     if statement.network is None and statement.model is None and spec is not None:
         raise ExportError(
             "The export is of a custom network: verifying it means running its code.",
@@ -136,33 +107,15 @@ def find_original(directory: Path, manifest: Mapping[str, Any], statement: State
     is_other = stated and statement.checkpoint is not None and statement.network is None
     shown = statement.input_shape or (None if is_other else shape)
     original = open_original(source, choices, spec, shown)
-    if not stated or (statement.checkpoint is None and statement.network is None):
-        require_recorded(
-            original,
-            manifest,
-            source,
-            fix="name the right file with --checkpoint, convert this one again, or hold the export "
-            "to this one by stating how it was trained: --checkpoint FILE --bits N",
-        )
+    if statement.must_be_recorded(manifest):
+        require_recorded(original, manifest, source, fix=RIGHT_FILE)
+    _require_same_images(original, request.packed)
+    if stated:
+        _require_same_layers(original, request.packed)
     return HeldTo(original=original, stated=stated, choices=choices, spec=spec)
 
 
-def is_gone(directory: Path, manifest: Mapping[str, Any]) -> bool:
-    """Tell whether nothing lies where an export's checkpoint was, or there never was a file."""
-    path = recorded_path(directory, manifest)
-    return path is None or ("\0" not in str(path) and not os.path.lexists(path))
-
-
-def is_available(directory: Path, manifest: Mapping[str, Any]) -> bool:
-    """Tell whether the recorded original can be built unasked: its file is there, and no user code.
-
-    Where outputs of the user's own code judge an export, no original is needed.
-    """
-    path = recorded_path(directory, manifest)
-    return path is not None and path.is_file() and "model" not in manifest
-
-
-def require_same_images(original: Original, packed: CodedNetwork) -> None:
+def _require_same_images(original: Original, packed: CodedNetwork) -> None:
     """Raise `ExportError` unless an original takes the images of an export."""
     if original.architecture.input_shape != packed.input_shape:
         raise ExportError(
@@ -175,7 +128,7 @@ def require_same_images(original: Original, packed: CodedNetwork) -> None:
         )
 
 
-def require_same_layers(original: Original, packed: CodedNetwork) -> None:
+def _require_same_layers(original: Original, packed: CodedNetwork) -> None:
     """Raise `ExportError` unless a stated original has the layers of an export."""
     expected = {name: tuple(layer.shape) for name, layer in packed.layers.items()}
     got = {
@@ -198,20 +151,6 @@ def _differing_layers(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     shown = [f"{name} {list(one[name])}" for name in names[:_SHOWN_LAYERS]]
     more = f" and {len(names) - _SHOWN_LAYERS} more" if len(names) > _SHOWN_LAYERS else ""
     return f"layers {', '.join(shown)}{more}" if shown else "no other layers"
-
-
-def _source(directory: Path, manifest: Mapping[str, Any], statement: Statement) -> Source:
-    """Return the network or file that is given, else the file that the manifest records."""
-    given = statement.network if statement.network is not None else statement.checkpoint
-    if given is not None:
-        return given
-    return recorded_file(
-        directory,
-        manifest,
-        if_in_memory="verify it in Python: apot_export.verify(export, original=network)",
-        if_gone="say where it is: --checkpoint FILE; or hold the export to outputs of your own "
-        "code: --reference FILE",
-    )
 
 
 def versions() -> dict[str, str]:

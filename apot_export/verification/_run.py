@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from apot_export.artifacts.directory import ONNX_MODEL, attach_to_manifest
-from apot_export.datasets import KINDS, ArrayFile, Batch, Dataset
+from apot_export.datasets import KINDS, Batch
 from apot_export.errors import DatasetError, ExportError
-from apot_export.network import CodedNetwork
 from apot_export.original.checkpoint import Checkpoint
 from apot_export.original.record import Record
 from apot_export.runtimes.torch_runtime import Executor, torch_executor, twin_executors
-from apot_export.verification._options import RunOptions, images_that_fit
+from apot_export.verification._options import Progress, images_that_fit, parse_backends, parse_sides
 from apot_export.verification._original import HeldTo, settings_of, versions
+from apot_export.verification._request import Request
 from apot_export.verification._verdict import (
     agreement_failures,
     backend_failures,
@@ -48,17 +48,16 @@ from apot_export.verification.report import (
     SkippedImage,
 )
 from apot_export.verification.running.accuracy import Measured, merge
-from apot_export.verification.running.backends import compare_backends, parse_backends
+from apot_export.verification.running.backends import compare_backends
 from apot_export.verification.running.outputs import compare_outputs
 from apot_export.verification.running.processes import Processes
 from apot_export.verification.running.shards import (
-    Progress,
     Sides,
     Unfinished,
     plan_shards,
     run_shards,
 )
-from apot_export.verification.running.sides import OpenedSides, open_sides, ort_device, parse_sides
+from apot_export.verification.running.sides import OpenedSides, open_sides, ort_device
 
 _LEVEL_PIXELS = 64 * 3 * 32 * 32
 """Images of the level comparison, likewise; at most 64, and at least 2."""
@@ -67,26 +66,18 @@ _TWIN_PIXELS = 1000 * 3 * 32 * 32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Run:
+class Run(Request):
     """One verification, everything opened."""
 
-    directory: Path
-    manifest: Mapping[str, Any]
-    packed: CodedNetwork
     graph: onnx.ModelProto
     """Of the float model."""
     held_to: HeldTo | None
     """None where there is no original."""
     baseline: tuple[str, Executor] | None
     """Side and executor that is compared with on images for which there are no outputs, either."""
-    images: Dataset
-    positions: NDArray[np.int64]
-    """Of `images` in the file or folder that they were chosen from."""
-    reference: ArrayFile | None
     device: str
     processes: Processes
     sample: SampleComparison | None
-    options: RunOptions
     flags: Mapping[str, Any]
     progress: Progress
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,14 @@ from apot_export.artifacts import strict_json
 from apot_export.network.comparison import AccumulatorComparison
 from apot_export.network.logits import LogitComparison
 from apot_export.network.shown import Shown, percent
-from apot_export.runtimes.exactness import Exactness
-from apot_export.verification.proof.sample import SampleComparison
+
+if TYPE_CHECKING:
+    from apot_export.runtimes.exactness import Exactness
+    from apot_export.verification.proof.sample import SampleComparison
 
 DIFFERENCE_EDGES = tuple(10.0**power for power in range(-7, 3))
-"""Logit differences are counted below the first, between neighbours, and from the last one on."""
 DISTANCE_EDGES = (0.125, 0.25, 0.5, 1.0)
-"""Distances to decision points, likewise."""
+"""Differences of logits and distances are counted below the first, between two, from the last."""
 WITHOUT_ORIGINAL = "PASS, without its original"
 """The verdict where ONNX model, packed file and oracle agree, and no original is there."""
 
@@ -88,12 +89,11 @@ class Yardstick:
     """What was changed: "convolution algorithm", "batch size" or "TF32"."""
     images: int
     agreeing: float
-    """Images for which it names the same class; for maps, the sum of each image's share of
-    positions."""
+    """Images for which it names the same class; of maps, their shares of positions, summed."""
 
     @property
     def agreement(self) -> float:
-        """Fraction of images for which the original names the same class both times."""
+        """Fraction of images for which both name the same class."""
         return self.agreeing / self.images
 
 

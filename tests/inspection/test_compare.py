@@ -136,7 +136,7 @@ def test_other_files_are_refused() -> None:
         refused = run("compare", EXPORT, path)
         assert refused.exit_code == 2
         assert "Exports are compared." in refused.stderr
-        assert "convert a checkpoint first" in refused.stderr
+        assert "convert CHECKPOINT writes an export" in refused.stderr
 
 
 def test_networks_of_other_images_are_compared_without(exported: Path, shelf: Shelf) -> None:

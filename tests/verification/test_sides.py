@@ -14,9 +14,10 @@ from apot_export.network import CodedLayer, CodedNetwork
 from apot_export.runtimes.onnx_runtime import CPU, CUDA, Placement
 from apot_export.runtimes.torch_runtime import explicit_settings, torch_executor, twin_executors
 from apot_export.verification import _options
+from apot_export.verification._options import parse_sides
 from apot_export.verification._verdict import agreement_failures
 from apot_export.verification.report import Yardstick
-from apot_export.verification.running.sides import OpenedSides, ort_device, parse_sides
+from apot_export.verification.running.sides import OpenedSides, ort_device
 from tests.support.workshop import DIGITS, LAYER, Workshop, change_layer, open_workshop
 
 

@@ -13,36 +13,17 @@ from apot_export.artifacts.directory import INTEGER_MODEL, PACKED_MODEL
 from apot_export.artifacts.onnx_model.probe import parse_model, whole_integers, with_outputs
 from apot_export.artifacts.recorded import integer_of_manifest
 from apot_export.datasets import Dataset
-from apot_export.errors import DeviceError
 from apot_export.integer import IntegerNetwork, run_integer
 from apot_export.integer.oracle import fixed_point
 from apot_export.network import CodedNetwork
 from apot_export.runtimes.interpreter import OpenProgram, compute_value
 from apot_export.runtimes.onnx_runtime import Session, algorithms, open_session
+from apot_export.verification._options import Progress
 from apot_export.verification.report import BackendComparison
-from apot_export.verification.running.shards import Progress
 
-BACKENDS = ("numpy", "ort-cpu", "ort-cuda", "c")
 _RANDOM_IMAGES = 8
 
 Run = Callable[[NDArray[Any]], NDArray[np.int64]]
-
-
-def parse_backends(text: str) -> tuple[str, ...]:
-    """Read a list of backends, separated by commas.
-
-    Raises:
-        DeviceError: One is unknown, or there are fewer than two.
-    """
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    unknown = [name for name in names if name not in BACKENDS]
-    if unknown or len(names) < 2:  # noqa: PLR2004 - a comparison
-        raise DeviceError(
-            "Backends to compare are two or more of those that there are.",
-            expected=f"two or more of {','.join(BACKENDS)}",
-            got=repr(text),
-        )
-    return names
 
 
 def compare_backends(
@@ -60,7 +41,7 @@ def compare_backends(
         directory: The export.
         manifest: Its manifest.
         coded: The network of its packed file.
-        names: Of `BACKENDS`; the others are compared with the first one.
+        names: See `parse_backends`; the others are compared with the first one.
         images: What to run on.
         batch_size: Images per batch.
         progress: Called with (what, done, total).

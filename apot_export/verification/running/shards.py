@@ -19,6 +19,7 @@ from apot_export.datasets import Batch, Dataset
 from apot_export.errors import ExportError
 from apot_export.network.comparison import first_place
 from apot_export.runtimes.torch_runtime import Executor
+from apot_export.verification._options import Progress
 from apot_export.verification.running.accuracy import (
     MOST_FLIPPED,
     Comparison,
@@ -26,9 +27,6 @@ from apot_export.verification.running.accuracy import (
     agreeing_images,
     classes_of,
 )
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what, done, total)."""
 
 _MOST_SHARDS = 256
 _NAMED_DIGITS = 12

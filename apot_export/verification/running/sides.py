@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from apot_export import budgets
 from apot_export.artifacts.directory import PACKED_MODEL
 from apot_export.artifacts.onnx_model.probe import tf32_exact, with_outputs
-from apot_export.errors import DeviceError, ExportError, KernelError
+from apot_export.errors import ExportError, KernelError
 from apot_export.network import CodedNetwork, oracle
 from apot_export.network.comparison import LOGITS
 from apot_export.runtimes.exactness import Exactness, find_exact
@@ -27,30 +27,6 @@ if TYPE_CHECKING:
 
 Values = Mapping[str, NDArray[Any]]
 """Values of a network by name, its output as `LOGITS`."""
-
-SIDES = ("ort", "ort-cpu", "ort-cuda", "openvino", "native", "oracle", "packed")
-"""ort: ONNX Runtime on the original's device."""
-
-
-def parse_sides(text: str | None, device: str) -> tuple[str, ...]:
-    """Read a list of sides, separated by commas; none given: ONNX Runtime.
-
-    Args:
-        text: What a user said.
-        device: "cpu", "cuda" or "cuda:1": where the original runs.
-
-    Raises:
-        DeviceError: One is unknown, or none is named.
-    """
-    names = tuple(name.strip() for name in ("ort" if text is None else text).split(","))
-    if any(name not in SIDES for name in names):
-        raise DeviceError(
-            "Sides are what the original can be compared with.",
-            expected=f"one or more of {','.join(SIDES)}",
-            got=repr(text),
-        )
-    own = "ort-cpu" if device == "cpu" else "ort-cuda"
-    return tuple(dict.fromkeys(own if name == "ort" else name for name in names))
 
 
 @dataclass(kw_only=True)
@@ -149,7 +125,7 @@ def open_sides(
     """Open sides of an export.
 
     Args:
-        names: Of `SIDES`, "ort" resolved.
+        names: Of `SIDES`, each once, "ort" as the one on the original's device.
         directory: The export.
         model: Its ONNX model.
         graph: The same, parsed.
