@@ -78,6 +78,8 @@ def test_inspections_are_short(exported: Path) -> None:
     assert_is_short(found.cost, f"{found.cost.macs:,}")
     assert_is_short(found.alphas, "8")
     assert_is_short(found.bits, "10")
+    assert_is_short(found.levels, "10")
+    assert_is_short(found.weights, "10")
 
 
 def test_names_with_marks_do_not_become_elements(exported: Path, tmp_path: Path) -> None:

@@ -36,8 +36,10 @@ def bytes_chart(found: Widths) -> ColumnChart:
     )
 
 
-def error_chart(found: WeightErrors) -> ColumnChart:
-    """Return how far the weights of every layer lie above the error of quantization."""
+def error_chart(found: WeightErrors) -> ColumnChart | None:
+    """Return how far the weights of every layer lie above the error of quantization, if any do."""
+    if all(layer.sqnr is None for layer in found.layers):
+        return None
     return ColumnChart(
         title="Weights above the error of quantization (SQNR)",
         axis="SQNR in dB",

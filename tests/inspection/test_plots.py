@@ -15,6 +15,7 @@ import apot_export
 from apot_export.artifacts.directory import ONNX_MODEL, PACKED_MODEL
 from apot_export.errors import ExportError, MissingPackageError
 from apot_export.inspection.latex import latex_tables
+from apot_export.inspection.page import render_page
 from apot_export.inspection.plots import LevelRow, level_rows, write_plots
 from apot_export.presentation.latex import escaped, latex_table
 from apot_export.presentation.tables import Column, View
@@ -72,6 +73,15 @@ def test_what_has_no_weights_before_quantization_has_no_drawing_of_errors(
     packed.write_bytes((exported / EXPORT / PACKED_MODEL).read_bytes())
     paths = write_plots(apot_export.inspect(packed), tmp_path / "plots", "svg")
     assert {path.stem for path in paths} == NAMES - {"errors"}
+
+
+def test_sign_vectors_have_neither_levels_nor_errors(reference: Path, tmp_path: Path) -> None:
+    found = apot_export.inspect(reference / "checkpoints/ALQ/lenet5_model.pth")
+    paths = write_plots(found, tmp_path, "svg")
+    assert {path.stem for path in paths} == {"network", "energy", "bytes", "memory"}
+    page = render_page(found)
+    assert "No weight differs." in page
+    assert page.count("No layer has clipping thresholds") == 1
 
 
 def test_errors_write_nothing(

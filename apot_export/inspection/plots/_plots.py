@@ -72,9 +72,11 @@ def _figures(found: Inspection) -> Iterator[tuple[str, Figure]]:
         network, (errors, _) = found.network, found.weights_if_known()
         yield "network", _network(drawing(network))
         pictures = distributions(network, None if errors is None else found.source)
-        yield "levels", _levels([one for one in pictures if one.levels])
-        if errors is not None:
-            yield "errors", _columns(charts.error_chart(errors))
+        coded = [one for one in pictures if one.levels]
+        if coded:
+            yield "levels", _levels(coded)
+        if errors is not None and (chart := charts.error_chart(errors)) is not None:
+            yield "errors", _columns(chart)
         names = ("weight_thresholds", "activation_thresholds")
         for name, chart in zip(names, charts.threshold_charts(found.stored_alphas), strict=False):
             yield name, _columns(chart)
