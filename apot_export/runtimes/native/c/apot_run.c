@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define CHUNK 8                  /* runs whose sums are finished together */
+#define KEPT_WEIGHTS (256 << 10) /* bytes of weights that stay in a core's cache */
+#define FAR_FLOATS (512 << 10)   /* bytes of a value that do not */
 #define SPINS 2000 /* looks at a barrier before the processor is given to others */
 
 /* --- borders --------------------------------------------------------------------------------- */
@@ -50,11 +53,16 @@ void apot_write_trace(
             memcpy(to + p * s->channels + channel + c, sums + p * groups * LANES + c, 4);
 }
 
+static int64_t weight_bytes(const step *s)
+{
+    return 4 * s->taps * (s->winograd ? POSITIONS : 1) * padded(s->channels);
+}
+
 /* Where a block of output channels lies, and what it reads. */
 typedef struct {
     int64_t channel, groups; /* the first channel; groups of LANES */
     const uint8_t *from, *weights, *high_weights;
-    const uint8_t *next, *end; /* weights of the block after it */
+    const uint8_t *ahead, *end; /* weights of the block after it: those to fetch next */
     tile_kernel *tiles[2]; /* by runs - 1 */
 } block;
 
@@ -66,12 +74,20 @@ static block block_at(const worker *w, const step *s, int64_t index)
     b.from = w->arena + s->from.at + of.input;
     b.weights = (const uint8_t *)s->weights + at;
     b.high_weights = s->high_weights ? (const uint8_t *)s->high_weights + at : NULL;
-    b.next = index + 1 < s->blocks ? b.weights + of.groups * LANES * lane_bytes : b.weights;
-    b.end = b.next + of.groups * LANES * lane_bytes;
+    b.ahead = index + 1 < s->blocks ? b.weights + of.groups * LANES * lane_bytes : b.weights;
+    b.end = b.ahead + of.groups * LANES * lane_bytes;
     for (int runs = 0; runs < 2; runs++)
         b.tiles[runs] = s->integers ? w->by->integers[s->run - 1][runs][of.groups - 1]
                                     : w->by->floats[s->run - 1][runs][of.groups - 1];
     return b;
+}
+
+/* Weights that a tile of so many taps is to fetch: a line a tap. */
+static const uint8_t *fetched_by_tile(block *b, int64_t taps)
+{
+    const uint8_t *found = b->ahead;
+    b->ahead = found + 64 * taps < b->end ? found + 64 * taps : b->weights;
+    return found;
 }
 
 /* A run of pixels: its row, and its first pixel. */
@@ -87,37 +103,64 @@ static place_of_run next_run(const step *s, place_of_run at)
     return (place_of_run){at.y, at.x + 2 * s->run <= s->columns ? at.x + s->run : s->columns - s->run};
 }
 
-static void convolve_runs(
-    const worker *w, const step *s, const finishing *f, const block *b, const place_of_run *at,
-    int64_t runs, int64_t ring_rows, const uint8_t *ahead)
+/* Fetch the floats that what follows the sums of a run reads and writes. */
+static void fetch_floats(
+    const worker *w, const finishing *f, const block *b, int64_t pixels, int64_t y, int64_t x)
 {
-    int32_t sums[TILE_NUMBERS], high[TILE_NUMBERS];
+    const uint8_t *addend = w->arena + f->addend.at + y * f->addend.row + x * f->addend.pixel;
+    const uint8_t *to = w->arena + f->to.at + y * f->to.row + x * f->to.pixel;
+    for (int64_t p = 0; p < pixels; p++)
+        for (int64_t line = b->channel * 4; line < (b->channel + b->groups * LANES) * 4; line += 64) {
+            if (f->has_addend)
+                __builtin_prefetch(addend + p * f->addend.pixel + line);
+            if (f->stored)
+                __builtin_prefetch(to + p * f->to.pixel + line, 1);
+        }
+}
+
+/* Some tiles of a block, and what follows the sums of each row that they hold. */
+static void convolve_runs(
+    const worker *w, const step *s, const finishing *f, block *b, const place_of_run *at,
+    int64_t runs, int64_t ring_rows)
+{
+    int32_t sums[CHUNK / 2 * TILE_NUMBERS], high[TILE_NUMBERS];
     int64_t row = s->stride_y * s->from.row, pixel = s->stride_x * s->from.pixel;
-    const uint8_t *first = b->from + at[0].y * row + at[0].x * pixel;
-    const uint8_t *second = runs > 1 ? b->from + at[1].y * row + at[1].x * pixel : first;
-    tile_kernel *tile = b->tiles[runs - 1];
-    tile(sums, first, second, pixel, s->offsets, s->taps, s->narrow_run, b->weights, ahead);
-    if (b->high_weights) {
-        tile(high, first, second, pixel, s->offsets, s->taps, s->narrow_run, b->high_weights, ahead);
-        for (int64_t i = 0; i < runs * s->run * b->groups * LANES; i++)
-            sums[i] = (int32_t)((uint32_t)sums[i] + (uint32_t)high[i] * 256u);
+    int64_t width = b->groups * LANES, numbers = s->run * width;
+    int far = s->height * (f->has_addend ? f->addend.row : f->to.row) > FAR_FLOATS;
+    for (int64_t i = 0; far && i < runs; i++)
+        fetch_floats(w, f, b, s->run, ring_rows ? at[i].y % ring_rows : at[i].y, at[i].x);
+    for (int64_t i = 0; i < runs; i += 2) {
+        int64_t both = runs - i > 1 ? 2 : 1;
+        const uint8_t *first = b->from + at[i].y * row + at[i].x * pixel;
+        const uint8_t *second = both > 1 ? b->from + at[i + 1].y * row + at[i + 1].x * pixel : first;
+        int32_t *to = sums + i * numbers;
+        tile_kernel *tile = b->tiles[both - 1];
+        const uint8_t *ahead = fetched_by_tile(b, s->taps);
+        tile(to, first, second, pixel, s->offsets, s->taps, s->narrow_run, b->weights, ahead);
+        if (b->high_weights) {
+            tile(high, first, second, pixel, s->offsets, s->taps, s->narrow_run, b->high_weights, ahead);
+            for (int64_t n = 0; n < both * numbers; n++)
+                to[n] = (int32_t)((uint32_t)to[n] + (uint32_t)high[n] * 256u);
+        }
+        for (int64_t n = 0; s->corrections && n < both * numbers; n++)
+            to[n] += s->corrections[b->channel + n % width];
     }
-    for (int64_t i = 0; s->corrections && i < runs * s->run * b->groups * LANES; i++)
-        sums[i] += s->corrections[b->channel + i % (b->groups * LANES)];
-    for (int64_t i = 0; i < runs; i++) {
-        const int32_t *part = sums + i * s->run * b->groups * LANES;
+    for (int64_t i = 0, next; i < runs; i = next) {
+        for (next = i + 1; next < runs && at[next].y == at[i].y && at[next].x == at[next - 1].x + s->run;)
+            next++;
+        int64_t pixels = (next - i) * s->run;
         if (w->trace)
-            apot_write_trace(w, s, part, s->run, b->groups, b->channel, at[i].y, at[i].x);
+            apot_write_trace(w, s, sums + i * numbers, pixels, b->groups, b->channel, at[i].y, at[i].x);
         w->by->finish(
-            f, w->arena, part, b->groups * LANES * 4, (int)s->integers, s->run, b->groups,
+            f, w->arena, sums + i * numbers, width * 4, (int)s->integers, pixels, b->groups,
             b->channel, ring_rows ? at[i].y % ring_rows : at[i].y, at[i].x);
     }
 }
 
 /* The same of a Winograd convolution: a tile of each plane, then 2 x 2 pixels of their sums. */
 static void convolve_planes(
-    const worker *w, const step *s, const finishing *f, const block *b, const place_of_run *at,
-    int64_t runs, const uint8_t *ahead)
+    const worker *w, const step *s, const finishing *f, block *b, const place_of_run *at,
+    int64_t runs)
 {
     int32_t sums[POSITIONS * TILE_NUMBERS], pixels[4 * TILE_NUMBERS];
     int64_t count = runs * s->run, numbers = count * b->groups * LANES, pixel = s->from.pixel;
@@ -127,7 +170,7 @@ static void convolve_planes(
         b->tiles[runs - 1](
             sums + i * numbers, first + i * s->planes, second + i * s->planes, pixel, s->offsets,
             s->taps, s->narrow_run, b->weights + i * s->taps * b->groups * LANES * 4,
-            ahead + i * s->taps * 64);
+            fetched_by_tile(b, s->taps));
     w->by->collect(sums, count, b->groups, s->corrections + b->channel, s->channels, pixels);
     for (int64_t i = 0; i < runs; i++)
         for (int64_t row = 0; row < 2; row++) {
@@ -154,37 +197,42 @@ static void spread_rows(const worker *w, const step *s)
                 s->planes);
 }
 
-/* Some runs of a block, two by two. The first tiles fetch the weights of the block after it. */
+/* Some runs of a block. The first tiles fetch the weights of the block after it. */
 static void convolve_block(
     const worker *w, const step *s, const finishing *f, int64_t index, place_of_run from,
     int64_t runs, int64_t ring_rows)
 {
     block b = block_at(w, s, index);
-    const uint8_t *ahead = b.next;
-    int64_t fetched = 64 * s->taps * (s->winograd ? POSITIONS : 1);
+    int64_t most = s->winograd ? 2 : CHUNK;
     while (runs > 0) {
-        place_of_run pair[2] = {from, next_run(s, from)};
+        place_of_run at[CHUNK];
+        int64_t count = 0;
+        for (; count < most && count < runs; count++, from = next_run(s, from))
+            at[count] = from;
         if (s->winograd)
-            convolve_planes(w, s, f, &b, pair, runs > 1 ? 2 : 1, ahead);
+            convolve_planes(w, s, f, &b, at, count);
         else
-            convolve_runs(w, s, f, &b, pair, runs > 1 ? 2 : 1, ring_rows, ahead);
-        from = next_run(s, pair[1]);
-        runs -= 2;
-        ahead = ahead + fetched < b.end ? ahead + fetched : b.weights;
+            convolve_runs(w, s, f, &b, at, count, ring_rows);
+        runs -= count;
     }
 }
 
+/* All tiles of all blocks. Weights that stay in the cache are read again for every strip of tiles, so that
+ * its pixels are; others are read once. */
 static void convolve(const worker *w, const step *s)
 {
     int64_t runs_of_row = (s->columns + s->run - 1) / s->run, runs = runs_of_row * s->rows;
     int64_t pairs = (runs + 1) / 2, end = share(w, pairs * s->blocks, w->part + 1);
-    for (int64_t i = share(w, pairs * s->blocks, w->part); i < end;) {
-        int64_t index = i / pairs, run = i % pairs * 2;
-        int64_t last = end - index * pairs < pairs ? (end - index * pairs) * 2 : runs;
+    int64_t strip = weight_bytes(s) <= KEPT_WEIGHTS && pairs > CHUNK / 2 ? CHUNK / 2 : pairs, count;
+    for (int64_t i = share(w, pairs * s->blocks, w->part); i < end; i += count) {
+        int64_t first = i / (strip * s->blocks) * strip, rest = i - first * s->blocks;
+        int64_t length = pairs - first < strip ? pairs - first : strip;
+        int64_t pair = first + rest % length, run = pair * 2;
+        count = length - rest % length < end - i ? length - rest % length : end - i;
         int64_t x = run % runs_of_row * s->run;
         place_of_run from = {run / runs_of_row, x <= s->columns - s->run ? x : s->columns - s->run};
-        convolve_block(w, s, &s->finish, index, from, last - run, 0);
-        i = (index + 1) * pairs;
+        int64_t part = runs - run < count * 2 ? runs - run : count * 2;
+        convolve_block(w, s, &s->finish, rest / length, from, part, 0);
     }
 }
 

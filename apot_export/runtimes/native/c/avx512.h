@@ -90,89 +90,127 @@ INLINE __m512i looked_up(__m512i index, __m512i low, __m512i high)
 #endif
 }
 
-INLINE __m128i project(const projection *by, __m512 x, const __m512i *table)
+/* What a projection reads for every vector, in registers. */
+typedef struct {
+    __m512 scale, first, last;
+    __m512i table[4];
+    uint8_t *to;
+    ptrdiff_t pixel;
+} levels_of;
+
+INLINE levels_of levels_at(
+    const projection *by, uint8_t *arena, int64_t channel, int64_t y, int64_t x)
 {
-    x = _mm512_mul_ps(x, _mm512_set1_ps(by->scale));
-    if (by->first < 0)
-        x = _mm512_sub_ps(
-            _mm512_roundscale_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC),
-            _mm512_set1_ps(by->first));
-    if (by->below)
-        x = _mm512_max_ps(x, _mm512_setzero_ps());
-    __m512i index = _mm512_cvttps_epi32(_mm512_min_ps(x, _mm512_set1_ps(by->last)));
-    if (by->kind == UNIFORM)
-        index = _mm512_srli_epi32(_mm512_add_epi32(index, _mm512_set1_epi32(1)), 1);
-    else if (by->kind == SHUFFLED) {
-        __m512i level = looked_up(index, table[0], table[1]);
-        if (by->chunks > 2) {
-            __mmask16 above = _mm512_cmpgt_epi32_mask(index, _mm512_set1_epi32(127));
-            __m512i rest = _mm512_and_si512(index, _mm512_set1_epi32(127));
-            level = _mm512_mask_blend_epi32(above, level, looked_up(rest, table[2], table[3]));
-        }
-        index = level;
-    } else {
-        int32_t indices[LANES];
-        _mm512_storeu_si512(indices, index);
-        for (int lane = 0; lane < LANES; lane++)
-            indices[lane] = by->table[indices[lane]];
-        index = _mm512_loadu_si512(indices);
-    }
-    return _mm512_cvtepi32_epi8(index);
+    levels_of found = {
+        _mm512_set1_ps(by->scale), _mm512_set1_ps(by->first), _mm512_set1_ps(by->last), {{0}},
+        arena + by->to.at + y * by->to.row + x * by->to.pixel + channel, by->to.pixel};
+    for (int chunk = 0; by->kind == SHUFFLED && chunk < 4; chunk++)
+        found.table[chunk] = _mm512_loadu_si512(by->table + 64 * (chunk < by->chunks ? chunk : 0));
+    return found;
 }
 
-INLINE void load_table(const projection *by, __m512i *table)
+/* A table of at most 128 entries for numbers that are not negative. */
+INLINE int is_short(const projection *by)
 {
-    if (by->kind == SHUFFLED)
-        for (int chunk = 0; chunk < 4; chunk++)
-            table[chunk] = _mm512_loadu_si512(by->table + 64 * (chunk < by->chunks ? chunk : 0));
+    return by->kind == SHUFFLED && by->chunks <= 2 && by->first == 0 && !by->below;
+}
+
+INLINE __m512i any_level(const projection *by, const levels_of *l, __m512i index)
+{
+    if (by->kind == UNIFORM)
+        return _mm512_srli_epi32(_mm512_add_epi32(index, _mm512_set1_epi32(1)), 1);
+    if (by->kind == SHUFFLED) {
+        __m512i level = looked_up(index, l->table[0], l->table[1]);
+        if (by->chunks <= 2)
+            return level;
+        __mmask16 above = _mm512_cmpgt_epi32_mask(index, _mm512_set1_epi32(127));
+        __m512i rest = _mm512_and_si512(index, _mm512_set1_epi32(127));
+        return _mm512_mask_blend_epi32(above, level, looked_up(rest, l->table[2], l->table[3]));
+    }
+    int32_t indices[LANES];
+    _mm512_storeu_si512(indices, index);
+    for (int lane = 0; lane < LANES; lane++)
+        indices[lane] = by->table[indices[lane]];
+    return _mm512_loadu_si512(indices);
+}
+
+INLINE void project(const projection *by, int fast, const levels_of *l, __m512 x, int64_t at)
+{
+    x = _mm512_mul_ps(x, l->scale);
+    if (!fast && by->first < 0)
+        x = _mm512_sub_ps(
+            _mm512_roundscale_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC), l->first);
+    if (!fast && by->below)
+        x = _mm512_max_ps(x, _mm512_setzero_ps());
+    __m512i index = _mm512_cvttps_epi32(_mm512_min_ps(x, l->last));
+    index = fast ? looked_up(index, l->table[0], l->table[1]) : any_level(by, l, index);
+    _mm_storeu_si128((__m128i *)(l->to + at), _mm512_cvtepi32_epi8(index));
+}
+
+/* `fast`: integers and a scale, no upper bound, a short table; the other flags are those of
+ * `finish`. Where they are constants, the loop has no branches. */
+INLINE void finish_pixels(
+    const finishing *f, uint8_t *arena, const uint8_t *sums, ptrdiff_t pixel, int fast, int integers,
+    int has_addend, int stored, int64_t projections, int64_t pixels, int64_t groups, int64_t channel,
+    int64_t y, int64_t x)
+{
+    const uint8_t *addend = arena + f->addend.at + y * f->addend.row + x * f->addend.pixel;
+    uint8_t *to = arena + f->to.at + y * f->to.row + x * f->to.pixel;
+    const ptrdiff_t addend_pixel = f->addend.pixel, to_pixel = f->to.pixel;
+    const int affine = fast || f->scale, low_bound = f->bounds > 0, high_bound = !fast && f->bounds > 1;
+    levels_of one = {0}, two = {0};
+    if (projections > 0)
+        one = levels_at(&f->levels[0], arena, channel, y, x);
+    if (projections > 1)
+        two = levels_at(&f->levels[1], arena, channel, y, x);
+    __m512 low = _mm512_set1_ps(f->low), high = _mm512_set1_ps(f->high);
+    for (int64_t g = 0; g < groups; g++) {
+        int64_t c = channel + g * LANES;
+        __m512 scale = low, bias = low;
+        if (affine) {
+            scale = _mm512_loadu_ps(f->scale + c);
+            bias = _mm512_loadu_ps(f->bias + c);
+        }
+#pragma GCC unroll 2
+        for (int64_t p = 0; p < pixels; p++) {
+            const uint8_t *from = sums + p * pixel + g * LANES * 4;
+            __m512 v = integers ? _mm512_cvtepi32_ps(_mm512_loadu_si512(from))
+                                : _mm512_loadu_ps(from);
+            if (affine)
+                v = _mm512_add_ps(_mm512_mul_ps(v, scale), bias);
+            if (has_addend)
+                v = _mm512_add_ps(v, _mm512_loadu_ps(addend + p * addend_pixel + 4 * c));
+            if (low_bound)
+                v = _mm512_max_ps(v, low);
+            if (high_bound)
+                v = _mm512_min_ps(v, high);
+            if (stored)
+                _mm512_storeu_ps(to + p * to_pixel + 4 * c, v);
+            if (projections > 0)
+                project(&f->levels[0], fast, &one, v, p * one.pixel + g * LANES);
+            if (projections > 1)
+                project(&f->levels[1], fast, &two, v, p * two.pixel + g * LANES);
+        }
+    }
 }
 
 static void finish_row(
     const finishing *f, uint8_t *arena, const void *sums, ptrdiff_t pixel, int integers,
     int64_t pixels, int64_t groups, int64_t channel, int64_t y, int64_t x)
 {
-    const uint8_t *addend = arena + f->addend.at + y * f->addend.row + x * f->addend.pixel;
-    uint8_t *to = arena + f->to.at + y * f->to.row + x * f->to.pixel;
-    const projection *one = &f->levels[0], *two = &f->levels[1];
-    uint8_t *first = arena + one->to.at + y * one->to.row + x * one->to.pixel + channel;
-    uint8_t *second = arena + two->to.at + y * two->to.row + x * two->to.pixel + channel;
-    __m512i first_table[4] = {0}, second_table[4] = {0};
-    if (f->projections > 0)
-        load_table(one, first_table);
-    if (f->projections > 1)
-        load_table(two, second_table);
-    __m512 low = _mm512_set1_ps(f->low), high = _mm512_set1_ps(f->high);
-    for (int64_t g = 0; g < groups; g++) {
-        int64_t c = channel + g * LANES;
-        __m512 scale = low, bias = low;
-        if (f->scale) {
-            scale = _mm512_loadu_ps(f->scale + c);
-            bias = _mm512_loadu_ps(f->bias + c);
-        }
-        for (int64_t p = 0; p < pixels; p++) {
-            const uint8_t *from = (const uint8_t *)sums + p * pixel + g * LANES * 4;
-            __m512 v = integers ? _mm512_cvtepi32_ps(_mm512_loadu_si512(from))
-                                : _mm512_loadu_ps(from);
-            if (f->scale)
-                v = _mm512_add_ps(_mm512_mul_ps(v, scale), bias);
-            if (f->has_addend)
-                v = _mm512_add_ps(v, _mm512_loadu_ps(addend + p * f->addend.pixel + 4 * c));
-            if (f->bounds)
-                v = _mm512_max_ps(v, low);
-            if (f->bounds > 1)
-                v = _mm512_min_ps(v, high);
-            if (f->stored)
-                _mm512_storeu_ps(to + p * f->to.pixel + 4 * c, v);
-            if (f->projections > 0)
-                _mm_storeu_si128(
-                    (__m128i *)(first + p * one->to.pixel + g * LANES),
-                    project(one, v, first_table));
-            if (f->projections > 1)
-                _mm_storeu_si128(
-                    (__m128i *)(second + p * two->to.pixel + g * LANES),
-                    project(two, v, second_table));
-        }
+    int fast = integers && f->scale && f->bounds < 2 && f->projections < 2 &&
+               (!f->projections || is_short(&f->levels[0]));
+#define WHERE(a, s, n)                                                                          \
+    if (fast && f->has_addend == a && f->stored == s && f->projections == n) {                  \
+        finish_pixels(                                                                          \
+            f, arena, sums, pixel, 1, 1, a, s, n, pixels, groups, channel, y, x);               \
+        return;                                                                                 \
     }
+    WHERE(0, 0, 1) WHERE(0, 1, 0) WHERE(0, 1, 1) WHERE(1, 0, 1) WHERE(1, 1, 0) WHERE(1, 1, 1)
+#undef WHERE
+    finish_pixels(
+        f, arena, sums, pixel, 0, integers, (int)f->has_addend, (int)f->stored, f->projections,
+        pixels, groups, channel, y, x);
 }
 
 static void maximum(float *to, const float *other, int64_t count)
