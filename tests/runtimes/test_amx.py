@@ -6,9 +6,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from apot_export.network import CodedNetwork, Relu
+from apot_export.network import CodedNetwork, Concat, MaxPool, Relu
 from apot_export.network.codebook import apot, uniform
 from apot_export.runtimes.native import SOURCES, compile_network
 from apot_export.runtimes.native._library import Library, build_flags, compile_kernels
@@ -79,6 +80,72 @@ def test_emulated_registers_take_the_sums(
     # A pair of runs and of groups: four registers are loaded for four products.
     assert products <= found["loads"] <= 2 * products
     assert differences(network, fast, images)["integer sums"] > 0
+
+
+# Channels, outputs, kernel, stride, padding, size; products, of three parts a float.
+FLOATS = [
+    (3, 64, 7, 2, 3, (33, 40), 17 * 2 * 14 * 4),  # 63 numbers of a kernel's row, in two chunks
+    (3, 16, 3, 1, 1, (9, 32), 9 * 2 * 3 * 1),  # 27 numbers: one chunk
+    (1, 24, 5, 1, 0, (7, 11), 3 * 1 * 5 * 2),
+    (20, 32, 3, 3, 0, (10, 100), 3 * 3 * 18 * 2),
+    (3, 16, 1, 1, 0, (5, 40), 0),  # so few taps that their sums could be rounded more often
+    (3, 16, 3, 1, 1, (9, 3), 0),
+]
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "kernel", "stride", "padding", "size", "products"), FLOATS
+)
+@pytest.mark.parametrize("others", [False, True])
+def test_emulated_registers_take_sums_of_floats(
+    emulating: Library, channels: int, outputs: int, kernel: int, stride: int, padding: int,
+    size: Pair, products: int, others: bool,
+) -> None:  # fmt: skip
+    network = floats(channels, outputs, kernel, stride, padding, size, others=others)
+    fast = compile_network(network, kernels="amx", library=emulating, threads=2)
+    counts(emulating)
+    images = images_of(network, 3)
+    images[0] *= np.exp2(np.random.default_rng(1).uniform(-50, 10, images[0].shape))
+    fast.run(images[:1])
+    assert counts(emulating)["products"] == products
+    assert differences(network, fast, images)["float sums"] > 0
+
+
+def floats(
+    channels: int, outputs: int, kernel: int, stride: int, padding: int, size: Pair,
+    *, others: bool,
+) -> CodedNetwork:  # fmt: skip
+    """Return a network of one float layer, whose image `others` also reads: pixel by pixel."""
+    builder = Builder(image=(channels, *size), seed=kernel)
+    value = builder.convolution(
+        "image", outputs, (kernel, kernel), uniform(7, signed=True),
+        stride=(stride, stride), padding=(padding, padding),
+    )  # fmt: skip
+    value = builder.add(Relu(), value)
+    if others:
+        pool = builder.add(MaxPool(kernel=(1, 1), stride=(stride, stride), padding=(0, 0)), "image")
+        if builder.shape(pool)[1:] == builder.shape(value)[1:]:
+            value = builder.add(Concat(), value, pool)
+    return builder.finished(value)
+
+
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan, 3e38, 1e-30, -1e-42])
+def test_rows_of_extreme_floats_are_left_to_vectors(emulating: Library, number: float) -> None:
+    network = floats(3, 16, 3, 1, 1, (12, 20), others=False)
+    fast = compile_network(network, kernels="amx", library=emulating)
+    plain = compile_network(network, kernels=emulating.kernels[1], library=emulating)
+    image = images_of(network, 3)[:1]
+    counts(emulating)
+    expected = fast.run(image)
+    assert counts(emulating)["products"] == 12 * 2 * 3
+    image[0, 1, 5, 7] = number
+    with np.errstate(all="ignore"):
+        found = fast.run(image).reshape(16, 12, 20)
+        wanted = plain.run(image).reshape(16, 12, 20)
+    assert counts(emulating)["products"] == (12 - 3) * 2 * 3
+    np.testing.assert_array_equal(found[:, 4:7], wanted[:, 4:7])
+    rest = [*range(4), *range(7, 12)]
+    np.testing.assert_array_equal(found[:, rest], expected.reshape(16, 12, 20)[:, rest])
 
 
 def test_both_compilers_write_the_instructions(tmp_path: Path) -> None:
@@ -178,6 +245,7 @@ def test_real_registers_compute_the_same(real: Library, threads: int) -> None:
     networks += [random_network(seed, signed_byte_levels()) for seed in range(10)]
     networks += [convolution(*shape[:5]) for shape in SHAPES]
     networks += [convolution(*shape[:5], bits=2) for shape in SHAPES]
+    networks += [floats(*shape[:6], others=others) for shape in FLOATS for others in (False, True)]
     for network in networks:
         fast = compile_network(network, threads=threads, library=real)
         assert fast.kernels == "amx"

@@ -5,12 +5,9 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-import pytest
+from apot_export.runtimes.native._library import Library, build_flags, compile_kernels
 
-from apot_export.runtimes.native import _library
-from apot_export.runtimes.native._library import Library, compile_kernels
-
-_VECTORS = {"avx512_vbmi", "avx512_vnni", "avx512bw"}
+_VECTORS = {"avx512vbmi", "avx512_vnni", "avx512bw"}
 
 
 def processor_flags() -> set[str]:
@@ -20,21 +17,15 @@ def processor_flags() -> set[str]:
     return set(text.split())
 
 
-def emulating_flags() -> dict[str, list[str]]:
-    """Return the compiler's flags by source: AMX is emulated, and AVX-512 stands for AVX-VNNI."""
-    flags = _library.build_flags()
-    flags["avx_vnni"] = [*flags["avx512"], "-mavx2", "-DAPOT_EVEX_DOT"]
-    vectors = flags["avx512_vbmi"] if processor_flags() >= _VECTORS else []
-    flags["amx"] = [*vectors, "-DAPOT_EMULATED_TILES"]
-    return flags
-
-
 def emulating_library(folder: Path, *flags: str) -> Library:
-    """Compile the kernels into a folder, with what this processor lacks emulated."""
-    by_file = emulating_flags()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_library, "build_flags", lambda: by_file)
-        return Library(compile_kernels(folder, flags))
+    """Compile the kernels into a folder: AMX is emulated, and AVX-512 stands for AVX-VNNI."""
+    known = build_flags()
+    vectors = known["avx512_vbmi"] if processor_flags() >= _VECTORS else []
+    others = {
+        "amx": [*vectors, "-DAPOT_EMULATED_TILES"],
+        "avx_vnni": [*known["avx512"], "-mavx2", "-DAPOT_EVEX_DOT"],
+    }
+    return Library(compile_kernels(folder, flags, others))
 
 
 def counts(library: Library) -> dict[str, int]:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -29,17 +29,22 @@ def build_flags() -> dict[str, list[str]]:
     return {name: flags.split() for name, flags in lines}
 
 
-def compile_kernels(folder: Path, flags: Sequence[str] = ("-O3",)) -> Path:
+def compile_kernels(
+    folder: Path,
+    flags: Sequence[str] = ("-O3",),
+    others: Mapping[str, Sequence[str]] | None = None,
+) -> Path:
     """Compile the kernels into a shared library and return its path.
 
     Args:
         folder: Where the library goes, atomically.
         flags: Further flags of the compiler.
+        others: Flags of single sources in place of the Makefile's.
 
     Raises:
         KernelError: There is no compiler, or it failed.
     """
-    compiler, by_file = find_compiler(), build_flags()
+    compiler, by_file = find_compiler(), {**build_flags(), **(others or {})}
     base = [compiler, *by_file[""], *flags]
     with temporary_folder(folder) as work:
 

@@ -1,4 +1,4 @@
-/* Convolutions as products of matrices: which steps they are, and how they are cut for the kernels. */
+/* Convolutions as products of matrices: which steps they are, and what the kernels read of them. */
 #include "apot_work.h"
 
 #include <stdlib.h>
@@ -7,6 +7,7 @@
 #define VECTOR_PRODUCTS 128 /* that kernels without matrices do a cycle */
 #define LARGEST_KERNEL 3    /* of a convolution that is `winograd` */
 #define POSITION(i, j) ((i) * 4 + (j))
+#define FEWEST_SPLIT_PIXELS 4 /* of a run: for fewer, vectors are as fast */
 
 /* --- which steps ------------------------------------------------------------------------------ */
 
@@ -126,10 +127,105 @@ static int find_untransformed(matrix *m, matrix *before, const step *s, const st
     return APOT_OK;
 }
 
-static int find_matrix(matrix *m, const step *s)
+/* --- floats ----------------------------------------------------------------------------------- */
+
+/* Find the extents of a kernel in the offsets of a step: [row][column][channel], each at equal distances. */
+static int find_kernel(matrix *m, const step *s)
 {
-    if (s->kind != CONVOLVE || !s->integers || s->pooled)
+    const int32_t *at = s->offsets;
+    int64_t channels = 1, columns = 1;
+    while (channels < s->taps && at[channels] != s->from.pixel)
+        channels++;
+    while (columns * channels < s->taps && at[columns * channels] != s->from.row)
+        columns++;
+    m->channels = channels;
+    m->kernel_x = columns;
+    m->kernel_y = s->taps / (columns * channels);
+    m->between = channels > 1 ? at[1] : 4;
+    if (m->kernel_y * columns * channels != s->taps || channels > MOST_SPLIT_CHANNELS ||
+        columns > MOST_SPLIT_CHANNELS)
+        return 0;
+    for (int64_t i = 0; i < s->taps; i++) {
+        int64_t c = i % channels, x = i / channels % columns, y = i / channels / columns;
+        if (at[i] != y * s->from.row + x * s->from.pixel + c * m->between)
+            return 0;
+    }
+    return 1;
+}
+
+/* Whether a weight is a bfloat16 whose products with parts of numbers are no denormal ones. */
+static int is_half(float weight)
+{
+    uint32_t bits;
+    memcpy(&bits, &weight, sizeof bits);
+    float magnitude = __builtin_fabsf(weight);
+    return !(bits & 0xffff) && (!bits || (magnitude >= 0x1p-20f && magnitude <= 0x1p20f));
+}
+
+/* Weights [block][chunk][pair of words][channel][2], each three times, for the parts of what it multiplies. */
+static void halve_weights(const matrix *m, const step *s)
+{
+    int64_t words = PARTS * m->channels * m->kernel_x, of_row = m->chunks / m->kernel_y * m->taps * 2;
+    for (int64_t index = 0; index < s->blocks; index++) {
+        channel_block b = channels_at(s, index);
+        int64_t lanes = b.groups * LANES;
+        const float *from = (const float *)s->weights + b.channel * s->taps;
+        uint8_t *to = m->own + b.channel * m->chunks * m->taps * 4;
+        for (int64_t i = 0; i < m->kernel_y * of_row; i++) {
+            int64_t y = i / of_row, word = i % of_row;
+            int64_t tap = y * m->kernel_x * m->channels + word / PARTS;
+            for (int64_t lane = 0; lane < lanes; lane++) {
+                uint8_t *at = to + (i / 2 * lanes + lane) * 4 + i % 2 * 2;
+                memset(at, 0, 2);
+                if (word < words)
+                    memcpy(at, (const uint8_t *)&from[tap * lanes + lane] + 2, 2);
+            }
+        }
+    }
+}
+
+/* A convolution of floats whose weights are bfloat16: each float is the sum of three such numbers, exactly. Its
+ * sums are rounded less often than there are taps. */
+static int find_halves(matrix *m, apot_network *n, const step *s)
+{
+    int64_t weights = padded(s->channels) * s->taps;
+    if (s->group_blocks != s->blocks || !find_kernel(m, s))
         return APOT_OK;
+    for (int64_t i = 0; i < weights; i++)
+        if (!is_half(((const float *)s->weights)[i]))
+            return APOT_OK;
+    int64_t pairs = (PARTS * m->channels * m->kernel_x + 1) / 2;
+    int64_t chunks = (pairs + CHUNK_TAPS - 1) / CHUNK_TAPS;
+    m->taps = (pairs + chunks - 1) / chunks;
+    m->chunks = chunks * m->kernel_y;
+    m->columns = (s->columns - 1) * s->stride_x + m->kernel_x;
+    m->at = s->from.at;
+    m->pixel = s->stride_x * PARTS * m->channels * 2;
+    m->extent = m->pitch = s->columns;
+    m->runs = m->runs_of_extent = (s->columns + LONGEST_MATRIX_RUN - 1) / LONGEST_MATRIX_RUN;
+    m->pixels = (s->columns + m->runs - 1) / m->runs;
+    /* Behind a row, what its last chunk reads further, and the word behind the last number. */
+    m->row = round_up((m->columns * PARTS * m->channels + chunks * m->taps * 2 + 2) * 2, PLAN_LINE);
+    int64_t ring = m->kernel_y * (m->row + PLAN_LINE);
+    if (m->pixels < FEWEST_SPLIT_PIXELS || m->taps + m->chunks > s->taps ||
+        m->chunks > MOST_SPLIT_CHUNKS || ring > 2 * n->plan.arena_bytes)
+        return APOT_OK;
+    m->own = aligned_alloc(PLAN_LINE, (size_t)(padded(s->channels) * m->chunks * m->taps * 4));
+    if (!m->own)
+        return APOT_NO_MEMORY;
+    halve_weights(m, s);
+    m->weights = m->own;
+    m->halves = 1;
+    n->ring_bytes = ring > n->ring_bytes ? ring : n->ring_bytes;
+    return APOT_OK;
+}
+
+static int find_matrix(matrix *m, apot_network *n, const step *s)
+{
+    if (s->kind != CONVOLVE || (s->integers && s->pooled))
+        return APOT_OK;
+    if (!s->integers)
+        return find_halves(m, n, s);
     if (s->winograd)
         return find_untransformed(m, m - 1, s, s - 1);
     cut(m, s, &s->from);
@@ -145,7 +241,7 @@ int apot_find_matrices(apot_network *n)
     n->matrices = calloc((size_t)n->plan.steps, sizeof *n->matrices);
     int status = n->matrices ? APOT_OK : APOT_NO_MEMORY;
     for (int64_t i = 0; i < n->plan.steps && !status; i++)
-        status = find_matrix(&n->matrices[i], &n->steps[i]);
+        status = find_matrix(&n->matrices[i], n, &n->steps[i]);
     return status;
 }
 
@@ -156,113 +252,4 @@ void apot_free_matrices(apot_network *n)
         free(n->matrices[i].own);
     }
     free(n->matrices);
-}
-
-/* --- runs ------------------------------------------------------------------------------------- */
-
-typedef int32_t run_sums[2 * LONGEST_MATRIX_RUN * WIDEST_BLOCK * LANES];
-
-/* Place of a run: its first pixel, and the first that the run before it has not. */
-typedef struct {
-    int64_t start, fresh;
-} place;
-
-static place place_of(const matrix *m, int64_t run)
-{
-    int64_t row = run / m->runs_of_extent, x = run % m->runs_of_extent * m->pixels;
-    int64_t start = x <= m->extent - m->pixels ? x : m->extent - m->pixels;
-    return (place){row * m->pitch + start, row * m->pitch + x};
-}
-
-static const uint8_t *window(const uint8_t *from, const matrix *m, int64_t pixel)
-{
-    return from + pixel / m->pitch * m->row + pixel % m->pitch * m->pixel;
-}
-
-static int64_t runs_of_pair(const matrix *m, int64_t pair)
-{
-    return m->runs - 2 * pair < 2 ? 1 : 2;
-}
-
-/* Sums of a pair of runs. `part` of `parts` pairs brings its share of the next block's weights closer. */
-static void multiply_pair(
-    const worker *w, const step *s, const matrix *m, const channel_block *b, int64_t pair,
-    const uint8_t *ahead, int64_t lines, int32_t *sums)
-{
-    int64_t runs = runs_of_pair(m, pair), at = b->channel * m->chunks * m->taps * 4;
-    const uint8_t *from = w->arena + m->at + b->input;
-    const uint8_t *first = window(from, m, place_of(m, 2 * pair).start);
-    const uint8_t *second = runs > 1 ? window(from, m, place_of(m, 2 * pair + 1).start) : first;
-    matrix_kernel *multiply = w->by->matrices->bytes[runs - 1][b->groups - 1];
-    int64_t channels = b->groups * LANES;
-    multiply(sums, first, second, m, m->offsets, m->weights + at, ahead, lines);
-    if (m->high_weights) {
-        run_sums high;
-        multiply(high, first, second, m, m->offsets, m->high_weights + at, ahead, 0);
-        for (int64_t i = 0; i < runs * m->pixels * channels; i++)
-            sums[i] = (int32_t)((uint32_t)sums[i] + (uint32_t)high[i] * 256u);
-    }
-    /* Those of a `winograd` step belong to its transforms. */
-    for (int64_t i = 0; s->corrections && !s->winograd && i < runs * m->pixels * channels; i += channels)
-        for (int64_t c = 0; c < channels; c++)
-            sums[i + c] += s->corrections[b->channel + c];
-}
-
-/* What follows the sums of a pair of runs, row by row. */
-static void finish_pair(
-    const worker *w, const step *s, const matrix *m, const channel_block *b, int64_t pair,
-    const int32_t *sums)
-{
-    int64_t channels = b->groups * LANES;
-    for (int64_t run = 0; run < runs_of_pair(m, pair); run++, sums += m->pixels * channels) {
-        place at = place_of(m, 2 * pair + run);
-        int64_t pixel = at.fresh, end = at.start + m->pixels;
-        while (pixel < end) {
-            int64_t y = pixel / m->pitch, x = pixel % m->pitch;
-            int64_t next = (y + 1) * m->pitch, inside = s->width - x;
-            if (inside > end - pixel)
-                inside = end - pixel;
-            const int32_t *part = sums + (pixel - at.start) * channels;
-            if (inside > 0 && w->trace)
-                apot_write_trace(w, s, part, inside, b->groups, b->channel, y, x);
-            if (inside > 0)
-                w->by->finish(
-                    &s->finish, w->arena, part, channels * 4, 1, inside, b->groups, b->channel, y, x);
-            pixel = next;
-        }
-    }
-}
-
-/* Pairs of runs for a block of channels. A pair is finished while the next one is multiplied. */
-static void multiply_block(
-    const worker *w, const step *s, const matrix *m, int64_t index, int64_t pair, int64_t end)
-{
-    channel_block b = channels_at(s, index);
-    run_sums sums[2];
-    int64_t bytes = b.groups * LANES * m->chunks * m->taps * 4;
-    const uint8_t *next = m->weights + b.channel * m->chunks * m->taps * 4 + bytes;
-    const uint8_t *last = index + 1 < s->blocks ? next + bytes : next;
-    int64_t lines = (bytes / 64 + m->chunks * (end - pair) - 1) / (m->chunks * (end - pair));
-    for (int64_t i = pair; i < end; i++) {
-        multiply_pair(w, s, m, &b, i, next, next < last ? lines : 0, sums[i & 1]);
-        next += m->chunks * lines * 64;
-        if (i > pair)
-            finish_pair(w, s, m, &b, i - 1, sums[(i - 1) & 1]);
-    }
-    finish_pair(w, s, m, &b, end - 1, sums[(end - 1) & 1]);
-}
-
-void apot_multiply(const worker *w, const step *s, const matrix *m)
-{
-    int64_t pairs = (m->runs + 1) / 2, end = share(w, pairs * s->blocks, w->part + 1);
-    int64_t i = share(w, pairs * s->blocks, w->part);
-    if (i == end)
-        return;
-    w->by->matrices->begin(m->pixels, m->taps);
-    while (i < end) {
-        int64_t first = i % pairs, last = end - i < pairs - first ? first + end - i : pairs;
-        multiply_block(w, s, m, i / pairs, first, last);
-        i += last - first;
-    }
-    w->by->matrices->end();
 }

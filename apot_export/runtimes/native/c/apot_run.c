@@ -236,11 +236,23 @@ static void convolve(const worker *w, const step *s)
     }
 }
 
-static void convolve_row(const worker *w, const step *s, const finishing *f, int64_t y, int64_t ring)
+/* A row, to a ring of so many rows or, for 0, to its place. */
+static void convolve_row(
+    const worker *w, const step *s, const matrix *m, const finishing *f, int64_t y, int64_t ring,
+    int64_t *ready)
 {
+    if (m && m->halves && apot_multiply_row(w, s, m, f, y, ring, ready))
+        return;
     int64_t runs = (s->columns + s->run - 1) / s->run;
     for (int64_t index = 0; index < s->blocks; index++)
         convolve_block(w, s, f, index, (place_of_run){y, 0}, runs, ring);
+}
+
+static void convolve_rows(const worker *w, const step *s, const matrix *m)
+{
+    int64_t ready = 0;
+    for (int64_t y = share(w, s->height, w->part); y < share(w, s->height, w->part + 1); y++)
+        convolve_row(w, s, m, &s->finish, y, 0, &ready);
 }
 
 /* --- rows of other steps --------------------------------------------------------------------- */
@@ -364,22 +376,22 @@ static void rows(const worker *w, const step *s)
 }
 
 /* A convolution whose rows go to a ring, from which the pool after it takes its windows. */
-static void convolve_and_pool(const worker *w, const step *s)
+static void convolve_and_pool(const worker *w, const step *s, const matrix *m)
 {
     finishing f = s->finish;
     worker untraced = *w; /* threads share rows of the ring's edges, and must not both write their sums */
     uint8_t *pooled = w->scratch + s->ring_bytes;
-    int64_t channels = padded(s->channels), next = 0;
+    int64_t channels = padded(s->channels), next = 0, traced = 0, ready = 0;
     f.to.at = w->scratch - w->arena;
     untraced.trace = NULL;
     if (w->trace) /* also the sums of rows that no window reaches */
         for (int64_t y = share(w, s->height, w->part); y < share(w, s->height, w->part + 1); y++)
-            convolve_row(w, s, &f, y, s->pool_kernel_y);
+            convolve_row(w, s, m, &f, y, s->pool_kernel_y, &traced);
     for (int64_t y = share(w, s->pool_height, w->part); y < share(w, s->pool_height, w->part + 1); y++) {
         int64_t first = y * s->pool_stride_y - s->pool_pad_y, last = first + s->pool_kernel_y;
         next = next > first ? next : first > 0 ? first : 0;
         for (; next < last && next < s->height; next++)
-            convolve_row(&untraced, s, &f, next, s->pool_kernel_y);
+            convolve_row(&untraced, s, m, &f, next, s->pool_kernel_y, &ready);
         maximum_row(
             w, s, w->scratch, &f.to, s->pool_kernel_y, y, s->height, s->width, (float *)pooled);
         w->by->finish(
@@ -437,7 +449,9 @@ static void run_step(const worker *w, const step *s, const matrix *m)
     else if (s->kind == SPREAD)
         spread_rows(w, s);
     else if (s->kind == CONVOLVE && s->pooled)
-        convolve_and_pool(w, s);
+        convolve_and_pool(w, s, m);
+    else if (m && m->halves)
+        convolve_rows(w, s, m);
     else if (s->kind == CONVOLVE)
         convolve(w, s);
     else
@@ -466,7 +480,7 @@ typedef struct {
 
 static int64_t bytes_of_thread(const apot_network *n)
 {
-    return n->plan.arena_bytes + n->plan.scratch_bytes;
+    return n->plan.arena_bytes + n->plan.scratch_bytes + n->ring_bytes;
 }
 
 /* Wait until every thread came here as often as this one. */
@@ -503,7 +517,8 @@ static void *work(void *given)
     job *j = t->job;
     const apot_network *n = j->network;
     uint8_t *own = j->workspace + t->index * bytes_of_thread(n);
-    worker w = {n->by, own, own + n->plan.arena_bytes, NULL, j->trace, 0, 1};
+    uint8_t *scratch = own + n->plan.arena_bytes;
+    worker w = {n->by, own, scratch, scratch + n->plan.scratch_bytes, NULL, j->trace, 0, 1};
     int64_t alone = j->images - j->images % j->threads;
     long times = 0;
     for (int64_t i = t->index; i < alone; i += j->threads)

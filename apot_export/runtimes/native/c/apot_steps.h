@@ -119,7 +119,7 @@ typedef void collect_kernel(
  * run lies in one row, or in all rows at once where they follow each other: then some of its pixels are those
  * between the rows, whose sums nobody takes. */
 typedef struct {
-    int64_t used;                       /* whether the step is one */
+    int64_t used, halves;               /* whether the step is one; whether of floats */
     int64_t skipped;                    /* whether the step prepares for one that does without */
     int64_t at, row, pixel;             /* bytes: to the first window, between rows, between pixels */
     int64_t pixels, extent, pitch;      /* of a run; of what is cut into runs; between rows */
@@ -128,6 +128,8 @@ typedef struct {
     int32_t *offsets;                   /* bytes from a window to each chunk */
     const uint8_t *weights, *high_weights; /* [block][chunk][tap][LANES x groups][4] */
     uint8_t *own;                       /* memory of the weights, where the plan has others */
+    int64_t channels, between;          /* `halves`: of the input; bytes between them */
+    int64_t columns, kernel_y, kernel_x; /* pixels that a row of the output reads; its kernel */
 } matrix;
 
 /* Sums of one or two runs for a block of channels, [run][pixel][channel]. `ahead`: weights that are wanted
@@ -138,6 +140,12 @@ typedef void matrix_kernel(
 
 #define LONGEST_MATRIX_RUN 16
 #define CHUNK_TAPS 16
+#define PARTS 3 /* of a float, as bfloat16 */
+#define MOST_SPLIT_CHANNELS 64
+#define MOST_SPLIT_CHUNKS 256
+/* Exponents of numbers whose parts, by weights from 2^-20 to 2^20, have products that are exact. */
+#define SMALLEST_EXPONENT ((127u - 60) << 23)
+#define EXPONENTS (120u << 23)
 
 /* Kernels by runs - 1, groups - 1: of levels by int8, of bfloat16. Each thread that runs them begins and
  * ends. */
@@ -192,6 +200,7 @@ struct apot_network {
     const step *steps;
     uint8_t *memory; /* the file, its constants' addresses made pointers */
     matrix *matrices; /* of each step; NULL: of none */
+    int64_t ring_bytes; /* that they take, of a thread */
 };
 
 /* Check all that a run of a plan depends on, and make pointers of the addresses of its constants; 0 if

@@ -7,7 +7,7 @@
 /* A thread's share of an image: `part` of `parts`, with bytes of its own. */
 typedef struct {
     const kernels *by;
-    uint8_t *arena, *scratch;
+    uint8_t *arena, *scratch, *ring; /* `ring`: rows that are split for products of matrices */
     const float *image;
     void *trace; /* where the sums go, [height, width, channels], or NULL */
     int64_t part, parts;
@@ -42,7 +42,14 @@ void apot_write_trace(
     const worker *w, const step *s, const int32_t *sums, int64_t pixels, int64_t groups,
     int64_t channel, int64_t y, int64_t x);
 
-/* Take the sums of a step as products of matrices, and finish them. */
+/* Take the sums of a step of levels as products of matrices, and finish them. */
 void apot_multiply(const worker *w, const step *s, const matrix *m);
+
+/* The same of a row of a step of floats, which goes to a ring of so many rows, or to its place for 0; returns 0,
+ * and has done nothing, where their products would not be exact. `ready` is 0 before the first of rows that
+ * ascend. */
+int apot_multiply_row(
+    const worker *w, const step *s, const matrix *m, const finishing *f, int64_t y,
+    int64_t ring_rows, int64_t *ready);
 
 #endif
