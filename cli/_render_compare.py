@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from apot_export.presentation.tables import Column, View, count
+from apot_export.inspection.compare_views import comparison_views, sentences
 
 from ._render import console_of_output, new_table
 from ._render_verify import ACCURACY, accuracy_cells
 from ._tables import print_text, print_view
 
 if TYPE_CHECKING:
-    from apot_export.inspection.compare import ExportComparison, Results
+    from apot_export.inspection.compare import ExportComparison
 
 
 def print_comparison(found: ExportComparison) -> None:
     """Show how two exports differ: layers, sizes and costs, results."""
     console = console_of_output()
-    for view in _views(found):
+    for view in comparison_views(found):
         print_view(console, view, wide=False)
         console.print()
     if found.results is None:
@@ -30,55 +28,5 @@ def print_comparison(found: ExportComparison) -> None:
     table.add_row("A", *accuracy_cells(found.results.first))
     table.add_row("B", *accuracy_cells(found.results.second.side))
     console.print(table)
-    for line in _sentences(found.results):
+    for line in sentences(found.results):
         print_text(console, line)
-
-
-def _views(found: ExportComparison) -> Iterator[View]:
-    weights = sum(layer.weights for layer in found.layers)
-    notes = [f"Of {weights:,} weights {found.codes:,} codes and {found.values:,} values differ."]
-    if found.unmatched:
-        notes.append(f"Not in both, or of another shape: {', '.join(found.unmatched)}.")
-    yield View(
-        facts=[("A", str(found.first)), ("B", str(found.second))],
-        columns=(
-            Column(key="layer", title="layer", left=True),
-            Column(key="weights", title="weights", show=count, leaves=1),
-            Column(key="codes", title="codes differ", show=count),
-            Column(key="values", title="values differ", show=count),
-            Column(key="distance", title="distance", show="{:.3%}".format),
-        ),
-        rows=[*map(dataclasses.asdict, found.layers)],
-        notes=notes,
-    )
-    one, other = (cost.forms[0] for cost in found.costs)
-    sizes = {f"bytes of {name}": pair for name, pair in found.files.items()}
-    sizes["additions an image"] = one.additions, other.additions
-    sizes["shifts an image"] = one.shifts, other.shifts
-    sizes["multiplications an image"] = one.multiplications, other.multiplications
-    sizes["bytes of activations, peak"] = one.peak_bytes, other.peak_bytes
-    for process, energy in one.energy.items():
-        sizes[f"pJ an image ({process})"] = round(energy), round(other.energy[process])
-    yield View(
-        columns=(
-            Column(key="what", title="size", left=True),
-            Column(key="A", title="A", show=count),
-            Column(key="B", title="B", show=count),
-        ),
-        rows=[{"what": what, "A": a, "B": b} for what, (a, b) in sizes.items()],
-    )
-
-
-def _sentences(found: Results) -> Iterator[str]:
-    if found.skipped:
-        yield f"{found.skipped:,} images could not be read and were skipped."
-    yield (
-        f"Both name the same class for {found.second.agreement:.2%} of images; the largest "
-        f"difference of a logit is {found.second.largest_logit_difference:.3g}."
-    )
-    flips = found.second.flips
-    if flips is not None:
-        yield (
-            f"{flips.original_only} images are right by A alone, {flips.export_only} by B alone "
-            f"(McNemar: p = {flips.probability:.2g})."
-        )

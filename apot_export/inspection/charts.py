@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from apot_export.inspection.compare import ExportComparison
 from apot_export.inspection.cost import TABLES, Cost
 from apot_export.inspection.thresholds import Thresholds
 from apot_export.inspection.weights import WeightErrors
@@ -14,14 +17,36 @@ _NANO = 1000
 
 def energy_chart(cost: Cost) -> ColumnChart:
     """Return the energy of every layer's operations, beside int8."""
+    return _energy(cost, [TABLES[0].int8(layer.macs) for layer in cost.layers], "int8")
+
+
+def compared_energy_chart(one: Cost, other: Cost) -> ColumnChart | None:
+    """Return the energy of every layer's operations in two exports; None of other layers."""
+    if [layer.layer for layer in one.layers] != [layer.layer for layer in other.layers]:
+        return None
+    return _energy(one, [layer.energy(TABLES[0]) for layer in other.layers], "B")
+
+
+def _energy(cost: Cost, beside: Sequence[float], beside_is: str) -> ColumnChart:
     table = TABLES[0]
     return ColumnChart(
         title="Energy of a layer's operations",
         axis=f"nanojoules, {table.name}",
         names=[layer.layer for layer in cost.layers],
         values=[layer.energy(table) / _NANO for layer in cost.layers],
-        beside=[table.int8(layer.macs) / _NANO for layer in cost.layers],
-        beside_is="int8",
+        beside=[energy / _NANO for energy in beside],
+        beside_is=beside_is,
+    )
+
+
+def difference_chart(found: ExportComparison) -> ColumnChart:
+    """Return how many weights of every layer differ in two exports."""
+    return ColumnChart(
+        title="Weights that differ",
+        axis="percent of a layer's weights",
+        names=[layer.layer for layer in found.layers],
+        values=[100 * layer.values / layer.weights for layer in found.layers],
+        show="{:.2f}".format,
     )
 
 
