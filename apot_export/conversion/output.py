@@ -16,7 +16,12 @@ from apot_export.artifacts.directory import (
     SAMPLE,
     require_free,
 )
-from apot_export.artifacts.onnx_model import build_integer_model, build_model, serialise
+from apot_export.artifacts.onnx_model import (
+    build_integer_model,
+    build_model,
+    model_file,
+    serialise,
+)
 from apot_export.artifacts.onnx_model.lowering import PLAIN, require_target
 from apot_export.artifacts.packed.writing import packed_file_bytes, require_compressible
 from apot_export.artifacts.sample import Sample
@@ -101,7 +106,8 @@ class Output:
 
             form = integer_form(coded, model, self.integer, preprocessing, module)
         network = form.network if form else None
-        files = {ONNX_MODEL: serialise(model), PACKED_MODEL: b""}
+        content = model_file(model, coded, self.model["target"])
+        files = {ONNX_MODEL: content, PACKED_MODEL: b""}
         del model  # of a large network it is as large as the file
         if network is not None:
             of_integers = integer_interface(interface, network)

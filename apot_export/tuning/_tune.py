@@ -30,7 +30,7 @@ from apot_export.artifacts.directory import (
     require_free,
     write_export,
 )
-from apot_export.artifacts.onnx_model import build_model, serialise
+from apot_export.artifacts.onnx_model import build_model, model_file
 from apot_export.artifacts.onnx_model.lowering import CPU, CUDA, OPENVINO, PORTABLE
 from apot_export.artifacts.onnx_model.probe import (
     integers_as_such,
@@ -214,7 +214,8 @@ def tune_for(
         seconds=clock() - began,
     )
     if written:
-        files[ONNX_MODEL], manifest = serialise(models[target]), _tuned(manifest, result)
+        files[ONNX_MODEL] = model_file(models[target], network, target)
+        manifest = _tuned(manifest, result)
     if output is not None:
         manifest["checkpoint"] = found_from(output, directory, manifest["checkpoint"])
     if written or output is not None:
@@ -281,7 +282,7 @@ def _loaded(
     refusals: list[ExportError] = []
     for target, model in models.items():
         try:
-            run = deployment.open(serialise(model))
+            run = deployment.open(model_file(model, network, target))
             run(images)
         except ExportError as error:  # noqa: PERF203 - of two models
             refusals.append(error)

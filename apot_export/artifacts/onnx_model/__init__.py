@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from apot_export.artifacts.onnx_model._builder import INPUT, OUTPUT, codebook_attributes, serialise
+from apot_export.artifacts.onnx_model.blocks import model_file
 from apot_export.artifacts.onnx_model.functions import DOMAIN, OPSET
 from apot_export.artifacts.onnx_model.graph import build_model
 from apot_export.artifacts.onnx_model.integer_graph import build_integer_model
@@ -16,6 +17,7 @@ __all__ = [
     "build_integer_model",
     "build_model",
     "codebook_attributes",
+    "model_file",
     "openvino_model",
     "serialise",
 ]

@@ -11,6 +11,7 @@ import math
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from apot_export.artifacts.onnx_model.blocks import without_blocks
 from apot_export.artifacts.onnx_model.functions import EIGHT_BITS, body_of, operator_of
 from apot_export.artifacts.onnx_model.inlining import inlined
 from apot_export.network.bitpack import unpack
@@ -85,4 +86,6 @@ def _leave_sums_float(model: onnx.ModelProto) -> None:
 
 def model_for_openvino(model: bytes) -> bytes:
     """Serialise what `openvino_model` makes of a serialised model."""
-    return bytes(openvino_model(onnx.load_model_from_string(model)).SerializeToString())
+    return bytes(
+        openvino_model(without_blocks(onnx.load_model_from_string(model))).SerializeToString()
+    )

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from apot_export import budgets
 from apot_export.artifacts import strict_json
+from apot_export.artifacts.onnx_model.blocks import without_blocks
 from apot_export.artifacts.onnx_model.functions import operator_of
 from apot_export.budgets import Budget
 from apot_export.errors import ExportError
@@ -37,7 +38,7 @@ GIVEN = ".given"
 
 
 def parse_model(data: bytes) -> onnx.ModelProto:
-    """Parse a model.
+    """Parse a model: what it computes, without its loop over blocks of images (`in_blocks`).
 
     Raises:
         ExportError: The bytes are not an ONNX model, or it refers to other files.
@@ -58,7 +59,7 @@ def parse_model(data: bytes) -> onnx.ModelProto:
             got=repr(location),
             fix="convert again",
         )
-    return model
+    return without_blocks(model)
 
 
 def _tensors_outside(message: Any) -> Iterator[TensorProto]:
