@@ -191,7 +191,7 @@ def tune_for(
     integers = 0
     if written:
         progress("comparing with the oracle", 0, 1)
-        integers = _require_oracles_integers(network, models[target], deployment)
+        integers = _require_oracles_integers(network, parse_model(models[target]), deployment)
         _require_same_logits(network, runs[BEFORE], runs[target], deployment.batch)
     result = TuningResult(
         path=output or directory,
@@ -214,8 +214,7 @@ def tune_for(
         seconds=clock() - began,
     )
     if written:
-        files[ONNX_MODEL] = model_file(models[target], network, target)
-        manifest = _tuned(manifest, result)
+        files[ONNX_MODEL], manifest = models[target], _tuned(manifest, result)
     if output is not None:
         manifest["checkpoint"] = found_from(output, directory, manifest["checkpoint"])
     if written or output is not None:
@@ -250,26 +249,27 @@ def _require_one_size(model: onnx.ModelProto, directory: Path) -> None:
 
 def _models(
     network: CodedNetwork, present: onnx.ModelProto, deployment: Deployment
-) -> dict[str, onnx.ModelProto]:
-    """Build the models that may be the fastest, by target; name and provenance are the old ones."""
+) -> dict[str, bytes]:
+    """Return the files that may be the fastest, by target; name and provenance are the old ones."""
     kept = ("apot_export", "interface")
     metadata = {p.key: p.value for p in present.metadata_props if p.key in kept}
-    return {
-        target: build_model(
+    files = {}
+    for target in _TARGETS[deployment.runtime, deployment.device]:
+        model = build_model(
             network,
             name=present.graph.name,
             tool=f"apot-export {VERSION}",
             metadata=metadata,
             target=target,
         )
-        for target in _TARGETS[deployment.runtime, deployment.device]
-    }
+        files[target] = model_file(model, network, target)
+    return files
 
 
 def _loaded(
     network: CodedNetwork,
     present: bytes,
-    models: Mapping[str, onnx.ModelProto],
+    models: Mapping[str, bytes],
     deployment: Deployment,
 ) -> dict[str, Logits]:
     """Load the model that is there and a copy, those of targets, and the native kernels.
@@ -282,7 +282,7 @@ def _loaded(
     refusals: list[ExportError] = []
     for target, model in models.items():
         try:
-            run = deployment.open(model_file(model, network, target))
+            run = deployment.open(model)
             run(images)
         except ExportError as error:  # noqa: PERF203 - of two models
             refusals.append(error)
