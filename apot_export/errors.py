@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -58,6 +59,18 @@ class UnsafeCheckpointError(CheckpointError):
 
 class RecognitionError(CheckpointError):
     """No known family or architecture explains the keys and shapes of a checkpoint."""
+
+
+class AmbiguousFamilyError(RecognitionError):
+    """A checkpoint may be of several families.
+
+    Attributes:
+        families: Their names.
+    """
+
+    def __init__(self, families: Sequence[str], **parts: str) -> None:
+        super().__init__("Two families have these keys, and nothing tells which it is.", **parts)
+        self.families = families
 
 
 class BitWidthError(ApotExportError):

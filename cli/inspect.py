@@ -96,14 +96,22 @@ def overview(
         with working("Inspecting", quiet=general.quiet):
             pictures.require_writable()
             opened = _opened(path, general, training, network, checkpoint)
-            found = opened.overview
+            found = [reading.overview for reading in opened.readings]
             pictures.write(opened)
-        content = found.to_json()
+        content = found[0].to_json()
+        if len(found) > 1:
+            content = {"readings": [one.to_json() for one in found]}
+            if not (general.quiet or general.as_json):
+                typer.echo(
+                    f"Nothing tells which of {len(found)} families this is: each is shown; "
+                    "--family NAME shows one.",
+                    err=True,
+                )
         show(
             content,
             general,
             shown,
-            lambda: overview_views(found),
+            lambda: [view for one in found for view in overview_views(one)],
             flat=lambda: flat_view(content),
         )
 

@@ -102,7 +102,7 @@ def _preprocessing(facts: Mapping[str, Any] | None) -> str:
         )
     mean, std = (", ".join(map(str, facts[name])) for name in ("mean", "std"))
     return (
-        f"It is made of the {facts['channels']} pixels{fit}: (pixel / {facts['range'][1]} - "
+        f"The input is made of the {facts['channels']} pixels{fit}: (pixel / {facts['range'][1]} - "
         f"mean) / std with mean {mean} and std {std}, as for the data set {facts['dataset']}."
     )
 

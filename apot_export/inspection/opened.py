@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from apot_export.arguments import checked
 from apot_export.artifacts.directory import MANIFEST, PACKED_MODEL, read_manifest
 from apot_export.artifacts.packed import PackedNetwork, load_packed
-from apot_export.errors import ApotExportError, ExportError, absence
+from apot_export.errors import AmbiguousFamilyError, ApotExportError, ExportError, absence
 from apot_export.inspection.cost import Cost, cost
 from apot_export.inspection.levels import Levels, levels
 from apot_export.inspection.overview import Overview, of_interface, of_manifest, of_network
@@ -89,6 +89,19 @@ class Inspection(Shown):
             fields |= of_manifest(self._manifest) if self._manifest else {}
             fields |= self._of_model() if kind == "ONNX model" else {}
         return Overview(path=self.path, kind=kind, cost=self.cost, bytes=self._bytes, **fields)
+
+    @cached_property
+    def readings(self) -> tuple[Inspection, ...]:
+        """What it may be: this alone, or one for each family where nothing tells which it is."""
+        try:
+            _ = self.overview
+        except AmbiguousFamilyError as error:
+            said = self.statement
+            each = [dataclasses.replace(said.choices, family=name) for name in error.families]
+            return tuple(
+                Inspection(self.path, dataclasses.replace(said, choices=one)) for one in each
+            )
+        return (self,)
 
     @cached_property
     def cost(self) -> Cost:

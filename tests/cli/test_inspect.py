@@ -128,3 +128,17 @@ def test_fraction_bits_that_no_image_called_for_are_said_to_be(
     given = run("convert", CHECKPOINT, "--integer", "--fraction-bits", "8", "-o", "given").stdout
     assert "as given" in given
     assert "calibration" not in given
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_checkpoint_of_two_families_is_shown_as_each(reference: Path) -> None:
+    path = reference / "checkpoints/first-release/CIFAR10/checkpoint/res20_3bit.pth.tar"
+    found = document("inspect", path)["readings"]
+    assert [one["family"] for one in found] == ["apot-v1", "first-release"]
+    assert [one["layers"] for one in found] == [{"codes": 22}, {"codes": 20, "float": 2}]
+    shown = run("inspect", path)
+    assert "--family NAME shows one" in shown.stderr
+    assert all(f"family {one['family']}" in shown.stdout for one in found)
+    assert document("inspect", path, "--family", "apot-v1") == found[0]
+    assert "Two families" in run("inspect", path, "--html", "page.html").stderr
+    assert not Path("page.html").exists()

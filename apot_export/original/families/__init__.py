@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
-from apot_export.errors import RecognitionError
+from apot_export.errors import AmbiguousFamilyError, RecognitionError
 from apot_export.original.families._family import Family
 from apot_export.original.families._floats import Alq, FullPrecision
 from apot_export.original.families._thresholds import (
@@ -59,8 +59,8 @@ def recognise(
         return stated
     able = [family for family in fitting if _offers(family, bits, method)] or fitting
     if bare and len(able) > 1:
-        raise RecognitionError(
-            "Two families have these keys, and nothing in the file tells which it is.",
+        raise AmbiguousFamilyError(
+            [family.name for family in fitting],
             expected="; or ".join(f"{family.name}: {family.summary}" for family in fitting),
             got="a state dict without epoch or accuracy around it",
             fix="say which code trained it: "
