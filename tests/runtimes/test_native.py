@@ -194,6 +194,26 @@ def test_winograd(library: Library, kernels: str, size: tuple[int, int], bits: i
     assert differences(network, fast, images)["integer sums"] > 0
 
 
+@pytest.mark.parametrize("size", [(32, 32), (5, 3), (1, 1), (16, 17), (4, 70)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 16), (32, 32), (48, 16), (80, 64), (64, 32)])
+def test_winograd_of_every_width(
+    library: Library, kernels: str, inputs: int, outputs: int, size: tuple[int, int]
+) -> None:
+    builder = Builder(image=(inputs, *size), seed=outputs)
+    book, levels = apot(3, signed=True), apot(4, signed=False)
+    value = builder.convolution(
+        "image", outputs, (3, 3), book, quantizer(levels, 0.9), padding=(1, 1)
+    )
+    value = builder.add(Relu(), value)
+    network = builder.finished(
+        builder.convolution(value, outputs, (3, 3), book, quantizer(levels, 7.0), padding=(1, 1))
+    )
+    fast = compile_network(network, kernels=kernels, library=library, threads=3)
+    narrow = kernels in {"avx_vnni", "avx2", "neon"} and inputs % 64
+    assert any("spread" in name for name in fast.steps) == (not narrow or outputs % 64 == 0)
+    assert differences(network, fast, images_of(network, 2))["integer sums"] > 0
+
+
 def test_winograd_of_the_largest_weights(library: Library, kernels: str) -> None:
     builder = Builder(image=(64, 6, 6))
     levels = quantizer(uniform(5, signed=False), 1.0)

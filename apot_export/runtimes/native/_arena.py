@@ -19,6 +19,8 @@ _FLOAT_BYTES = 4
 _PAGE = 1 << 21
 _LEAST = 1 << 22
 """Bytes from which numpy asks for large pages."""
+BESIDE_CHANNELS = 32
+"""Channels up to which the 16 transforms of levels lie beside each other, not in planes."""
 
 
 def large_memory(size: int) -> NDArray[np.uint8]:
@@ -156,9 +158,10 @@ def allocate(
     for step in steps:
         if step.spread is not None:
             levels = buffers[step.source]
+            beside = POSITIONS if levels.channels <= BESIDE_CHANNELS else 1
             buffers[step.spread] = Buffer(
-                channels=levels.channels,
-                height=-(-levels.height // 2) * POSITIONS,
+                channels=levels.channels * beside,
+                height=-(-levels.height // 2) * (POSITIONS // beside),
                 width=-(-levels.width // 2),
                 levels=True,
             )

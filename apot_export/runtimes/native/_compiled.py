@@ -184,4 +184,5 @@ def compile_network(
     if isinstance(network, PackedNetwork):
         network = network.network
     found = library or default_library()
-    return FastNetwork(network, lower(network), found, found.chosen(kernels), threads)
+    chosen = found.chosen(kernels)
+    return FastNetwork(network, lower(network, chosen), found, chosen, threads)

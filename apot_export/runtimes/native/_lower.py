@@ -43,6 +43,9 @@ from apot_export.runtimes.native._weights import (
 _SHUFFLED_ENTRIES = 256
 _FLOAT_BYTES = 4
 _OFFSET_LIMIT = 1 << 31
+_OF_WHOLE_VECTORS = ("avx_vnni", "avx2", "neon")
+"""Kernels that Winograd's algorithm makes slower where a pixel has few channels."""
+_VECTOR_LEVELS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +86,13 @@ class Program:
         return bytes(header)[:behind] + rest
 
 
-def lower(network: CodedNetwork) -> Program:
-    """Lower a network.
+def lower(network: CodedNetwork, kernels: str | None = None) -> Program:
+    """Lower a network, for any kernels or for those of a name.
 
     Raises:
         KernelError: An operation or a layer has no kernel.
     """
-    return _Lowering(network).program()
+    return _Lowering(network, kernels).program()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +116,9 @@ def plan_network(network: CodedNetwork) -> Plan:
 
 
 class _Lowering:
-    def __init__(self, network: CodedNetwork) -> None:
+    def __init__(self, network: CodedNetwork, kernels: str | None) -> None:
         self._network = network
+        self._transformed = _VECTOR_LEVELS if kernels in _OF_WHOLE_VECTORS else LANES
         self._fused, output = fuse(network)
         self._winograd = self._winograds()
         self._shapes = dict(network.shapes)
@@ -141,7 +145,8 @@ class _Lowering:
             operation = fused.node.operation
             if not isinstance(operation, op.Convolution) or fused.pool is not None:
                 continue
-            weights = winograd_weights(operation, self._network.layers[operation.layer])
+            layer = self._network.layers[operation.layer]
+            weights = winograd_weights(operation, layer, self._transformed)
             if weights is not None:
                 found[fused.node.name] = weights
                 fused.spread = f"{fused.node.name} (spread)"
@@ -279,7 +284,7 @@ class _Lowering:
         step.run = _best_run(step.width)
         if fused.spread is not None:
             planes = self._buffers[fused.spread]
-            self._convolve_planes(step, planes, self._winograd[fused.node.name])
+            self._convolve_planes(step, planes, source.channels, self._winograd[fused.node.name])
             return
         rows = np.arange(kernel[0]) * operation.dilation[0] * source.row
         columns = np.arange(kernel[1]) * operation.dilation[1] * source.pixel
@@ -316,17 +321,19 @@ class _Lowering:
         step = Step(kind=StepKind.SPREAD, channels=source.channels)
         step.height, step.width = to.height, to.width
         step.rows, step.columns = -(-source.height // 2), to.width
-        step.from_, step.planes = source.view((1, 1)), to.plane // POSITIONS
+        step.from_, step.planes = source.view((1, 1)), _between_planes(to, source.channels)
         step.offset, step.finish.to = self._winograd[fused.node.name].offset, to.view()
         return step
 
-    def _convolve_planes(self, step: Step, planes: Buffer, winograd: Winograd) -> None:
+    def _convolve_planes(
+        self, step: Step, planes: Buffer, channels: int, winograd: Winograd
+    ) -> None:
         address = self._constants.address
         step.kind, step.winograd = StepKind.CONVOLVE, 1
         step.rows, step.columns = -(-step.height // 2), planes.width
         step.run = _best_run(step.columns)
-        step.from_, step.planes = planes.view(), planes.plane // POSITIONS
-        self._read_at(step, np.arange(0, planes.channels, 4))
+        step.from_, step.planes = planes.view(), _between_planes(planes, channels)
+        self._read_at(step, np.arange(0, channels, 4))
         step.weights, step.narrow_run = address(winograd.weights), winograd.narrow_run
         step.corrections = address(winograd.corrections)
         step.blocks = step.group_blocks = len(winograd.weights)
@@ -377,6 +384,11 @@ class _Lowering:
 
     def _needs_scratch(self, size: int) -> None:
         self._scratch = max(self._scratch, size)
+
+
+def _between_planes(planes: Buffer, channels: int) -> int:
+    """Return the bytes from a transform of some channels to the next of the 16."""
+    return channels if planes.channels > channels else planes.plane // POSITIONS
 
 
 def _best_run(width: int) -> int:

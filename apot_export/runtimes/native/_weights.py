@@ -156,7 +156,6 @@ def _in_blocks(numbers: Array, groups: int, together: int) -> Array:
 # do not.
 
 _LARGEST_BYTE = 255
-_VECTOR_BYTES = 64
 _LARGEST_WEIGHTS = 1 << 23
 """Bytes of transformed weights beyond which reading them takes longer than multiplying."""
 _MOST_SUMMANDS = 9
@@ -180,8 +179,13 @@ class Winograd:
     """As in `Packed`."""
 
 
-def winograd_weights(operation: Convolution, layer: Layer) -> Winograd | None:
+def winograd_weights(operation: Convolution, layer: Layer, unit: int) -> Winograd | None:
     """Return the transformed weights of a plain 3 x 3 convolution of whole blocks of channels.
+
+    Args:
+        operation: The convolution.
+        layer: Its weights, and its quantizer.
+        unit: Of what its input channels must be a multiple, itself one of `LANES`.
 
     Returns:
         None where the convolution has another form, its levels are signed, or weights or levels
@@ -194,8 +198,9 @@ def winograd_weights(operation: Convolution, layer: Layer) -> Winograd | None:
         or layer.activation.lowest_level < 0
         or layer.shape[2:] != _KERNEL
         or (operation.stride, operation.padding, operation.dilation, operation.groups) != plain
-        or layer.shape[0] % (LANES * WIDEST_BLOCK)
-        or layer.shape[1] % _VECTOR_BYTES
+        or layer.shape[0] % min(layer.shape[0], LANES * WIDEST_BLOCK)
+        or layer.shape[0] % LANES
+        or layer.shape[1] % unit
         or POSITIONS * layer.shape[0] * layer.shape[1] > _LARGEST_WEIGHTS
     ):
         return None
@@ -211,7 +216,7 @@ def winograd_weights(operation: Convolution, layer: Layer) -> Winograd | None:
     offsets[:, 1, 1] = 0
     results: NDArray[Any] = np.einsum("yi,oij,xj->yxo", _RESULTS, offsets, _RESULTS)
     outputs, inputs = layer.shape[:2]
-    width = LANES * WIDEST_BLOCK
+    width = min(outputs, LANES * WIDEST_BLOCK)
     blocks = spread.reshape(outputs // width, width, inputs // 4, 4, POSITIONS)
     weights = np.ascontiguousarray(blocks.transpose(0, 4, 2, 1, 3), dtype=np.int8)
     return Winograd(

@@ -97,9 +97,10 @@ static void kernel_of(const int8_t *transforms, ptrdiff_t position, int8_t *to, 
 static int find_untransformed(matrix *m, matrix *before, const step *s, const step *spread)
 {
     const int64_t inputs = s->taps, taps = LARGEST_KERNEL * LARGEST_KERNEL * inputs;
+    const int64_t width = s->channels / s->blocks; /* of every block */
     const view *from = &spread->from;
     if (spread->kind != SPREAD || spread->finish.to.at != s->from.at || spread->rows < s->rows ||
-        spread->columns < s->columns || inputs * 4 > spread->channels || s->blocks * WIDEST_BLOCK * LANES != s->channels)
+        spread->columns < s->columns || inputs * 4 > spread->channels || width % LANES || width * s->blocks != s->channels)
         return APOT_OK;
     int32_t *offsets = malloc((size_t)taps * sizeof *offsets);
     if (!offsets)
@@ -113,7 +114,7 @@ static int find_untransformed(matrix *m, matrix *before, const step *s, const st
     free(offsets);
     if (status || !m->used)
         return status;
-    const int64_t tap = WIDEST_BLOCK * LANES * 4, position = inputs * tap;
+    const int64_t tap = width * 4, position = inputs * tap;
     m->own = aligned_alloc(PLAN_LINE, (size_t)(s->blocks * taps * tap));
     if (!m->own)
         return APOT_NO_MEMORY;

@@ -10,7 +10,7 @@ typedef __int128 wide;
 #define MOST_BYTES ((int64_t)1 << 40)
 #define MOST_ENTRIES 65536 /* of a table of levels */
 #define SHUFFLED_CHUNKS 4
-#define SPREAD_CHANNELS 64 /* which a transform takes at once */
+#define SPREAD_CHANNELS LANES /* which a transform takes at once */
 #define SPREAD_REACH 3     /* pixels of a transform's window beyond the first */
 
 /* What is checked, and what it may use. Checks go on after one failed; `sound` remembers it. */

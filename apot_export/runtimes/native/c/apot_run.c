@@ -9,6 +9,7 @@
 
 #define CHUNK 8                  /* runs whose sums are finished together */
 #define KEPT_WEIGHTS (256 << 10) /* bytes of weights that stay in a core's cache */
+#define NEAR_WEIGHTS (32 << 10)  /* bytes of a block's weights that stay nearest */
 #define FAR_FLOATS (512 << 10)   /* bytes of a value that do not */
 #define SPINS 2000 /* looks at a barrier before the processor is given to others */
 
@@ -103,6 +104,15 @@ static place_of_run next_run(const step *s, place_of_run at)
     return (place_of_run){at.y, at.x + 2 * s->run <= s->columns ? at.x + s->run : s->columns - s->run};
 }
 
+/* The first of some runs that does not follow the one before it in a row. */
+static int64_t runs_together(const step *s, const place_of_run *at, int64_t first, int64_t runs)
+{
+    int64_t next = first + 1;
+    while (next < runs && at[next].y == at[first].y && at[next].x == at[next - 1].x + s->run)
+        next++;
+    return next;
+}
+
 /* Fetch the floats that what follows the sums of a run reads and writes. */
 static void fetch_floats(
     const worker *w, const finishing *f, const block *b, int64_t pixels, int64_t y, int64_t x)
@@ -146,8 +156,7 @@ static void convolve_runs(
             to[n] += s->corrections[b->channel + n % width];
     }
     for (int64_t i = 0, next; i < runs; i = next) {
-        for (next = i + 1; next < runs && at[next].y == at[i].y && at[next].x == at[next - 1].x + s->run;)
-            next++;
+        next = runs_together(s, at, i, runs);
         int64_t pixels = (next - i) * s->run;
         if (w->trace)
             apot_write_trace(w, s, sums + i * numbers, pixels, b->groups, b->channel, at[i].y, at[i].x);
@@ -157,44 +166,62 @@ static void convolve_runs(
     }
 }
 
-/* The same of a Winograd convolution: a tile of each plane, then 2 x 2 pixels of their sums. */
+/* What follows the sums of 2 x 2 pixels in a row, some of which may lie beyond an odd image. */
+static void finish_squares(
+    const worker *w, const step *s, const finishing *f, const block *b, const int32_t *pixels,
+    int64_t row, int64_t count, place_of_run at)
+{
+    int64_t x = 2 * at.x, inside = s->width - x < 2 * count ? s->width - x : 2 * count;
+    for (int64_t y = 2 * at.y; y < 2 * at.y + 2 && y < s->height; y++, pixels += row) {
+        if (w->trace)
+            apot_write_trace(w, s, pixels, inside, b->groups, b->channel, y, x);
+        w->by->finish(
+            f, w->arena, pixels, b->groups * LANES * 4, 1, inside, b->groups, b->channel, y, x);
+    }
+}
+
+/* The same of a Winograd convolution: one or two tiles of each plane, then 2 x 2 pixels of their sums. */
 static void convolve_planes(
     const worker *w, const step *s, const finishing *f, block *b, const place_of_run *at,
     int64_t runs)
 {
     int32_t sums[POSITIONS * TILE_NUMBERS], pixels[4 * TILE_NUMBERS];
-    int64_t count = runs * s->run, numbers = count * b->groups * LANES, pixel = s->from.pixel;
+    int64_t width = b->groups * LANES, count = runs * s->run, pixel = s->from.pixel;
     const uint8_t *first = b->from + at[0].y * s->from.row + at[0].x * pixel;
     const uint8_t *second = runs > 1 ? b->from + at[1].y * s->from.row + at[1].x * pixel : first;
     for (int64_t i = 0; i < POSITIONS; i++)
         b->tiles[runs - 1](
-            sums + i * numbers, first + i * s->planes, second + i * s->planes, pixel, s->offsets,
-            s->taps, s->narrow_run, b->weights + i * s->taps * b->groups * LANES * 4,
-            fetched_by_tile(b, s->taps));
+            sums + i * count * width, first + i * s->planes, second + i * s->planes, pixel, s->offsets,
+            s->taps, s->narrow_run, b->weights + i * s->taps * width * 4, fetched_by_tile(b, s->taps));
     w->by->collect(sums, count, b->groups, s->corrections + b->channel, s->channels, pixels);
     for (int64_t i = 0; i < runs; i++)
-        for (int64_t row = 0; row < 2; row++) {
-            const int32_t *part = pixels + (row * 2 * count + i * 2 * s->run) * b->groups * LANES;
-            int64_t y = 2 * at[i].y + row, x = 2 * at[i].x;
-            int64_t inside = s->width - x < 2 * s->run ? s->width - x : 2 * s->run;
-            if (y >= s->height)
-                continue;
-            if (w->trace)
-                apot_write_trace(w, s, part, inside, b->groups, b->channel, y, x);
-            w->by->finish(
-                f, w->arena, part, b->groups * LANES * 4, 1, inside, b->groups, b->channel, y, x);
-        }
+        finish_squares(
+            w, s, f, b, pixels + 2 * i * s->run * width, 2 * count * width, s->run, at[i]);
+}
+
+/* The same, by kernels that take all planes of a few 2 x 2 pixels at once. */
+static void convolve_squares(
+    const worker *w, const step *s, const finishing *f, const block *b, const place_of_run *at,
+    int64_t runs)
+{
+    int32_t pixels[2 * CHUNK * TILE_NUMBERS];
+    for (int64_t i = 0, next; i < runs; i = next) {
+        next = runs_together(s, at, i, runs);
+        int64_t count = (next - i) * s->run;
+        w->by->squares(
+            b->from + at[i].y * s->from.row + at[i].x * s->from.pixel, s->planes, s->from.pixel, count,
+            b->groups, s->offsets, s->taps, b->weights, s->corrections + b->channel, s->channels, pixels);
+        finish_squares(w, s, f, b, pixels, 2 * count * b->groups * LANES, count, at[i]);
+    }
 }
 
 static void spread_rows(const worker *w, const step *s)
 {
     for (int64_t y = share(w, s->rows, w->part); y < share(w, s->rows, w->part + 1); y++)
-        for (int64_t x = 0; x < s->columns; x++)
-            w->by->spread(
-                w->arena + s->from.at + 2 * y * s->from.row + 2 * x * s->from.pixel, s->from.row,
-                s->from.pixel, s->channels, (int)s->offset,
-                w->arena + s->finish.to.at + y * s->finish.to.row + x * s->finish.to.pixel,
-                s->planes);
+        w->by->spread(
+            w->arena + s->from.at + 2 * y * s->from.row, s->from.row, s->from.pixel, s->channels,
+            (int)s->offset, w->arena + s->finish.to.at + y * s->finish.to.row, s->planes,
+            s->finish.to.pixel, s->columns);
 }
 
 /* Some runs of a block. The first tiles fetch the weights of the block after it. */
@@ -203,13 +230,17 @@ static void convolve_block(
     int64_t runs, int64_t ring_rows)
 {
     block b = block_at(w, s, index);
-    int64_t most = s->winograd ? 2 : CHUNK;
+    int64_t weights = 4 * s->taps * POSITIONS * b.groups * LANES;
+    int squares = s->winograd && w->by->squares && weights <= NEAR_WEIGHTS;
+    int64_t most = s->winograd && !squares ? 2 : CHUNK;
     while (runs > 0) {
         place_of_run at[CHUNK];
         int64_t count = 0;
         for (; count < most && count < runs; count++, from = next_run(s, from))
             at[count] = from;
-        if (s->winograd)
+        if (squares)
+            convolve_squares(w, s, f, &b, at, count);
+        else if (s->winograd)
             convolve_planes(w, s, f, &b, at, count);
         else
             convolve_runs(w, s, f, &b, at, count, ring_rows);

@@ -110,10 +110,16 @@ typedef void maximum_kernel(float *to, const float *other, int64_t count);
 /* The transforms of `winograd.h`. */
 typedef void spread_kernel(
     const uint8_t *from, ptrdiff_t row, ptrdiff_t pixel, int64_t channels, int offset, uint8_t *to,
-    ptrdiff_t plane);
+    ptrdiff_t plane, ptrdiff_t to_pixel, int64_t pixels);
 typedef void collect_kernel(
     const int32_t *sums, int64_t pixels, int64_t groups, const int32_t *corrections,
     int64_t channels, int32_t *to);
+
+/* A Winograd convolution of 2 x 2 pixels in a row: of their 16 planes, [2][2 x pixels][groups of LANES]. */
+typedef void squares_kernel(
+    const uint8_t *from, ptrdiff_t plane, ptrdiff_t pixel, int64_t pixels, int64_t groups,
+    const int32_t *offsets, int64_t taps, const void *weights, const int32_t *corrections, int64_t channels,
+    int32_t *to);
 
 /* A step whose sums are products of matrices: `pixels` by `taps` at a time, runs of pixels two by two. A
  * run lies in one row, or in all rows at once where they follow each other: then some of its pixels are those
@@ -164,6 +170,7 @@ typedef struct {
     maximum_kernel *maximum;
     spread_kernel *spread;
     collect_kernel *collect;
+    squares_kernel *squares; /* NULL: tiles of each plane, then `collect` */
     const matrix_kernels *matrices; /* NULL where the processor multiplies no matrices */
 } kernels;
 

@@ -6,7 +6,7 @@
 
 const kernels *apot_avx2(void)
 {
-    static const kernels found = KERNELS("avx2", finish_row, maximum, spread, collect);
+    static const kernels found = KERNELS("avx2", finish_row, maximum, spread, collect, NULL);
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &found : NULL;
 }

@@ -7,6 +7,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define LINE 64 /* bytes of a cache line */
+#define MOST_COLUMN 6 /* vectors of sums of a plane, of which four are in registers */
 
 INLINE void integer_tile(
     int pixels, int runs, int groups, void *sums, const uint8_t *first, const uint8_t *second,
@@ -222,3 +223,96 @@ static void maximum(float *to, const float *other, int64_t count)
 
 #include "tiles.h"
 #include "winograd.h"
+
+/* _mm512_dpbusd_epi32, whose sums GCC 12 moves between registers and memory here. */
+#define DOT(sum, levels, weights)                                                               \
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(levels), "v"(weights))
+
+/* One column of the 4 x 4 planes for some 2 x 2 pixels: sums down the column, [2][4][pixels][groups]. */
+INLINE void column_sums(
+    int pixels, int groups, const uint8_t *from, ptrdiff_t plane, ptrdiff_t pixel, const int32_t *offsets,
+    int64_t taps, const int8_t *w, int64_t column, __m512i *to)
+{
+    __m512i sum[4][MOST_COLUMN];
+    const ptrdiff_t position = taps * groups * LINE;
+    const int count = pixels * groups;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+#pragma GCC unroll 6
+        for (int n = 0; n < count; n++)
+            sum[i][n] = _mm512_setzero_si512();
+    from += column * plane;
+    w += column * position;
+    for (int64_t tap = 0; tap < taps; tap++, w += groups * LINE) {
+        const uint8_t *at = from + offsets[tap];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            __m512i low = _mm512_loadu_si512(w + 4 * i * position), high = low;
+            if (groups > 1)
+                high = _mm512_loadu_si512(w + 4 * i * position + LINE);
+#pragma GCC unroll 6
+            for (int p = 0; p < pixels; p++) {
+                int32_t four;
+                memcpy(&four, at + 4 * i * plane + p * pixel, sizeof four);
+                __m512i levels = _mm512_set1_epi32(four);
+                DOT(sum[i][p * groups], levels, low);
+                if (groups > 1)
+                    DOT(sum[i][p * groups + 1], levels, high);
+            }
+        }
+    }
+#pragma GCC unroll 6
+    for (int n = 0; n < count; n++) {
+        to[column * MOST_COLUMN + n] = _mm512_add_epi32(_mm512_add_epi32(sum[0][n], sum[1][n]), sum[2][n]);
+        to[(4 + column) * MOST_COLUMN + n] =
+            _mm512_sub_epi32(_mm512_sub_epi32(sum[1][n], sum[2][n]), sum[3][n]);
+    }
+}
+
+INLINE void some_squares(
+    int pixels, int groups, const uint8_t *from, ptrdiff_t plane, ptrdiff_t pixel, const int32_t *offsets,
+    int64_t taps, const int8_t *w, const int32_t *corrections, int64_t channels, int32_t *to, int64_t row)
+{
+    __m512i y[8 * MOST_COLUMN];
+    for (int64_t column = 0; column < 4; column++)
+        column_sums(pixels, groups, from, plane, pixel, offsets, taps, w, column, y);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++)
+#pragma GCC unroll 2
+        for (int g = 0; g < groups; g++) {
+            const int32_t *add = corrections + 2 * i * channels + g * LANES;
+            __m512i add_left = _mm512_loadu_si512(add), add_right = _mm512_loadu_si512(add + channels);
+#pragma GCC unroll 6
+            for (int p = 0; p < pixels; p++) {
+                const __m512i *a = y + 4 * i * MOST_COLUMN + p * groups + g;
+                __m512i left = _mm512_add_epi32(_mm512_add_epi32(a[0], a[MOST_COLUMN]), a[2 * MOST_COLUMN]);
+                __m512i right = _mm512_sub_epi32(
+                    _mm512_sub_epi32(a[MOST_COLUMN], a[2 * MOST_COLUMN]), a[3 * MOST_COLUMN]);
+                int32_t *at = to + i * row + (2 * p * groups + g) * LANES;
+                /* Four times the accumulators: the shift drops zeros. */
+                _mm512_storeu_si512(at, _mm512_srai_epi32(_mm512_add_epi32(left, add_left), 2));
+                _mm512_storeu_si512(
+                    at + groups * LANES, _mm512_srai_epi32(_mm512_add_epi32(right, add_right), 2));
+            }
+        }
+}
+
+static void squares(
+    const uint8_t *from, ptrdiff_t plane, ptrdiff_t pixel, int64_t pixels, int64_t groups,
+    const int32_t *offsets, int64_t taps, const void *weights, const int32_t *corrections, int64_t channels,
+    int32_t *to)
+{
+    const int64_t row = 2 * pixels * groups * LANES, most = MOST_COLUMN / groups;
+    const int64_t parts = (pixels + most - 1) / most;
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t first = pixels * part / parts, count = pixels * (part + 1) / parts - first;
+        const uint8_t *at = from + first * pixel;
+        int32_t *sums = to + 2 * first * groups * LANES;
+#define SQUARES(P, G)                                                                           \
+    if (count == P && groups == G)                                                              \
+        some_squares(P, G, at, plane, pixel, offsets, taps, weights, corrections, channels, sums, row);
+        SQUARES(1, 1) SQUARES(2, 1) SQUARES(3, 1) SQUARES(4, 1) SQUARES(5, 1) SQUARES(6, 1)
+        SQUARES(1, 2) SQUARES(2, 2) SQUARES(3, 2)
+#undef SQUARES
+    }
+}

@@ -6,7 +6,7 @@
 
 const kernels *apot_avx512_vbmi(void)
 {
-    static const kernels found = KERNELS("avx512_vbmi", finish_row, maximum, spread, collect);
+    static const kernels found = KERNELS("avx512_vbmi", finish_row, maximum, spread, collect, squares);
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
                    __builtin_cpu_supports("avx512vbmi")

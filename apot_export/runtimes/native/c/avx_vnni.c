@@ -18,7 +18,7 @@
 
 const kernels *apot_avx_vnni(void)
 {
-    static const kernels found = KERNELS("avx_vnni", finish_row, maximum, spread, collect);
+    static const kernels found = KERNELS("avx_vnni", finish_row, maximum, spread, collect, NULL);
     unsigned a = 0, b = 0, c = 0, d = 0;
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&

@@ -120,7 +120,7 @@ static void maximum(float *to, const float *other, int64_t count)
 
 const kernels *apot_neon(void)
 {
-    static const kernels found = KERNELS("neon", finish_row, maximum, spread, collect);
+    static const kernels found = KERNELS("neon", finish_row, maximum, spread, collect, NULL);
 #ifdef __linux__
     return getauxval(AT_HWCAP) & DOT_PRODUCT ? &found : NULL;
 #else

@@ -3,6 +3,6 @@
 
 const kernels *apot_plain(void)
 {
-    static const kernels found = KERNELS("plain", finish_row, maximum, spread, collect);
+    static const kernels found = KERNELS("plain", finish_row, maximum, spread, collect, NULL);
     return &found;
 }

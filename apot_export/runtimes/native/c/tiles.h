@@ -24,5 +24,5 @@ TILES_OF(1) TILES_OF(2) TILES_OF(3) TILES_OF(4) TILES_OF(5) TILES_OF(6) TILES_OF
 #define ALL_TILES(kind)                                                                         \
     {NAMES_OF(kind, 1), NAMES_OF(kind, 2), NAMES_OF(kind, 3), NAMES_OF(kind, 4),                \
      NAMES_OF(kind, 5), NAMES_OF(kind, 6), NAMES_OF(kind, 7)}
-#define KERNELS(name, finish, maximum, spread, collect)                                         \
-    {name, ALL_TILES(integers_), ALL_TILES(floats_), finish, maximum, spread, collect, NULL}
+#define KERNELS(name, finish, maximum, spread, collect, squares)                                \
+    {name, ALL_TILES(integers_), ALL_TILES(floats_), finish, maximum, spread, collect, squares, NULL}

@@ -1,33 +1,46 @@
 /* The transforms of exact Winograd convolution, F(2 x 2, 3 x 3), on vectors of the compiler. */
-#define VECTOR_BYTES 64
-typedef uint8_t byte_vector __attribute__((vector_size(VECTOR_BYTES), aligned(1), may_alias));
+typedef uint8_t wide_bytes __attribute__((vector_size(64), aligned(1), may_alias));
+typedef uint8_t few_bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 typedef int32_t sum_vector __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
-/* Levels of 4 x 4 pixels to their 16 transforms, modulo 256: `offset` makes bytes of them. */
+/* Neighbours share two of their four columns. */
+#define SPREAD(vector)                                                                          \
+    for (; c + (int64_t)sizeof(vector) <= channels; c += (int64_t)sizeof(vector)) {             \
+        vector shift = (vector){0} + (uint8_t)offset, y[4][4];                                  \
+        for (int64_t p = 0; p < pixels; p++) {                                                  \
+            uint8_t *at = to + p * to_pixel + c;                                                \
+            for (int j = 0; j < 4; j++) {                                                       \
+                vector x[4];                                                                    \
+                if (p && j < 2) {                                                               \
+                    for (int i = 0; i < 4; i++)                                                 \
+                        y[i][j] = y[i][j + 2];                                                  \
+                    continue;                                                                   \
+                }                                                                               \
+                for (int i = 0; i < 4; i++)                                                     \
+                    x[i] = *(const vector *)(from + i * row + (2 * p + j) * pixel + c);         \
+                y[0][j] = x[0] - x[2];                                                          \
+                y[1][j] = x[1] + x[2];                                                          \
+                y[2][j] = x[2] - x[1];                                                          \
+                y[3][j] = x[1] - x[3];                                                          \
+            }                                                                                   \
+            for (int i = 0; i < 4; i++, at += 4 * plane) {                                      \
+                *(vector *)at = y[i][0] - y[i][2] + shift;                                      \
+                *(vector *)(at + plane) = i == 1 ? y[i][1] + y[i][2] : y[i][1] + y[i][2] + shift;\
+                *(vector *)(at + 2 * plane) = y[i][2] - y[i][1] + shift;                        \
+                *(vector *)(at + 3 * plane) = y[i][1] - y[i][3] + shift;                        \
+            }                                                                                   \
+        }                                                                                       \
+    }
+
+/* Levels of 4 x 4 pixels to their 16 transforms, modulo 256: `offset` makes bytes of them. So many in a
+ * row, two pixels apart. */
 static void spread(
     const uint8_t *from, ptrdiff_t row, ptrdiff_t pixel, int64_t channels, int offset, uint8_t *to,
-    ptrdiff_t plane)
+    ptrdiff_t plane, ptrdiff_t to_pixel, int64_t pixels)
 {
-    byte_vector shift = (byte_vector){0} + (uint8_t)offset;
-    for (int64_t c = 0; c < channels; c += VECTOR_BYTES) {
-        byte_vector x[4][4], y[4][4];
-        for (int i = 0; i < 4; i++)
-            for (int j = 0; j < 4; j++)
-                x[i][j] = *(const byte_vector *)(from + i * row + j * pixel + c);
-        for (int j = 0; j < 4; j++) {
-            y[0][j] = x[0][j] - x[2][j];
-            y[1][j] = x[1][j] + x[2][j];
-            y[2][j] = x[2][j] - x[1][j];
-            y[3][j] = x[1][j] - x[3][j];
-        }
-        for (int i = 0; i < 4; i++) {
-            uint8_t *at = to + 4 * i * plane + c;
-            *(byte_vector *)at = y[i][0] - y[i][2] + shift;
-            *(byte_vector *)(at + plane) = i == 1 ? y[i][1] + y[i][2] : y[i][1] + y[i][2] + shift;
-            *(byte_vector *)(at + 2 * plane) = y[i][2] - y[i][1] + shift;
-            *(byte_vector *)(at + 3 * plane) = y[i][1] - y[i][3] + shift;
-        }
-    }
+    int64_t c = 0;
+    SPREAD(wide_bytes)
+    SPREAD(few_bytes)
 }
 
 /* Sums [16][pixels][groups of LANES] to accumulators [2][2 x pixels][groups of LANES]. */
