@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 from apot_export.arguments import checked
 from apot_export.artifacts.directory import MANIFEST, PACKED_MODEL, read_manifest
 from apot_export.artifacts.packed import PackedNetwork, load_packed
-from apot_export.errors import AmbiguousFamilyError, ApotExportError, ExportError, absence
+from apot_export.errors import (
+    AmbiguousFamilyError,
+    ApotExportError,
+    ExportError,
+    MissingPackageError,
+    absence,
+)
 from apot_export.inspection.cost import Cost, cost
 from apot_export.inspection.levels import Levels, levels
 from apot_export.inspection.overview import Overview, of_interface, of_manifest, of_network
@@ -130,9 +136,11 @@ class Inspection(Shown):
         """
         try:
             return self.weights, None
-        except ApotExportError as error:
+        except (ApotExportError, ModuleNotFoundError) as error:
             if self.statement.checkpoint is not None or self.kind == "checkpoint":
                 raise
+            if isinstance(error, ModuleNotFoundError):
+                return None, MissingPackageError(error)
             return None, error
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from apot_export.presentation.numbers import compact
@@ -62,7 +63,7 @@ class ColumnChart:
 
     left, right, base = f"{_LEFT}%", f"{_RIGHT}%", _BASE
 
-    @property
+    @cached_property
     def ticks(self) -> list[float]:
         """Round numbers up to the largest."""
         every = [*self.values, *(self.beside or ())]
@@ -83,8 +84,8 @@ class ColumnChart:
             if len(self.names) // (digit * 10**power) < _MOST_NAMES
         )
         places = {1, *range(step, len(self.names) + 1, step)}
-        if len(self.names) > _MOST_NAMES and step < 4:  # noqa: PLR2004 - 1 and 2 would touch
-            places.discard(2)
+        if step > 1:
+            places.discard(2)  # it would touch the 1
         return [(self._x(place - 0.5), place) for place in sorted(places)]
 
     @property

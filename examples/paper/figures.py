@@ -53,7 +53,11 @@ def picture() -> Figure:
         for bits in BITS
         for name in SETS
     ]
-    return level_rows(rows, "weight", ends=(r"$-\alpha$", r"$\alpha$"))
+    return level_rows(
+        rows,
+        "weight",
+        ends=("\N{MINUS SIGN}\N{GREEK SMALL LETTER ALPHA}", "\N{GREEK SMALL LETTER ALPHA}"),
+    )
 
 
 def table(checkpoints: list[Path]) -> str:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import apot_export
 from apot_export.artifacts.directory import ONNX_MODEL, PACKED_MODEL
 from apot_export.inspection.cost import value_bits
-from apot_export.inspection.distributions import distributions
+from apot_export.inspection.distributions import BINS, distributions
 from apot_export.inspection.page import render_page
 from apot_export.inspection.page._drawings import LevelsDrawing, MemoryDrawing
+from apot_export.network import CodedLayer, WeightQuantizer
 from apot_export.network.memory_plan import activations, bytes_of
 from apot_export.presentation.columns import ColumnChart, round_ticks
 from tests.support.browser import (
@@ -80,6 +83,16 @@ def test_without_the_checkpoint_it_says_why_and_what_to_do(
     found = apot_export.inspect(tmp_path / "alone", checkpoint=tmp_path / "gone.pth")
     with pytest.raises(apot_export.ApotExportError):  # it was stated, and is not there
         render_page(found)
+
+
+def test_without_pytorch_an_export_has_all_but_the_weights_before(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = apot_export.inspect(exported / EXPORT)
+    monkeypatch.setitem(sys.modules, "apot_export.original.opening", None)
+    page = render_page(found)
+    assert "A package that this needs is not installed." in page
+    assert [one["id"] for one in Outline(page).all("section")] == SECTIONS
 
 
 def test_a_model_alone_has_an_overview(exported: Path, tmp_path: Path) -> None:
@@ -151,6 +164,24 @@ def test_stems_stand_at_levels_and_are_as_high_as_they_are_many(exported: Path) 
         used = [count for _, count in picture.levels if count]
         tallest = [stem for stem in drawn.stems.split("M") if stem.endswith("V0")]
         assert len(tallest) == sum(round(100 * (1 - count / max(used))) == 0 for count in used)
+
+
+def test_histograms_count_the_weights_before_quantization(exported: Path) -> None:
+    found = apot_export.inspect(exported / EXPORT)
+    for picture in distributions(found.network, found.source):
+        source, coded = found.source.layers[picture.layer], found.network.layers[picture.layer]
+        assert isinstance(coded, CodedLayer)
+        assert [value for value, _ in picture.levels] == pytest.approx(
+            np.unique(coded.codebook.levels) * coded.step
+        )
+        before = source.weight.astype(np.float64)
+        if isinstance(source.quantizer, WeightQuantizer) and source.quantizer.std is not None:
+            before = (before - before.mean()) / before.std(ddof=1)
+        edges = np.linspace(-picture.reach, picture.reach, BINS + 1)
+        counts, _ = np.histogram(np.clip(before, edges[0], edges[-1]), edges)
+        assert picture.weights is not None
+        assert sum(picture.weights) == before.size
+        assert np.abs(counts - picture.weights).sum() <= 4  # rounding at an edge
 
 
 def test_rectangles_of_memory_do_not_overlap(exported: Path) -> None:

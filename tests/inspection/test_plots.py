@@ -16,7 +16,7 @@ from apot_export.artifacts.directory import ONNX_MODEL, PACKED_MODEL
 from apot_export.errors import ExportError, MissingPackageError
 from apot_export.inspection.latex import latex_tables
 from apot_export.inspection.page import render_page
-from apot_export.inspection.plots import LevelRow, level_rows, write_plots
+from apot_export.inspection.plots import LevelRow, level_rows, write_figure, write_plots
 from apot_export.presentation.latex import escaped, latex_table
 from apot_export.presentation.tables import Column, View
 from tests.support.commands import EXPORT, here, run
@@ -64,6 +64,15 @@ def test_stems_stand_where_they_are_said_to() -> None:
     first = [segment.tolist() for segment in lines[1].get_segments()]
     assert first == [[[-1, 1], [-1, 1.45]], [[0.25, 1], [0.25, 1.9]]]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_names_are_neither_formulas_nor_marks(kind: str, tmp_path: Path) -> None:
+    names = [r"$\frac{1", "_^$x$", "\u202elayer", "\u5c64"]
+    figure = level_rows([LevelRow(name, [(0, 1)]) for name in names], "a", ends=("-", "+"))
+    write_figure(figure, tmp_path / f"a.{kind}")
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == [*names[:2], r"\u202elayer", names[3]]
 
 
 def test_what_has_no_weights_before_quantization_has_no_drawing_of_errors(

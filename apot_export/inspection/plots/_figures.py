@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apot_export.artifacts.atomic import replacing
-from apot_export.errors import MissingPackageError
+from apot_export.errors import MissingPackageError, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ WIDTH, HIGHEST = 3.5, 9.0
 ACCENT, GREY, INK = "#1b6ca8", "#b9c2cc", "#222222"
 _STYLE: dict[str, Any] = {
     "font.family": "STIXGeneral",  # comes with matplotlib, and fits Times
-    "mathtext.fontset": "stix",
+    "text.parse_math": False,  # names of layers are no formulas
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -80,7 +81,8 @@ def new_figure(height: float) -> tuple[Figure, Axes]:
 def write_figure(figure: Figure, path: Path) -> None:
     """Write a figure as its file's name ends: .png, with 300 dots an inch, or .svg."""
     kind = path.suffix.removeprefix(".")
-    with style(), replacing(path) as new:
+    with style(), replacing(path) as new, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for it
         figure.savefig(new, format=kind, dpi=_DOTS, metadata=_METADATA[kind])
 
 
@@ -103,7 +105,7 @@ def level_rows(rows: Sequence[LevelRow], axis: str, *, ends: tuple[str, str]) ->
                 axes.add_collection(PolyCollection([corners], facecolors=GREY, linewidths=0))
             axes.add_collection(LineCollection(stems, colors=row.colour, linewidths=0.8))
         axes.hlines(range(len(rows)), -1.25, 1.25, colors=GREY, linewidths=0.4, zorder=0)
-        label_rows(axes, [row.name for row in rows])
+        label_rows(axes, [visible(row.name) for row in rows])
         axes.set(xlim=(-1.25, 1.25), ylim=(-0.2, len(rows) + 0.1), xlabel=axis)
         axes.set_xticks([-1, 0, 1], [ends[0], "0", ends[1]])
         axes.spines["left"].set_visible(False)

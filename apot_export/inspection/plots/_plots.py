@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from apot_export.errors import ExportError
+from apot_export.errors import ExportError, visible
 from apot_export.inspection import charts
 from apot_export.inspection.cost import value_bits
 from apot_export.inspection.distributions import BINS, Distribution, distributions
@@ -176,14 +176,14 @@ def _network(found: Drawing) -> Figure:
                 linestyle=(0, (4, 3)),
             )
         )
-        says = f"$\\times$ {times}"
+        says = f"\N{MULTIPLICATION SIGN} {times}"
         axes.text(9.8, start, says, ha="right", va="center", fontsize=size + 1, weight="bold")
     for place, row in enumerate(found.rows):
         face = "#eef2f6" if row.layer else "white"
         box = Rectangle((left, place - _BOX_HEIGHT / 2), right - left, _BOX_HEIGHT)
         box.set(facecolor=face, edgecolor=GREY, linewidth=0.5)
         axes.add_patch(box)
-        axes.text(left + 0.15, place, row.says, ha="left", va="center", fontsize=size)
+        axes.text(left + 0.15, place, visible(row.says), ha="left", va="center", fontsize=size)
         axes.text(right + 0.15, place, row.shape, ha="left", va="center", fontsize=size)
         if place - 1 in row.reads:
             axes.plot([left + 0.6] * 2, [place - 0.63, place - 0.37], color=INK, linewidth=0.6)
