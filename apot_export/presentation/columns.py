@@ -34,7 +34,7 @@ def round_ticks(largest: float) -> list[float]:
     return [float(f"{place * step:.12g}") for place in range(math.ceil(largest / step) + 1)]
 
 
-class Column(NamedTuple):
+class LayerColumn(NamedTuple):
     """A column, and what it is compared with."""
 
     says: str
@@ -89,7 +89,7 @@ class ColumnChart:
         return [(self._x(place - 0.5), place) for place in sorted(places)]
 
     @property
-    def columns(self) -> list[Column]:
+    def columns(self) -> list[LayerColumn]:
         """The columns from left to right."""
         found = []
         margin = (1 - _FILLED) / 2
@@ -100,7 +100,7 @@ class ColumnChart:
                 says += f"; {self.beside_is}: {self.show(beside)}"
             y = self._y(value or 0.0)
             found.append(
-                Column(
+                LayerColumn(
                     says=says,
                     x=self._x(place + margin),
                     end=self._x(place + 1 - margin),

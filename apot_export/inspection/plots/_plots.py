@@ -186,7 +186,13 @@ def _network(found: Drawing) -> Figure:
         axes.text(left + 0.15, place, visible(row.says), ha="left", va="center", fontsize=size)
         axes.text(right + 0.15, place, row.shape, ha="left", va="center", fontsize=size)
         if place - 1 in row.reads:
-            axes.plot([left + 0.6] * 2, [place - 0.63, place - 0.37], color=INK, linewidth=0.6)
+            axes.plot(
+                [left + 0.6] * 2,
+                [place - 0.63, place - 0.37],
+                color=INK,
+                linewidth=0.6,
+                solid_capstyle="butt",
+            )
     for start, end, lane in found.skips:
         x = left - 0.2 - _LANE_UNITS * (lane + 0.5)
         across, down = [left, x, x, left], [start + 0.2, start + 0.2, end - 0.2, end - 0.2]
