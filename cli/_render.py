@@ -142,6 +142,8 @@ def _conversion_facts(result: ConversionResult, seconds: float) -> Iterator[tupl
         yield "layers", f"{result.layer_bits} {have} other bits (as given)"
     if result.target != _EVERYWHERE:
         yield "target", result.target
+    elif result.faster_on_cpus:
+        yield "target", "portable; on CPUs --target cpu is about twice as fast"
     yield "image size", result.image_size
     if result.compressed:
         yield "packed file", "entropy-coded"

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from apot_export.artifacts.directory import PACKED_MODEL, write_export
+from apot_export.artifacts.onnx_model.blocks import gains_on_cpus
+from apot_export.artifacts.onnx_model.lowering import PORTABLE
 from apot_export.conversion.any_size import at_any_size
 from apot_export.conversion.faithful import require_same_results
 from apot_export.conversion.interface import is_published
@@ -89,12 +91,14 @@ def _export(
     }
     manifest |= {key: value for key, value in optional.items() if value is not None}
     written = write_export(output.folder, made.files, manifest, force=output.force)
+    model_form = (output.model["target"], output.image_size)
     return ConversionResult.of(
         original,
         Sizes.of(coded, original, made.files[PACKED_MODEL], path),
         path=output.folder,
         files=written,
         target=output.model["target"],
+        faster_on_cpus=model_form == (PORTABLE, "fixed") and gains_on_cpus(coded),
         image_size=output.image_size,
         statistics=statistics,
         integer=made.integer,

@@ -99,6 +99,8 @@ class ConversionResult(Shown):
     seconds: float
     target: str
     """Runtime that the ONNX model is lowered for."""
+    faster_on_cpus: bool
+    """Whether target "cpu" measured faster in ONNX Runtime on CPUs than the "portable" written."""
     image_size: str
     """Of the ONNX model: "fixed" or "dynamic"."""
     statistics: dict[str, Any] | None

@@ -99,6 +99,16 @@ def test_images_at_once_follow_from_the_largest_value() -> None:
     assert not any(images_at_once(of_shape(64, 112), other) for other in TARGETS if other != CPU)
 
 
+def test_target_cpu_gains_where_images_are_large_and_products_are_of_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not blocks.gains_on_cpus(of_shape(64, 112))
+    assert not blocks.gains_on_cpus(random_network(1))
+    monkeypatch.setattr(blocks, "_NUMBERS", 1000)
+    gains = {seed: blocks.gains_on_cpus(random_network(seed)) for seed in range(12)}
+    assert set(gains.values()) == {False, True}, gains
+
+
 @pytest.mark.parametrize(("numbers", "loops"), [(1 << 30, 0), (1000, 1)])
 def test_files_have_the_loop_where_images_are_large(
     numbers: int, loops: int, monkeypatch: pytest.MonkeyPatch
