@@ -1,4 +1,4 @@
-"""Networks of the size that people train, on small images: their exports are the networks."""
+"""Networks as deep as people train, narrow, on small images: their exports are the networks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from apot_export.artifacts.packed import load_packed
 from apot_export.original.choices import Choices
 from apot_export.original.custom import original_of_module
 from apot_export.verification.proof.proofs import prove_export
-from tests.support.full_size import NETWORKS, UNet, quantized
+from tests.support.full_size import Averaged, UNet, deeplab, quantized
 
 SHAPE = (3, 32, 32)
 SMALL = {
-    "MobileNetV2": NETWORKS["MobileNetV2, mean after mean"],
+    "MobileNetV2": lambda: quantized(Averaged(width=0.35)),
     "U-Net": lambda: quantized(UNet(width=8), floats=("outc",)),
-    "DeepLabV3": NETWORKS["DeepLabV3"],
+    "DeepLabV3": lambda: quantized(deeplab(width=0.35), floats=("classifier.4",)),
 }
 
 

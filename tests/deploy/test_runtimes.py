@@ -12,6 +12,7 @@ import pytest
 from tests.support.pages import ROOT, blocks, environment, run_lines
 
 HEADER = ROOT / "tests/support/onnxruntime/onnxruntime_c_api.h"
+IN_C = "docs/deploy/onnxruntime.md"
 
 
 def run_python(page: str) -> list[str]:
@@ -57,18 +58,21 @@ def release(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def expected_in_c() -> str:
+    """Return what Python computes of the export that the page on C makes."""
+    run_lines(blocks(IN_C, "sh")[0])
+    (expected,) = run_python(IN_C)
+    return expected
+
+
 @pytest.mark.parametrize("compiler", ["gcc", "g++ -x c++"])
-def test_onnx_runtime_in_c(compiler: str, release: Path) -> None:
-    page = "docs/deploy/onnxruntime.md"
-    making, building = blocks(page, "sh")
-    run_lines(making)
-    (expected,) = run_python(page)
-    program = blocks(page, "c")[0]
+def test_onnx_runtime_in_c(compiler: str, release: Path, expected_in_c: str) -> None:
     source = release / "classify.c"
-    source.write_text(program, encoding="utf-8")
-    lines = building.replace("gcc ", f"{compiler} ", 1)
+    source.write_text(blocks(IN_C, "c")[0], encoding="utf-8")
+    lines = blocks(IN_C, "sh")[1].replace("gcc ", f"{compiler} ", 1)
     lines = lines.replace("classify.c", f'"{source}" -x none')
     lines = lines.replace("-o classify", f'-o "{release}/classify"')
     lines = lines.replace("./classify", f'"{release}/classify"')
     computed = run_lines(f'export ORT="{release}"\n{lines}').strip()
-    assert computed.replace("computed:", "expected:") == expected
+    assert computed.replace("computed:", "expected:") == expected_in_c

@@ -8,10 +8,12 @@ bits` has all readers read the file with every single bit changed.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -62,13 +64,15 @@ def missed(read: Callable[[Path], object], content: bytes, bits: Iterable[int]) 
     found = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PACKED_MODEL
-        for bit in bits:
-            path.write_bytes(flipped(content, bit))
-            try:
-                read(path)
-            except (PackedFileError, ValueError):
-                continue
-            found.append(bit)
+        path.write_bytes(content)
+        with path.open("r+b", buffering=0) as file:  # a new file each time takes ten times as long
+            for bit in bits:
+                place = bit >> 3
+                os.pwrite(file.fileno(), bytes([content[place] ^ 1 << (bit & 7)]), place)
+                with suppress(PackedFileError, ValueError):
+                    read(path)
+                    found.append(bit)
+                os.pwrite(file.fileno(), content[place : place + 1], place)
     return found
 
 
@@ -98,8 +102,9 @@ def test_readers_find_every_changed_bit_of_a_small_file(tmp_path: Path, reader: 
     content = file_bytes()
     assert missed(READERS[reader], content, range(8 * len(content))) == []
     path = tmp_path / PACKED_MODEL
-    for changed in (*(content[:size] for size in range(len(content))), content + b"\0"):
-        path.write_bytes(changed)
+    path.write_bytes(content + b"\0")
+    for size in (len(content) + 1, *reversed(range(len(content)))):
+        os.truncate(path, size)
         with pytest.raises((PackedFileError, ValueError)):
             READERS[reader](path)
 
@@ -113,7 +118,7 @@ def test_readers_find_changed_bits(packed_path: Path, reader: str) -> None:
 
 
 def test_the_reader_in_javascript_finds_changed_bits(packed_path: Path) -> None:
-    ranges = ranges_of(packed_path.read_bytes(), 9, 11)
+    ranges = ranges_of(packed_path.read_bytes(), 9, 83)
     assert missed_in_javascript(packed_path, ranges) == []
 
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import models
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 import apot_export
 from tests.support.training_codes import FirstConv, LastFC, QuantConvV2, with_statistics
@@ -47,9 +49,9 @@ def quantized(network: nn.Module, *, floats: tuple[str, ...] = ()) -> nn.Module:
 class Averaged(nn.Module):
     """MobileNetV2 that averages one axis after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
-        network = models.mobilenet_v2()
+        network = models.mobilenet_v2(width_mult=width)
         self.features, self.classifier = network.features, network.classifier
 
     def forward(self, image: Tensor) -> Tensor:
@@ -135,10 +137,13 @@ def fully_convolutional() -> nn.Module:
     return network
 
 
-def deeplab() -> nn.Module:
+def deeplab(width: float = 1.0) -> nn.Module:
     """Return torchvision's DeepLabV3 on MobileNetV3, with atrous pyramid pooling."""
-    network: nn.Module = models.segmentation.deeplabv3_mobilenet_v3_large(
-        weights=None, weights_backbone=None
+    backbone = models.mobilenet_v3_large(dilated=True, width_mult=width).features
+    head = DeepLabHead(backbone[-1].out_channels, 21)
+    last = {str(len(backbone) - 1): "out"}
+    network: nn.Module = models.segmentation.DeepLabV3(
+        IntermediateLayerGetter(backbone, last), head
     )
     return network
 
