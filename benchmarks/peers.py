@@ -3,11 +3,11 @@
     python -m benchmarks.peers EXPORT... [--batches 1,32] [--threads 1,2] [--rounds 20]
         [--litert FILE.tflite] [--clock wall] [--profile] [--json FILE]
 
-EXPORT is an export directory, or `resnet50`, `resnet101`: networks of random weights. Contestants:
-the network's plain float twin on ONNX Runtime, which is the baseline, and on OpenVINO; that twin in
-the usual uniform int8 (QDQ, uint8 activations, int8 weights) on both; a TFLite file of the same
-network in LiteRT; this tool's targets for CPUs, and the native kernels. Every round runs each once;
-a ratio is the median over rounds of the baseline's time divided by this one's.
+EXPORT is an export directory, or `resnet50`, `resnet101`, `resnet152`: networks of random weights.
+Contestants: the network's plain float twin on ONNX Runtime, which is the baseline, and on OpenVINO;
+that twin in the usual uniform int8 (QDQ, uint8 activations, int8 weights) on both; a TFLite file of
+the same network in LiteRT; this tool's targets for CPUs, and the native kernels. Every round runs
+each once; a ratio is the median over rounds of the baseline's time divided by this one's.
 
 `--clock processor` measures the process's time on all processors instead: for one thread, on a
 machine that others use, too. Needs the extra `peers` (OpenVINO, LiteRT) and, for wall time, no
@@ -53,7 +53,7 @@ from benchmarks._profile import profiles
 
 Floats = NDArray[np.float32]
 BASELINE = "ONNX Runtime, float32"
-BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
 IMAGE = (3, 224, 224)
 PACKAGES = ("onnxruntime-gpu", "onnxruntime", "openvino", "ai-edge-litert")
 FEWEST_ROUNDS = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -75,7 +76,7 @@ class FastNetwork(Shown):
         require_images(images, self._network.input_shape)
         pixels = np.ascontiguousarray(images, dtype=np.float32)
         shape = self._network.shapes[self._network.output]
-        results = np.empty((len(pixels), int(np.prod(shape))), dtype=np.float32)
+        results = np.empty((len(pixels), math.prod(shape)), dtype=np.float32)
         with self._lock:
             if observe is None:
                 self._library.require_done(
