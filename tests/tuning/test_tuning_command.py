@@ -103,7 +103,7 @@ def test_openvino(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "not an export"),
+        (["nowhere"], "no such export"),
         ([EXPORT, "--runtime", "tflite"], "no such value of --runtime"),
         ([EXPORT, "--device", "npu"], "no such value of --device"),
         ([EXPORT, "--runtime", "openvino", "--device", "cuda"], "cannot be tuned for this"),
