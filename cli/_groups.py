@@ -11,14 +11,29 @@ from difflib import get_close_matches
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from ._errors import COULD_NOT_RUN, print_error
 
 GENERAL = "General"
+_LONGEST = 1000
+"""Characters of a sentence in a list of commands."""
 
 
-class Command(TyperCommand):
+class _Listed:
+    """A command or group that the help above it lists with a whole sentence, however long."""
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """Return the first sentence, which the list wraps."""
+        found: str = super().get_short_help_str(limit=max(limit, _LONGEST))  # type: ignore[misc]
+        return found
+
+
+class Group(_Listed, TyperGroup):
+    """A group of commands."""
+
+
+class Command(_Listed, TyperCommand):
     """A command whose help has a section for every panel, and whose errors name a near value."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

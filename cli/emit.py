@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -10,11 +11,13 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from ._errors import reported
-from ._groups import Command, with_groups
+from ._groups import Command, Group, with_groups
 from ._options import General, parsed_bytes
 
 app = typer.Typer(
-    no_args_is_help=True, help="Write C, a C library, SystemVerilog or golden vectors of an export."
+    cls=Group,
+    no_args_is_help=True,
+    help="Write C, a C library, SystemVerilog or golden vectors of an export.",
 )
 
 _VECTORS = "Golden vectors"
@@ -109,7 +112,11 @@ def c(
             )
         if _printed_whole(found, general):
             _print_steps(found)
-            typer.echo(f"Next: make -C {written.output} run-host")
+            _print_next(written.output, "run-host")
+
+
+def _print_next(folder: Path, target: str) -> None:
+    typer.echo(f"Next: make -C {shlex.quote(str(folder))} {target}")
 
 
 def _print_steps(found: dict[str, Any]) -> None:
@@ -146,7 +153,7 @@ def native(export: Source, *, written: Written, general: General) -> None:
             found = emit_native(export, written.output, force=written.force)
         if _printed_whole(found, general):
             typer.echo(f"A run takes {found['workspace_bytes']:,} bytes for each thread.")
-            typer.echo(f"Next: make -C {written.output} run")
+            _print_next(written.output, "run")
 
 
 @app.command("rtl", cls=Command)
@@ -201,7 +208,7 @@ def rtl(
                 force=written.force,
             )
         if _printed_whole(found, general):
-            typer.echo(f"Next: make -C {written.output} iverilog")
+            _print_next(written.output, "iverilog")
 
 
 @app.command("vectors", cls=Command)

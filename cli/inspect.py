@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
-from typer.core import TyperGroup
 
 from ._beside import Pictures, Shown, show
 from ._errors import reported
-from ._groups import Command, with_groups
+from ._groups import Command, Group, with_groups
 from ._options import Dataset, General, InProcess, Network, Training, Weights, chosen
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ _OVERVIEW = "overview"
 _HELP = {"--help", "-h"}
 
 
-class _Views(TyperGroup):
+class _Views(Group):
     """A group of views; what is none of their names is the path of an overview."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import subprocess
 import sys
 from importlib import import_module
@@ -16,7 +17,7 @@ from apot_export import datasets
 from apot_export.artifacts.onnx_model.lowering import TARGETS
 from apot_export.original.quantization import METHODS
 from tests.support import cli_reference
-from tests.support.commands import run
+from tests.support.commands import EXPORT, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,6 +67,19 @@ def test_hints_that_python_3_10_makes_optional_keep_their_option() -> None:
     hint = groups._annotation("export", Annotated[Path | None, argument] | None)
     assert get_args(hint)[0] == (Path | None)
     assert get_args(hint)[1].help == "The export."
+
+
+@pytest.mark.parametrize("group", [[], ["emit"], ["inspect"]], ids=str)
+def test_lists_of_commands_are_not_cut(group: list[str]) -> None:
+    shown = run(*group, "--help").stdout
+    assert "..." not in shown.partition("Commands:")[2]
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_next_command_can_be_copied() -> None:
+    shown = run("emit", "native", EXPORT, "-o", "two words").stdout
+    command = shlex.split(shown.splitlines()[-1].removeprefix("Next: "))
+    assert command == ["make", "-C", "two words", "run"]
 
 
 def test_values_may_be_written_in_capitals(tmp_path: Path) -> None:
