@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.support.networks import Builder, images_of, quantizer
 from tests.support.packed_parts import changed_files, is_small, sound_files
 from tests.support.plans import OK, changed_plans, opened, run
 from tests.support.random_coded_networks import INPUTS, plane_network, random_network
-from tests.support.sanitizers import flags
+from tests.support.sanitizers import VARIABLE, flags
 
 CHANGED_FILES = 60
 CHANGED_PLANS = 60
@@ -57,7 +58,9 @@ def main() -> None:
                 compile_network(found, threads=2, library=library).run(images_of(found, 2))
                 files += 1
     counts = {"networks": len(networks), "compared": compared, "files": files}
-    print(json.dumps(counts | run_changed_plans(library, networks)))  # noqa: T201 - its result
+    if os.environ[VARIABLE] != "thread":  # changed plans are run by one thread, which cannot race
+        counts |= run_changed_plans(library, networks)
+    print(json.dumps(counts))  # noqa: T201 - its result
 
 
 def run_changed_plans(library: Library, networks: list[CodedNetwork]) -> dict[str, int]:
