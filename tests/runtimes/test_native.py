@@ -24,6 +24,7 @@ from apot_export.network import (
     GlobalAveragePool,
     MaxPool,
     Relu,
+    ScaleBias,
 )
 from apot_export.network.bitpack import pack
 from apot_export.network.codebook import apot, uniform
@@ -235,6 +236,23 @@ def test_winograd_of_the_largest_weights(library: Library, kernels: str) -> None
     fast = compile_network(network, kernels=kernels, library=library)
     assert not any("spread" in name for name in fast.steps)
     assert differences(network, fast, images)["integer sums"] == 32 * 36
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_only_grows_follows_the_pool(library: Library, kernels: str, sign: int) -> None:
+    builder = Builder(image=(3, 12, 14), seed=7)
+    value = builder.convolution("image", 16, (3, 3), uniform(7, signed=True), padding=(1, 1))
+    scale = np.linspace(0.1, 2, 16, dtype=np.float32)
+    scale[5] *= sign
+    bias = np.linspace(-3, 3, 16, dtype=np.float32)
+    value = builder.add(Relu(), builder.add(ScaleBias(scale=scale, bias=bias), value))
+    value = builder.add(MaxPool(kernel=(3, 3), stride=(2, 2), padding=(1, 1)), value)
+    network = builder.finished(value)
+    fast = compile_network(network, kernels=kernels, library=library)
+    counts = differences(network, fast, images_of(network, 2))
+    assert counts["float sums"] > 0
+    finish = fast._program.steps[1].finish
+    assert bool(finish.scale) == (sign < 0)
 
 
 @pytest.mark.parametrize("image", ["alone", "with others"])

@@ -136,6 +136,7 @@ class _Fuser:
             self._absorbed.add(fused.pool.name)
             fused.after = Finish(value=fused.pool.name)
             self._follow(fused.after)
+            _finish_after(fused)
         self._settle(fused.last)
         return fused
 
@@ -189,6 +190,18 @@ class _Fuser:
             self._absorbed.add(user.name)
             self._computed.add(user.name)
         self._computed.add(finish.value)
+
+
+def _finish_after(fused: Fused) -> None:
+    """Let what only grows with a sum follow the pool: it has fewer numbers, and the same maximum."""
+    first, after = fused.finish, fused.after
+    assert after is not None
+    if after.affine is not None or after.addend is not None or after.bounds is not None:
+        return
+    if first.affine is not None and not bool(np.all(np.asarray(first.affine.scale) > 0)):
+        return
+    after.affine, after.bounds = first.affine, first.bounds
+    first.affine = first.bounds = None
 
 
 def _absorb(finish: Finish, node: Node, value: str) -> None:

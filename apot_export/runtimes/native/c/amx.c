@@ -13,6 +13,7 @@
 #else
 #include "plain.h"
 #endif
+#include "split.h"
 #include "tile_registers.h"
 
 /* Registers 0 to 3 hold the sums of two runs of pixels by two groups of channels, 4 and 5 what is read of
@@ -80,7 +81,7 @@ MATRICES(bytes)
 MATRICES(halves)
 
 static const matrix_kernels matrices = {
-    begin, end, {{bytes_11, bytes_12}, {bytes_21, bytes_22}},
+    begin, end, split, {{bytes_11, bytes_12}, {bytes_21, bytes_22}},
     {{halves_11, halves_12}, {halves_21, halves_22}}};
 static const kernels found = {
     .name = "amx", .integers = ALL_TILES(integers_), .floats = ALL_TILES(floats_),

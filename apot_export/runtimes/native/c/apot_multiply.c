@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-#define STRIP 64 /* pixels that are split together */
-
 typedef int32_t run_sums[2 * LONGEST_MATRIX_RUN * WIDEST_BLOCK * LANES];
 
 /* What is multiplied: the whole of a step, or one row of it. */
@@ -130,39 +128,6 @@ void apot_multiply(const worker *w, const step *s, const matrix *m)
 
 /* --- floats ----------------------------------------------------------------------------------- */
 
-/* Split pixels of a row, at most STRIP, into three bfloat16 a number, which cut its bits: [pixel][channel][3].
- * Returns whether all are 0 or neither so small nor so large that their products are not exact. */
-static int split_strip(const matrix *m, ptrdiff_t pixel, const uint8_t *from, int64_t pixels, uint8_t *to)
-{
-    uint64_t words[MOST_SPLIT_CHANNELS][STRIP];
-    uint32_t wrong = 0;
-    for (int64_t c = 0; c < m->channels; c++) {
-        float numbers[STRIP];
-        for (int64_t i = 0; i < pixels; i++)
-            memcpy(&numbers[i], from + c * m->between + i * pixel, sizeof(float));
-        for (int64_t i = 0; i < pixels; i++) {
-            uint32_t bits, middle, rest;
-            float high, part, x = numbers[i];
-            memcpy(&bits, &x, sizeof x);
-            wrong |= (bits & 0x7fffffffu) && (bits & 0x7f800000u) - SMALLEST_EXPONENT > EXPONENTS;
-            bits &= 0xffff0000u;
-            memcpy(&high, &bits, sizeof high);
-            x -= high;
-            memcpy(&middle, &x, sizeof x);
-            middle &= 0xffff0000u;
-            memcpy(&part, &middle, sizeof part);
-            x -= part;
-            memcpy(&rest, &x, sizeof x);
-            words[c][i] = (uint64_t)rest << 16 | middle | bits >> 16;
-        }
-    }
-    /* Each word of eight bytes has two too many, which the next one covers. */
-    for (int64_t i = 0; i < pixels; i++)
-        for (int64_t c = 0; c < m->channels; c++, to += PARTS * 2)
-            memcpy(to, &words[c][i], 8);
-    return !wrong;
-}
-
 /* Split the rows of a step's input that a row of its output reads and that are not yet in the ring; return
  * whether the products of all are exact. */
 static int split_rows(const worker *w, const step *s, const matrix *m, int64_t y, int64_t *ready)
@@ -175,8 +140,9 @@ static int split_rows(const worker *w, const step *s, const matrix *m, int64_t y
         uint8_t *to = w->ring + slot * m->row;
         for (int64_t x = 0; x < m->columns; x += STRIP) {
             int64_t pixels = m->columns - x < STRIP ? m->columns - x : STRIP;
-            exact &= split_strip(
-                m, s->from.pixel, from + x * s->from.pixel, pixels, to + x * m->channels * PARTS * 2);
+            exact &= w->by->matrices->split(
+                m->channels, from + x * s->from.pixel, m->between, s->from.pixel, pixels,
+                to + x * m->channels * PARTS * 2);
         }
         int64_t end = m->columns * m->channels * PARTS * 2;
         memset(to + end, 0, (size_t)(m->row - end));

@@ -293,20 +293,18 @@ static void maximum_row(
     int64_t width, float *to)
 {
     int64_t channels = padded(s->channels);
-    int64_t top = y * s->pool_stride_y - s->pool_pad_y;
+    int64_t top = y * s->pool_stride_y - s->pool_pad_y, end = top + s->pool_kernel_y;
+    top = top > 0 ? top : 0;
+    end = end < height ? end : height;
     for (int64_t x = 0; x < s->pool_width; x++, to += channels) {
-        int started = 0;
-        int64_t left = x * s->pool_stride_x - s->pool_pad_x;
-        for (int64_t i = top < 0 ? 0 : top; i < top + s->pool_kernel_y && i < height; i++)
-            for (int64_t j = left < 0 ? 0 : left; j < left + s->pool_kernel_x && j < width; j++) {
-                const float *a = (const float *)(from + (ring ? i % ring : i) * v->row + j * v->pixel);
-                if (!started)
-                    memcpy(to, a, (size_t)channels * 4);
-                else
-                    w->by->maximum(to, a, channels);
-                started = 1;
-            }
-        if (!started) /* a window of padding alone, which is minus infinity */
+        int64_t left = x * s->pool_stride_x - s->pool_pad_x, right = left + s->pool_kernel_x;
+        left = left > 0 ? left : 0;
+        right = right < width ? right : width;
+        if (top < end && left < right)
+            w->by->maximum(
+                to, from + left * v->pixel, ring ? top % ring : top, end - top, ring ? ring : end,
+                v->row, v->pixel, right - left, channels);
+        else /* a window of padding alone, which is minus infinity */
             for (int64_t c = 0; c < channels; c++)
                 to[c] = -__builtin_inff();
     }

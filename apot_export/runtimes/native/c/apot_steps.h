@@ -104,8 +104,11 @@ typedef void finish_kernel(
     const finishing *finish, uint8_t *arena, const void *sums, ptrdiff_t pixel, int integers,
     int64_t pixels, int64_t groups, int64_t channel, int64_t y, int64_t x);
 
-/* Larger of two numbers each, into the first. */
-typedef void maximum_kernel(float *to, const float *other, int64_t count);
+/* Largest numbers of the pixels of a window, by channel: of some rows from the first on, behind the last row of
+ * a ring its row 0. */
+typedef void maximum_kernel(
+    float *to, const uint8_t *from, int64_t first, int64_t rows, int64_t ring, ptrdiff_t row,
+    ptrdiff_t pixel, int64_t columns, int64_t channels);
 
 /* The transforms of `winograd.h`. */
 typedef void spread_kernel(
@@ -144,6 +147,11 @@ typedef void matrix_kernel(
     void *sums, const uint8_t *first, const uint8_t *second, const matrix *m, const int32_t *offsets,
     const uint8_t *weights, const uint8_t *ahead, int64_t lines);
 
+/* Pixels of floats to three bfloat16 a number: `split.h`. */
+typedef int split_kernel(
+    int64_t channels, const uint8_t *from, ptrdiff_t between, ptrdiff_t pixel, int64_t pixels, uint8_t *to);
+
+#define STRIP 64 /* pixels that are split together */
 #define LONGEST_MATRIX_RUN 16
 #define CHUNK_TAPS 16
 #define PARTS 3 /* of a float, as bfloat16 */
@@ -158,6 +166,7 @@ typedef void matrix_kernel(
 typedef struct {
     void (*begin)(int64_t pixels, int64_t taps);
     void (*end)(void);
+    split_kernel *split;
     matrix_kernel *bytes[2][WIDEST_BLOCK], *halves[2][WIDEST_BLOCK];
 } matrix_kernels;
 

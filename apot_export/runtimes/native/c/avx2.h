@@ -263,12 +263,9 @@ static void finish_row(
         }
 }
 
-static void maximum(float *to, const float *other, int64_t count)
-{
-    for (int64_t i = 0; i < count; i += 8)
-        _mm256_storeu_ps(
-            to + i, _mm256_max_ps(_mm256_loadu_ps(other + i), _mm256_loadu_ps(to + i)));
-}
+#define NUMBERS __m256
+INLINE __m256 larger(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+#include "pools.h"
 
 #include "tiles.h"
 #include "winograd.h"

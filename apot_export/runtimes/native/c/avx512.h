@@ -214,12 +214,9 @@ static void finish_row(
         pixels, groups, channel, y, x);
 }
 
-static void maximum(float *to, const float *other, int64_t count)
-{
-    for (int64_t i = 0; i < count; i += LANES)
-        _mm512_storeu_ps(
-            to + i, _mm512_max_ps(_mm512_loadu_ps(other + i), _mm512_loadu_ps(to + i)));
-}
+#define NUMBERS __m512
+INLINE __m512 larger(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
+#include "pools.h"
 
 #include "tiles.h"
 #include "winograd.h"

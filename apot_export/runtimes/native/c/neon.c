@@ -113,10 +113,9 @@ static void finish_row(
     apot_plain()->finish(f, arena, sums, pixel, integers, pixels, groups, channel, y, x);
 }
 
-static void maximum(float *to, const float *other, int64_t count)
-{
-    apot_plain()->maximum(to, other, count);
-}
+#define NUMBERS float32x4_t
+static float32x4_t larger(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+#include "pools.h"
 
 const kernels *apot_neon(void)
 {

@@ -97,11 +97,17 @@ static void finish_row(
         }
 }
 
-static void maximum(float *to, const float *other, int64_t count)
+typedef struct {
+    float lanes[LANES];
+} numbers;
+static numbers larger(numbers a, numbers b)
 {
-    for (int64_t i = 0; i < count; i++)
-        to[i] = other[i] > to[i] ? other[i] : to[i];
+    for (int lane = 0; lane < LANES; lane++)
+        b.lanes[lane] = a.lanes[lane] > b.lanes[lane] ? a.lanes[lane] : b.lanes[lane];
+    return b;
 }
+#define NUMBERS numbers
+#include "pools.h"
 
 #include "tiles.h"
 #include "winograd.h"
