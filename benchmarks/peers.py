@@ -9,6 +9,8 @@ that twin in the usual uniform int8 (QDQ, uint8 activations, int8 weights) on bo
 the same network in LiteRT; this tool's targets for CPUs, and the native kernels. Every round runs
 each once; a ratio is the median over rounds of the baseline's time divided by this one's.
 
+The native kernels are those that `APOT_EXPORT_KERNELS` names, else the fastest of this processor.
+
 `--clock processor` measures the process's time on all processors instead: for one thread, on a
 machine that others use, too. Needs the extra `peers` (OpenVINO, LiteRT) and, for wall time, no
 other work on the machine.
@@ -47,6 +49,7 @@ from apot_export.original.architectures.resnet import ResNet
 from apot_export.original.choices import Choices
 from apot_export.original.published import load_original
 from apot_export.runtimes.native import compile_network
+from apot_export.runtimes.native._library import default_library
 from benchmarks._facts import interleaved, machine, median_ratio, processor_class
 from benchmarks._float_model import float_model
 from benchmarks._profile import profiles
@@ -267,7 +270,9 @@ def main() -> None:
     onnxruntime.set_default_logger_severity(3)
     console = Console(width=None if Console().is_terminal else 160)
     found: dict[str, Any] = {"machine": machine(*PACKAGES), "clock": arguments.clock}
-    console.print(f"{found['machine']['processor']}: {processor_class()}")
+    found["kernels"] = default_library().chosen(None)
+    named = f"{processor_class()}, native kernels {found['kernels']}"
+    console.print(f"{found['machine']['processor']}: {named}")
     for given in arguments.exports:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)

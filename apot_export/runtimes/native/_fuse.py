@@ -193,7 +193,7 @@ class _Fuser:
 
 
 def _finish_after(fused: Fused) -> None:
-    """Let what only grows with a sum follow the pool: it has fewer numbers, and the same maximum."""
+    """Let what only grows with a sum follow the pool, which has fewer numbers."""
     first, after = fused.finish, fused.after
     assert after is not None
     if after.affine is not None or after.addend is not None or after.bounds is not None:

@@ -86,6 +86,9 @@ static const matrix_kernels matrices = {
 static const kernels found = {
     .name = "amx", .integers = ALL_TILES(integers_), .floats = ALL_TILES(floats_),
     .finish = finish_row, .maximum = maximum, .spread = spread, .collect = collect,
+#ifdef VECTORS
+    .squares = squares,
+#endif
     .matrices = &matrices};
 
 #ifdef APOT_EMULATED_TILES
