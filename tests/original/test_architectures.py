@@ -30,6 +30,7 @@ from apot_export.verification.proof.certificate import original_weights
 from apot_export.verification.proof.levels import compare_levels
 from tests.support.random_networks import NETWORKS, write_checkpoint
 
+pytestmark = pytest.mark.usefixtures("in_process")
 SMALLER = {
     "ResNet-34 (ImageNet)": 64,
     "ResNet-50 (ImageNet)": 64,

@@ -46,8 +46,8 @@ def main() -> None:
     networks += [random_network(seed, signed_byte_levels()) for seed in range(3)]
     networks += [transformed(size) for size in ((7, 7), (6, 15))]
     compared = 0
-    for network in networks:
-        for kernels in library.kernels:
+    for index, network in enumerate(networks):
+        for kernels in library.kernels[index % 2 :: 2]:  # each runs half of every kind
             fast = compile_network(network, threads=2, kernels=kernels, library=library)
             compared += sum(differences(network, fast, images_of(network, 2)).values())
     files = 0
