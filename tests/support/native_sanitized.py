@@ -26,7 +26,7 @@ from tests.support.random_coded_networks import INPUTS, plane_network, random_ne
 from tests.support.sanitizers import VARIABLE, flags
 
 CHANGED_FILES = 60
-CHANGED_PLANS = 60
+CHANGED_PLANS = 30
 
 
 def transformed(size: tuple[int, int]) -> CodedNetwork:
