@@ -324,8 +324,11 @@ def identify(
     are ranked by accuracy, too.
     """
     with reported(general, in_process=in_process):
+        from apot_export.original.files import require_checkpoint_file
+
         from ._progress import working
 
+        require_checkpoint_file(checkpoint)
         with working(f"Identifying {checkpoint}", quiet=general.quiet) as work:
             from apot_export.inspection.identify import identify as identify_checkpoint
 

@@ -38,7 +38,16 @@ def refused(*arguments: object) -> str:
 
 def test_paths_that_are_not_there(tmp_path: Path) -> None:
     gone = tmp_path / "gone" / "model_best.pth.tar"
-    for verb in (["convert"], ["convert", "--in-process"], ["inspect"], ["verify"], ["tune"]):
+    words = (
+        "convert",
+        "convert --in-process",
+        "inspect",
+        "inspect cost",
+        "inspect identify",
+        "verify",
+        "tune",
+    )
+    for verb in map(str.split, words):
         assert f"{tmp_path} has no gone" in refused(*verb, gone)
     gone.parent.symlink_to("nowhere")
     assert "a link to nowhere, which is not there" in refused("convert", gone.parent)
