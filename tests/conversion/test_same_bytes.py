@@ -27,10 +27,10 @@ DIGITS = Path(__file__).parents[2] / "examples/digits/res8_4bit/model_best.pth.t
 CODES = "a7fb4ed3886f5f4b64845dc332862a16eb015b1941a700cbffb2862e3707f624"
 """SHA-256 of the codes of the digits network, layer by layer."""
 FILES = {
-    "manifest.json": "5d556f199241876f2e9621409d5b431837a3b1efc115747bf073797a2218c531",
+    "manifest.json": "d8e643fc5a796f64ad5deecd4db22dffd9e93ff532c4fd645e7a73edff7ed73d",
     "model.apot.safetensors": "f17314e69f766116ca3144c7cfbb5090d6d75d2f6f5358d5a8d8254722f96d46",
     "model.integer.onnx": "f2590b02dffe53a34e663b9dbc0da42e11f6eb31b36b561bff5a5076cc554afa",
-    "README.md": "05836f3daaaaaed85c784a6c8ba82bd3dcd109b7d046301fbdf0458a927b14bd",
+    "README.md": "83e961a86bdaef654069b3d0883d3fb0b7db891486510bad74e08a9f5c053fe2",
     "sample.png": "36f2c6fa5e787035f5f4abb714115d856926b19cb7b58bec344685ed15a27550",
     "model.onnx": "a866b73fd8586b43dbb0de4027bbc73556bbc8b9451f641c2eb22587601a694f",
 }

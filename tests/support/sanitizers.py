@@ -22,7 +22,7 @@ VARIABLE = "SANITIZERS"
 def flags(*others: str) -> tuple[str, ...]:
     """Return the flags of a build that the sanitizers named in the environment watch."""
     named = os.environ[VARIABLE]
-    watched = ("-g", f"-fsanitize={named}", "-fno-sanitize-recover=all")
+    watched = (f"-fsanitize={named}", "-fno-sanitize-recover=all")
     return (*others, *(watched if named else ()))
 
 
