@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apot_export.inspection.widths import OPERATIONS, operation_totals
+from apot_export.network.shown import dimensions
 from apot_export.original import families
 from apot_export.presentation.numbers import in_bytes
 from apot_export.presentation.tables import Column, View, count, digits
@@ -83,8 +84,7 @@ def _facts(found: Overview) -> Iterator[tuple[str, str]]:
         yield "SHA-256", str(digest)
     for name, values in (("input", found.inputs), ("output", found.outputs)):
         for value in values:
-            shape = " x ".join(map(str, value["shape"]))
-            yield name, f"{value['name']}: {value['type']} {shape}"
+            yield name, f"{value['name']}: {value['type']} {dimensions(value['shape'])}"
     if found.preprocessing:
         yield "images", _preprocessing(found.preprocessing)
     if found.classes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 
 
@@ -29,7 +29,7 @@ class Shown:
         return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
 
 
-def dimensions(shape: tuple[int, ...]) -> str:
+def dimensions(shape: Sequence[int]) -> str:
     """Return a shape as people write it.
 
     >>> dimensions((3, 32, 32))

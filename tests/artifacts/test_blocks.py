@@ -18,6 +18,7 @@ from apot_export.artifacts.onnx_model.blocks import (
 )
 from apot_export.artifacts.onnx_model.lowering import CPU, TARGETS
 from apot_export.artifacts.onnx_model.probe import parse_model
+from apot_export.errors import ExportError
 from apot_export.network import CodedNetwork, Flatten, GlobalAveragePool, Node, Relu
 from apot_export.runtimes.onnx_runtime import open_session
 from apot_export.verification.proof.batches import mixing_nodes
@@ -89,6 +90,20 @@ def test_no_other_loop_is_taken_away(change: str) -> None:
         body.node.add(op_type="Identity", input=["blocks/images"], output=["more"])
     assert without_blocks(looped) is looped
     assert any("branches" in says for says in mixing_nodes(without_blocks(looped)))
+
+
+@pytest.mark.parametrize("images", [[], [-2], [0]])
+def test_numbers_of_images_that_are_none_are_refused_or_left(images: list[int]) -> None:
+    looped = in_blocks(model_of(every_operation(), CPU), 2)
+    for name, numbers in (("images_at_once", images), ("rounding", [n - 1 for n in images])):
+        (tensor,) = [t for t in looped.graph.initializer if t.name == f"blocks/{name}"]
+        tensor.CopyFrom(numpy_helper.from_array(np.array(numbers, dtype=np.int64), tensor.name))
+    data = looped.SerializeToString()
+    if images:
+        assert parse_model(data) == looped
+    else:
+        with pytest.raises(ExportError, match="cannot be parsed"):
+            parse_model(data)
 
 
 def test_images_at_once_follow_from_the_largest_value() -> None:

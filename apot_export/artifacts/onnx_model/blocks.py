@@ -159,8 +159,8 @@ def without_blocks(model: onnx.ModelProto) -> onnx.ModelProto:
         [tensor for tensor in graph.initializer if not tensor.name.startswith(_PREFIX)],
         [*graph.value_info, *[_sized(v, _BATCH, {}) for v in described]],
     )
-    images = numpy_helper.to_array(sizes[0]).reshape(-1).tolist()
-    return plain if in_blocks(plain, images[0]) == model else model
+    images = int(numpy_helper.to_array(sizes[0]).item())
+    return plain if images > 0 and in_blocks(plain, images) == model else model
 
 
 def _with_graph(

@@ -45,11 +45,12 @@ def parse_model(data: bytes) -> onnx.ModelProto:
     """
     try:
         model = onnx.load_model_from_string(data)
+        outside = next(_tensors_outside(model), None)
+        plain = without_blocks(model) if outside is None else model
     except Exception as error:
         raise ExportError(
             "The ONNX model cannot be parsed.", got=str(error), fix="convert again"
         ) from error
-    outside = next(_tensors_outside(model), None)
     if outside is not None:
         location = {entry.key: entry.value for entry in outside.external_data}.get("location", "")
         raise ExportError(
@@ -59,7 +60,7 @@ def parse_model(data: bytes) -> onnx.ModelProto:
             got=repr(location),
             fix="convert again",
         )
-    return without_blocks(model)
+    return plain
 
 
 def _tensors_outside(message: Any) -> Iterator[TensorProto]:
